@@ -1,0 +1,204 @@
+"""The trainer's arguments: flags or one JSON file, checked, with transformers' renamed flags."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from neoxkit import paths
+from neoxkit.errors import UserError
+
+# What transformers 5 renamed or dropped: old flag -> (new flag, or None; fixed value or None).
+RENAMED: dict[str, tuple[str | None, str | None]] = {
+    "evaluation_strategy": ("eval_strategy", None),
+    "no_cuda": ("use_cpu", None),
+    "warmup_ratio": ("warmup_steps", None),
+    "group_by_length": ("train_sampling_strategy", "group_by_length"),
+    "gradient_checkpointing": ("activation_checkpointing", None),
+    "overwrite_output_dir": (None, None),
+    "save_safetensors": (None, None),
+}
+
+# What the kit needs of the Trainer, whatever the caller says.
+FIXED = {
+    "remove_unused_columns": False,
+    "logging_nan_inf_filter": False,  # else a NaN is logged as loss 0.0
+    "disable_tqdm": True,
+    "label_names": ["labels"],
+    "average_tokens_across_devices": True,
+}
+
+
+@dataclass
+class KitArguments:
+    """What the trainer takes besides transformers' TrainingArguments."""
+
+    model_name_or_path: str = field(
+        default="",
+        metadata={"help": "The base: tiny, a hub name or a folder; default: the dataset's."},
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "Draw random weights of its shape."}
+    )
+    dataset: str = field(default="", metadata={"help": "The folder that 01_tokenize wrote."})
+    block_size: int = field(default=0, metadata={"help": "Longest conversation; 0: the dataset's."})
+    layout: str = field(
+        default="packed", metadata={"help": "packed or padded.", "choices": ["packed", "padded"]}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={"help": "auto, fp32, bf16, fp16.", "choices": ["auto", "fp32", "bf16", "fp16"]},
+    )
+    use_fast_tokenizer: bool = field(
+        default=True, metadata={"help": "Accepted as in the examples; always fast."}
+    )
+    overwrite_cache: bool = field(
+        default=False, metadata={"help": "Accepted as in the examples; nothing is cached."}
+    )
+
+
+@dataclass
+class Parsed:
+    """The two argument classes and what a person should read once."""
+
+    kit: KitArguments
+    training: TrainingArguments
+    notices: list[str]
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError("command line", message[:150], "see python -m neoxkit.train --help")
+
+
+def parse(argv: Sequence[str]) -> Parsed:
+    """Read flags, or the one JSON file that the notebook wrote; both give the same arguments."""
+    notices: list[str] = []
+    if len(argv) >= 1 and argv[0].endswith(".json"):
+        values = _rename(json.loads(Path(argv[0]).read_text(encoding="utf-8")), notices)
+        values.update(_from_flags(argv[1:], notices, only_given=True))
+    else:
+        values = _from_flags(argv, notices)
+    return build(values, notices)
+
+
+def _from_flags(
+    argv: Sequence[str], notices: list[str], only_given: bool = False
+) -> dict[str, Any]:
+    # allow_abbrev: else `--see 3` would set the seed
+    parser = _Parser((KitArguments, TrainingArguments), allow_abbrev=False)
+    parser.set_defaults(logging_steps=10)
+    values, unknown = parser.parse_known_args(_rename_flags(argv, notices))
+    given = {a.split("=")[0].lstrip("-") for a in argv if a.startswith("--")}
+    if wrong := [a for a in unknown if a.startswith("-")] or unknown:
+        raise _unknown(wrong[0].split("=")[0].lstrip("-"), "--")
+    return {k: v for k, v in vars(values).items() if not only_given or k in given}
+
+
+def _rename_flags(argv: Sequence[str], notices: list[str]) -> list[str]:
+    renamed: list[str] = []
+    arguments = list(argv)
+    while arguments:
+        flag, *rest = arguments.pop(0).split("=", 1)
+        new, value = RENAMED.get(flag.removeprefix("--"), (flag, None))
+        if not flag.startswith("--") or new == flag:
+            renamed.append("=".join([flag, *rest]))
+            continue
+        has_value = bool(rest) or bool(arguments and not arguments[0].startswith("-"))
+        given = (rest or [arguments.pop(0)])[0] if has_value else None
+        _notice_rename(flag, new and f"--{new}", notices)
+        if new is None or (value and given in ("False", "false")):
+            continue
+        renamed.append(f"--{new}")
+        renamed += [v for v in (value or given,) if v is not None]
+    return renamed
+
+
+def _rename(values: dict[str, Any], notices: list[str]) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for name, given in values.items():
+        new, value = RENAMED.get(name, (name, None))
+        if new != name:
+            _notice_rename(name, new, notices)
+        if new is not None and not (value and not given):
+            renamed[new] = value or given
+    return renamed
+
+
+def _notice_rename(old: str, new: str | None, notices: list[str]) -> None:
+    if old.lstrip("-") == "gradient_checkpointing":  # the notebooks' own word for it
+        return
+    notices.append(
+        f"{old} is {new} in transformers 5" if new else f"{old} is gone in transformers 5"
+    )
+
+
+def known_names() -> list[str]:
+    """Every argument name that `parse` takes."""
+    return [f.name for f in fields(KitArguments)] + [
+        f.name for f in fields(TrainingArguments) if f.init
+    ]
+
+
+def _unknown(name: str, dashes: str = "") -> UserError:
+    near = difflib.get_close_matches(name, known_names(), n=1)
+    remedy = f"did you mean {dashes}{near[0]}?" if near else "see neoxkit.train --help"
+    return UserError(f"{dashes}{name}", "is not an argument of the trainer", remedy)
+
+
+def build(values: dict[str, Any], notices: list[str]) -> Parsed:
+    """Values to checked arguments; raises UserError for what can't work."""
+    names = {f.name for f in fields(KitArguments)}
+    for name in values:
+        if name not in known_names():
+            raise _unknown(name)
+    kit = KitArguments(**{k: v for k, v in values.items() if k in names})
+    training = {k: v for k, v in values.items() if k not in names} | FIXED
+    if not training.get("output_dir"):
+        raise UserError("output_dir", "is missing", "add --output_dir runs/NAME")
+    if not training.get("do_train"):
+        raise UserError("do_train", "is missing", "add --do_train (03_evaluate only evaluates)")
+    training["deepspeed"] = ds_config(training.get("deepspeed"))
+    _set_precision(kit, training, notices)
+    training["dataloader_pin_memory"] = torch.cuda.is_available()
+    try:
+        return Parsed(kit, TrainingArguments(**training), notices)
+    except (TypeError, ValueError) as fault:
+        message = " ".join(str(fault).split())[:120]
+        raise UserError("arguments", message, "correct the named argument") from fault
+
+
+def ds_config(value: str | dict | None) -> str | dict | None:
+    """A DeepSpeed config: the name of one in ds_configs/, or a JSON file anywhere."""
+    if not isinstance(value, str) or not value:
+        return value or None
+    named = paths.root() / "ds_configs" / f"{value}.json"
+    path = named if named.is_file() else paths.find("deepspeed", value)
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        line = getattr(fault, "lineno", 1)
+        raise UserError(f"{paths.short(path)}:{line}", "is not JSON", str(fault)[:60]) from None
+    return str(path)
+
+
+def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[str]) -> None:
+    """bf16 where the device multiplies it fast, else fp32; an explicit choice is kept or refused."""
+    for name in ("bf16", "fp16"):
+        if training.get(name):
+            kit.precision = name
+    on_gpu = torch.cuda.is_available() and not training.get("use_cpu")
+    if kit.precision == "auto":
+        kit.precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported(False) else "fp32"
+    if kit.precision == "fp16" and not on_gpu:
+        raise UserError(
+            "fp16", "needs a GPU and there is none", "leave it away, or use precision fp32"
+        )
+    if kit.precision == "bf16" and not on_gpu:
+        notices.append("bf16 on a CPU is several times slower than fp32 where it has no AMX")
+    training["bf16"], training["fp16"] = kit.precision == "bf16", kit.precision == "fp16"

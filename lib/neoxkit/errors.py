@@ -1,0 +1,28 @@
+"""The one kind of error that a person can cause, said in one line."""
+
+import os
+
+
+class UserError(ValueError):
+    """A person's mistake: where it is, what it is, and what to do.
+
+    >>> print(UserError("block_size", "must be at least 8, got 4", "choose 8 or more"))
+    block_size: must be at least 8, got 4 -- choose 8 or more
+    """
+
+    def __init__(self, where: str, what: str, remedy: str) -> None:
+        super().__init__(f"{where}: {what} -- {remedy}")
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence alone (IPython asks the exception for this)."""
+        if os.environ.get("NEOXKIT_DEBUG") == "1":
+            import traceback
+
+            return traceback.format_exception(self)
+        return [f"error: {self}"]
+
+
+class TrainingError(RuntimeError):
+    """Training ended without success for a reason that is not a mistake in the settings."""
+
+    _render_traceback_ = UserError._render_traceback_

@@ -1,0 +1,158 @@
+"""A run folder: its files, its metrics, its checkpoints, and whether it is finished."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neoxkit import paths
+from neoxkit.errors import UserError
+
+METRICS = "metrics.jsonl"
+LOG = "train.log"
+ARGUMENTS = "arguments.json"
+FINISHED = "FINISHED.json"
+MANIFEST = "manifest.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_event(folder: Path, event: str, /, **values: Any) -> None:
+    """Add one line to metrics.jsonl: the event, the time (seconds since 1970), the values."""
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@dataclass
+class EventReader:
+    """Reads metrics.jsonl as it grows; `poll` returns the whole lines since the last call."""
+
+    folder: Path
+    at: int = 0
+
+    def poll(self) -> list[dict[str, Any]]:
+        path = self.folder / METRICS
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self.at)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.at += len(whole)
+        return list(_parsed(whole))
+
+
+def _parsed(lines: bytes) -> Iterator[dict[str, Any]]:
+    for line in lines.splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # a line cut by a killed writer, completed by the next one
+            continue
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    return EventReader(folder).poll()
+
+
+def history(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of the line that led to the newest state.
+
+    A resumed run goes back to its checkpoint's step; what an interrupted attempt logged after that
+    step is left out, so that a curve has one value a step.
+    """
+    kept: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "start":
+            step = event.get("resumed_step", 0)
+            kept = [e for e in kept if e.get("step", 0) <= step and e["event"] != "stop"]
+        kept.append(event)
+    return kept
+
+
+def state(folder: Path) -> str:
+    """One of "new", "finished", "started" (and not finished)."""
+    if (folder / FINISHED).exists():
+        return "finished"
+    return "started" if (folder / METRICS).exists() else "new"
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders whose manifest holds, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
+    found.sort(key=lambda p: int(p.name.split("-")[-1]))
+    return [p for p in found if checkpoint_fault(p) is None]
+
+
+def write_checkpoint_manifest(checkpoint: Path, **facts: Any) -> None:
+    """List a checkpoint's files with their sizes, last of all: only then does it count as whole."""
+    files = {
+        str(path.relative_to(checkpoint)): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file()
+    }
+    write_json(checkpoint / MANIFEST, {**facts, "files": files})
+
+
+def checkpoint_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None."""
+    try:
+        files = read_json(checkpoint / MANIFEST)["files"]
+    except (OSError, ValueError, KeyError):
+        return "its manifest is missing: the save was interrupted"
+    for name, size in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder to the first free <name>.old-N and return the new path."""
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    folder.rename(target)
+    return target
+
+
+def finished(folder: Path) -> dict[str, Any]:
+    """What FINISHED.json says of a finished run; refused for every other."""
+    if not folder.is_dir():
+        raise UserError("run", f"{paths.short(folder)} does not exist", "run 02_train first")
+    if state(folder) != "finished":
+        raise UserError("run", f"{paths.short(folder)} is not finished", "run 02_train again")
+    return read_json(folder / FINISHED)
+
+
+def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run took and reached, from its events: seconds of training, tokens, final losses."""
+    train = [e for e in events if e["event"] == "train"]
+    evals = [e for e in events if e["event"] == "eval"]
+    seconds = sum(e["seconds"] for e in train)
+    num_tokens = sum(e["tokens"] for e in train)
+    cells = sum(e["tokens"] / max(1 - e["padding_share"], 1e-9) for e in train)
+    return {
+        "train_seconds": round(seconds, 1),
+        "tokens": num_tokens,
+        "trained_tokens": sum(e["trained_tokens"] for e in train),
+        "tokens_per_second": round(num_tokens / seconds, 1) if seconds else None,
+        "padding_share": round(1 - num_tokens / cells, 4) if cells else None,
+        "memory_gib": max((e["memory_gib"] for e in train), default=None),
+        "train_loss": train[-1]["loss"] if train else None,
+        "eval_loss": evals[-1]["loss"] if evals else None,
+    }

@@ -1,0 +1,394 @@
+"""What each DeepSpeed rank runs: a Hugging Face training script over tokenized conversations.
+
+deepspeed --module neoxkit.train runs/demo/arguments.json
+deepspeed --module neoxkit.train --dataset data/tokenized/sample --output_dir runs/demo --do_train
+"""
+
+import importlib.metadata
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from neoxkit import arguments, models, paths, runs, tokens
+from neoxkit.batches import Collator, packed, padded
+from neoxkit.errors import UserError
+
+# Without this a CPU start compiles an extension for minutes; gloo was measured to be as fast.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+# Model families whose packed rows are known to be exact; every run checks its own as well.
+PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, and return the exit code: 0 done, 2 a person's mistake (one line on stderr)."""
+    parsed = None
+    try:
+        parsed = arguments.parse(sys.argv[1:] if argv is None else argv)
+        run(parsed)
+        return 0
+    except UserError as mistake:
+        _report(parsed, str(mistake))
+        if _is_first():
+            print(f"error: {mistake}", file=sys.stderr, flush=True)
+        return 2
+    except Exception as fault:
+        _report(parsed, " ".join(f"{type(fault).__name__}: {fault}".split())[:300])
+        traceback.print_exc()
+        return 1
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _report(parsed: arguments.Parsed | None, message: str) -> None:
+    """One error event, for whoever reads metrics.jsonl."""
+    if parsed and _is_first() and (folder := Path(parsed.training.output_dir)).is_dir():
+        runs.append_event(folder, "error", message=message)
+
+
+def run(parsed: arguments.Parsed) -> None:
+    """Load, train (from the newest whole checkpoint if there is one), evaluate, export."""
+    kit, args = parsed.kit, parsed.training
+    folder = Path(args.output_dir)
+    if runs.state(folder) == "finished":
+        raise UserError("output_dir", f"{folder} is finished", "choose another folder")
+    dataset, manifest = tokens.load(paths.find("dataset", kit.dataset or "(none given)"))
+    kit.model_name_or_path = kit.model_name_or_path or manifest["model_name_or_path"]
+    kit.block_size = tokens.check_block_size(kit.block_size, manifest)
+    tokenizer = models.load_tokenizer(kit.model_name_or_path)
+    tokens.check_tokenizer(tokenizer, manifest)
+    sides = {side: Rows(dataset[side], kit.block_size) for side in ("train", "eval")}
+    if not len(sides["train"]):
+        raise UserError("block_size", "no conversation is this short", "raise it")
+    if not len(sides["eval"]):
+        args.eval_strategy = "no"
+        parsed.notices.append("the eval side is empty: no eval loss will be shown")
+    model = models.load_model(
+        kit.model_name_or_path,
+        from_scratch=kit.from_scratch,
+        seed=args.seed,
+        dtype="float32",
+    )
+    models.check_vocabulary(model, tokenizer)
+    models.check_positions(model, kit.block_size)
+    if kit.layout == "packed" and model.config.model_type not in PACKS_EXACTLY:
+        kit.layout = "padded"
+        parsed.notices.append(
+            f"rows are padded: {model.config.model_type} is not known to pack exactly"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if _is_first():
+        for notice in parsed.notices:
+            print(f"notice: {notice}", flush=True)
+    trainer = KitTrainer(
+        model=model,
+        args=args,
+        data_collator=Collator(kit.layout, kit.block_size, models.pad_id(tokenizer)),
+        train_dataset=sides["train"],
+        eval_dataset=sides["eval"],
+        callbacks=[Metrics(folder, parsed, manifest)],
+    )
+    checkpoints = runs.whole_checkpoints(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    if len(sides["eval"]) and args.do_eval:
+        trainer.evaluate_once()
+    finish(trainer, tokenizer, kit, manifest, folder)
+
+
+class Rows(Dataset):
+    """The rows of one side that are no longer than the block size."""
+
+    def __init__(self, rows: Any, block_size: int) -> None:
+        lengths = rows["length"][:]
+        self.rows = rows.select_columns(["input_ids", "labels"])
+        self.at = [i for i, length in enumerate(lengths) if length <= block_size]
+        self.lengths = [lengths[i] for i in self.at]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, i: int) -> dict[str, list[int]]:
+        return self.rows[self.at[i]]
+
+
+class KitTrainer(Trainer):
+    """A Trainer whose loss is per trained token of the whole step, over all ranks."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
+        self.model_accepts_loss_kwargs = (
+            True  # so that num_items_in_batch is counted, for any model
+        )
+        self.counts = torch.zeros(
+            3, dtype=torch.float64
+        )  # tokens, trained tokens, cells of a batch
+        self.packing_checked = False
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Sum of the losses over the trained tokens of the step; a scalar.
+
+        `num_items_in_batch` counts over all ranks and DeepSpeed averages gradients over them, so
+        the sum is multiplied by the number of ranks.
+        """
+        num_tokens = inputs.pop("num_tokens")
+        if not self.packing_checked:
+            self._check_packing(model)
+        cells, trained = inputs["labels"].numel(), (inputs["labels"] != tokens.NOT_TRAINED).sum()
+        self.counts += torch.tensor([num_tokens.sum().item(), trained.item(), cells])
+        losses = models.token_losses(model, self.model, inputs)
+        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+
+    @torch.no_grad()
+    def _check_packing(self, model: torch.nn.Module) -> None:
+        """Stop where conversations of a packed row change each other's loss."""
+        self.packing_checked = True
+        collator = self.data_collator
+        if collator.layout != "packed" or len(self.train_dataset) < 2:
+            return
+        shortest = sorted(
+            range(len(self.train_dataset)), key=self.train_dataset.lengths.__getitem__
+        )
+        rows = [self.train_dataset[i] for i in shortest[:3]]
+        width = sum(len(row["input_ids"]) for row in rows)
+        model.eval()
+        together, alone = (
+            models.token_losses(model, self.model, self._prepare_inputs(batch)).sort().values
+            for batch in (
+                packed(rows, width, collator.pad_id),
+                padded(rows, width, collator.pad_id),
+            )
+        )
+        model.train()
+        difference = (together - alone).abs().max().item()
+        if difference > (1e-3 if together.dtype == torch.float32 and not self._half() else 0.2):
+            raise UserError(
+                "layout",
+                f"packed rows change the loss of this model by {difference:.2g}",
+                "set layout to padded",
+            )
+
+    def _half(self) -> bool:
+        return self.args.bf16 or self.args.fp16
+
+    def evaluation_loop(self, *_: Any, **__: Any) -> EvalLoopOutput:
+        """Mean loss per trained token of the eval side, whatever the batches and ranks."""
+        self.model_wrapped.eval()
+        rank, world = self.args.process_index, self.args.world_size
+        order = sorted(range(len(self.eval_dataset)), key=self.eval_dataset.lengths.__getitem__)
+        size = self.args.per_device_eval_batch_size
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for round_start in range(0, len(batches), world):
+            mine = round_start + rank
+            batch = self.data_collator(
+                [self.eval_dataset[i] for i in batches[min(mine, len(batches) - 1)]]
+            )
+            batch.pop("num_tokens")
+            with torch.no_grad(), self.compute_loss_context_manager():
+                losses = models.token_losses(
+                    self.model_wrapped, self.model, self._prepare_inputs(batch)
+                )
+            if mine < len(batches):  # with ZeRO-3 every rank takes part in every forward pass
+                totals += torch.tensor(
+                    [losses.double().sum(), losses.numel()], device=totals.device
+                )
+        loss_sum, count = self.accelerator.reduce(totals, "sum").tolist()
+        metrics = {"eval_loss": loss_sum / count, "eval_trained_tokens": int(count)}
+        return EvalLoopOutput(None, None, metrics, len(order))
+
+    def evaluate_once(self) -> None:
+        """Evaluate at the end, unless the last step was evaluated already."""
+        if not any(
+            "eval_loss" in e and e["step"] == self.state.global_step for e in self.state.log_history
+        ):
+            self.evaluate()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the step's tokens were; every rank calls this at the same steps."""
+        if "loss" in logs:
+            memory = torch.tensor([_peak_memory_gib()], dtype=torch.float64)
+            summed = self.accelerator.reduce(self.counts.to(self.args.device), "sum").tolist()
+            logs["tokens"], logs["trained_tokens"], cells = map(int, summed)
+            logs["padding_share"] = round(1 - summed[0] / cells, 4) if cells else 0.0
+            logs["memory_gib"] = round(
+                self.accelerator.gather(memory.to(self.args.device)).max().item(), 2
+            )
+            self.counts.zero_()
+        super().log(logs, start_time)
+
+
+def _peak_memory_gib() -> float:
+    """Of this rank: the GPU's peak allocation, or the process's largest resident size."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Metrics(TrainerCallback):
+    """Writes metrics.jsonl (rank 0 alone), marks checkpoints as whole, stops at a loss of NaN."""
+
+    def __init__(self, folder: Path, parsed: arguments.Parsed, manifest: dict[str, Any]) -> None:
+        self.folder, self.parsed, self.manifest = folder, parsed, manifest
+        self.seconds, self.last, self.begun = 0.0, time.perf_counter(), time.perf_counter()
+
+    def write(self, event: str, state: Any, **values: Any) -> None:
+        if state.is_world_process_zero:
+            runs.append_event(self.folder, event, step=state.global_step, **values)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        kit, model = self.parsed.kit, kwargs["model"]
+        trainer_rows = kwargs["train_dataloader"].dataset
+        self.last = time.perf_counter()
+        self.write(
+            "start",
+            state,
+            resumed_step=state.global_step,
+            planned_steps=state.max_steps,
+            epochs=state.num_train_epochs,
+            conversations=len(trainer_rows),
+            conversations_a_step=args.train_batch_size
+            * args.gradient_accumulation_steps
+            * args.world_size,
+            dataset=kit.dataset,
+            model=kit.model_name_or_path,
+            model_type=model.config.model_type,
+            num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()),
+            block_size=kit.block_size,
+            layout=kit.layout,
+            precision=kit.precision,
+            attention=model.config._attn_implementation,
+            num_ranks=args.world_size,
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            zero_stage=_zero_stage(args),
+            notices=self.parsed.notices,
+            versions={
+                p: importlib.metadata.version(p) for p in ("torch", "transformers", "deepspeed")
+            },
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self.last
+        self.last = now
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> None:
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise UserError(
+                    "learning_rate",
+                    f"the loss is {logs['loss']} at step {state.global_step}",
+                    "lower it, or use bf16 or fp32",
+                )
+            speed = logs["tokens"] / max(self.seconds, 1e-9)
+            keys = ["loss", "learning_rate", "grad_norm", "tokens", "trained_tokens", "padding_share", "memory_gib"]
+            self.write(
+                "train",
+                state,
+                epoch=round(state.epoch, 4),
+                **{k: logs[k] for k in keys if k in logs},
+                seconds=round(self.seconds, 3),
+                tokens_per_second=round(speed, 1),
+            )
+            self.seconds = 0.0
+        self.last = time.perf_counter()
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict, **kwargs: Any
+    ) -> None:
+        loss = metrics["eval_loss"]
+        self.write(
+            "eval",
+            state,
+            epoch=round(state.epoch or 0, 4),
+            loss=loss,
+            perplexity=math.exp(min(loss, 700)),
+            trained_tokens=metrics["eval_trained_tokens"],
+            seconds=round(metrics["eval_runtime"], 3),
+        )
+        self.last = time.perf_counter()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every rank has written its part
+        if state.is_world_process_zero:
+            checkpoint = self.folder / f"checkpoint-{state.global_step}"
+            runs.write_checkpoint_manifest(
+                checkpoint, step=state.global_step, num_ranks=args.world_size
+            )
+            self.write("checkpoint", state, folder=checkpoint.name)
+        self.last = time.perf_counter()
+
+
+def _zero_stage(args: Any) -> int | None:
+    if args.hf_deepspeed_config is None:
+        return None
+    return args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)
+
+
+def finish(
+    trainer: KitTrainer,
+    tokenizer: Any,
+    kit: arguments.KitArguments,
+    manifest: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Write model/ (then FINISHED.json, then the done event); every rank takes part in the save."""
+    state = trainer.state
+    part = folder / ".model.part"
+    trainer.model.config.use_cache = True
+    trainer.save_model(str(part))
+    if not state.is_world_process_zero:
+        return
+    tokenizer.chat_template = models.chat_template(manifest["agent_name"])
+    tokenizer.save_pretrained(part)
+    (part / "training_args.bin").unlink(
+        missing_ok=True
+    )  # a pickle: nobody needs it to use the model
+    events = runs.history(runs.read_events(folder))
+    facts = {
+        "step": state.global_step,
+        "planned_steps": state.max_steps,
+        "base": kit.model_name_or_path,
+        "from_scratch": kit.from_scratch,
+        "seed": trainer.args.seed,
+        "dataset": kit.dataset,
+        "agent_name": manifest["agent_name"],
+        "block_size": kit.block_size,
+        "precision": kit.precision,
+        **runs.totals(events),
+    }
+    (part / "README.md").write_text(models.card(facts, manifest, trainer.args.to_dict()), "utf-8")
+    target = folder / "model"
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    runs.write_json(folder / runs.FINISHED, facts)
+    runs.append_event(folder, "done", **facts)
+
+
+if __name__ == "__main__":
+    code = main()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.exit(code)
