@@ -79,7 +79,10 @@ class _Parser(HfArgumentParser):
 def parse(argv: Sequence[str]) -> Parsed:
     """Read flags, or the one JSON file that the notebook wrote; both give the same arguments."""
     notices: list[str] = []
-    if len(argv) >= 1 and argv[0].endswith(".json"):
+    argv = [
+        a for a in argv if not a.startswith("--local_rank")
+    ]  # the launcher's; LOCAL_RANK says it
+    if argv and argv[0].endswith(".json"):
         values = _rename(json.loads(Path(argv[0]).read_text(encoding="utf-8")), notices)
         values.update(_from_flags(argv[1:], notices, only_given=True))
     else:
@@ -165,7 +168,9 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
         raise UserError("do_train", "is missing", "add --do_train (03_evaluate only evaluates)")
     training["deepspeed"] = ds_config(training.get("deepspeed"))
     _set_precision(kit, training, notices)
-    training["dataloader_pin_memory"] = torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        training["use_cpu"] = True  # without it accelerate takes every rank for the only one
+        training["dataloader_pin_memory"] = False
     try:
         return Parsed(kit, TrainingArguments(**training), notices)
     except (TypeError, ValueError) as fault:
@@ -188,7 +193,7 @@ def ds_config(value: str | dict | None) -> str | dict | None:
 
 
 def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[str]) -> None:
-    """bf16 where the device multiplies it fast, else fp32; an explicit choice is kept or refused."""
+    """bf16 where the device multiplies it fast, else fp32; a choice is kept or refused."""
     for name in ("bf16", "fp16"):
         if training.get(name):
             kit.precision = name

@@ -61,11 +61,21 @@ class ConversationFile:
     sha256: str
     notes: dict[str, list[int]]
 
-    def note_lines(self) -> list[str]:
-        """One sentence a kind of note, with the count and the first line numbers."""
-        return [
-            f"{what}: {len(lines)} ({lines_in_short(lines)})" for what, lines in self.notes.items()
+    def sentences(self) -> list[str]:
+        """What was read, and one sentence a kind of note with its count and first line numbers."""
+        replies = sum(turn.role == "agent" for c in self.conversations for turn in c.turns)
+        preambles = sum(bool(c.preamble) for c in self.conversations)
+        unanswered = sum(c.turns[-1].role == "user" for c in self.conversations)
+        said = [
+            f"{paths.short(self.path)}: {len(self.conversations):,} conversations ({self.format}); "
+            f"{USER} asks, {self.agent_name} answers {replies:,} times"
         ]
+        if preambles:
+            said.append(f"with text before the first turn, kept and not trained on: {preambles:,}")
+        if unanswered:
+            said.append(f"with an unanswered last turn: {unanswered:,}")
+        notes = self.notes.items()
+        return said + [f"{what}: {len(at):,} ({lines_in_short(at)})" for what, at in notes]
 
 
 class Faults(UserError):
@@ -95,6 +105,20 @@ def read(path: Path, agent_name: str = "") -> ConversationFile:
     name = agent_name or find_agent_name(path, pieces)
     conversations = _read_text(path, pieces, name, notes)
     return ConversationFile(path, "text", name, conversations, digest, notes)
+
+
+def read_sides(
+    train_file: str, eval_file: str = "", agent_name: str = ""
+) -> dict[str, ConversationFile]:
+    """The files of a dataset by side; "eval" is there only when it has a file of its own.
+
+    The agent's name is the train file's in both.
+    """
+    sides = {"train": read(paths.find("train_file", train_file), agent_name)}
+    if eval_file:
+        name = sides["train"].agent_name
+        sides["eval"] = read(paths.find("eval_file", eval_file), name)
+    return sides
 
 
 def lines_in_short(lines: Sequence[int], most: int = 5) -> str:
@@ -414,8 +438,8 @@ class Span(NamedTuple):
 def render(conversation: Conversation, agent_name: str) -> tuple[str, list[Span]]:
     """The conversation's text without its end mark, and the span of each turn.
 
-    >>> render(Conversation(1, (Turn("user", "Hi"), Turn("agent", "Yes?"))), "Joi")
-    ('User: Hi\\n\\nJoi: Yes?', [Span(role='user', start=5, end=8), Span(role='agent', start=14, end=19)])
+    >>> render(Conversation(1, (Turn("user", "Hi"), Turn("agent", "Yes?"))), "Joi")[0]
+    'User: Hi\\n\\nJoi: Yes?'
     """
     parts, spans, at = [], [], 0
     if conversation.preamble:

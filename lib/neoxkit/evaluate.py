@@ -1,5 +1,6 @@
 """Loss and perplexity per trained token, and replies to questions, base beside tuned."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from neoxkit import conversations, models, paths, runs
 from neoxkit.batches import Collator
 from neoxkit.conversations import STOP_TEXT, Conversation
 from neoxkit.errors import UserError
+from neoxkit.settings import EvaluateSettings
 
 Progress = Callable[[int, int], None]  # (done, of)
 
@@ -59,6 +61,18 @@ def score(
     return Score(total / count, math.exp(min(total / count, 700)), count, len(order))
 
 
+def load(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
+    """The base or the tuned model of a finished run, in the run's precision, on the GPU if any."""
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(facts["precision"], "float32")
+    if not torch.cuda.is_available():
+        dtype = "float32"
+    if which == "tuned":
+        return models.for_inference(str(folder / "model"), dtype=dtype)
+    return models.for_inference(
+        facts["base"], dtype=dtype, from_scratch=facts["from_scratch"], seed=facts["seed"]
+    )
+
+
 # --- questions and replies ---
 
 
@@ -74,7 +88,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, how it ended ("end mark", "next turn" or "ran on"), and how long it was."""
+    """What a model said, how it ended ("end mark", "next turn", "ran on"), and its length."""
 
     text: str
     ended: str
@@ -97,7 +111,10 @@ def own_questions(texts: Iterable[str], agent_name: str) -> list[Question]:
 
 
 def questions_for(
-    manifest: Mapping[str, Any], eval_rows: Dataset, tokenizer: PreTrainedTokenizerBase, file: str = ""
+    manifest: Mapping[str, Any],
+    eval_rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    file: str = "",
 ) -> tuple[list[Question], str]:
     """The held-out questions and where they come from.
 
@@ -169,7 +186,9 @@ def reply(
     A reply ends at the end mark or where the model begins the next `User:` turn; one that reaches
     `max_new_tokens` ran on.
     """
-    encoded = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    encoded = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     positions = getattr(model.config, "max_position_embeddings", None) or 10**9
     too_long = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens > positions]
     if too_long:
@@ -230,7 +249,7 @@ def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Reply:
 def scoreboard(
     questions: Sequence[Question], base: Sequence[Reply], tuned: Sequence[Reply]
 ) -> list[dict[str, Any]]:
-    """Exact answers by set and kind, each set's total last; questions without reference don't count."""
+    """Exact answers by set and kind, each set's total last; those without reference don't count."""
     keys: dict[tuple[str, str], dict[str, Any]] = {}
     for question, one, other in zip(questions, base, tuned, strict=True):
         if question.reference is None:
@@ -261,33 +280,84 @@ def endings(replies: Sequence[Reply]) -> dict[str, int]:
     return counts
 
 
+@dataclass(frozen=True)
+class Examination:
+    """One model's score on the eval side (None when that is empty) and its replies."""
+
+    score: Score | None
+    replies: list[Reply]
+
+
+def examine(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    questions: Sequence[Question],
+    settings: EvaluateSettings,
+    show: Callable[[str], Progress] = lambda label: _silent,
+) -> Examination:
+    """Score a model on the eval side and let it answer; `show` makes a progress line of a label."""
+    scored = score(
+        model,
+        rows,
+        batch_size=settings.batch_size,
+        pad_id=models.pad_id(tokenizer),
+        progress=show("conversations scored"),
+    )
+    prompts = [question.prompt for question in questions]
+    return Examination(
+        scored, _reply(model, tokenizer, prompts, settings, show("questions answered"))
+    )
+
+
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    agent_name: str,
+    settings: EvaluateSettings,
+) -> Reply:
+    """Answer one question of a person's own."""
+    prompt = own_questions([question], agent_name)[0].prompt
+    return _reply(model, tokenizer, [prompt], settings, _silent)[0]
+
+
+def _reply(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    settings: EvaluateSettings,
+    progress: Progress,
+) -> list[Reply]:
+    names = ("max_new_tokens", "do_sample", "temperature", "batch_size", "seed")
+    options = {name: getattr(settings, name) for name in names}
+    return reply(model, tokenizer, prompts, **options, progress=progress)
+
+
 def save(
     folder: Path,
     settings: Mapping[str, Any],
     source: str,
-    scores: Mapping[str, Score | None],
     questions: Sequence[Question],
-    replies: Mapping[str, Sequence[Reply]],
+    base: Examination,
+    tuned: Examination,
 ) -> dict[str, Any]:
     """Write evaluation.json and replies.jsonl into the run folder; returns the former."""
-    import json
-
+    both = {"base": base, "tuned": tuned}
     evaluation = {
-        "eval_loss": {name: asdict(s) if s else None for name, s in scores.items()},
+        "eval_loss": {name: asdict(e.score) if e.score else None for name, e in both.items()},
         "questions": source,
-        "exact": scoreboard(questions, replies["base"], replies["tuned"]),
-        "endings": {name: endings(answers) for name, answers in replies.items()},
+        "exact": scoreboard(questions, base.replies, tuned.replies),
+        "endings": {name: endings(e.replies) for name, e in both.items()},
         "settings": dict(settings),
     }
     lines = [
-        json.dumps(
-            {**asdict(question), **{name: asdict(replies[name][i]) for name in replies}},
-            ensure_ascii=False,
-        )
-        for i, question in enumerate(questions)
+        {**asdict(question), "base": asdict(one), "tuned": asdict(other)}
+        for question, one, other in zip(questions, base.replies, tuned.replies, strict=True)
     ]
     part = folder / ".replies.jsonl.part"
-    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    part.write_text(text, encoding="utf-8")
     part.replace(folder / "replies.jsonl")
     runs.write_json(folder / "evaluation.json", evaluation)
     return evaluation

@@ -72,7 +72,7 @@ def load_model(
     seed: int = 0,
     dtype: "torch.dtype | str" = "float32",
 ) -> "PreTrainedModel":
-    """The causal language model by that name; `from_scratch` keeps its shape and draws new weights."""
+    """The causal language model by that name; `from_scratch`: its shape with new weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -89,6 +89,14 @@ def load_model(
         raise _cannot_load(name, "model", fault) from fault
 
 
+def for_inference(name: str, **options: Any) -> "PreTrainedModel":
+    """`load_model`, ready to answer: no dropout, on the GPU where there is one."""
+    import torch
+
+    model = load_model(name, **options).eval()
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
 def _dtype(dtype: "torch.dtype | str") -> "torch.dtype":
     import torch
 
@@ -98,16 +106,21 @@ def _dtype(dtype: "torch.dtype | str") -> "torch.dtype":
 def _cannot_load(name: str, what: str, fault: Exception) -> UserError:
     folder = local_folder(name)
     if folder and what == "model" and not any(folder.glob("*.safetensors*")):
-        return UserError(
-            "model_name_or_path",
-            f"{paths.short(folder)} holds no model.safetensors",
-            "set from_scratch to begin with random weights, or add the weights",
-        )
+        return no_weights(folder)
     first = str(fault).strip().split("\n")[0][:100]
     return UserError(
         "model_name_or_path",
         f"the {what} {name!r} can't be loaded ({first})",
         "check the name and the network, or give a folder",
+    )
+
+
+def no_weights(folder: Path) -> UserError:
+    """The refusal of a model folder that has a shape and no weights."""
+    return UserError(
+        "model_name_or_path",
+        f"{paths.short(folder)} holds no model.safetensors",
+        "set from_scratch to begin with random weights, or add the weights",
     )
 
 
@@ -177,7 +190,7 @@ def token_losses(
     )
 
 
-# --- the built-in model ----------------------------------------------------------------------------
+# --- the built-in model ---
 
 TINY_VOCABULARY = 1024
 TINY_SEED = 0
@@ -198,7 +211,7 @@ def tiny_folder() -> Path:
 
 
 def make_tiny(folder: Path) -> None:
-    """Write a GPT-NeoX of about one million random weights and a tokenizer trained on the sample."""
+    """Write a GPT-NeoX of a million random weights and a tokenizer trained on the sample."""
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -264,7 +277,17 @@ def card(
     front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [neoxkit]"]
     if base != TINY and local_folder(base) is None:
         front.append(f"base_model: {resolve(base)}")
-    names = ["learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "seed"]
+    names = [
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "weight_decay",
+        "max_grad_norm",
+        "seed",
+    ]
     settings = "\n".join(f"| {name} | {arguments[name]} |" for name in names)
     rows = manifest["sides"]["train"]
     eval_loss = facts["eval_loss"]

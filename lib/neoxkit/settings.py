@@ -23,7 +23,7 @@ def setting(
     most: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A dataclass field with its help text and its rule: `choices`, or bounds (`above`: exclusive)."""
+    """A dataclass field with its help text and its rule: choices, or bounds (above: exclusive)."""
     rule = {"help": help, "choices": choices, "least": least, "most": most, "above": above}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=rule)

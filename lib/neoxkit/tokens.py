@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ _BATCH = 1000  # conversations a tokenizer call; the tokenizer spreads them over
 
 @dataclass(frozen=True)
 class Reply:
-    """Token indices of one agent turn: its text is start..end, what hands the turn back ends at `over`."""
+    """Token indices of one agent turn: its text is start..end, what ends it reaches to `over`."""
 
     start: int
     end: int
@@ -221,7 +221,7 @@ def fit(
 
 
 def cut(row: Encoded, block_size: int) -> Encoded:
-    """The longest part of at most `block_size` tokens that ends with a whole agent turn, if any does."""
+    """The longest part that fits and ends with a whole agent turn, if any does; else what fits."""
     ends = [reply.over for reply in row.replies if reply.over <= block_size]
     length = ends[-1] if ends else block_size
     replies = tuple(reply for reply in row.replies if reply.over <= length)
@@ -234,21 +234,28 @@ def cut(row: Encoded, block_size: int) -> Encoded:
 def to_dataset(rows: Sequence[Encoded]) -> "Dataset":
     """One row a conversation, not padded.
 
-    Columns: input_ids, labels (int32 lists), length, line (in the source file), reply_start and
-    reply_end (tokens of the last whole reply; -1 where there is none).
+    Columns: input_ids, labels (int32 lists), length and trained (numbers of tokens), line (in the
+    source file), reply_start and reply_end (of the last whole reply; -1 where there is none).
     """
     from datasets import Dataset, Features, Sequence, Value
 
     ints = Sequence(Value("int32"))
     one = Value("int32")
     features = Features(
-        input_ids=ints, labels=ints, length=one, line=one, reply_start=one, reply_end=one
+        input_ids=ints,
+        labels=ints,
+        length=one,
+        trained=one,
+        line=one,
+        reply_start=one,
+        reply_end=one,
     )
     last = [row.replies[-1] if row.replies else Reply(-1, -1, -1) for row in rows]
     columns = {
         "input_ids": [row.ids for row in rows],
         "labels": [row.labels for row in rows],
         "length": [len(row) for row in rows],
+        "trained": [row.num_trained for row in rows],
         "line": [row.line for row in rows],
         "reply_start": [reply.start for reply in last],
         "reply_end": [reply.end for reply in last],
@@ -286,6 +293,11 @@ def split_rows(
     return train, evaluation, notes
 
 
+def within(rows: "Dataset", block_size: int) -> "Dataset":
+    """The rows of one side that are no longer than the block size."""
+    return rows.select([i for i, length in enumerate(rows["length"]) if length <= block_size])
+
+
 def num_duplicates(rows: Sequence[Encoded]) -> int:
     """How many conversations repeat another one to the letter (they are kept, on one side)."""
     return len(rows) - len({row.key for row in rows})
@@ -319,20 +331,19 @@ def save(
 
 
 def make_manifest(
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     tokenizer: "PreTrainedTokenizerBase",
-    source: ConversationFile,
-    eval_source: ConversationFile | None,
-    counts: Counts,
+    sources: Mapping[str, ConversationFile],
+    counts: Mapping[str, Counts],
     train: Sequence[Encoded],
     evaluation: Sequence[Encoded],
 ) -> dict[str, Any]:
     """What the later notebooks check and inherit."""
     sides = {"train": train, "eval": evaluation}
     return {
-        "source": _source(source),
-        "eval_source": _source(eval_source) if eval_source else None,
-        "agent_name": source.agent_name,
+        "source": _source(sources["train"]),
+        "eval_source": _source(sources["eval"]) if "eval" in sources else None,
+        "agent_name": sources["train"].agent_name,
         "model_name_or_path": settings["model_name_or_path"],
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "end_mark_id": tokenizer.eos_token_id,
@@ -340,7 +351,7 @@ def make_manifest(
         "train_on": settings["train_on"],
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
-        "counts": counts.as_dict(),
+        "counts": {side: c.as_dict() for side, c in counts.items()},
         "duplicates": num_duplicates([*train, *evaluation]),
         "sides": {
             side: {
@@ -351,7 +362,7 @@ def make_manifest(
             }
             for side, rows in sides.items()
         },
-        "settings": settings,
+        "settings": dict(settings),
         "versions": {
             p: importlib.metadata.version(p) for p in ("transformers", "tokenizers", "datasets")
         },
@@ -369,28 +380,37 @@ def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def card(manifest: dict[str, Any]) -> str:
     """The dataset card (Markdown) that lies in the folder as README.md."""
-    sides = "\n".join(
-        f"| {side} | {n['conversations']:,} | {n['tokens']:,} | {n['trained_tokens']:,} | {n['longest']} |"
+    source = manifest["source"]
+    counts = [
+        f"{name} file: read {c['read']:,}, kept {c['kept']:,}, cut {len(c['cut_lines']):,}, "
+        + "dropped: "
+        + ("; ".join(f"{why}: {len(at):,}" for why, at in c["dropped_lines"].items()) or "none")
+        for name, c in manifest["counts"].items()
+    ]
+    sides = [
+        f"| {side} | {n['conversations']:,} | {n['tokens']:,} | {n['trained_tokens']:,} "
+        f"| {n['longest']} |"
         for side, n in manifest["sides"].items()
+    ]
+    return "\n".join(
+        [
+            "# Tokenized conversations",
+            "",
+            f"Made by neoxkit from `{source['path']}` (SHA-256 `{source['sha256'][:16]}...`) with "
+            f"the tokenizer of `{manifest['model_name_or_path']}`. The answering side is "
+            f"`{manifest['agent_name']}`; trained on: {manifest['train_on']}. Block size "
+            f"{manifest['block_size']} tokens, end mark (`{END_MARK}`) included.",
+            "",
+            "| side | conversations | tokens | trained tokens | longest |",
+            "|---|---|---|---|---|",
+            *sides,
+            "",
+            f"{'. '.join(counts).capitalize()}. {manifest['duplicates']:,} conversations repeat "
+            "another one to the letter. Rows are not padded; labels are -100 where nothing is "
+            "trained. `datasets.load_from_disk` opens this folder.",
+            "",
+        ]
     )
-    counts = manifest["counts"]
-    dropped = (
-        "; ".join(f"{why}: {len(at)}" for why, at in counts["dropped_lines"].items()) or "none"
-    )
-    return f"""# Tokenized conversations
-
-Made by neoxkit from `{manifest["source"]["path"]}` (SHA-256 `{manifest["source"]["sha256"][:16]}...`)
-with the tokenizer of `{manifest["model_name_or_path"]}`. The answering side is `{manifest["agent_name"]}`;
-trained on: {manifest["train_on"]}. Block size {manifest["block_size"]} tokens, end mark (`{END_MARK}`) included.
-
-| side | conversations | tokens | trained tokens | longest |
-|---|---|---|---|---|
-{sides}
-
-Read {counts["read"]:,}, kept {counts["kept"]:,}, cut {len(counts["cut_lines"]):,}, dropped {dropped};
-{manifest["duplicates"]:,} repeat another one to the letter. Rows are not padded; labels are -100 where
-nothing is trained. `datasets.load_from_disk` opens this folder.
-"""
 
 
 def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
@@ -430,7 +450,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_block_size(block_size: int, manifest: dict[str, Any]) -> int:
-    """The block size to train with: 0 is the dataset's, a smaller one is fine, a larger one is not."""
+    """The block size to train with: 0 is the dataset's; a smaller one is fine, a larger is not."""
     largest = manifest["block_size"]
     if block_size > largest:
         raise UserError(

@@ -18,7 +18,6 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -72,7 +71,7 @@ def run(parsed: arguments.Parsed) -> None:
     kit.block_size = tokens.check_block_size(kit.block_size, manifest)
     tokenizer = models.load_tokenizer(kit.model_name_or_path)
     tokens.check_tokenizer(tokenizer, manifest)
-    sides = {side: Rows(dataset[side], kit.block_size) for side in ("train", "eval")}
+    sides = {side: tokens.within(rows, kit.block_size) for side, rows in dataset.items()}
     if not len(sides["train"]):
         raise UserError("block_size", "no conversation is this short", "raise it")
     if not len(sides["eval"]):
@@ -108,22 +107,6 @@ def run(parsed: arguments.Parsed) -> None:
     if len(sides["eval"]) and args.do_eval:
         trainer.evaluate_once()
     finish(trainer, tokenizer, kit, manifest, folder)
-
-
-class Rows(Dataset):
-    """The rows of one side that are no longer than the block size."""
-
-    def __init__(self, rows: Any, block_size: int) -> None:
-        lengths = rows["length"][:]
-        self.rows = rows.select_columns(["input_ids", "labels"])
-        self.at = [i for i, length in enumerate(lengths) if length <= block_size]
-        self.lengths = [lengths[i] for i in self.at]
-
-    def __len__(self) -> int:
-        return len(self.at)
-
-    def __getitem__(self, i: int) -> dict[str, list[int]]:
-        return self.rows[self.at[i]]
 
 
 class KitTrainer(Trainer):
@@ -168,7 +151,7 @@ class KitTrainer(Trainer):
         if collator.layout != "packed" or len(self.train_dataset) < 2:
             return
         shortest = sorted(
-            range(len(self.train_dataset)), key=self.train_dataset.lengths.__getitem__
+            range(len(self.train_dataset)), key=self.train_dataset["length"][:].__getitem__
         )
         rows = [self.train_dataset[i] for i in shortest[:3]]
         width = sum(len(row["input_ids"]) for row in rows)
@@ -196,7 +179,9 @@ class KitTrainer(Trainer):
         """Mean loss per trained token of the eval side, whatever the batches and ranks."""
         self.model_wrapped.eval()
         rank, world = self.args.process_index, self.args.world_size
-        order = sorted(range(len(self.eval_dataset)), key=self.eval_dataset.lengths.__getitem__)
+        order = sorted(
+            range(len(self.eval_dataset)), key=self.eval_dataset["length"][:].__getitem__
+        )
         size = self.args.per_device_eval_batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
@@ -292,6 +277,8 @@ class Metrics(TrainerCallback):
         now = time.perf_counter()
         self.seconds += now - self.last
         self.last = now
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last steps count, too
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -302,7 +289,15 @@ class Metrics(TrainerCallback):
                     "lower it, or use bf16 or fp32",
                 )
             speed = logs["tokens"] / max(self.seconds, 1e-9)
-            keys = ["loss", "learning_rate", "grad_norm", "tokens", "trained_tokens", "padding_share", "memory_gib"]
+            keys = [
+                "loss",
+                "learning_rate",
+                "grad_norm",
+                "tokens",
+                "trained_tokens",
+                "padding_share",
+                "memory_gib",
+            ]
             self.write(
                 "train",
                 state,

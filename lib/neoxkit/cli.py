@@ -1,0 +1,150 @@
+"""`neoxkit`: strict papermill over the three notebooks, and a look at the machine."""
+
+import argparse
+import difflib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from neoxkit import __version__, paths
+from neoxkit.errors import UserError
+from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings, convert
+
+STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command's exit code: 0 done, 1 a notebook failed, 2 a person's mistake."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return options.call(options)
+    except UserError as mistake:
+        if os.environ.get("NEOXKIT_DEBUG") == "1":
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="neoxkit", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="execute the notebooks in order into runs/<run>/",
+        description="Execute the three notebooks in order through papermill into runs/<run>/. A "
+        "parameter goes to every notebook that has it.",
+    )
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                     dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
+    run.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
+                     help="a YAML file of parameters; -p wins")  # fmt: skip
+    run.add_argument("--only", choices=[s.notebook for s in STAGES], action="append",
+                     help="this notebook alone (repeat for more)")  # fmt: skip
+    run.set_defaults(call=lambda options: run_notebooks(read_parameters(options), options.only))
+    doctor = commands.add_parser("doctor", help="what this machine has and what is missing")
+    doctor.set_defaults(call=lambda _: _doctor())
+    return parser
+
+
+def _doctor() -> int:
+    from neoxkit import doctor
+
+    print(doctor.report())
+    return 0
+
+
+def read_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """The parameters of files and flags together, each one known and of its own type."""
+    given: dict[str, Any] = {}
+    for name in options.files:
+        path = paths.find("-f", name)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as fault:
+            mark = getattr(fault, "problem_mark", None)
+            where = f"{paths.short(path)}:{mark.line + 1 if mark else 1}"
+            raise UserError(where, "is not YAML", "write one `name: value` a line") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{paths.short(path)}:1", "is no mapping", "write `name: value` lines")
+        given |= {str(k): v for k, v in values.items()}
+    given |= {name: _literal(name, value) for name, value in options.parameters}
+    return {name: _checked(name, value) for name, value in given.items()}
+
+
+def _types() -> dict[str, Any]:
+    return {f.name: f.type for stage in STAGES for f in stage.__dataclass_fields__.values()
+            if f.name != "notebook"}  # fmt: skip
+
+
+def _literal(name: str, value: str) -> Any:
+    """A flag's text; lists and dicts are written as YAML."""
+    if _types().get(name) in (list, dict):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(name, f"{value!r} is not YAML", 'write ["one", "two"]') from None
+    return value
+
+
+def _checked(name: str, value: Any) -> Any:
+    types = _types()
+    if name not in types:
+        near = difflib.get_close_matches(name, types, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(types)}"[:120]
+        raise UserError(name, "is not a parameter of these notebooks", remedy)
+    return convert(name, types[name], value)
+
+
+def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
+    """Execute the stages in order; stops at the first that fails, its copy kept."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    stages = [stage for stage in STAGES if not only or stage.notebook in only]
+    own = {
+        stage: {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
+        for stage in stages
+    }
+    settings = {stage: stage(**values) for stage, values in own.items()}  # refuses bad values early
+    for name in parameters:
+        if not any(name in values for values in own.values()):
+            raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
+    run = parameters.get("run") or TrainSettings.run
+    folder = paths.run(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, stage in enumerate(stages, start=1):
+        target = folder / f"{stage.notebook}.ipynb"
+        print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
+        begun = time.monotonic()
+        try:
+            papermill.execute_notebook(
+                str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
+                str(target),
+                parameters={k: getattr(settings[stage], k) for k in own[stage]},
+                cwd=str(paths.root()),
+                autosave_cell_every=1,
+                progress_bar=sys.stderr.isatty(),
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else a warning about TCP
+            )
+        except PapermillExecutionError as fault:
+            print(f"error: {_sentence(fault)}\n       in {paths.short(target)}", file=sys.stderr)
+            return 2 if fault.ename == "UserError" else 1
+        print(f"      {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"done: {shlex.quote(paths.short(folder))}")
+    return 0
+
+
+def _sentence(fault: Any) -> str:
+    """The last line of what a failed cell said."""
+    return f"{fault.ename}: {fault.evalue}" if fault.ename != "UserError" else str(fault.evalue)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Watch a training in a notebook: one status line and one plot, redrawn from metrics.jsonl."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from IPython.display import display
+
+from neoxkit import paths, plots, runs, views
+from neoxkit.errors import UserError
+from neoxkit.launch import Training
+from neoxkit.views import View
+
+REDRAW_SECONDS = 1.0
+
+
+def watch(training: Training) -> dict[str, Any]:
+    """Follow a training until it ends; returns what FINISHED.json says, raises when it failed.
+
+    Interrupting the cell stops the whole process tree; running it again goes on from the newest
+    checkpoint.
+    """
+    events: list[dict[str, Any]] = []
+    reader = runs.EventReader(training.folder)
+    begun, drawn = time.monotonic(), 0.0
+    try:
+        line = display(status([], 0.0), display_id=True)
+        picture = display(plots.curve([]), display_id=True)
+        while training.poll() is None:
+            new = reader.poll()
+            events += new
+            now = time.monotonic()
+            if now - drawn >= REDRAW_SECONDS:
+                line.update(status(runs.history(events), now - begun))
+                if new:
+                    picture.update(plots.curve(runs.history(events), training.folder.name))
+                drawn = time.monotonic()
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        training.stop()
+        what = f"stopped; {_saved(training)}"
+        raise UserError("run", what, "run the cell again to go on") from None
+    except BaseException:
+        training.stop()
+        raise
+    finally:
+        events = runs.history(events + reader.poll())
+        line.update(status(events, time.monotonic() - begun, ended=training.poll()))
+        picture.update(plots.curve(events, training.folder.name))
+    return training.check()
+
+
+def _saved(training: Training) -> str:
+    checkpoints = runs.whole_checkpoints(training.folder)
+    return f"{checkpoints[-1].name} is saved" if checkpoints else "no checkpoint was reached yet"
+
+
+def status(events: Sequence[Mapping[str, Any]], seconds: float, ended: int | None = None) -> View:
+    """The status line: step, epoch, loss, tokens a second, time left, memory."""
+    start = next((e for e in reversed(events) if e["event"] == "start"), None)
+    train = [e for e in events if e["event"] == "train"]
+    finished = any(e["event"] == "done" for e in events)
+    if start is None:
+        text = "Loading the model" if ended is None else "It ended before the first step"
+        return _line(f"{text} ... {seconds:.0f} s", None, 1)
+    planned, step = start["planned_steps"], train[-1]["step"] if train else start["resumed_step"]
+    parts = [f"step {step:,} of {planned:,}"]
+    if train:
+        last = train[-1]
+        parts += [
+            f"epoch {last['epoch']:.2f}",
+            f"loss {last['loss']:.4f}",
+            f"{last['tokens_per_second']:,.0f} tokens/s",
+        ]
+        if finished:
+            parts.append("finished")
+        elif ended is not None:
+            parts.append("ended early")
+        else:
+            parts.append(f"{_left(train, planned)} left")
+        parts.append(f"{last['memory_gib']:.1f} GiB a rank")
+    return _line(" · ".join(parts), step, planned)
+
+
+def _left(train: Sequence[Mapping[str, Any]], planned: int) -> str:
+    recent = train[-20:]
+    steps = recent[-1]["step"] - (train[-21]["step"] if len(train) > 20 else 0)
+    seconds = sum(e["seconds"] for e in recent) / max(steps, 1) * (planned - recent[-1]["step"])
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _line(text: str, value: int | None, most: int) -> View:
+    value_html = "" if value is None else f' value="{value}"'
+    bar = f'<progress{value_html} max="{most}" style="width:12em"></progress>'
+    return View(f"<p>{bar} {views.escape(text)}</p>", text)
+
+
+def summary(folder: Any) -> View:
+    """What a finished run took and reached, from its files."""
+    facts = runs.finished(folder)
+    loss = facts["eval_loss"]
+    return views.table(
+        [
+            ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
+            ("time in training steps", f"{facts['train_seconds']:,} s"),
+            ("tokens", f"{facts['tokens']:,}, of them trained {facts['trained_tokens']:,}"),
+            ("speed", f"{facts['tokens_per_second']:,} tokens/s (no padding counted)"),
+            ("padding", f"{facts['padding_share']:.1%} of what was computed"),
+            ("peak memory of a rank", f"{facts['memory_gib']} GiB"),
+            ("final train loss", f"{facts['train_loss']:.4f}"),
+            ("final eval loss", "none: the eval side is empty" if loss is None else f"{loss:.4f}"),
+            ("the model", f"{paths.short(folder / 'model')} (opens with from_pretrained)"),
+        ]
+    )

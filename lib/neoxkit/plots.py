@@ -1,0 +1,174 @@
+"""Numbers to figures. Each function returns a Picture.
+
+Figures are made without pyplot (which would show them a second time), in one style: colours that
+colour-blind people tell apart, labels with units, legible at notebook width in both themes.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
+MAX_POINTS = 1000  # a longer series is thinned before it is drawn
+
+
+class Picture(Figure):
+    """A Figure that a notebook shows by itself, sharp on dense screens."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=2 * self.dpi)
+        return file.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
+
+
+def _figure(height: float = 3.2, columns: int = 1, **options: Any) -> tuple[Picture, Any]:
+    figure = Picture(figsize=(8, height), dpi=100, layout="constrained", facecolor="white")
+    return figure, figure.subplots(1, columns, **options)
+
+
+def _clean(axes: Axes, x: str, y: str, title: str = "") -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="y", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
+    """How long the conversations are (tokens), and which ones are over the block size."""
+    figure, axes = _figure()
+    values = np.asarray(lengths)
+    top = max(int(values.max(initial=1)), block_size)
+    # Few very long conversations must not flatten the rest: the last bin collects them.
+    shown = max(int(np.percentile(values, 99)), block_size) if len(values) else top
+    edges = np.linspace(0, shown * 1.05, 60)
+    fits, over = values[values <= block_size], values[values > block_size]
+    axes.hist(
+        [np.minimum(fits, edges[-1]), np.minimum(over, edges[-1])],
+        bins=edges,
+        stacked=True,
+        color=[BLUE, ORANGE],
+        label=[f"up to block size: {len(fits):,}", f"longer: {len(over):,}"],
+    )
+    axes.axvline(block_size, color=RED, linewidth=1.5, linestyle="--")
+    axes.text(
+        block_size, 0.98, f" block size {block_size}", color=RED, va="top",
+        ha="left" if block_size < shown * 0.8 else "right",
+        transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
+    _clean(axes, "length of a conversation (tokens)", "conversations")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if top > edges[-1]:
+        axes.set_title(f"the last bar holds all up to {top:,} tokens", fontsize=9, loc="left")
+    axes.legend(frameon=False)
+    return figure
+
+
+def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -> np.ndarray:
+    """The learning rate of each step, shape (steps,), as transformers' schedulers give it.
+
+    `warmup_steps` below 1 is a share of all steps, as in TrainingArguments.
+    """
+    warmup = math.ceil(steps * warmup_steps) if warmup_steps < 1 else int(warmup_steps)
+    step = np.arange(steps)
+    rising = step / max(warmup, 1)
+    rest = (step - warmup) / max(steps - warmup, 1)
+    after = {
+        "linear": 1 - rest,
+        "cosine": 0.5 * (1 + np.cos(np.pi * rest)),
+        "constant_with_warmup": np.ones(steps),
+    }
+    if kind == "constant":
+        return np.full(steps, learning_rate)
+    return learning_rate * np.where(step < warmup, rising, after[kind])
+
+
+def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
+    """The learning rate over the run's real steps, epochs marked."""
+    figure, axes = _figure(2.6)
+    axes.plot(np.arange(1, len(rates) + 1), rates, color=GREEN, linewidth=2)
+    for epoch in range(steps_an_epoch, len(rates), steps_an_epoch):
+        if len(rates) / steps_an_epoch <= 20:
+            axes.axvline(epoch, color="#DDDDDD", linewidth=0.8)
+    _clean(axes, "optimizer step (a grey line ends an epoch)", "learning rate")
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    stride = max(math.ceil(len(points) / MAX_POINTS), 1)
+    return points[::stride] + (points[-1:] if (len(points) - 1) % stride else [])
+
+
+def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
+    """Training and evaluation loss and the learning rate over the steps, from metrics.jsonl."""
+    train = _thin([e for e in events if e["event"] == "train"])
+    evals = [e for e in events if e["event"] == "eval"]
+    starts = [e for e in events if e["event"] == "start"]
+    figure, axes = _figure(3.6)
+    rate_axes = axes.twinx()
+    rate_axes.plot(
+        [e["step"] for e in train], [e["learning_rate"] for e in train],
+        color=GREEN, linewidth=1, linestyle=":", label="learning rate (right)",
+    )  # fmt: skip
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    rate_axes.set_ylim(bottom=0)
+    rate_axes.spines[["top", "left"]].set_visible(False)
+    axes.plot(
+        [e["step"] for e in train], [e["loss"] for e in train], color=BLUE, label="train loss"
+    )
+    axes.plot(
+        [e["step"] for e in evals], [e["loss"] for e in evals],
+        color=ORANGE, marker="o", markersize=5, label="eval loss",
+    )  # fmt: skip
+    for event in starts:
+        if step := event.get("resumed_step"):
+            axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
+            axes.text(step, 0.02, " resumed", color=GREY, fontsize=8,
+                      transform=axes.get_xaxis_transform())  # fmt: skip
+    _clean(axes, "optimizer step", "loss (nats per trained token)", title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if starts:
+        axes.set_xlim(0, max(starts[-1]["planned_steps"], 1))
+    axes.set_ylim(bottom=0)
+    handles = [*axes.get_lines()[:2], rate_axes.get_lines()[0]]
+    axes.legend(handles=handles, frameon=False, loc="upper right")
+    return figure
+
+
+def comparison(evaluation: Mapping[str, Any]) -> Picture:
+    """Two panels, base beside tuned: loss on the eval side, and exact answers by set."""
+    figure, (left, right) = _figure(3.2, 2, width_ratios=[1, 2])
+    losses = {k: v["loss"] for k, v in evaluation["eval_loss"].items() if v}
+    bars = left.bar(list(losses), list(losses.values()), color=[GREY, BLUE], width=0.6)
+    left.bar_label(bars, fmt="%.3f", fontsize=9)
+    _clean(left, "", "loss (nats per trained token)", "eval side")
+    rows = [r for r in evaluation["exact"] if r["kind"] == "total"]
+    if not losses:
+        left.text(0.5, 0.5, "the eval side is empty", ha="center", transform=left.transAxes)
+    at = np.arange(len(rows))
+    for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
+        shares = [100 * r[model] / r["questions"] for r in rows]
+        drawn = right.bar(at + offset, shares, width=0.4, color=colour, label=model)
+        right.bar_label(drawn, [f"{r[model]}/{r['questions']}" for r in rows], fontsize=9)
+    right.set_xticks(at, [r["set"] for r in rows])
+    _clean(right, "", "exact replies (%)", "questions")
+    right.yaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    right.set_ylim(0, 110)
+    right.set_yticks(range(0, 101, 20))
+    if rows:
+        right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15))
+    else:
+        right.text(0.5, 0.5, "no question has a reference", ha="center", transform=right.transAxes)
+    return figure

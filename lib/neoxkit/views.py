@@ -1,0 +1,215 @@
+"""Tables and coloured text for notebooks: HTML where it is shown, plain text everywhere else.
+
+Whatever comes from a data file or a model is escaped here, invisible characters included.
+"""
+
+import html
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from IPython.display import display
+
+from neoxkit.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from neoxkit.evaluate import Question, Reply, Score
+    from neoxkit.tokens import Encoded
+
+_CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
+_MUTED = "opacity:0.6"
+
+
+@dataclass(frozen=True)
+class View:
+    """Something to show: `html` in a notebook, `text` in a terminal, a diff or a log."""
+
+    html: str
+    text: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.text}
+
+
+def visible(text: str) -> str:
+    """Text as it can be looked at safely: control, bidi and unassigned characters become marks.
+
+    >>> visible("a\\x1b[31m\\u202eb\\n")
+    'a\\u241b[31m‹U+202E›b\\n'
+    """
+    marks = []
+    for char in text:
+        if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf", "Co", "Cn", "Cs"):
+            marks.append(char)
+        elif ord(char) < 32:
+            marks.append(chr(0x2400 + ord(char)))
+        else:
+            marks.append(f"‹U+{ord(char):04X}›")
+    return "".join(marks)
+
+
+def escape(text: Any) -> str:
+    """Any value as harmless HTML text."""
+    return html.escape(visible(str(text)))
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> View:
+    """Rows of plain values; the first column is what the row is about."""
+    cells = [[visible(str(value)) for value in row] for row in rows]
+    head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in header)
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td style="{_CELL}">{html.escape(value)}</td>' for value in row)
+        + "</tr>"
+        for row in cells
+    )
+    lines = [list(header), *cells] if header else cells
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))] if lines else []
+    text = "\n".join(
+        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+        for row in lines
+    )
+    opening = f"<thead><tr>{head}</tr></thead>" if head else ""
+    return View(f"<table>{opening}<tbody>{body}</tbody></table>", text)
+
+
+def settings_table(settings: Settings) -> View:
+    """Every setting with its value, its help, and a mark where it differs from its default."""
+    changed = settings.changed()
+    rows = [
+        (
+            f.name,
+            repr(getattr(settings, f.name)),
+            "changed" if f.name in changed else "",
+            f.metadata["help"],
+        )
+        for f in fields(settings)
+    ]
+    return table(rows, ("setting", "value", "", "what it is"))
+
+
+def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
+    """A short list of sentences."""
+    if not lines:
+        return View(f"<p>{escape(none)}</p>", none)
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return View(f"<ul>{items}</ul>", "\n".join(f"- {visible(line)}" for line in lines))
+
+
+def trained_tokens(row: "Encoded", tokenizer: "PreTrainedTokenizerBase") -> View:
+    """One conversation as the model sees it: trained tokens coloured, the others grey.
+
+    In plain text, trained parts stand in ⟦brackets⟧.
+    """
+    parts_html, parts_text = [], []
+    for trained, text in _runs(row, tokenizer):
+        style = "background:rgba(0,114,178,0.25);border-radius:3px" if trained else _MUTED
+        shown = escape(text).replace("\n", "↵\n")
+        parts_html.append(f'<span style="{style}">{shown}</span>')
+        parts_text.append(f"⟦{visible(text)}⟧" if trained else visible(text))
+    caption = f"line {row.line}: {len(row)} tokens, {row.num_trained} of them trained (coloured)"
+    body = f'<div style="white-space:pre-wrap;line-height:1.5">{"".join(parts_html)}</div>'
+    return View(f"{body}<p style='{_MUTED}'>{caption}</p>", "".join(parts_text) + f"\n({caption})")
+
+
+def _runs(row: "Encoded", tokenizer: "PreTrainedTokenizerBase") -> list[tuple[bool, str]]:
+    """(trained, decoded text) of each stretch of tokens of one kind."""
+    runs: list[tuple[bool, list[int]]] = []
+    for token, trained in zip(row.ids.tolist(), row.trained.tolist(), strict=True):
+        if not runs or runs[-1][0] != trained:
+            runs.append((trained, []))
+        runs[-1][1].append(token)
+    return [(trained, tokenizer.decode(ids)) for trained, ids in runs]
+
+
+def scoreboard(rows: Sequence[Mapping[str, Any]]) -> View:
+    """Exact replies by set and kind, base beside tuned."""
+    lines = [
+        (
+            r["set"],
+            r["kind"],
+            f"{r['base']} of {r['questions']}",
+            f"{r['tuned']} of {r['questions']}",
+            f"{r['tuned'] / r['questions']:.0%}",
+        )
+        for r in rows
+    ]
+    return table(lines, ("set", "kind", "base", "tuned", "tuned, share"))
+
+
+def replies(
+    questions: Sequence["Question"],
+    base: Sequence["Reply"],
+    tuned: Sequence["Reply"],
+    most: int = 12,
+) -> View:
+    """Questions with both models' replies: at most `most`, spread evenly over them."""
+    step = max(len(questions) / most, 1)
+    at = [int(i * step) for i in range(min(most, len(questions)))]
+    rows = [
+        (
+            questions[i].prompt.rsplit("\n\n", 1)[0],
+            questions[i].reference or "",
+            _said(base[i]),
+            _said(tuned[i]),
+        )
+        for i in at
+    ]
+    return table(rows, ("asked", "reference", "base", "tuned"))
+
+
+def _said(reply: "Reply", most: int = 160) -> str:
+    text = reply.text if len(reply.text) <= most else f"{reply.text[:most]}…"
+    return f"{text} [ran on]" if reply.ended == "ran on" else text
+
+
+def scores(by_model: Mapping[str, "Score | None"]) -> View:
+    """Loss and perplexity on the eval side, with the tokens each figure rests on."""
+    if not any(by_model.values()):
+        return sentences([], none="The eval side is empty: there is no loss to show.")
+    rows = [
+        (
+            name,
+            f"{s.loss:.4f}",
+            f"{s.perplexity:,.3f}",
+            f"{s.trained_tokens:,}",
+            f"{s.conversations:,}",
+        )
+        for name, s in by_model.items()
+        if s
+    ]
+    header = ("model", "loss (nats a token)", "perplexity", "trained tokens", "conversations")
+    return table(rows, header)
+
+
+def endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
+    """How many replies ended in which way."""
+    kinds = list(next(iter(by_model.values())))
+    rows = [(name, *(f"{counts[k]:,}" for k in kinds)) for name, counts in by_model.items()]
+    return table(rows, ("model", *kinds))
+
+
+def answer(question: str, reply: "Reply") -> View:
+    """One question and its reply."""
+    return table([("asked", question), ("tuned", _said(reply, most=2000))])
+
+
+class Progress:
+    """One line in the notebook for a long loop: call it with (done, of)."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.begun, self.drawn = label, time.monotonic(), 0.0
+        self.handle = display(View(f"<p>{escape(label)} ...</p>", f"{label} ..."), display_id=True)
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if done < of and now - self.drawn < 0.5:
+            return
+        self.drawn = now
+        text = f"{self.label}: {done:,} of {of:,}, {now - self.begun:.1f} s"
+        bar = "" if done == of else f' <progress value="{done}" max="{of}"></progress>'
+        self.handle.update(View(f"<p>{escape(text)}{bar}</p>", text))

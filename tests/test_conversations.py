@@ -1,0 +1,339 @@
+"""conversations.py: what is read, what is refused and how, the split, the text that is trained."""
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neoxkit import conversations
+from neoxkit.conversations import Conversation, Faults, Span, Turn, prompt, render, split
+from neoxkit.errors import UserError
+
+END = "<|endoftext|>"
+FENCED = (
+    f"User: q\n\nAgent: see\n\n{{0}}\nUser: no\n\nAgent: no\n{{0}}\n\nUser: w\n\nAgent: b{END}\n"
+)
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a file below the root, so that errors call it by its bare name."""
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+
+    def write(content: str | bytes, name: str = "talks.txt") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def talk(*texts: str) -> tuple[Turn, ...]:
+    """Turns of these texts, user first."""
+    return tuple(Turn(("user", "agent")[i % 2], text) for i, text in enumerate(texts))
+
+
+def chat(*messages: tuple[object, object], **extra: object) -> str:
+    """A line of JSON Lines from (role, content) pairs."""
+    row = {"messages": [{"role": r, "content": c} for r, c in messages], **extra}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def refusal(path: Path, agent_name: str = "") -> UserError:
+    """The error of reading, checked for its form: one `where: what -- remedy` a line, 200 wide."""
+    with pytest.raises(UserError) as caught:
+        conversations.read(path, agent_name)
+    for line in str(caught.value).split("\n"):
+        more = re.fullmatch(r"\.\.\. and \d+ more", line)
+        assert more or re.fullmatch(rf"{re.escape(path.name)}(:[1-9]\d*)?: \S.+ -- \S.+", line), (
+            line
+        )
+        assert len(line) <= 200, line
+    return caught.value
+
+
+# --- reading ---
+
+
+def test_text_format(write: Write) -> None:
+    content = f"User: a\n\nAgent: b\nb2\n\nUser: c\n\nAgent: d{END}\n\nUser:e\n\nAgent:\nf{END}\n"
+    file = conversations.read(write(content))
+    assert file.conversations == [
+        Conversation(1, talk("a", "b\nb2", "c", "d")),
+        Conversation(10, talk("e", "f")),
+    ]
+    assert (file.format, file.agent_name, file.notes) == ("text", "Agent", {})
+    assert file.sha256 == hashlib.sha256(content.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_json_lines(write: Write, end: str) -> None:
+    one = chat(("system", " s "), ("user", "a\u2028a\x85"), ("assistant", "b"), id="x", n=3)
+    two = chat(("developer", "s1"), ("system", "s2"), ("user", "c"), ("agent", "d"), ("user", "e"))
+    file = conversations.read(write(f"{one}{end} {end}{two}{end}", "talks.jsonl"))
+    assert file.conversations == [
+        Conversation(1, talk("a\u2028a", "b"), "s", {"id": "x"}),
+        Conversation(3, talk("c", "d", "e"), "s1\n\ns2"),
+    ]
+    assert (file.format, file.agent_name, file.notes) == ("jsonl", "Agent", {})
+    assert conversations.read(file.path, "Joi").agent_name == "Joi"
+
+
+FOUND = ["Agent", "Joi", "Dr. Rosey", "Zoë Élan", "Mary-Jane O'Neil", "R2-D2", "Иван", "x" * 40]
+
+
+@pytest.mark.parametrize("name", [*FOUND, "Zoe\u0308", "अर्जुन"])
+def test_any_agent_name_is_found(write: Write, name: str) -> None:
+    file = conversations.read(write(f"User: a\n\n{name}: b\n\nUser: c\n\n{name}: d{END}"))
+    assert (file.agent_name, file.conversations) == (name, [Conversation(1, talk(*"abcd"))])
+
+
+@pytest.mark.parametrize("name", [*FOUND, "Zoe\u0308", "अर्जुन", "2B", "🤖", "Bot (v2)", "a.*"])
+def test_any_agent_name_is_taken(write: Write, name: str) -> None:
+    file = conversations.read(write(f"User: a\n\n{name}: b\n\nNote: n{END}"), name)
+    assert file.agent_name == name
+    assert file.conversations == [Conversation(1, talk("a", "b\n\nNote: n"))]
+
+
+def test_other_labels_are_text_of_the_turn(write: Write) -> None:
+    content = f"User: a\n\nNote: n\n\nJoi: b{END}\n" + f"User: c\n\nJoi: d{END}\n" * 40
+    file = conversations.read(write(content))
+    assert file.agent_name == "Joi"
+    assert file.conversations[0].turns == talk("a\n\nNote: n", "b")
+
+
+@pytest.mark.parametrize(("joi", "rosey"), [(1, 1), (20, 2), (3, 2)])
+def test_two_likely_agents_are_refused(write: Write, joi: int, rosey: int) -> None:
+    content = f"User: a\n\nJoi: b{END}\n" * joi + f"User: a\n\nDr. Rosey: b{END}\n" * rosey
+    message = str(refusal(write(content)))
+    assert f"Joi ({joi})" in message and f"Dr. Rosey ({rosey})" in message
+    assert len(conversations.read(write(content + f"User: x{END}"), "Joi").conversations) > joi
+
+
+def test_preamble_and_unanswered_turn_are_kept(write: Write) -> None:
+    file = conversations.read(write(f"\n\nBe kind.\n\nA: b\n\nUser: a\n\nJoi: b\n\nUser: c{END}\n"))
+    assert file.conversations == [Conversation(3, talk("a", "b", "c"), "Be kind.\n\nA: b")]
+    assert file.notes == {}
+    assert file.sentences()[1:] == [
+        "with text before the first turn, kept and not trained on: 1",
+        "with an unanswered last turn: 1",
+    ]
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
+def test_line_ends_and_bom_change_nothing(write: Write, bom: bytes, end: str) -> None:
+    text = FENCED.format("```") + f"Hi\n\nUser: a\nUser: glued\n\nAgent: b\nb {END}{END}\n\nUser: c"
+    plain = conversations.read(write(text))
+    other = conversations.read(write(bom + text.replace("\n", end).encode(), "other.txt"))
+    assert other.conversations == plain.conversations and len(plain.conversations) == 3
+    assert other.notes == plain.notes and len(plain.notes) == 4
+
+
+def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
+    file = conversations.read(
+        write(f"User: a\n\nAgent: b{END}\n{END}{END}\n\nUser: c\n\nAgent: d\n")
+    )
+    assert file.conversations == [Conversation(1, talk("a", "b")), Conversation(6, talk("c", "d"))]
+    missing = "no end mark at the end of the file, conversation kept"
+    doubled = "doubled end marks, ignored"
+    assert file.notes == {missing: [6], doubled: [4, 4]}
+    first = "talks.txt: 2 conversations (text); User asks, Agent answers 2 times"
+    notes = [f"{missing}: 1 (line 6)", f"{doubled}: 2 (lines 4, 4)"]
+    assert file.sentences()[0] == first and sorted(file.sentences()[1:]) == sorted(notes)
+
+
+def test_end_mark_within_a_line_is_text(write: Write) -> None:
+    file = conversations.read(
+        write(f"User: a\n\nAgent: so {END} ends{END}User: c\n\nAgent: d{END}")
+    )
+    assert file.conversations == [
+        Conversation(1, talk("a", f"so {END} ends")),
+        Conversation(3, talk("c", "d")),
+    ]
+    assert file.notes == {f"{END} in the middle of a line, read as text": [3]}
+
+
+def test_label_without_blank_line_is_text(write: Write) -> None:
+    file = conversations.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
+    assert file.conversations == [Conversation(2, talk("a", "b\nUser: c\nAgent: d", "e"))]
+    assert file.notes == {"labels that follow no blank line, read as text": [5, 6]}
+
+
+@pytest.mark.parametrize("fence", ["```", "~~~", "````"])
+def test_label_in_code_block_is_text(write: Write, fence: str) -> None:
+    file = conversations.read(write(FENCED.format(fence)))
+    shown = f"see\n\n{fence}\nUser: no\n\nAgent: no\n{fence}"
+    assert file.conversations == [Conversation(1, talk("q", shown, "w", "b"))]
+    assert file.notes == {"labels in a code block, read as text": [6, 8]}
+
+
+OPENINGS = ["Agent: ```", "Agent: ```python\nx", "Agent:\n```python title=x\nx", "Agent: ~~~ a b"]
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_code_block_with_info_ends_at_its_fence(write: Write, opening: str) -> None:
+    fence = "~~~" if "~" in opening else "```"
+    content = f"User: a\n\n{opening}\n{fence}\n\nUser: b\n\nAgent: c\n{fence}\nd\n{fence}{END}"
+    file = conversations.read(write(content))
+    assert [turn.role for turn in file.conversations[0].turns] == ["user", "agent"] * 2
+    assert file.notes == {}
+
+
+def test_unclosed_code_block_hides_nothing(write: Write) -> None:
+    file = conversations.read(write(f"User: a\n\nAgent: ```\nx\n\nUser: c\n\nAgent: d{END}"))
+    assert file.conversations == [Conversation(1, talk("a", "```\nx", "c", "d"))]
+
+
+def test_only_newlines_split_lines(write: Write) -> None:
+    odd = "a\u2028\u2028User: x\x0c\x0cUser: y\x85\x85User: z\x0b\x0bUser: w\x1c\x1cUser: v"
+    file = conversations.read(write(f"User: {odd}\n\nAgent: {odd}{END}\nUser: c\n\nAgent: d{END}"))
+    assert file.conversations == [Conversation(1, talk(odd, odd)), Conversation(4, talk("c", "d"))]
+    assert file.notes == {}
+
+
+# --- refusing ---
+
+TALK = f"User: a\n\nAgent: b{END}\n"
+OK = chat(("user", "a"), ("assistant", "b"))
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+REFUSED = {  # what: (file, content, line, parts of the message)
+    "empty": ("t.txt", "", 1, ["empty"]),
+    "white space": ("t.txt", " \r\n\t\n", 1, ["empty"]),
+    "bom only": ("t.txt", b"\xef\xbb\xbf", 1, ["empty"]),
+    "bom only, json": ("t.jsonl", b"\xef\xbb\xbf\n", 1, ["empty"]),
+    "wide space": ("t.txt", "\u00a0\n\u3000", 1, ["empty"]),
+    "latin-1": ("t.txt", b"User: a\n\nJos\xe9: b", 3, ["byte 12 (0xe9)", "WINDOWS-1252"]),
+    "latin-1, crlf": ("t.txt", b"User: a\r\n\r\nJos\xe9", 3, ["byte 14 (0xe9)", "WINDOWS-1252"]),
+    "latin-1, bom": ("t.txt", b"\xef\xbb\xbfUser: caf\xe9\n", 1, ["byte 12 (0xe9)"]),
+    "utf-16": ("t.txt", TALK.encode("utf-16"), 1, ["UTF-16", "iconv"]),
+    "utf-16-le": ("t.txt", TALK.encode("utf-16-le"), 1, ["UTF-16", "iconv -f UTF-16LE"]),
+    "utf-16-be": ("t.txt", TALK.encode("utf-16-be"), 1, ["UTF-16", "iconv -f UTF-16BE"]),
+    "gzip": ("t.txt", gzip.compress(TALK.encode()), 1, ["gzip", "gunzip"]),
+    "json as text": ("t.txt", OK, 1, ["JSON", ".jsonl"]),
+    "array as text": ("t.txt", f"[\n {OK}]", 1, ["JSON array", ".jsonl"]),
+    "array": ("t.jsonl", f"[{OK}]", 1, ["JSON array", "one object a line"]),
+    "array, spread": ("t.jsonl", f"[\n{OK},\n{OK}\n]", 1, ["JSON array", "one object a line"]),
+    "text as json": ("t.jsonl", TALK, 1, ["text format", ".txt"]),
+    "chatml": ("t.txt", "<|im_start|>user\na<|im_end|>\n", 1, ["ChatML"]),
+    "lfs": ("t.txt", LFS, 1, ["Git LFS", "git lfs pull"]),
+    "html": ("t.txt", "\n<!DOCTYPE html>\n<html>", 1, ["HTML"]),
+    "other labels": (
+        "t.txt",
+        "Human: a\n\nAssistant: b",
+        1,
+        ['"User:"', "Human (1), Assistant (1)"],
+    ),
+    "no blank lines": ("t.txt", f"{TALK[:8]}Agent: b{END}", 2, ["'Agent:'", "blank line"]),
+    "no agent": ("t.txt", f"\nUser: a{END}\nUser: b{END}", 2, ["no turns", "answer User", "Agent"]),
+    "prose": ("t.txt", "Call me Ishmael.", 1, ['none starts with "User:"']),
+    "end marks only": ("t.txt", f"{END}\n{END}\n", 1, ["no turns"]),
+    "no blank after colon": ("t.txt", f"User:a\n\nJoi:b{END}", 1, ["agent_name"]),
+    "a turnless one": ("t.txt", f"{TALK}\nx\ny{END}{TALK}", 5, ["without turns", '"User: "']),
+    "bad json": ("t.jsonl", f'{OK}\n\n{{"messages": [}}\n', 3, ["not JSON at column 15"]),
+    "no messages": ("t.jsonl", '{"text": "a"}', 1, ['no list "messages"']),
+    "no object": ("t.jsonl", "3", 1, ['no list "messages"']),
+    "wrong role": ("t.jsonl", chat(("tool", "a")), 1, ["role 'tool'", "assistant"]),
+    "late system": ("t.jsonl", chat(("user", "a"), ("system", "b")), 1, ["role 'system'"]),
+    "list role": ("t.jsonl", chat((["user"], "a")), 1, ["role"]),
+    "long role": ("t.jsonl", chat(("x" * 500, "a")), 1, ["role"]),
+    "number content": ("t.jsonl", chat(("user", 3)), 1, ['"content" is not text']),
+    "list content": ("t.jsonl", chat(("user", [{"text": "a"}])), 1, ['"content" is not text']),
+    "half a character": ("t.jsonl", OK.replace('"a"', '"\\ud800"'), 1, []),
+    "long number": ("t.jsonl", "1" * 5000, 1, []),
+    "nobody answers": ("t.jsonl", chat(("user", "a")), 1, ["no turns found by the assistant"]),
+    "system only": ("t.jsonl", chat(("system", "a")), 1, ["without turns"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(write: Write, case: str) -> None:
+    name, content, line, parts = REFUSED[case]
+    message = str(refusal(write(content, name)))
+    assert message.startswith(f"{name}:{line}: ") and "\n" not in message
+    assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize("name", ["Joi", "agent", "Z" * 300])
+def test_agent_name_that_never_occurs_is_refused(write: Write, name: str) -> None:
+    message = str(refusal(write(TALK), name))
+    assert name[:40] in message and "agent_name" in message and "found Agent" in message
+
+
+@pytest.mark.parametrize("asker", ["User", "Human"])
+def test_refusals_stay_short_with_long_names(write: Write, asker: str) -> None:
+    names = [letter * 40 for letter in "ABCDE"]
+    refusal(write("".join(f"{asker}: a\n\n{name}: b{END}\n" for name in names)))
+    refusal(write("".join(f"{name}: b{END}\n" for name in names)))
+
+
+@pytest.mark.parametrize("num", [2, 20, 21, 25])
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
+def test_every_fault_is_listed(write: Write, name: str, num: int) -> None:
+    good, bad = (TALK, f"prose\n\n{END}\n") if name == "t.txt" else (f"{OK}\n\n\n", "{\n\n\n")
+    fault = refusal(write((good + bad) * num, name))
+    *lines, last = str(fault).split("\n")
+    lines += [] if num > 20 else [last]
+    assert isinstance(fault, Faults)
+    assert [line.split(": ")[0] for line in lines] == [f"{name}:{4 + 6 * i}" for i in range(num)][
+        :20
+    ]
+    assert num <= 20 or last == f"... and {num - 20} more"
+
+
+# --- split, render, prompt ---
+
+TEXTS = [f"text {i % 60}" for i in range(90)]  # the first 30 stand twice
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.999])
+def test_split_parts_the_unique_texts(share: float) -> None:
+    train, held_out = split(TEXTS, share, seed=3)
+    assert sorted(train + held_out) == list(range(90)) and train == sorted(train)
+    sides = {TEXTS[i] for i in train}, {TEXTS[i] for i in held_out}
+    assert not sides[0] & sides[1]
+    assert len(sides[1]) == {0.0: 0, 0.001: 1, 0.05: 3, 0.5: 30, 0.999: 59}[share]
+
+
+def test_split_depends_on_seed_and_texts_alone() -> None:
+    def held_out(texts: list[str], seed: int) -> set[str]:
+        return {texts[i] for i in split(texts, 0.2, seed)[1]}
+
+    assert held_out(TEXTS, 0) == held_out(TEXTS[::-1], 0) == held_out(TEXTS[40:] + TEXTS[:40], 0)
+    assert len({frozenset(held_out(TEXTS, seed)) for seed in range(5)}) == 5
+    assert split(list("abcdefgh"), 0.25, 0) == ([0, 1, 2, 4, 6, 7], [3, 5])  # on every machine
+
+
+@pytest.mark.parametrize("texts", [[], ["a"], ["a"] * 5])
+def test_split_of_one_text_is_all_train(texts: list[str]) -> None:
+    assert split(texts, 0.5, 0) == (list(range(len(texts))), [])
+
+
+def test_split_of_two_texts_has_both_sides() -> None:
+    assert all(sorted(map(len, split(["a", "b"], 0.01, seed))) == [1, 1] for seed in range(9))
+
+
+def test_render_and_prompt_give_exact_text() -> None:
+    conversation = Conversation(7, talk("Hi", "Yes?", "", "No\n\nnever"), "Be kind.")
+    text, spans = render(conversation, "Dr. Rosey")
+    assert text == "Be kind.\n\nUser: Hi\n\nDr. Rosey: Yes?\n\nUser:\n\nDr. Rosey: No\n\nnever"
+    assert [(s.role, text[s.start : s.end]) for s in spans] == [
+        ("user", " Hi"),
+        ("agent", " Yes?"),
+        ("user", ""),
+        ("agent", " No\n\nnever"),
+    ]
+    asked = Conversation(7, talk("Hi"), "Be kind.")
+    assert prompt(asked, "Dr. Rosey") == "Be kind.\n\nUser: Hi\n\nDr. Rosey:"
+    assert render(Conversation(1, talk("Hi")), "Joi") == ("User: Hi", [Span("user", 5, 8)])
+
+
+def test_rendered_text_reads_back(write: Write) -> None:
+    conversation = Conversation(1, talk("Hi\nthere", "Yes?\n\n- one\n- two", "Bye"), "Be kind.")
+    text, _ = render(conversation, "Zoë Élan")
+    assert conversations.read(write(text + END), "Zoë Élan").conversations == [conversation]

@@ -1,0 +1,409 @@
+"""tokens.py: exact ids and labels, the length policy, the dataset folder."""
+
+import copy
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from neoxkit import conversations, models, paths, runs, tokens
+from neoxkit.conversations import Conversation, Turn
+from neoxkit.errors import UserError
+from neoxkit.settings import TokenizeSettings
+
+END = "<|endoftext|>"
+DATA = paths.root().parent / "shared" / "data"
+Tokenizer = PreTrainedTokenizerBase
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tokenizer:
+    return models.load_tokenizer("tiny")
+
+
+@pytest.fixture(scope="session")
+def neox() -> Tokenizer:
+    if not (DATA / "gpt-neox-tokenizer").is_dir():
+        pytest.skip(f"the GPT-NeoX tokenizer is not in {DATA}")
+    return models.load_tokenizer(str(DATA / "gpt-neox-tokenizer"))
+
+
+def talk(*texts: str, preamble: str = "", line: int = 1) -> Conversation:
+    """A conversation whose turns have these texts, user first."""
+    turns = tuple(Turn(("user", "agent")[i % 2], text) for i, text in enumerate(texts))
+    return Conversation(line, turns, preamble)
+
+
+def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def stretches(tokenizer: Tokenizer, ids: Sequence[int], labels: Sequence[int]) -> list[str]:
+    """The text of each unbroken stretch of trained tokens."""
+    edges = np.flatnonzero(np.diff([0, *(np.asarray(labels) != -100), 0]))
+    parts = zip(edges[::2], edges[1::2], strict=True)
+    return [tokenizer.decode(list(ids[a:b]), clean_up_tokenization_spaces=False) for a, b in parts]
+
+
+def slowly(
+    tokenizer: Tokenizer, conversation: Conversation, agent: str, train_on: str
+) -> tuple[list[int], list[bool]]:
+    """Ids and what is trained on, without offsets: the pieces between colons, encoded one by one.
+
+    A label's colon ends a word for the tokenizer, so the pieces' ids in a row are the whole's.
+    """
+    labels = [f"{'User' if t.role == 'user' else agent}:" for t in conversation.turns]
+    after = [f"\n\n{label}" for label in labels[1:]] + [""]
+    pieces = [(conversation.preamble and f"{conversation.preamble}\n\n") + labels[0]]
+    for turn, end in zip(conversation.turns, after, strict=True):
+        pieces.append((turn.text and f" {turn.text}") + end)
+    learnt = [False, *(turn.role == "agent" for turn in conversation.turns)]
+    ids: list[int] = []
+    trained: list[bool] = []
+    for piece, learn in zip(pieces, learnt, strict=True):
+        some = ids_of(tokenizer, piece)
+        ids += some
+        trained += [learn] * len(some)
+    trained.append(learnt[-1])
+    if train_on == "all":
+        num = len(ids_of(tokenizer, labels[0] + "".join(pieces[1:]))) + 1
+        trained = [False] * (len(ids) + 1 - num) + [True] * num
+        trained[0] = False
+    return [*ids, tokenizer.eos_token_id], trained
+
+
+def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], agent: str) -> None:
+    for train_on in ("agent", "all"):
+        rows = tokens.encode(tokenizer, talks, agent, train_on)
+        for row, conversation in zip(rows, talks, strict=True):
+            ids, trained = slowly(tokenizer, conversation, agent, train_on)
+            assert row.ids.tolist() == ids, conversation
+            assert row.trained.tolist() == trained, conversation
+            whole = conversations.render(conversation, agent)[0] + END
+            assert tokenizer.decode(ids) == unicodedata.normalize("NFC", whole)
+            assert ids.count(tokenizer.eos_token_id) == 1 and tokenizer.pad_token_id not in ids
+
+
+# --- ids and labels ---
+
+
+def test_ids_and_labels_by_hand(tiny: Tokenizer) -> None:
+    (row,) = tokens.encode(tiny, [talk("hi", "reply", "more", "reply2", line=4)], "Dr. Rosey")
+    asked, again = "User: hi\n\nDr. Rosey:", " more\n\nDr. Rosey:"
+    reply, last = ids_of(tiny, " reply\n\nUser:"), [*ids_of(tiny, " reply2"), 0]
+    a, b = len(ids_of(tiny, asked)), len(ids_of(tiny, again))
+    assert row.ids.tolist() == [*ids_of(tiny, asked), *reply, *ids_of(tiny, again), *last]
+    assert row.labels.tolist() == [-100] * a + reply + [-100] * b + last
+    assert (row.ids.dtype, row.labels.dtype, row.trained.dtype) == (np.int32, np.int32, bool)
+    end = a + len(ids_of(tiny, " reply"))
+    second = a + len(reply) + b
+    assert row.replies == (
+        tokens.Reply(a, end, a + len(reply)),
+        tokens.Reply(second, len(row) - 1, len(row)),
+    )
+    assert (row.line, row.fault, row.num_trained) == (4, "", len(reply) + len(last))
+
+
+TWO_AGENT_TURNS = Conversation(1, (Turn("agent", "w"), Turn("agent", "x"), Turn("user", "y")))
+TOYS = {  # what: (conversation, text of each stretch of tokens trained under "agent")
+    "one": (talk("hi", "yes"), [f" yes{END}"]),
+    "two": (talk("a", "reply", "b", "reply2"), [" reply\n\nUser:", f" reply2{END}"]),
+    "preamble": (talk("a", "b", preamble="User manual.\n\nBe kind."), [f" b{END}"]),
+    "unanswered": (talk("a", "b", "c"), [" b\n\nUser:"]),
+    "agent first": (TWO_AGENT_TURNS, [" w\n\nJoi: x\n\nUser:"]),
+    "never answered": (talk("a"), []),
+    "typed marks": (
+        talk(f"a {END} b", f"say {END}\nor <|padding|>{END}"),
+        [f" say {END}\nor <|padding|>{END}{END}"],
+    ),
+    "labels in text": (
+        talk("Joi: a\nUser: b", "User: c\n\nUser: d\n\nJoi: e", "f", "g"),
+        [" User: c\n\nUser: d\n\nJoi: e\n\nUser:", f" g{END}"],
+    ),
+}
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_trained_text(tiny: Tokenizer, toy: str) -> None:
+    conversation, wanted = TOYS[toy]
+    (row,) = tokens.encode(tiny, [conversation], "Joi")
+    assert stretches(tiny, row.ids, row.labels) == wanted
+    whole = conversations.render(replace(conversation, preamble=""), "Joi")[0] + END
+    begin = "" if conversation.preamble else tiny.decode([row.ids[0]])  # token 0 is never trained
+    (row,) = tokens.encode(tiny, [conversation], "Joi", "all")
+    assert stretches(tiny, row.ids, row.labels) == [whole.removeprefix(begin)]
+    assert begin in ("", "User", "J") and not row.trained[0]
+
+
+ODD = {
+    "decomposed": "cafe\u0301 a\u0301\u0323 \u1100\u1161\u11a8 \u212b\u0958\U0001d15e \u0344",
+    "mark first": "\u0301e\u0301",
+    "emoji": "👩‍👩‍👧 🇩🇪 👍🏽",
+    "separators": "a\u2028\u2029b\x0cc\x85d\x1ce",
+    "right to left": "\u200fשלום \u202bעולם\u202c مرحبا",
+    "punctuation": "?!: ...:",
+    "long word": "Donaudampfschiff" * 40,
+    "blanks": "a  b    c\t\td \n\n\n e\u00a0\u3000f",
+    "marks": f"{END}<|padding|>|||IP_ADDRESS|||",
+    "lines": "one\n\ntwo\n- three:\n\n    four",
+}
+
+
+@pytest.mark.parametrize("name", ["tiny", "neox"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_text_like_slowly(request: pytest.FixtureRequest, name: str, odd: str) -> None:
+    text = ODD[odd]
+    talks = [talk(text, f"r {text}", text, text, preamble=text), talk(text, text, text)]
+    for agent in ("Agent", "Dr. Zoe\u0308", "🤖", "J."):
+        assert_like_slowly(request.getfixturevalue(name), talks, agent)
+
+
+@pytest.mark.parametrize("name", ["tiny", "neox"])
+def test_toys_like_slowly(request: pytest.FixtureRequest, name: str) -> None:
+    talks = [talk("", "", "a", ""), *(toy for toy, _ in TOYS.values())]
+    assert_like_slowly(request.getfixturevalue(name), talks, "Joi")
+
+
+@pytest.mark.parametrize(  # counts and lengths as its README.md says
+    ("name", "num", "median", "longest"),
+    [
+        ("gsm8k_test", 1319, 155, 407),
+        ("taskmaster4_small", 286, 59, 167),
+        ("oasst_en100", 99, 324, 2725),
+    ],
+)
+def test_real_text(neox: Tokenizer, name: str, num: int, median: int, longest: int) -> None:
+    if not (DATA / f"{name}.txt").is_file():
+        pytest.skip(f"{name}.txt is not in {DATA}")
+    file = conversations.read(DATA / f"{name}.txt")
+    lengths = [len(row) for row in tokens.encode(neox, file.conversations, file.agent_name)]
+    assert (file.agent_name, len(lengths)) == ("Agent", num)
+    assert (int(np.median(lengths)), max(lengths)) == (median, longest)
+    assert_like_slowly(neox, file.conversations[:150], "Agent")
+
+
+def test_real_tokenizer_fact(neox: Tokenizer) -> None:
+    (row,) = tokens.encode(neox, [talk("x", "y", preamble="Hello world")], "Joi")
+    assert neox("Hello world")["input_ids"] == row.ids[:2].tolist() == [12092, 1533]
+
+
+@pytest.mark.parametrize("name", ["tiny", "neox"])
+def test_prompt_ids_begin_the_whole(request: pytest.FixtureRequest, name: str) -> None:
+    tokenizer = request.getfixturevalue(name)
+    texts = ["Hi  there:", "Yes?", "cafe\u0301", "  odd \n\n", "??", "last"]
+    for agent in ("Agent", "Dr. Rosey", "J."):
+        (row,) = tokens.encode(tokenizer, [talk(*texts, preamble="Be kind.")], agent)
+        for i, reply in enumerate(row.replies):
+            asked = talk(*texts[: 2 * i + 1], preamble="Be kind.")
+            prompt = ids_of(tokenizer, conversations.prompt(asked, agent))
+            assert row.ids[: reply.start].tolist() == prompt
+
+
+def test_batches_change_nothing(tiny: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    talks = [talk("a" * i, "b" * (7 - i), line=i) for i in range(1, 7)]
+    whole = [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, "Joi")]
+    monkeypatch.setattr(tokens, "_BATCH", 4)
+    assert [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, "Joi")] == whole
+    assert tokens.encode(tiny, [], "Joi") == []
+
+
+# --- the length policy ---
+
+LONG = talk("q one", "first reply", "q two", "second reply here", "q three", "the third", line=5)
+
+
+def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
+    rows = tokens.encode(tiny, [LONG], "Joi")
+    n = len(rows[0])
+    for too_long in ("drop", "cut", "error"):
+        kept, counts = tokens.fit(rows, n, too_long)
+        assert kept == rows and (counts.kept, counts.cut, counts.dropped) == (1, [], {})
+    kept, counts = tokens.fit(rows, n - 1, "drop")
+    assert kept == [] and counts.dropped == {f"longer than {n - 1} tokens": [5]}
+    with pytest.raises(UserError, match=rf"^line 5: .*{n} tokens.* {n - 1} -- \S"):
+        tokens.fit(rows, n - 1, "error")
+
+
+@pytest.mark.parametrize("last", ["agent", "user"])
+def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
+    """Every block size: what is kept is the longest whole exchange, else what fits."""
+    conversation = LONG if last == "agent" else talk(*(t.text for t in LONG.turns[:5]), line=5)
+    (row,) = rows = tokens.encode(tiny, [conversation], "Joi")
+    begin = "User: q one\n\nJoi:"
+    once = f"{begin} first reply\n\nUser:"
+    twice = f"{once} q two\n\nJoi: second reply here\n\nUser:"
+    asked, *overs = (len(ids_of(tiny, text)) for text in (begin, once, twice))
+    for block_size in range(1, len(row)):
+        length = max((over for over in overs if over <= block_size), default=block_size)
+        kept, counts = tokens.fit(rows, block_size, "cut")
+        if length <= asked:
+            assert kept == [] and counts.dropped == {"no trained token within block_size": [5]}
+            continue
+        assert counts.cut == [5] and counts.dropped == {}
+        assert kept[0].ids.tolist() == row.ids[:length].tolist()
+        assert kept[0].labels.tolist() == row.labels[:length].tolist()
+        assert tiny.eos_token_id not in kept[0].ids
+        assert kept[0].replies == row.replies[: sum(over <= block_size for over in overs)]
+
+
+def test_cut_without_an_agent_turn_ends_at_block_size(tiny: Tokenizer) -> None:
+    (row,) = tokens.encode(tiny, [talk("a long question that nobody answers")], "Joi", "all")
+    kept, _ = tokens.fit([row], 9, "cut")
+    assert kept[0].ids.tolist() == row.ids[:9].tolist() and kept[0].num_trained == 8
+
+
+@pytest.mark.parametrize("train_on", ["agent", "all"])
+@pytest.mark.parametrize("too_long", ["drop", "cut"])
+@pytest.mark.parametrize("block_size", [8, 14, 20, 10_000])
+def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size: int) -> None:
+    talks = [talk(*(f"text {j}" for j in range(1 + i % 5)), line=i) for i in range(1, 60)]
+    talks += [talk("a", "", line=90), talk("", "b", line=91), talk("c", line=92)]
+    rows = tokens.encode(tiny, talks, "Joi", train_on)
+    kept, counts = tokens.fit(rows, block_size, too_long)
+    dropped = [line for lines in counts.dropped.values() for line in lines]
+    assert sorted([row.line for row in kept] + dropped) == [t.line for t in talks]
+    assert counts.read == len(talks) == counts.kept + counts.num_dropped == len(kept) + len(dropped)
+    assert counts.tokens == sum(len(row.ids) for row in kept)
+    assert counts.trained_tokens == sum((row.labels != -100).sum() for row in kept)
+    assert counts.trained_tokens + counts.trained_tokens_lost == sum(r.num_trained for r in rows)
+    whole = {row.line: len(row) for row in rows}
+    assert counts.cut == [row.line for row in kept if len(row) < whole[row.line]]
+    assert all(row.num_trained > 0 and len(row) <= block_size for row in kept)
+    assert counts.dropped["a turn is empty"] == [90, 91]
+    no_reply = [t.line for t in talks if len(t.turns) == 1] if train_on == "agent" else None
+    assert counts.dropped.get("no reply") == no_reply
+    shown = dict(counts.rows())
+    assert (shown["conversations read"], shown["kept"]) == (f"{counts.read}", f"{counts.kept}")
+    assert shown["dropped: a turn is empty"] == "2 (lines 90, 91)"
+
+
+# --- the split and the dataset folder ---
+
+
+def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> None:
+    rows = tokens.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], "Joi")
+    train, evaluation, notes = tokens.split_rows(rows, rows[:1], 0.5, 0)
+    assert (train, evaluation) == (rows[1:2], rows[:1])
+    assert len(notes) == 1 and notes[0].startswith("2 conversations stand in both files")
+    with pytest.raises(UserError, match="no conversation is left to train on"):
+        tokens.split_rows(rows, rows, 0.5, 0)
+
+
+def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
+    rows = tokens.encode(tiny, [talk("a", "b"), talk("a", "b")], "Joi")
+    assert tokens.num_duplicates(rows) == 1
+    for share, why in ((0, "eval_share is 0"), (0.5, "only one conversation")):
+        train, evaluation, notes = tokens.split_rows(rows, None, share, 0)
+        assert (train, evaluation) == (rows, []) and why in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("block_size", "pair"),
+    [
+        (10_000, (talk("cafe\u0301", "b"), talk("caf\u00e9", "b"))),  # one text after NFC
+        (12, (talk("a", "b", "c" * 40, "d"), talk("a", "b", "e" * 40, "f"))),  # one after the cut
+    ],
+    ids=["nfc", "cut"],
+)
+def test_same_ids_never_stand_on_both_sides(
+    tiny: Tokenizer, block_size: int, pair: tuple[Conversation, Conversation]
+) -> None:
+    rows, _ = tokens.fit(tokens.encode(tiny, pair, "Joi"), block_size, "cut")
+    assert len(rows) == 2 and rows[0].ids.tolist() == rows[1].ids.tolist()
+    train, evaluation, _ = tokens.split_rows(rows, None, 0.5, 0)
+    assert (len(train), len(evaluation)) == (2, 0)
+
+
+Saved = tuple[Path, dict, list[tokens.Encoded], list[tokens.Encoded]]
+
+
+@pytest.fixture
+def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Saved:
+    """A dataset folder made from a file of 20 conversations as 01_tokenize makes it."""
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    text = "".join(f"User: what is {i}?\n\nAgent: it is {i}{END}\n" for i in range(20))
+    (tmp_path / "talks.txt").write_text(text, encoding="utf-8")
+    settings = TokenizeSettings(train_file="talks.txt", dataset="toy", block_size=64).as_dict()
+    files = {"train": conversations.read(tmp_path / "talks.txt")}
+    rows, counts = tokens.fit(tokens.encode(tiny, files["train"].conversations, "Agent"), 64)
+    sides = tokens.split_rows(rows, None, 0.2, 0)[:2]
+    manifest = tokens.make_manifest(settings, tiny, files, {"train": counts}, *sides)
+    folder = paths.tokenized("toy")
+    tokens.save(*sides, folder, manifest)
+    return folder, manifest, *sides
+
+
+def test_saved_dataset_opens_with_datasets(tiny: Tokenizer, saved: Saved) -> None:
+    folder, manifest, train, evaluation = saved
+    sides = datasets.load_from_disk(folder)
+    assert {side: len(rows) for side, rows in sides.items()} == {"train": 16, "eval": 4}
+    for side, rows in (("train", train), ("eval", evaluation)):
+        assert sides[side].to_list() == [
+            {
+                "input_ids": row.ids.tolist(),
+                "labels": row.labels.tolist(),
+                "length": len(row.ids),
+                "trained": int((row.labels != -100).sum()),
+                "line": row.line,
+                "reply_start": row.replies[-1].start,
+                "reply_end": len(row.ids) - 1,
+            }
+            for row in rows
+        ]
+        numbers = manifest["sides"][side]
+        assert numbers["tokens"] == sum(sides[side]["length"])
+        assert numbers["trained_tokens"] == sum(sides[side]["trained"])
+        assert numbers["longest"] == max(sides[side]["length"])
+    first = sides["train"][0]
+    asked = tiny.decode(first["input_ids"][: first["reply_start"]])
+    assert asked == f"User: what is {(first['line'] - 1) // 3}?\n\nAgent:"
+    assert tokens.load(folder)[1] == manifest == runs.read_json(folder / "manifest.json")
+    assert [p.name for p in folder.parent.iterdir()] == ["toy"]
+    assert "| train | 16 |" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("num_eval", [2, 0])
+def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
+    folder, manifest, train, evaluation = saved
+    numbers = {"train": {"conversations": 3}, "eval": {"conversations": num_eval}}
+    sides = {side: {**manifest["sides"][side], **numbers[side]} for side in numbers}
+    (folder / "stale").touch()
+    tokens.save(train[:3], evaluation[:num_eval], folder, {**manifest, "sides": sides})
+    loaded, _ = tokens.load(folder)
+    assert loaded["train"]["line"] == [row.line for row in train[:3]]
+    assert loaded["eval"]["line"] == [row.line for row in evaluation[:num_eval]]
+    assert [p.name for p in folder.parent.iterdir()] == ["toy"]
+    assert not (folder / "stale").exists()
+
+
+def test_load_refuses_what_does_not_belong_together(saved: Saved, tmp_path: Path) -> None:
+    folder, manifest, train, evaluation = saved
+    tokens.save(train, evaluation[1:], folder, manifest)
+    with pytest.raises(UserError, match=r"toy/eval has 3 rows, its manifest says 4 -- run 01"):
+        tokens.load(folder)
+    tokens.save(train, evaluation, folder, manifest)
+    with (tmp_path / "talks.txt").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match=r"talks\.txt has changed since it was tokenized -- run 01"):
+        tokens.load(folder)
+    (tmp_path / "talks.txt").unlink()
+    assert len(tokens.load(folder)[0]["train"]) == 16  # a dataset may travel without its text
+    with pytest.raises(UserError, match=r"data/tokenized/none is no tokenized dataset -- run 01"):
+        tokens.load(paths.tokenized("none"))
+
+
+def test_checks_against_the_manifest(tiny: Tokenizer, saved: Saved) -> None:
+    manifest = saved[1]
+    assert [tokens.check_block_size(size, manifest) for size in (0, 8, 64)] == [64, 8, 64]
+    with pytest.raises(UserError, match=r"^block_size: 65 is above the dataset's 64 -- "):
+        tokens.check_block_size(65, manifest)
+    tokens.check_tokenizer(tiny, manifest)
+    other = copy.deepcopy(tiny)
+    other.add_tokens(["zzz"])
+    with pytest.raises(UserError, match="another tokenizer than the dataset's"):
+        tokens.check_tokenizer(other, manifest)
