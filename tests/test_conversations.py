@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from neoxkit import conversations
-from neoxkit.conversations import Conversation, Faults, Span, Turn, prompt, render, split
-from neoxkit.errors import UserError
+from neoxkit.conversations import split
+from neoxkit.errors import Faults, UserError
+from neoxkit.turns import Conversation, Span, Turn, prompt, render
 
 END = "<|endoftext|>"
 FENCED = (

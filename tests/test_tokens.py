@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from neoxkit import conversations, models, paths, runs, tokens
-from neoxkit.conversations import Conversation, Turn
+from neoxkit import conversations, models, paths, runs, tokenized, tokens, turns
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
+from neoxkit.turns import Conversation, Turn
 
 END = "<|endoftext|>"
 DATA = paths.root().parent / "shared" / "data"
@@ -84,7 +84,7 @@ def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], agen
             ids, trained = slowly(tokenizer, conversation, agent, train_on)
             assert row.ids.tolist() == ids, conversation
             assert row.trained.tolist() == trained, conversation
-            whole = conversations.render(conversation, agent)[0] + END
+            whole = turns.render(conversation, agent)[0] + END
             assert tokenizer.decode(ids) == unicodedata.normalize("NFC", whole)
             assert ids.count(tokenizer.eos_token_id) == 1 and tokenizer.pad_token_id not in ids
 
@@ -133,7 +133,7 @@ def test_trained_text(tiny: Tokenizer, toy: str) -> None:
     conversation, wanted = TOYS[toy]
     (row,) = tokens.encode(tiny, [conversation], "Joi")
     assert stretches(tiny, row.ids, row.labels) == wanted
-    whole = conversations.render(replace(conversation, preamble=""), "Joi")[0] + END
+    whole = turns.render(replace(conversation, preamble=""), "Joi")[0] + END
     begin = "" if conversation.preamble else tiny.decode([row.ids[0]])  # token 0 is never trained
     (row,) = tokens.encode(tiny, [conversation], "Joi", "all")
     assert stretches(tiny, row.ids, row.labels) == [whole.removeprefix(begin)]
@@ -200,7 +200,7 @@ def test_prompt_ids_begin_the_whole(request: pytest.FixtureRequest, name: str) -
         (row,) = tokens.encode(tokenizer, [talk(*texts, preamble="Be kind.")], agent)
         for i, reply in enumerate(row.replies):
             asked = talk(*texts[: 2 * i + 1], preamble="Be kind.")
-            prompt = ids_of(tokenizer, conversations.prompt(asked, agent))
+            prompt = ids_of(tokenizer, turns.prompt(asked, agent))
             assert row.ids[: reply.start].tolist() == prompt
 
 
@@ -332,9 +332,9 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     files = {"train": conversations.read(tmp_path / "talks.txt")}
     rows, counts = tokens.fit(tokens.encode(tiny, files["train"].conversations, "Agent"), 64)
     sides = tokens.split_rows(rows, None, 0.2, 0)[:2]
-    manifest = tokens.make_manifest(settings, tiny, files, {"train": counts}, *sides)
+    manifest = tokenized.make_manifest(settings, tiny, files, {"train": counts}, *sides)
     folder = paths.tokenized("toy")
-    tokens.save(*sides, folder, manifest)
+    tokenized.save(*sides, folder, manifest)
     return folder, manifest, *sides
 
 
@@ -362,7 +362,7 @@ def test_saved_dataset_opens_with_datasets(tiny: Tokenizer, saved: Saved) -> Non
     first = sides["train"][0]
     asked = tiny.decode(first["input_ids"][: first["reply_start"]])
     assert asked == f"User: what is {(first['line'] - 1) // 3}?\n\nAgent:"
-    assert tokens.load(folder)[1] == manifest == runs.read_json(folder / "manifest.json")
+    assert tokenized.load(folder)[1] == manifest == runs.read_json(folder / "manifest.json")
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
     assert "| train | 16 |" in (folder / "README.md").read_text(encoding="utf-8")
 
@@ -373,8 +373,8 @@ def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
     numbers = {"train": {"conversations": 3}, "eval": {"conversations": num_eval}}
     sides = {side: {**manifest["sides"][side], **numbers[side]} for side in numbers}
     (folder / "stale").touch()
-    tokens.save(train[:3], evaluation[:num_eval], folder, {**manifest, "sides": sides})
-    loaded, _ = tokens.load(folder)
+    tokenized.save(train[:3], evaluation[:num_eval], folder, {**manifest, "sides": sides})
+    loaded, _ = tokenized.load(folder)
     assert loaded["train"]["line"] == [row.line for row in train[:3]]
     assert loaded["eval"]["line"] == [row.line for row in evaluation[:num_eval]]
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
@@ -383,27 +383,27 @@ def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
 
 def test_load_refuses_what_does_not_belong_together(saved: Saved, tmp_path: Path) -> None:
     folder, manifest, train, evaluation = saved
-    tokens.save(train, evaluation[1:], folder, manifest)
+    tokenized.save(train, evaluation[1:], folder, manifest)
     with pytest.raises(UserError, match=r"toy/eval has 3 rows, its manifest says 4 -- run 01"):
-        tokens.load(folder)
-    tokens.save(train, evaluation, folder, manifest)
+        tokenized.load(folder)
+    tokenized.save(train, evaluation, folder, manifest)
     with (tmp_path / "talks.txt").open("a", encoding="utf-8") as file:
         file.write("\n")
     with pytest.raises(UserError, match=r"talks\.txt has changed since it was tokenized -- run 01"):
-        tokens.load(folder)
+        tokenized.load(folder)
     (tmp_path / "talks.txt").unlink()
-    assert len(tokens.load(folder)[0]["train"]) == 16  # a dataset may travel without its text
+    assert len(tokenized.load(folder)[0]["train"]) == 16  # a dataset may travel without its text
     with pytest.raises(UserError, match=r"data/tokenized/none is no tokenized dataset -- run 01"):
-        tokens.load(paths.tokenized("none"))
+        tokenized.load(paths.tokenized("none"))
 
 
 def test_checks_against_the_manifest(tiny: Tokenizer, saved: Saved) -> None:
     manifest = saved[1]
-    assert [tokens.check_block_size(size, manifest) for size in (0, 8, 64)] == [64, 8, 64]
+    assert [tokenized.check_block_size(size, manifest) for size in (0, 8, 64)] == [64, 8, 64]
     with pytest.raises(UserError, match=r"^block_size: 65 is above the dataset's 64 -- "):
-        tokens.check_block_size(65, manifest)
-    tokens.check_tokenizer(tiny, manifest)
+        tokenized.check_block_size(65, manifest)
+    tokenized.check_tokenizer(tiny, manifest)
     other = copy.deepcopy(tiny)
     other.add_tokens(["zzz"])
     with pytest.raises(UserError, match="another tokenizer than the dataset's"):
-        tokens.check_tokenizer(other, manifest)
+        tokenized.check_tokenizer(other, manifest)

@@ -11,7 +11,8 @@ from neoxkit.errors import UserError
 from neoxkit.launch import Training
 from neoxkit.views import View
 
-REDRAW_SECONDS = 1.0
+REDRAW_SECONDS = 1.0  # at most one redraw in this time
+DRAWING_SHARE = 0.05  # at most this share of a core goes into drawing: on a CPU it slows training
 
 
 def watch(training: Training) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def watch(training: Training) -> dict[str, Any]:
     """
     events: list[dict[str, Any]] = []
     reader = runs.EventReader(training.folder)
-    begun, drawn = time.monotonic(), 0.0
+    begun, next_drawing = time.monotonic(), 0.0
     try:
         line = display(status([], 0.0), display_id=True)
         picture = display(plots.curve([]), display_id=True)
@@ -30,11 +31,12 @@ def watch(training: Training) -> dict[str, Any]:
             new = reader.poll()
             events += new
             now = time.monotonic()
-            if now - drawn >= REDRAW_SECONDS:
+            if now >= next_drawing:
                 line.update(status(runs.history(events), now - begun))
                 if new:
                     picture.update(plots.curve(runs.history(events), training.folder.name))
-                drawn = time.monotonic()
+                took = time.monotonic() - now
+                next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
             time.sleep(0.2)
     except KeyboardInterrupt:
         training.stop()

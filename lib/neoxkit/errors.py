@@ -1,6 +1,9 @@
 """The one kind of error that a person can cause, said in one line."""
 
 import os
+from collections.abc import Sequence
+
+MAX_FAULTS_SHOWN = 20
 
 
 class UserError(ValueError):
@@ -20,6 +23,16 @@ class UserError(ValueError):
 
             return traceback.format_exception(self)
         return [f"error: {self}"]
+
+
+class Faults(UserError):
+    """Every fault of a file, one a line, the first 20 of them."""
+
+    def __init__(self, faults: Sequence[UserError]) -> None:
+        lines = [str(fault) for fault in faults[:MAX_FAULTS_SHOWN]]
+        if len(faults) > MAX_FAULTS_SHOWN:
+            lines.append(f"... and {len(faults) - MAX_FAULTS_SHOWN} more")
+        ValueError.__init__(self, "\n".join(lines))
 
 
 class TrainingError(RuntimeError):

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import models, paths, runs, tokens
+from neoxkit import models, paths, runs, tokenized
 from neoxkit.errors import TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS
 from neoxkit.settings import TrainSettings
+from neoxkit.tiny import TINY
 
 LOCK = ".lock"
 
@@ -156,11 +157,12 @@ def prepare(settings: TrainSettings) -> Path:
     start had other settings.
     """
     folder = paths.run(settings.run)
-    manifest = tokens.load_manifest(paths.tokenized(settings.dataset))
-    tokens.check_block_size(settings.block_size, manifest)
+    manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
+    tokenized.check_block_size(settings.block_size, manifest)
     _check_model(settings, manifest)
     _check_ds_config(settings.ds_config)
     num_ranks(settings)
+    arguments = trainer_arguments(settings, folder)
     if pid := locked_by(folder):
         raise UserError(
             "run", f"{settings.run} is training now (process {pid})", "wait, or stop it"
@@ -168,7 +170,6 @@ def prepare(settings: TrainSettings) -> Path:
     if settings.restart and folder.exists() and any(folder.iterdir()):
         runs.set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = trainer_arguments(settings, folder)
     old = folder / runs.ARGUMENTS
     if old.exists() and runs.state(folder) != "new":
         _refuse_changes(runs.read_json(old), arguments)
@@ -179,7 +180,7 @@ def prepare(settings: TrainSettings) -> Path:
 
 def _check_model(settings: TrainSettings, manifest: Mapping[str, Any]) -> None:
     name = settings.model_name_or_path or manifest["model_name_or_path"]
-    folder = None if name == models.TINY else models.local_folder(models.resolve(name))
+    folder = None if name == TINY else models.local_folder(models.resolve(name))
     if folder and not settings.from_scratch and not any(folder.glob("*.safetensors*")):
         raise models.no_weights(folder)
 

@@ -69,8 +69,8 @@ class Settings:
 
     def papermill_command(self) -> str:
         """The line that repeats this notebook with these settings, unattended."""
-        target = f"runs/{getattr(self, 'run', None) or self.as_dict()['dataset']}.ipynb"
-        parts = ["papermill", f"notebooks/{self.notebook}.ipynb", target]
+        folder = f"runs/{self.as_dict().get('run', '')}".rstrip("/")
+        parts = ["papermill", f"notebooks/{self.notebook}.ipynb", f"{folder}/{self.notebook}.ipynb"]
         plain = {k: v for k, v in self.changed().items() if not isinstance(v, dict | list)}
         for name, value in plain.items():
             raw = isinstance(value, str)  # -r keeps text that reads like a number as text
@@ -80,7 +80,7 @@ class Settings:
             import json
 
             parts += ["-y", json.dumps(nested)]
-        return shlex.join(parts)
+        return f"mkdir -p {folder} && {shlex.join(parts)}"
 
 
 def convert(name: str, kind: Any, value: Any) -> Any:
@@ -226,9 +226,7 @@ class EvaluateSettings(Settings):
     notebook: ClassVar[str] = "03_evaluate"
 
     run: str = setting("demo", "what 02_train wrote: runs/<run>")
-    questions_file: str = setting(
-        "", "JSON Lines or text; empty: <train_file>_questions.jsonl, else the eval side"
-    )
+    questions_file: str = setting("", "empty: <train_file>_questions.jsonl, else the eval side")
     num_questions: int = setting(300, "at most so many of them", least=1)
     my_questions: list = setting([], "questions of your own, each answered by both models")
     max_new_tokens: int = setting(64, "longest reply in tokens", least=1)

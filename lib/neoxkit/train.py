@@ -4,13 +4,9 @@ deepspeed --module neoxkit.train runs/demo/arguments.json
 deepspeed --module neoxkit.train --dataset data/tokenized/sample --output_dir runs/demo --do_train
 """
 
-import importlib.metadata
-import math
 import os
 import resource
-import shutil
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +14,15 @@ from typing import Any
 
 import deepspeed
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from neoxkit import arguments, models, paths, runs, tokens
+from neoxkit import arguments, export, models, paths, runs, tokenized
 from neoxkit.batches import Collator, packed, padded
 from neoxkit.errors import UserError
+from neoxkit.losses import token_losses
+from neoxkit.metrics import Metrics
+from neoxkit.tokens import NOT_TRAINED
 
 # Without this a CPU start compiles an extension for minutes; gloo was measured to be as fast.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -63,15 +62,17 @@ def _report(parsed: arguments.Parsed | None, message: str) -> None:
 def run(parsed: arguments.Parsed) -> None:
     """Load, train (from the newest whole checkpoint if there is one), evaluate, export."""
     kit, args = parsed.kit, parsed.training
+    if args.hf_deepspeed_config:
+        deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
     folder = Path(args.output_dir)
     if runs.state(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
-    dataset, manifest = tokens.load(paths.find("dataset", kit.dataset or "(none given)"))
+    dataset, manifest = tokenized.load(paths.find("dataset", kit.dataset or "(none given)"))
     kit.model_name_or_path = kit.model_name_or_path or manifest["model_name_or_path"]
-    kit.block_size = tokens.check_block_size(kit.block_size, manifest)
+    kit.block_size = tokenized.check_block_size(kit.block_size, manifest)
     tokenizer = models.load_tokenizer(kit.model_name_or_path)
-    tokens.check_tokenizer(tokenizer, manifest)
-    sides = {side: tokens.within(rows, kit.block_size) for side, rows in dataset.items()}
+    tokenized.check_tokenizer(tokenizer, manifest)
+    sides = {side: tokenized.within(rows, kit.block_size) for side, rows in dataset.items()}
     if not len(sides["train"]):
         raise UserError("block_size", "no conversation is this short", "raise it")
     if not len(sides["eval"]):
@@ -100,13 +101,13 @@ def run(parsed: arguments.Parsed) -> None:
         data_collator=Collator(kit.layout, kit.block_size, models.pad_id(tokenizer)),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
-        callbacks=[Metrics(folder, parsed, manifest)],
+        callbacks=[Metrics(folder, parsed)],
     )
     checkpoints = runs.whole_checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     if len(sides["eval"]) and args.do_eval:
         trainer.evaluate_once()
-    finish(trainer, tokenizer, kit, manifest, folder)
+    export.finish(trainer, tokenizer, kit, manifest, folder)
 
 
 class KitTrainer(Trainer):
@@ -138,9 +139,9 @@ class KitTrainer(Trainer):
         num_tokens = inputs.pop("num_tokens")
         if not self.packing_checked:
             self._check_packing(model)
-        cells, trained = inputs["labels"].numel(), (inputs["labels"] != tokens.NOT_TRAINED).sum()
+        cells, trained = inputs["labels"].numel(), (inputs["labels"] != NOT_TRAINED).sum()
         self.counts += torch.tensor([num_tokens.sum().item(), trained.item(), cells])
-        losses = models.token_losses(model, self.model, inputs)
+        losses = token_losses(model, self.model, inputs)
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
     @torch.no_grad()
@@ -157,7 +158,7 @@ class KitTrainer(Trainer):
         width = sum(len(row["input_ids"]) for row in rows)
         model.eval()
         together, alone = (
-            models.token_losses(model, self.model, self._prepare_inputs(batch)).sort().values
+            token_losses(model, self.model, self._prepare_inputs(batch)).sort().values
             for batch in (
                 packed(rows, width, collator.pad_id),
                 padded(rows, width, collator.pad_id),
@@ -192,9 +193,7 @@ class KitTrainer(Trainer):
             )
             batch.pop("num_tokens")
             with torch.no_grad(), self.compute_loss_context_manager():
-                losses = models.token_losses(
-                    self.model_wrapped, self.model, self._prepare_inputs(batch)
-                )
+                losses = token_losses(self.model_wrapped, self.model, self._prepare_inputs(batch))
             if mine < len(batches):  # with ZeRO-3 every rank takes part in every forward pass
                 totals += torch.tensor(
                     [losses.double().sum(), losses.numel()], device=totals.device
@@ -229,157 +228,6 @@ def _peak_memory_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-class Metrics(TrainerCallback):
-    """Writes metrics.jsonl (rank 0 alone), marks checkpoints as whole, stops at a loss of NaN."""
-
-    def __init__(self, folder: Path, parsed: arguments.Parsed, manifest: dict[str, Any]) -> None:
-        self.folder, self.parsed, self.manifest = folder, parsed, manifest
-        self.seconds, self.last, self.begun = 0.0, time.perf_counter(), time.perf_counter()
-
-    def write(self, event: str, state: Any, **values: Any) -> None:
-        if state.is_world_process_zero:
-            runs.append_event(self.folder, event, step=state.global_step, **values)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        kit, model = self.parsed.kit, kwargs["model"]
-        trainer_rows = kwargs["train_dataloader"].dataset
-        self.last = time.perf_counter()
-        self.write(
-            "start",
-            state,
-            resumed_step=state.global_step,
-            planned_steps=state.max_steps,
-            epochs=state.num_train_epochs,
-            conversations=len(trainer_rows),
-            conversations_a_step=args.train_batch_size
-            * args.gradient_accumulation_steps
-            * args.world_size,
-            dataset=kit.dataset,
-            model=kit.model_name_or_path,
-            model_type=model.config.model_type,
-            num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()),
-            block_size=kit.block_size,
-            layout=kit.layout,
-            precision=kit.precision,
-            attention=model.config._attn_implementation,
-            num_ranks=args.world_size,
-            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            zero_stage=_zero_stage(args),
-            notices=self.parsed.notices,
-            versions={
-                p: importlib.metadata.version(p) for p in ("torch", "transformers", "deepspeed")
-            },
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self.last
-        self.last = now
-        if state.global_step >= state.max_steps:
-            control.should_log = True  # the last steps count, too
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> None:
-        if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise UserError(
-                    "learning_rate",
-                    f"the loss is {logs['loss']} at step {state.global_step}",
-                    "lower it, or use bf16 or fp32",
-                )
-            speed = logs["tokens"] / max(self.seconds, 1e-9)
-            keys = [
-                "loss",
-                "learning_rate",
-                "grad_norm",
-                "tokens",
-                "trained_tokens",
-                "padding_share",
-                "memory_gib",
-            ]
-            self.write(
-                "train",
-                state,
-                epoch=round(state.epoch, 4),
-                **{k: logs[k] for k in keys if k in logs},
-                seconds=round(self.seconds, 3),
-                tokens_per_second=round(speed, 1),
-            )
-            self.seconds = 0.0
-        self.last = time.perf_counter()
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict, **kwargs: Any
-    ) -> None:
-        loss = metrics["eval_loss"]
-        self.write(
-            "eval",
-            state,
-            epoch=round(state.epoch or 0, 4),
-            loss=loss,
-            perplexity=math.exp(min(loss, 700)),
-            trained_tokens=metrics["eval_trained_tokens"],
-            seconds=round(metrics["eval_runtime"], 3),
-        )
-        self.last = time.perf_counter()
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every rank has written its part
-        if state.is_world_process_zero:
-            checkpoint = self.folder / f"checkpoint-{state.global_step}"
-            runs.write_checkpoint_manifest(
-                checkpoint, step=state.global_step, num_ranks=args.world_size
-            )
-            self.write("checkpoint", state, folder=checkpoint.name)
-        self.last = time.perf_counter()
-
-
-def _zero_stage(args: Any) -> int | None:
-    if args.hf_deepspeed_config is None:
-        return None
-    return args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)
-
-
-def finish(
-    trainer: KitTrainer,
-    tokenizer: Any,
-    kit: arguments.KitArguments,
-    manifest: dict[str, Any],
-    folder: Path,
-) -> None:
-    """Write model/ (then FINISHED.json, then the done event); every rank takes part in the save."""
-    state = trainer.state
-    part = folder / ".model.part"
-    trainer.model.config.use_cache = True
-    trainer.save_model(str(part))
-    if not state.is_world_process_zero:
-        return
-    tokenizer.chat_template = models.chat_template(manifest["agent_name"])
-    tokenizer.save_pretrained(part)
-    (part / "training_args.bin").unlink(
-        missing_ok=True
-    )  # a pickle: nobody needs it to use the model
-    events = runs.history(runs.read_events(folder))
-    facts = {
-        "step": state.global_step,
-        "planned_steps": state.max_steps,
-        "base": kit.model_name_or_path,
-        "from_scratch": kit.from_scratch,
-        "seed": trainer.args.seed,
-        "dataset": kit.dataset,
-        "agent_name": manifest["agent_name"],
-        "block_size": kit.block_size,
-        "precision": kit.precision,
-        **runs.totals(events),
-    }
-    (part / "README.md").write_text(models.card(facts, manifest, trainer.args.to_dict()), "utf-8")
-    target = folder / "model"
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
-    runs.write_json(folder / runs.FINISHED, facts)
-    runs.append_event(folder, "done", **facts)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from neoxkit.settings import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from neoxkit.evaluate import Question, Reply, Score
+    from neoxkit.evaluate import Score
+    from neoxkit.replies import Question, Reply
     from neoxkit.tokens import Encoded
 
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"

@@ -1,0 +1,43 @@
+# make demo | make test | make lab: each sets up .venv on first use; later calls start at once.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help setup demo test lint lab doctor clean
+
+help:
+	@echo "make demo    set up, then the three notebooks on the built-in sample and model"
+	@echo "make test    set up, then the tests"
+	@echo "make lab     JupyterLab in notebooks/"
+	@echo "make doctor  what this machine has and what is missing"
+	@echo "make lint    ruff over everything"
+	@echo "make clean   delete the demo's run and dataset"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: PYTHON: $(PYTHON) is not Python 3.11 or newer -- make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@echo "Setting up .venv (once; some minutes, most of them downloads) ..."
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/neoxkit run
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: $(READY)
+	@cd notebooks && ../$(BIN)/jupyter lab
+
+doctor: $(READY)
+	@$(BIN)/neoxkit doctor
+
+clean:
+	rm -rf runs/demo data/tokenized/sample

@@ -1,0 +1,126 @@
+"""The model folder a run leaves: weights, tokenizer, chat template, card; then FINISHED.json."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from neoxkit import models, runs
+from neoxkit.arguments import KitArguments
+from neoxkit.tiny import TINY
+
+
+def chat_template(agent_name: str) -> str:
+    """The kit's text format as a chat template, so that `apply_chat_template` gives the prompt that
+    was trained: turns with a blank line between, and the agent's label without a blank after it."""
+    agent = json.dumps(f"{agent_name}:")
+    return (
+        "{%- for message in messages -%}"
+        "{%- if not loop.first -%}{{ '\\n\\n' }}{%- endif -%}"
+        "{%- if message['role'] == 'system' -%}{{ message['content'] | trim }}"
+        "{%- elif message['role'] == 'user' -%}{{ 'User: ' + message['content'] | trim }}"
+        "{%- else -%}{{ " + agent + " + ' ' + message['content'] | trim }}{%- endif -%}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '\\n\\n' + " + agent + " }}"
+        "{%- elif messages and messages[-1]['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}"
+    )
+
+
+def card(
+    facts: Mapping[str, Any], manifest: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> str:
+    """The model card: base, data, settings, scores (Markdown with the hub's front matter)."""
+    base = facts["base"]
+    front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [neoxkit]"]
+    if base != TINY and models.local_folder(base) is None:
+        front.append(f"base_model: {models.resolve(base)}")
+    names = [
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "weight_decay",
+        "max_grad_norm",
+        "seed",
+    ]
+    settings = "\n".join(f"| {name} | {arguments[name]} |" for name in names)
+    rows = manifest["sides"]["train"]
+    eval_loss = facts["eval_loss"]
+    scores = "none: the eval side was empty"
+    if eval_loss is not None:
+        scores = f"loss {eval_loss:.4f} per trained token (perplexity {math.exp(eval_loss):.3f})"
+    return "\n".join(
+        [
+            "---",
+            *front,
+            "---",
+            "",
+            f"# {base}, fine-tuned on {Path(manifest['source']['path']).name}",
+            "",
+            f"Made with neoxkit and DeepSpeed. Base: `{base}`"
+            + (" (its shape, from random weights)." if facts["from_scratch"] else "."),
+            "",
+            f"**Data.** `{manifest['source']['path']}` (SHA-256 `{manifest['source']['sha256']}`): "
+            f"{rows['conversations']:,} conversations of at most {facts['block_size']} tokens; "
+            f"trained on: {manifest['train_on']}.",
+            "",
+            f"**Prompt.** `User: ...`, a blank line, `{facts['agent_name']}:` - the chat template "
+            "writes it. A reply ends with the end mark or with a blank line and `User:`.",
+            "",
+            f"**Scores on the eval side.** {scores}.",
+            "",
+            f"**Training.** {facts['step']:,} steps, {facts['trained_tokens']:,} trained tokens, "
+            f"{facts['train_seconds']:,} seconds, {facts['precision']}.",
+            "",
+            "| setting | value |",
+            "|---|---|",
+            settings,
+            "",
+        ]
+    )
+
+
+def finish(
+    trainer: Trainer,
+    tokenizer: Any,
+    kit: KitArguments,
+    manifest: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Write model/ (then FINISHED.json, then the done event); every rank takes part in the save."""
+    state = trainer.state
+    part = folder / ".model.part"
+    trainer.model.config.use_cache = True
+    trainer.save_model(str(part))
+    if not state.is_world_process_zero:
+        return
+    tokenizer.chat_template = chat_template(manifest["agent_name"])
+    tokenizer.save_pretrained(part)
+    (part / "training_args.bin").unlink(
+        missing_ok=True
+    )  # a pickle: nobody needs it to use the model
+    events = runs.history(runs.read_events(folder))
+    facts = {
+        "step": state.global_step,
+        "planned_steps": state.max_steps,
+        "base": kit.model_name_or_path,
+        "from_scratch": kit.from_scratch,
+        "seed": trainer.args.seed,
+        "dataset": kit.dataset,
+        "agent_name": manifest["agent_name"],
+        "block_size": kit.block_size,
+        "precision": kit.precision,
+        **runs.totals(events),
+    }
+    (part / "README.md").write_text(card(facts, manifest, trainer.args.to_dict()), "utf-8")
+    target = folder / "model"
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    runs.write_json(folder / runs.FINISHED, facts)
+    runs.append_event(folder, "done", **facts)

@@ -1,0 +1,125 @@
+"""The Trainer's callback that writes metrics.jsonl and marks checkpoints as whole."""
+
+import importlib.metadata
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from neoxkit import runs
+from neoxkit.arguments import Parsed
+from neoxkit.errors import UserError
+
+
+class Metrics(TrainerCallback):
+    """Writes metrics.jsonl (rank 0 alone), marks checkpoints as whole, stops at a loss of NaN."""
+
+    def __init__(self, folder: Path, parsed: Parsed) -> None:
+        self.folder, self.parsed = folder, parsed
+        self.seconds, self.last = 0.0, time.perf_counter()
+
+    def write(self, event: str, state: Any, **values: Any) -> None:
+        if state.is_world_process_zero:
+            runs.append_event(self.folder, event, step=state.global_step, **values)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        kit, model = self.parsed.kit, kwargs["model"]
+        trainer_rows = kwargs["train_dataloader"].dataset
+        self.last = time.perf_counter()
+        self.write(
+            "start",
+            state,
+            resumed_step=state.global_step,
+            planned_steps=state.max_steps,
+            epochs=state.num_train_epochs,
+            conversations=len(trainer_rows),
+            conversations_a_step=args.train_batch_size
+            * args.gradient_accumulation_steps
+            * args.world_size,
+            dataset=kit.dataset,
+            model=kit.model_name_or_path,
+            model_type=model.config.model_type,
+            num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()),
+            block_size=kit.block_size,
+            layout=kit.layout,
+            precision=kit.precision,
+            attention=model.config._attn_implementation,
+            num_ranks=args.world_size,
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            zero_stage=_zero_stage(args),
+            notices=self.parsed.notices,
+            versions={
+                p: importlib.metadata.version(p) for p in ("torch", "transformers", "deepspeed")
+            },
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self.last
+        self.last = now
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last steps count, too
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> None:
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise UserError(
+                    "learning_rate",
+                    f"the loss is {logs['loss']} at step {state.global_step}",
+                    "lower it, or use bf16 or fp32",
+                )
+            speed = logs["tokens"] / max(self.seconds, 1e-9)
+            keys = [
+                "loss",
+                "learning_rate",
+                "grad_norm",
+                "tokens",
+                "trained_tokens",
+                "padding_share",
+                "memory_gib",
+            ]
+            self.write(
+                "train",
+                state,
+                epoch=round(state.epoch, 4),
+                **{k: logs[k] for k in keys if k in logs},
+                seconds=round(self.seconds, 3),
+                tokens_per_second=round(speed, 1),
+            )
+            self.seconds = 0.0
+        self.last = time.perf_counter()
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict, **kwargs: Any
+    ) -> None:
+        loss = metrics["eval_loss"]
+        self.write(
+            "eval",
+            state,
+            epoch=round(state.epoch or 0, 4),
+            loss=loss,
+            perplexity=math.exp(min(loss, 700)),
+            trained_tokens=metrics["eval_trained_tokens"],
+            seconds=round(metrics["eval_runtime"], 3),
+        )
+        self.last = time.perf_counter()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every rank has written its part
+        if state.is_world_process_zero:
+            checkpoint = self.folder / f"checkpoint-{state.global_step}"
+            runs.write_checkpoint_manifest(
+                checkpoint, step=state.global_step, num_ranks=args.world_size
+            )
+            self.write("checkpoint", state, folder=checkpoint.name)
+        self.last = time.perf_counter()
+
+
+def _zero_stage(args: Any) -> int | None:
+    if args.hf_deepspeed_config is None:
+        return None
+    return args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)

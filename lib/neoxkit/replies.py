@@ -1,0 +1,185 @@
+"""Questions from files or from the eval side, and a model's replies to them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from neoxkit import conversations, models, paths
+from neoxkit.errors import UserError
+from neoxkit.turns import STOP_TEXT, Conversation, Turn, prompt
+
+Progress = Callable[[int, int], None]  # (done, of)
+
+
+def silent(done: int, of: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt that ends at the agent's label; `reference` is None where nobody wrote one."""
+
+    prompt: str
+    reference: str | None
+    kind: str = ""
+    set: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, how it ended ("end mark", "next turn", "ran on"), and its length."""
+
+    text: str
+    ended: str
+    num_tokens: int
+
+
+def own_questions(texts: Iterable[str], agent_name: str) -> list[Question]:
+    """A person's own single questions, without references."""
+    return [
+        Question(
+            prompt(Conversation(0, (Turn("user", text.strip()),)), agent_name),
+            None,
+            "my questions",
+            "my questions",
+        )
+        for text in texts
+    ]
+
+
+def questions_for(
+    manifest: Mapping[str, Any],
+    eval_rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    file: str = "",
+) -> tuple[list[Question], str]:
+    """The held-out questions and where they come from.
+
+    `file` wins; then <train_file>_questions.jsonl beside the training text; then the last reply of
+    each conversation of the eval side.
+    """
+    train_file = paths.root() / manifest["source"]["path"]
+    beside = train_file.with_name(f"{train_file.stem}_questions.jsonl")
+    if file or beside.is_file():
+        path = paths.find("questions_file", file) if file else beside
+        return read_questions(path, manifest["agent_name"]), paths.short(path)
+    found = [
+        Question(
+            _decode(tokenizer, row["input_ids"][: row["reply_start"]]),
+            _decode(tokenizer, row["input_ids"][row["reply_start"] : row["reply_end"]]).strip(),
+            "last reply",
+            "eval side",
+        )
+        for row in eval_rows
+        if row["reply_start"] >= 0
+    ]
+    return found, "the eval side"
+
+
+def read_questions(path: Path, agent_name: str) -> list[Question]:
+    """Questions in either conversation format: the last agent turn is the reference.
+
+    JSON Lines may name a "kind" and a "set" of each question; tables go by them.
+    """
+    source = conversations.read(path, "" if path.suffix == ".jsonl" else agent_name)
+    found = []
+    for c in source.conversations:
+        asked, last = c, None
+        if c.turns[-1].role == "agent":
+            last = c.turns[-1].text
+            asked = Conversation(c.line, c.turns[:-1], c.preamble)
+        if not asked.turns:
+            raise UserError(f"{paths.short(path)}:{c.line}", "has no question", "add a user turn")
+        found.append(
+            Question(
+                prompt(asked, agent_name),
+                last,
+                c.extra.get("kind", "all"),
+                c.extra.get("set", "held out"),
+            )
+        )
+    return found
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+@torch.no_grad()
+def reply(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 64,
+    do_sample: bool = False,
+    temperature: float = 0.7,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Reply]:
+    """Answer prompts in batches of about equal length, in their own order.
+
+    A reply ends at the end mark or where the model begins the next `User:` turn; one that reaches
+    `max_new_tokens` ran on.
+    """
+    encoded = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
+    positions = getattr(model.config, "max_position_embeddings", None) or 10**9
+    too_long = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens > positions]
+    if too_long:
+        raise UserError(
+            "max_new_tokens",
+            f"{len(too_long)} prompts and {max_new_tokens} new tokens exceed {positions} positions",
+            "lower it, or leave the longest questions out",
+        )
+    options: dict[str, Any] = {"do_sample": do_sample}
+    if do_sample:
+        options["temperature"] = temperature
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    replies: list[Reply | None] = [None] * len(encoded)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            at = order[start : start + batch_size]
+            ids, mask = _pad_left([encoded[i] for i in at], models.pad_id(tokenizer))
+            new = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=models.pad_id(tokenizer),
+                stop_strings=[STOP_TEXT],
+                tokenizer=tokenizer,
+                **options,
+            )[:, ids.shape[1] :]
+            for i, tokens in zip(at, new.tolist(), strict=True):
+                replies[i] = _ended(tokenizer, tokens)
+            progress(min(start + batch_size, len(order)), len(order))
+    return replies
+
+
+def _pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Reply:
+    """Cut a generated row where the reply ends, and say how it ended."""
+    mark = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else None
+    text = _decode(tokenizer, ids[:mark])
+    if STOP_TEXT in text:
+        text, ended = text.split(STOP_TEXT)[0], "next turn"
+    else:
+        ended = "ran on" if mark is None else "end mark"
+    num_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+    return Reply(text.strip(), ended, num_tokens)

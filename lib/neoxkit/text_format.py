@@ -1,0 +1,201 @@
+"""The text format: turns `Name: text` with a blank line between, then the end mark."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from neoxkit import paths
+from neoxkit.errors import Faults, UserError
+from neoxkit.turns import END_MARK, USER, Conversation, Turn
+
+# The end mark counts as one at the end of a line or straight before a next `User:`; elsewhere it is
+# text that somebody wrote about it.
+_END_MARK = re.compile(rf"{re.escape(END_MARK)}(?=[ \t]*(?:\n|\Z|{re.escape(END_MARK)}|{USER}:))")
+
+
+_LABEL = re.compile(r"([^\W\d_][^\t:;,!?()\[\]{}<>|/\\\"`*=]{0,39}):(?=\s|$)")
+
+
+_FENCE_OPENS = re.compile(r"(?:[^\n:`]{1,40}:[ \t]*)? {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+
+
+class Piece(NamedTuple):
+    """The text between two end marks, and the file line where it starts."""
+
+    line: int
+    text: str
+
+
+def split_at_end_marks(text: str) -> tuple[list[Piece], dict[str, list[int]]]:
+    notes: dict[str, list[int]] = {}
+    pieces, start, line = [], 0, 1
+    doubled: list[int] = []
+    for mark in [*_END_MARK.finditer(text), None]:
+        end = mark.start() if mark else len(text)
+        piece = text[start:end]
+        lead = len(piece) - len(piece.lstrip())
+        first_line = line + piece[:lead].count("\n")
+        line += piece.count("\n")
+        if piece.strip():
+            pieces.append(Piece(first_line, piece.strip()))
+            if mark is None:
+                notes["no end mark at the end of the file, conversation kept"] = [first_line]
+        elif mark:
+            doubled.append(line)
+        start = mark.end() if mark else end
+    if doubled:
+        notes["doubled end marks, ignored"] = doubled
+    inside = [p.line + p.text[: m.start()].count("\n") for p in pieces for m in _marks_in(p.text)]
+    if inside:
+        notes[f"{END_MARK} in the middle of a line, read as text"] = inside
+    return pieces, notes
+
+
+def _marks_in(text: str) -> Iterator[re.Match[str]]:
+    return re.finditer(re.escape(END_MARK), text)
+
+
+def find_agent_name(path: Path, pieces: Sequence[Piece]) -> str:
+    """The name that answers `User:`; refused when two names are about as likely.
+
+    In each conversation the first label after a `User:` turn is a vote; in a file of one or two
+    conversations every label is.
+    """
+    votes: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for piece in pieces:
+        names = [name for _, name in _labels(piece.text.split("\n"))]
+        seen.update(list(dict.fromkeys(names)))
+        if USER in names:
+            after = [name for name in names[names.index(USER) :] if name != USER]
+            votes.update(after if len(pieces) < 3 else after[:1])
+    if not votes:
+        raise _no_turns(path, pieces, seen)
+    (top, count), *others = votes.most_common()
+    rivals = [n for n, c in others if c == count or c >= max(2, 0.05 * count)]
+    if rivals:
+        names = ", ".join(f"{name[:24]} ({votes[name]})" for name in [top, *rivals][:3])
+        line = next(p.line for p in pieces if f"{rivals[0]}:" in p.text)
+        raise UserError(
+            f"{paths.short(path)}:{line}",
+            f"several names answer: {names}",
+            f'set agent_name, say to "{top[:24]}"',
+        )
+    return top
+
+
+def _no_turns(path: Path, pieces: Sequence[Piece], seen: Counter[str]) -> UserError:
+    where = f"{paths.short(path)}:{pieces[0].line if pieces else 1}"
+    for piece in pieces if seen[USER] else ():
+        for offset, line in enumerate(piece.text.split("\n")):
+            label = _LABEL.match(line)
+            if offset and label and label[1] != USER:
+                return UserError(
+                    f"{paths.short(path)}:{piece.line + offset}",
+                    f"no turns found; {label[1] + ':'!r} does not follow a blank line",
+                    "put a blank line before each turn",
+                )
+    labelled = any(f"\n{USER}:" in f"\n{piece.text}" for piece in pieces)
+    if labelled and not seen[USER]:
+        what = f'no turns found: no blank after "{USER}:"'
+        return UserError(where, what, "add one, or set agent_name")
+    if seen[USER]:
+        return UserError(where, "no turns found that answer User", 'write "Agent: ..." below it')
+    found = ", ".join(f"{name[:24]} ({count})" for name, count in seen.most_common(3))
+    what = f'no turns found: none starts with "{USER}:"' + (f"; found {found}" if found else "")
+    return UserError(where, what, f'begin each question with "{USER}: "')
+
+
+def read(
+    path: Path, pieces: Sequence[Piece], agent_name: str, notes: dict[str, list[int]]
+) -> list[Conversation]:
+    faults, conversations = [], []
+    glued: list[int] = []
+    fenced: list[int] = []
+    for piece in pieces:
+        lines = piece.text.split("\n")
+        starts = [(i, name) for i, name in _labels(lines, (USER, agent_name))]
+        at = {i for i, _ in starts}
+        in_fence = _fenced(lines)
+        for i, line in enumerate(lines):
+            if i not in at and line.startswith((f"{USER}:", f"{agent_name}:")):
+                (fenced if in_fence[i] else glued).append(piece.line + i)
+        if not starts:
+            where = f"{paths.short(path)}:{piece.line}"
+            faults.append(
+                UserError(where, "a conversation without turns", f'begin it with "{USER}: "')
+            )
+            continue
+        conversations.append(_conversation(piece, lines, starts))
+    if faults:
+        raise Faults(faults)
+    if not any(conversation.has_reply for conversation in conversations):
+        if glued:
+            raise UserError(
+                f"{paths.short(path)}:{glued[0]}",
+                "no turns found; this label does not follow a blank line",
+                "put a blank line before each turn",
+            )
+        names = [name for p in pieces for _, name in _labels(p.text.split("\n"))]
+        found = ", ".join(sorted(set(names)))[:60]
+        raise UserError(
+            paths.short(path),
+            f'no turn starts with "{agent_name[:40]}:"; found {found}',
+            "set agent_name",
+        )
+    if glued:
+        notes["labels that follow no blank line, read as text"] = glued
+    if fenced:
+        notes["labels in a code block, read as text"] = fenced
+    return conversations
+
+
+def _conversation(
+    piece: Piece, lines: Sequence[str], starts: Sequence[tuple[int, str]]
+) -> Conversation:
+    ends = [i for i, _ in starts[1:]] + [len(lines)]
+    turns = tuple(
+        Turn("user" if name == USER else "agent", _body(lines[start:end], name))
+        for (start, name), end in zip(starts, ends, strict=True)
+    )
+    return Conversation(piece.line, turns, "\n".join(lines[: starts[0][0]]).strip())
+
+
+def _body(lines: Sequence[str], name: str) -> str:
+    return "\n".join(lines)[len(name) + 1 :].strip()
+
+
+def _labels(lines: Sequence[str], names: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
+    """(line index, name) of each line that begins a paragraph with a label, outside code blocks.
+
+    With `names` only these count, and text may follow the colon directly.
+    """
+    in_fence = _fenced(lines)
+    for i, line in enumerate(lines):
+        if in_fence[i] or (i and lines[i - 1].strip()):
+            continue
+        if names:
+            found = next((name for name in names if line.startswith(f"{name}:")), None)
+        else:
+            match = _LABEL.match(line)
+            found = match[1] if match else None
+        if found:
+            yield i, found
+
+
+def _fenced(lines: Sequence[str]) -> list[bool]:
+    """Which lines are inside a code block that is closed (its opening line does not count)."""
+    inside = [False] * len(lines)
+    i = 0
+    while i < len(lines):
+        opens = _FENCE_OPENS.match(lines[i]) if "```" in lines[i] or "~~~" in lines[i] else None
+        if opens:
+            closes = re.compile(rf" {{0,3}}{re.escape(opens[1])}{re.escape(opens[1][0])}*[ \t]*$")
+            end = next((j for j in range(i + 1, len(lines)) if closes.match(lines[j])), None)
+            if end is not None:
+                inside[i + 1 : end + 1] = [True] * (end - i)
+                i = end
+        i += 1
+    return inside

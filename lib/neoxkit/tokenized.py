@@ -1,0 +1,227 @@
+"""The tokenized dataset on disk: its rows, its manifest, its card, and the checks against them."""
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neoxkit import paths, runs
+from neoxkit.conversations import ConversationFile
+from neoxkit.errors import UserError
+from neoxkit.tokens import Counts, Encoded, Reply, num_duplicates
+from neoxkit.turns import END_MARK
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedTokenizerBase
+
+
+def to_dataset(rows: Sequence[Encoded]) -> "Dataset":
+    """One row a conversation, not padded.
+
+    Columns: input_ids, labels (int32 lists), length and trained (numbers of tokens), line (in the
+    source file), reply_start and reply_end (of the last whole reply; -1 where there is none).
+    """
+    from datasets import Dataset, Features, Sequence, Value
+
+    ints = Sequence(Value("int32"))
+    one = Value("int32")
+    features = Features(
+        input_ids=ints,
+        labels=ints,
+        length=one,
+        trained=one,
+        line=one,
+        reply_start=one,
+        reply_end=one,
+    )
+    last = [row.replies[-1] if row.replies else Reply(-1, -1, -1) for row in rows]
+    columns = {
+        "input_ids": [row.ids for row in rows],
+        "labels": [row.labels for row in rows],
+        "length": [len(row) for row in rows],
+        "trained": [row.num_trained for row in rows],
+        "line": [row.line for row in rows],
+        "reply_start": [reply.start for reply in last],
+        "reply_end": [reply.end for reply in last],
+    }
+    return Dataset.from_dict(columns, features=features)
+
+
+def within(rows: "Dataset", block_size: int) -> "Dataset":
+    """The rows of one side that are no longer than the block size."""
+    return rows.select([i for i, length in enumerate(rows["length"]) if length <= block_size])
+
+
+def save(
+    train: Sequence[Encoded], evaluation: Sequence[Encoded], folder: Path, manifest: dict
+) -> None:
+    """Write the dataset and its manifest beside `folder`, then put it in place by a rename."""
+    import datasets
+
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    sides = {"train": to_dataset(train), "eval": to_dataset(evaluation)}
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:  # num_shards: without it an empty side is written so that nothing can open it
+        datasets.DatasetDict(sides).save_to_disk(part, num_shards=dict.fromkeys(sides, 1))
+        (part / "README.md").write_text(card(manifest), encoding="utf-8")
+        runs.write_json(part / runs.MANIFEST, manifest)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old)
+    else:
+        part.rename(folder)
+
+
+def make_manifest(
+    settings: Mapping[str, Any],
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: Mapping[str, ConversationFile],
+    counts: Mapping[str, Counts],
+    train: Sequence[Encoded],
+    evaluation: Sequence[Encoded],
+) -> dict[str, Any]:
+    """What the later notebooks check and inherit."""
+    sides = {"train": train, "eval": evaluation}
+    return {
+        "source": _source(sources["train"]),
+        "eval_source": _source(sources["eval"]) if "eval" in sources else None,
+        "agent_name": sources["train"].agent_name,
+        "model_name_or_path": settings["model_name_or_path"],
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "end_mark_id": tokenizer.eos_token_id,
+        "block_size": settings["block_size"],
+        "train_on": settings["train_on"],
+        "too_long": settings["too_long"],
+        "split_seed": settings["seed"],
+        "counts": {side: c.as_dict() for side, c in counts.items()},
+        "duplicates": num_duplicates([*train, *evaluation]),
+        "sides": {
+            side: {
+                "conversations": len(rows),
+                "tokens": sum(map(len, rows)),
+                "trained_tokens": sum(row.num_trained for row in rows),
+                "longest": max(map(len, rows), default=0),
+            }
+            for side, rows in sides.items()
+        },
+        "settings": dict(settings),
+        "versions": {
+            p: importlib.metadata.version(p) for p in ("transformers", "tokenizers", "datasets")
+        },
+    }
+
+
+def _source(source: ConversationFile) -> dict[str, Any]:
+    return {"path": paths.short(source.path), "sha256": source.sha256, "format": source.format}
+
+
+def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Of the vocabulary, the merges and the rules: what decides which ids a text gets."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def card(manifest: dict[str, Any]) -> str:
+    """The dataset card (Markdown) that lies in the folder as README.md."""
+    source = manifest["source"]
+    counts = [
+        f"{name} file: read {c['read']:,}, kept {c['kept']:,}, cut {len(c['cut_lines']):,}, "
+        + "dropped: "
+        + ("; ".join(f"{why}: {len(at):,}" for why, at in c["dropped_lines"].items()) or "none")
+        for name, c in manifest["counts"].items()
+    ]
+    sides = [
+        f"| {side} | {n['conversations']:,} | {n['tokens']:,} | {n['trained_tokens']:,} "
+        f"| {n['longest']} |"
+        for side, n in manifest["sides"].items()
+    ]
+    return "\n".join(
+        [
+            "# Tokenized conversations",
+            "",
+            f"Made by neoxkit from `{source['path']}` (SHA-256 `{source['sha256'][:16]}...`) with "
+            f"the tokenizer of `{manifest['model_name_or_path']}`. The answering side is "
+            f"`{manifest['agent_name']}`; trained on: {manifest['train_on']}. Block size "
+            f"{manifest['block_size']} tokens, end mark (`{END_MARK}`) included.",
+            "",
+            "| side | conversations | tokens | trained tokens | longest |",
+            "|---|---|---|---|---|",
+            *sides,
+            "",
+            f"{'. '.join(counts).capitalize()}. {manifest['duplicates']:,} conversations repeat "
+            "another one to the letter. Rows are not padded; labels are -100 where nothing is "
+            "trained. `datasets.load_from_disk` opens this folder.",
+            "",
+        ]
+    )
+
+
+def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
+    """The dataset and its manifest, refused where the two do not belong together."""
+    from datasets import load_from_disk
+
+    manifest = load_manifest(folder)
+    dataset = load_from_disk(folder)
+    for side, numbers in manifest["sides"].items():
+        if len(dataset[side]) != numbers["conversations"]:
+            raise UserError(
+                "dataset",
+                f"{paths.short(folder)}/{side} has {len(dataset[side])} rows, its manifest says "
+                f"{numbers['conversations']}",
+                "run 01_tokenize again",
+            )
+    return dataset, manifest
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a tokenized dataset; its text must not have changed since."""
+    path = folder / runs.MANIFEST
+    if not path.is_file():
+        raise UserError(
+            "dataset", f"{paths.short(folder)} is no tokenized dataset", "run 01_tokenize"
+        )
+    manifest = runs.read_json(path)
+    for source in filter(None, (manifest["source"], manifest["eval_source"])):
+        text = paths.root() / source["path"]
+        if text.is_file() and hashlib.sha256(text.read_bytes()).hexdigest() != source["sha256"]:
+            raise UserError(
+                "dataset",
+                f"{source['path']} has changed since it was tokenized",
+                "run 01_tokenize again",
+            )
+    return manifest
+
+
+def check_block_size(block_size: int, manifest: dict[str, Any]) -> int:
+    """The block size to train with: 0 is the dataset's; a smaller one is fine, a larger is not."""
+    largest = manifest["block_size"]
+    if block_size > largest:
+        raise UserError(
+            "block_size",
+            f"{block_size} is above the dataset's {largest}",
+            f"choose at most {largest}, or run 01_tokenize with block_size {block_size}",
+        )
+    return block_size or largest
+
+
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", manifest: dict[str, Any]) -> None:
+    """The model must use the tokenizer that the dataset was made with."""
+    if tokenizer_sha256(tokenizer) != manifest["tokenizer_sha256"]:
+        raise UserError(
+            "model_name_or_path",
+            f"another tokenizer than the dataset's ({manifest['model_name_or_path']})",
+            "run 01_tokenize with this model",
+        )

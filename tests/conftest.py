@@ -1,0 +1,82 @@
+"""Shared fixtures: a home of its own for runs, with a small dataset of the built-in sample."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neoxkit import paths
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NUM_CONVERSATIONS = 400  # of the sample, in the small dataset
+
+
+def make_home(folder: Path) -> Path:
+    """A root with the kit's notebooks and configs, a small sample, and the built-in model."""
+    for name in ("notebooks", "ds_configs"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns(".*"))
+    (folder / "data" / "models").mkdir(parents=True)
+    for name in ("sample.txt", "sample_questions.jsonl"):
+        shutil.copy(REPOSITORY / "data" / name, folder / "data")
+    from neoxkit import tiny
+
+    shutil.copytree(tiny.tiny_folder(), folder / "data" / "models" / "tiny")
+    conversations = (folder / "data" / "sample.txt").read_text().split("<|endoftext|>\n")
+    small = "".join(f"{c}<|endoftext|>\n" for c in conversations[:NUM_CONVERSATIONS])
+    (folder / "data" / "small.txt").write_text(small)
+    questions = (folder / "data" / "sample_questions.jsonl").read_text().splitlines()[::12]
+    (folder / "data" / "small_questions.jsonl").write_text("\n".join(questions) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for the whole session, tokenized as `small`; tests use run names of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = make_home(tmp_path_factory.mktemp("home"))
+        patch.setenv("NEOXKIT_HOME", str(folder))
+        tokenize("small.txt", "small")
+    return folder
+
+
+@pytest.fixture
+def home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The session's home as the kit's root."""
+    monkeypatch.setenv("NEOXKIT_HOME", str(session_home))
+    monkeypatch.chdir(session_home)
+    return session_home
+
+
+def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) -> None:
+    """What 01_tokenize does, without the notebook."""
+    from neoxkit import conversations, models, tokenized, tokens
+    from neoxkit.settings import TokenizeSettings
+
+    settings = TokenizeSettings(
+        train_file=f"data/{file}", dataset=dataset, model_name_or_path=model, **changes
+    )
+    sources = conversations.read_sides(settings.train_file, settings.eval_file, settings.agent_name)
+    tokenizer = models.load_tokenizer(settings.model_name_or_path)
+    encoded = tokens.encode(
+        tokenizer, sources["train"].conversations, sources["train"].agent_name, settings.train_on
+    )
+    rows, counts = tokens.fit(encoded, settings.block_size, settings.too_long)
+    train, evaluation, _ = tokens.split_rows(rows, None, settings.eval_share, settings.seed)
+    manifest = tokenized.make_manifest(
+        settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
+    )
+    tokenized.save(train, evaluation, paths.tokenized(dataset), manifest)
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess:
+    """Run `python -m ...` and capture what it says."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, **options
+    )

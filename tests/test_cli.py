@@ -1,0 +1,272 @@
+"""cli.py and doctor.py: a wrong word is refused in one line, before anything slow is imported."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from neoxkit import cli, doctor
+from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
+
+CapSys = pytest.CaptureFixture[str]
+
+
+class Failure(Exception):
+    """Stands in for PapermillExecutionError."""
+
+    def __init__(self, ename: str, evalue: str) -> None:
+        super().__init__(evalue)
+        self.ename, self.evalue = ename, evalue
+
+
+class Papermill(ModuleType):
+    """Stands in for papermill: keeps what it was asked to execute."""
+
+    def __init__(self) -> None:
+        super().__init__("papermill")
+        self.exceptions = ModuleType("papermill.exceptions")
+        self.exceptions.PapermillExecutionError = Failure
+        self.calls: list[tuple[str, Path, dict[str, Any]]] = []
+        self.failure: Failure | None = None
+
+    def execute_notebook(self, source: str, target: str, **options: Any) -> None:
+        self.calls.append((Path(source).stem, Path(target), options["parameters"]))
+        if self.failure:
+            raise self.failure
+
+    def given(self) -> dict[str, dict[str, Any]]:
+        return {stem: parameters for stem, _, parameters in self.calls}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    monkeypatch.delenv("NEOXKIT_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def papermill(monkeypatch: pytest.MonkeyPatch) -> Papermill:
+    fake = Papermill()
+    monkeypatch.setitem(sys.modules, "papermill", fake)
+    monkeypatch.setitem(sys.modules, "papermill.exceptions", fake.exceptions)
+    return fake
+
+
+def refused(capsys: CapSys, *argv: str) -> str:
+    """The one line on stderr with which a command is refused."""
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("error: ")
+    return err.strip().removeprefix("error: ")
+
+
+def test_an_unknown_parameter_is_refused_with_the_near_one(
+    capsys: CapSys, papermill: Papermill
+) -> None:
+    said = refused(capsys, "run", "-p", "learning_rat", "1e-5")
+    assert said == (
+        "learning_rat: is not a parameter of these notebooks -- did you mean learning_rate?"
+    )
+    assert "known are " in refused(capsys, "run", "-p", "zzz", "1")
+    assert papermill.calls == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("block_size", "many", "block_size: must be a whole number, got 'many'"),
+        ("restart", "perhaps", "restart: must be true or false, got 'perhaps'"),
+        ("block_size", "4", "block_size: must be at least 8, got 4"),
+        ("learning_rate", "-1", "learning_rate: must be above 0, got -1.0"),
+        ("too_long", "crop", "too_long: got 'crop' -- choose one of drop, cut, error"),
+        ("run", "../x", "run: '../x' is not a name"),
+        ("my_questions", "[one", "my_questions: '[one' is not YAML"),
+        ("my_questions", "one?", "my_questions: must be list, got 'one?'"),
+    ],
+)
+def test_a_bad_value_is_refused_before_papermill_is_imported(
+    capsys: CapSys, monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "papermill", None)  # importing it would raise ImportError
+    assert refused(capsys, "run", "-p", name, value).startswith(said)
+    assert list(folder.iterdir()) == []
+
+
+def test_parameters_go_to_every_notebook_that_has_them(papermill: Papermill, folder: Path) -> None:
+    argv = ["run", "-p", "run", "x", "-p", "seed", "7", "-p", "learning_rate", "2e-5"]
+    assert cli.main([*argv, "-p", "restart", "true", "-p", "agent_name", "123"]) == 0
+    assert papermill.given() == {
+        "01_tokenize": {"seed": 7, "agent_name": "123"},
+        "02_train": {"run": "x", "seed": 7, "learning_rate": 2e-5, "restart": True},
+        "03_evaluate": {"run": "x", "seed": 7},
+    }
+    assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize", "02_train", "03_evaluate"]
+    assert [target for _, target, _ in papermill.calls] == [
+        folder / "runs" / "x" / f"{stem}.ipynb" for stem in papermill.given()
+    ]
+    assert (folder / "runs" / "x").is_dir()
+
+
+def test_without_parameters_the_default_run_is_made(papermill: Papermill, capsys: CapSys) -> None:
+    assert cli.main(["run"]) == 0
+    assert papermill.given() == {"01_tokenize": {}, "02_train": {}, "03_evaluate": {}}
+    assert capsys.readouterr().out.splitlines()[-1] == "done: runs/demo"
+
+
+def test_flags_win_over_files_and_later_files_over_earlier(
+    papermill: Papermill, folder: Path
+) -> None:
+    (folder / "a.yaml").write_text(
+        'run: a\nseed: 1\nlearning_rate: 2e-5\nmy_questions: ["a?", "b?"]\n'
+    )
+    (folder / "b.yaml").write_text("seed: 2\nblock_size: 64\n")
+    argv = ["run", "-p", "block_size", "32", "-f", "a.yaml", "-f", "b.yaml"]
+    assert cli.main(argv) == 0
+    assert papermill.given()["02_train"] == {
+        "run": "a",
+        "seed": 2,
+        "learning_rate": 2e-5,
+        "block_size": 32,
+    }
+    assert papermill.given()["03_evaluate"]["my_questions"] == ["a?", "b?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nrun: : x\n", "bad.yaml:2: is not YAML"),
+        ("seed: 1\nrun: x\n\tblock_size: 3\n", "bad.yaml:3: is not YAML"),
+        ("- seed\n", "bad.yaml:1: is no mapping"),
+        ("sead: 1\n", "sead: is not a parameter of these notebooks -- did you mean seed?"),
+        ("agent_name: 123\n", "agent_name: got the number 123 for a text"),
+    ],
+)
+def test_a_bad_file_names_its_line(
+    capsys: CapSys, papermill: Papermill, folder: Path, text: str, said: str
+) -> None:
+    (folder / "bad.yaml").write_text(text)
+    assert refused(capsys, "run", "-f", "bad.yaml").startswith(said)
+    assert papermill.calls == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda p: p.write_bytes(b"seed: \xff\xfe\n")])
+def test_a_file_that_is_no_text_is_refused(
+    capsys: CapSys, papermill: Papermill, folder: Path, make: Any
+) -> None:
+    make(folder / "odd.yaml")
+    assert refused(capsys, "run", "-f", "odd.yaml").startswith("odd.yaml")
+
+
+def test_a_missing_file_and_an_empty_one(
+    capsys: CapSys, papermill: Papermill, folder: Path
+) -> None:
+    assert refused(capsys, "run", "-f", "no.yaml").startswith("-f: 'no.yaml' does not exist in ")
+    (folder / "empty.yaml").write_text("# nothing\n")
+    assert cli.main(["run", "-f", "empty.yaml"]) == 0
+
+
+def test_lists_and_dicts_are_written_as_yaml(papermill: Papermill) -> None:
+    questions, more = '["What is 2 + 2?", "Why: so?"]', "{adam_beta1: 0.8, adam_epsilon: 1e-6}"
+    argv = ["run", "-p", "my_questions", questions, "-p", "training_arguments", more]
+    assert cli.main(argv) == 0
+    assert papermill.given()["03_evaluate"] == {"my_questions": ["What is 2 + 2?", "Why: so?"]}
+    assert papermill.given()["02_train"] == {
+        "training_arguments": {"adam_beta1": 0.8, "adam_epsilon": 1e-6}
+    }
+
+
+def test_only_runs_the_chosen_notebooks_and_refuses_others_parameters(
+    capsys: CapSys, papermill: Papermill
+) -> None:
+    said = refused(capsys, "run", "--only", "01_tokenize", "-p", "max_new_tokens", "5")
+    assert said.startswith("max_new_tokens: is no parameter of the chosen notebooks")
+    assert papermill.calls == []
+    assert cli.main(["run", "--only", "03_evaluate", "-p", "max_new_tokens", "5"]) == 0
+    assert papermill.given() == {"03_evaluate": {"max_new_tokens": 5}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "said"),
+    [
+        (Failure("UserError", "run: is taken -- wait"), 2, "error: run: is taken -- wait"),
+        (Failure("TrainingError", "no result"), 1, "error: TrainingError: no result"),
+    ],
+)
+def test_a_failing_notebook_stops_the_row(
+    capsys: CapSys, papermill: Papermill, failure: Failure, code: int, said: str
+) -> None:
+    papermill.failure = failure
+    assert cli.main(["run"]) == code
+    assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize"]
+    assert capsys.readouterr().err.splitlines() == [said, "       in runs/demo/01_tokenize.ipynb"]
+
+
+@pytest.mark.parametrize("argv", [[], ["run", "--onl", "02_train"], ["walk"], ["run", "-p", "x"]])
+def test_argparse_refuses_what_is_no_command(
+    argv: list[str], capsys: CapSys, papermill: Papermill
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2 and "usage: neoxkit" in capsys.readouterr().err
+
+
+def test_a_parameter_has_one_type_in_all_notebooks() -> None:
+    for name, kind in cli._types().items():
+        for stage in (TokenizeSettings, TrainSettings, EvaluateSettings):
+            assert stage.__dataclass_fields__.get(name) is None or (
+                stage.__dataclass_fields__[name].type is kind
+            )
+
+
+NEEDED = ("Python", "torch", "DeepSpeed", "C++ compiler", "ninja", "free disk", "JupyterLab kernel")
+
+
+def lines(report: str) -> dict[str, str]:
+    """The doctor's table: what -> found, remedies (lines that begin with blanks) left out."""
+    rows = [line.split("  ", 1) for line in report.splitlines() if not line.startswith(" ")]
+    assert len({what for what, _ in rows}) == len(rows), "a line stands twice"
+    return {what: found.strip() for what, found in rows}
+
+
+def test_doctor_has_one_line_for_each_thing(capsys: CapSys) -> None:
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    found = lines(out)
+    assert set(NEEDED) <= set(found)
+    assert found["Python"] == ".".join(map(str, sys.version_info[:3]))
+    width = max(map(len, found))
+    for line in out.splitlines():  # two columns, remedies in the second
+        assert line[width : width + 2] == "  " and line[width + 2] != " "
+
+
+def test_doctor_works_on_a_machine_with_nothing(
+    capsys: CapSys, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda *_, **__: None)
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    found = lines(out)
+    assert set(NEEDED) <= set(found)
+    assert found["C++ compiler"] == found["ninja"] == "missing"
+    rows = out.splitlines()
+    for name in ("C++ compiler", "ninja"):  # what is missing has its remedy straight below
+        at = next(i for i, row in enumerate(rows) if row.startswith(name))
+        assert rows[at + 1].strip().startswith("-> ")
+
+
+def test_doctor_names_a_kernel_of_another_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    spec = type("Spec", (), {"argv": ["/other/python", "-m", "ipykernel_launcher"]})()
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda *_: spec)
+    found = doctor._kernel()
+    assert found[-1].found == "python3 -> /other/python"
+    assert "ipykernel install" in found[-1].remedy

@@ -1,0 +1,169 @@
+"""controls.py without a browser: sliders show the parameters, and change nothing in silence."""
+
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pytest
+
+from neoxkit import controls, launch, tokens, views
+from neoxkit.settings import TokenizeSettings, TrainSettings
+from neoxkit.tokens import Encoded
+
+
+class Screen:
+    """Stands in for IPython's display: the current content of each output, in order."""
+
+    def __init__(self) -> None:
+        self.shown: list[Any] = []
+
+    def __call__(self, thing: Any, **_: Any) -> Any:
+        at = len(self.shown)
+        self.shown.append(thing)
+        return type("Handle", (), {"update": lambda _, new: self.shown.__setitem__(at, new)})()
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    screen = Screen()
+    monkeypatch.setattr(controls, "display", screen)
+    monkeypatch.setattr(launch, "num_gpus", lambda: 0)
+    return screen
+
+
+def row(length: int, line: int = 1) -> Encoded:
+    trained = np.arange(length) >= length // 2
+    replies = (tokens.Reply(length // 2, length - 1, length),)
+    ids = np.arange(length, dtype=np.int32)
+    return Encoded(ids, trained, replies, line)
+
+
+ROWS = [row(length, line) for line, length in enumerate((10, 50, 70, 70, 130, 300), start=1)]
+
+
+def slider(control: controls.Controls, label: str) -> ipywidgets.SelectionSlider:
+    found = [w for w in control.box.children if getattr(w, "description", "") == label]
+    assert len(found) == 1
+    return found[0]
+
+
+def press(control: controls.Controls, label: str) -> None:
+    next(w for w in control.box.children if w.description == label).click()
+
+
+@pytest.mark.parametrize("value", [8, 77, 280, 300, 9999])
+def test_the_parameter_is_on_the_block_size_slider(screen: Screen, value: int) -> None:
+    control = controls.block_size(TokenizeSettings(block_size=value), ROWS)
+    size = slider(control, "block size")
+    values = [v for _, v in size.options]
+    assert size.value == value == control.settings.block_size and value in values
+    assert values == sorted(set(values)) and 300 in values  # the longest conversation, too
+    assert not size.continuous_update
+    assert control.overrides() == {}
+
+
+@pytest.mark.parametrize(("rate", "block_size"), [(2e-3, 0), (1.234e-4, 77), (0.9, 128), (1e-9, 8)])
+def test_the_parameters_are_on_the_training_sliders(
+    screen: Screen, rate: float, block_size: int
+) -> None:
+    settings = TrainSettings(learning_rate=rate, block_size=block_size)
+    control = controls.training(settings, [10, 130, 300], [5, 60, 150])
+    assert slider(control, "learning rate").value == rate
+    assert slider(control, "block size").value == block_size
+    assert control.settings == settings and control.overrides() == {}
+
+
+def test_no_conversation_is_no_reason_to_fail(screen: Screen) -> None:
+    control = controls.block_size(TokenizeSettings(), [])
+    assert slider(control, "block size").value == 280
+
+
+def test_moving_overrides_in_sight_and_reset_restores(screen: Screen) -> None:
+    settings = TokenizeSettings(block_size=280, seed=3)
+    control = controls.block_size(settings, ROWS)
+    before = screen.shown[1]
+    slider(control, "block size").value = 64
+    assert control.settings == settings.replace(block_size=64)
+    assert control.overrides() == {"block_size": (280, 64)}
+    assert "block_size: 280 → 64" in screen.shown[1].text
+    assert "block_size: 280 → 64" in screen.shown[1].html
+    assert settings == TokenizeSettings(block_size=280, seed=3)  # the parameters are as they were
+    press(control, "Reset")
+    assert control.settings == settings and control.overrides() == {}
+    assert slider(control, "block size").value == 280
+    assert screen.shown[1] == before
+    assert "as the parameters say" in screen.shown[1].text
+
+
+def test_two_sliders_add_up(screen: Screen) -> None:
+    settings = TrainSettings()
+    control = controls.training(settings, [10, 130, 300], [5, 60, 150])
+    slider(control, "learning rate").value = 2e-5
+    slider(control, "block size").value = 64
+    assert control.settings == settings.replace(learning_rate=2e-5, block_size=64)
+    assert control.overrides() == {"learning_rate": (2e-3, 2e-5), "block_size": (0, 64)}
+    slider(control, "learning rate").value = 2e-3
+    assert control.overrides() == {"block_size": (0, 64)}
+    control.reset()
+    assert control.settings == settings
+
+
+@pytest.mark.parametrize("too_long", ["drop", "cut", "error"])
+def test_the_consequences_are_what_fit_will_do(screen: Screen, too_long: str) -> None:
+    settings = TokenizeSettings(block_size=280, too_long=too_long)
+    control = controls.block_size(settings, ROWS)
+    for size in (280, 64, 300):
+        slider(control, "block size").value = size
+        policy = "cut" if too_long == "cut" else "drop"  # "error" is shown as what it would drop
+        _, counts = tokens.fit(ROWS, size, policy)
+        table = views.table(counts.rows())
+        assert screen.shown[1].text.startswith(table.text + "\n")
+        assert screen.shown[1].html.startswith(table.html)
+
+
+def test_the_command_is_that_of_the_settings(screen: Screen) -> None:
+    control = controls.training(TrainSettings(run="x"), [10, 130], [5, 60])
+    for rate in (2e-5, 1e-3):
+        slider(control, "learning rate").value = rate
+        command = control.settings.papermill_command()
+        assert screen.shown[1].text.splitlines()[-1] == command
+        assert f"<pre>{views.escape(command)}</pre>" in screen.shown[1].html
+        assert f"-p learning_rate {rate}" in command
+
+
+def facts(screen: Screen) -> dict[str, str]:
+    lines = [line.split("  ") for line in screen.shown[1].text.splitlines() if "  " in line]
+    return {parts[0]: parts[-1].strip() for parts in lines}
+
+
+def test_training_consequences_are_counted(screen: Screen) -> None:
+    settings = TrainSettings(
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        num_train_epochs=3,
+        num_ranks=2,
+        layout="padded",
+    )
+    lengths, trained = [10] * 15 + [100] * 5, [5] * 15 + [25] * 5
+    control = controls.training(settings, lengths, trained)
+    said = facts(screen)
+    assert said["conversations trained on"] == "20 of 20"
+    assert said["trained tokens left out"] == "0.0%"
+    assert said["optimizer steps"] == "9 (3 an epoch)"  # 10 rows a rank, 5 batches, 3 steps
+    assert said["a step"] == "8 conversations, about 260 tokens, 2 rank(s)"
+    assert said["padding"] == "68% (padded)"  # 650 tokens in 20 rows of 100
+    slider(control, "block size").value = 64
+    said = facts(screen)
+    assert said["conversations trained on"] == "15 of 20"
+    assert said["trained tokens left out"] == "62.5%"
+    assert said["optimizer steps"] == "6 (2 an epoch)"
+    assert said["padding"] == "84% (padded)"
+    rates = screen.shown[2].axes[0].get_lines()[0].get_ydata()
+    assert len(rates) == 6 and max(rates) <= settings.learning_rate
+
+
+def test_a_saved_notebook_says_what_the_sliders_were(screen: Screen) -> None:
+    controls.training(TrainSettings(learning_rate=1e-5, block_size=64), [10, 130], [5, 60])
+    assert screen.shown[0]["text/plain"] == (
+        "(sliders, with a kernel: learning_rate 1e-05, block_size 64)"
+    )

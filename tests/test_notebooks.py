@@ -1,0 +1,171 @@
+"""The notebooks' form: what a reader, papermill and git may rely on."""
+
+import ast
+import re
+import subprocess
+import sys
+import tokenize
+from collections import defaultdict
+from dataclasses import MISSING, fields
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+
+from neoxkit import paths
+from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings
+
+SETTINGS = {s.notebook: s for s in (TokenizeSettings, TrainSettings, EvaluateSettings)}
+FILES = sorted((paths.root() / "notebooks").glob("*.ipynb"))
+PARAMETER = re.compile(r"(\w+): (\w+) = (.+?)  # (.+)")
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def notebook(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters_cell(notebook: Any) -> Any:
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    return cell
+
+
+def declared(settings: type[Settings]) -> list[tuple[str, str, Any, str]]:
+    """Name, type, default and help of each setting, in order."""
+    return [
+        (
+            f.name,
+            f.type.__name__,
+            f.default if f.default is not MISSING else f.default_factory(),
+            f.metadata["help"],
+        )
+        for f in fields(settings)
+    ]
+
+
+def test_every_settings_class_has_its_notebook() -> None:
+    assert {path.stem for path in FILES} >= set(SETTINGS)
+
+
+def test_parameters_equal_the_settings_class(path: Path, notebook: Any) -> None:
+    cell = parameters_cell(notebook)
+    assert cell.cell_type == "code"
+    found = []
+    for line in cell.source.splitlines():
+        match = PARAMETER.fullmatch(line)
+        assert match, f"{line!r} is not `name: type = value  # help`"
+        name, kind, value, said = match.groups()
+        assert "=" not in said, f"papermill loses {name}: a second = on its line"
+        found.append((name, kind, ast.literal_eval(value), said))
+    assert found == declared(SETTINGS[path.stem])
+    for _, kind, value, _ in found:  # 5 == 5.0: the types must be the declared ones, too
+        assert type(value).__name__ == kind or (kind, type(value)) == ("float", int)
+
+
+def test_papermill_sees_every_parameter(path: Path) -> None:
+    seen = papermill.inspect_notebook(str(path))
+    assert [
+        (p["name"], p["inferred_type_name"], ast.literal_eval(p["default"]), p["help"])
+        for p in seen.values()
+    ] == declared(SETTINGS[path.stem])
+
+
+def test_no_outputs_and_no_counts(notebook: Any) -> None:
+    for cell in code_cells(notebook):
+        assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_nbstripout_has_nothing_to_strip() -> None:
+    keys = "metadata.papermill cell.metadata.papermill metadata.language_info.version"
+    command = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", "--extra-keys", keys]
+    done = subprocess.run([*command, *map(str, FILES)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_size_and_contents_of_cells(path: Path, notebook: Any) -> None:
+    assert 12 <= len(notebook.cells) <= 25
+    for cell in code_cells(notebook):
+        tree = ast.parse(cell.source)  # also refuses "!command" and "%magic"
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        assert not any(isinstance(node, kinds) for node in ast.walk(tree)), cell.source
+        assert "sys.path" not in cell.source
+        if cell is not parameters_cell(notebook):
+            assert len(cell.source.splitlines()) <= 15, cell.source
+            assert max(map(len, cell.source.splitlines())) <= 100
+
+
+def test_prose_comes_first_and_says_what_it_needs(path: Path, notebook: Any) -> None:
+    first, second, third, *_ = notebook.cells
+    number = path.stem.split("_")[0].lstrip("0")
+    assert first.cell_type == "markdown" and first.source.startswith(f"# {number} · ")
+    words = [first.source.index(f"**{word}**") for word in ("Needs", "Gives", "Takes")]
+    assert words == sorted(words)
+    assert second is parameters_cell(notebook) and third.cell_type == "code"
+    assert notebook.cells[3].cell_type == "markdown"
+
+
+def test_imports_stand_in_one_cell(notebook: Any) -> None:
+    where = [
+        i
+        for i, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code"
+        and any(
+            isinstance(n, ast.Import | ast.ImportFrom) for n in ast.walk(ast.parse(cell.source))
+        )
+    ]
+    assert where == [2]
+
+
+def test_settings_are_made_of_the_parameters(path: Path, notebook: Any) -> None:
+    line = f"settings = {SETTINGS[path.stem].__name__}.from_parameters(globals())"
+    assert sum(line in cell.source.splitlines() for cell in code_cells(notebook)) == 1
+
+
+def bound(source: str) -> set[str]:
+    """The global names that a cell binds; a comprehension's own names are not global."""
+    names: set[str] = set()
+    stack: list[ast.AST] = [ast.parse(source)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        if isinstance(node, ast.alias):
+            names.add((node.asname or node.name).split(".")[0])
+        stack.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def test_bound_finds_names() -> None:
+    found = bound("import a.b\nfrom c import d as e\nf, (g, h) = [i for i in j]\nfor k in f: l = k")
+    assert found == {"a", "e", "f", "g", "h", "k", "l"}
+
+
+def test_a_name_is_bound_in_one_cell(notebook: Any) -> None:
+    """Else a cell that is run a second time sees another value than the first time."""
+    where = defaultdict(list)
+    for number, cell in enumerate(notebook.cells):
+        for name in bound(cell.source) if cell.cell_type == "code" else ():
+            where[name].append(number)
+    assert {name: cells for name, cells in where.items() if len(cells) > 1} == {}
+
+
+def test_the_last_cell_of_a_stage_prints_the_command(path: Path, notebook: Any) -> None:
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    if path.stem != "03_evaluate":
+        assert notebook.cells[-1].source == "print(chosen.papermill_command())"
+    for token in tokenize.generate_tokens(StringIO(source).readline):
+        assert not token.string.startswith(("!", "%%")) or token.string == "!="

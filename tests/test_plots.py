@@ -1,0 +1,157 @@
+"""plots.py: the schedule is transformers' own, and every figure draws with little or no data."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainingArguments, get_scheduler
+
+from neoxkit import plots
+
+KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
+
+
+def stepped(kind: str, steps: int, peak: float, warmup_steps: float) -> list[float]:
+    """What a real optimizer gets at each step."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=peak)
+    few = TrainingArguments(output_dir="unused", warmup_steps=warmup_steps, use_cpu=True)
+    scheduler = get_scheduler(kind, optimizer, few.get_warmup_steps(steps), steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("warmup_steps", [0, 0.05, 0.3, 1, 7, 60])
+@pytest.mark.parametrize("steps", [1, 41])
+def test_schedule_is_transformers_own(kind: str, warmup_steps: float, steps: int) -> None:
+    rates = plots.schedule(steps, 2e-3, warmup_steps, kind)
+    assert rates.shape == (steps,)
+    np.testing.assert_allclose(rates, stepped(kind, steps, 2e-3, warmup_steps), rtol=0, atol=1e-15)
+
+
+def test_schedule_of_no_steps_is_empty() -> None:
+    for kind in KINDS:
+        assert plots.schedule(0, 1e-3, 0.1, kind).shape == (0,)
+
+
+def train(step: int) -> dict[str, Any]:
+    return {"event": "train", "step": step, "loss": 4 / (step + 1), "learning_rate": 1e-3}
+
+
+def evaluated(step: int) -> dict[str, Any]:
+    return {"event": "eval", "step": step, "loss": 5 / (step + 1)}
+
+
+def start(resumed: int = 0, planned: int = 50) -> dict[str, Any]:
+    return {"event": "start", "step": resumed, "resumed_step": resumed, "planned_steps": planned}
+
+
+def compared(base: Any, tuned: Any, sets: int) -> dict[str, Any]:
+    total = {"kind": "total", "base": 1, "tuned": 3, "questions": 4}
+    return {
+        "eval_loss": {"base": base and {"loss": base}, "tuned": tuned and {"loss": tuned}},
+        "exact": [{"set": f"set {i}", **total} for i in range(sets)]
+        + [{"set": "set 0", **total, "kind": "a part"}] * bool(sets),
+    }
+
+
+FIGURES = {
+    "histogram": lambda: plots.length_histogram([10, 20, 300], 64),
+    "histogram, empty": lambda: plots.length_histogram([], 64),
+    "histogram, one": lambda: plots.length_histogram([5], 64),
+    "schedule": lambda: plots.schedule_figure(plots.schedule(40, 1e-3, 5, "cosine"), 10),
+    "schedule, empty": lambda: plots.schedule_figure(np.zeros(0), 1),
+    "schedule, one": lambda: plots.schedule_figure(np.array([1e-3]), 1),
+    "curve": lambda: plots.curve([start(), train(1), train(2), evaluated(2), start(2)], "demo"),
+    "curve, empty": lambda: plots.curve([]),
+    "curve, only started": lambda: plots.curve([start()]),
+    "curve, one": lambda: plots.curve([start(), train(1)]),
+    "comparison": lambda: plots.comparison(compared(3.0, 2.0, 2)),
+    "comparison, empty": lambda: plots.comparison(compared(None, None, 0)),
+    "comparison, one": lambda: plots.comparison(compared(3.0, 2.0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.filterwarnings("error")
+def test_every_figure_renders_and_has_labels(name: str) -> None:
+    figure = FIGURES[name]()
+    png, size = figure._repr_png_()
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    width = int.from_bytes(png[16:20], "big")
+    assert size == {"width": width / 2}  # drawn twice as dense as it is shown
+    for axes in figure.axes:
+        assert axes.get_ylabel()
+        assert axes.get_xlabel() or name.startswith("comparison") or axes is figure.axes[-1]
+
+
+def drawn(axes: Any, label: str) -> tuple[list[float], list[float]]:
+    (line,) = [line for line in axes.get_lines() if line.get_label() == label]
+    return list(line.get_xdata()), list(line.get_ydata())
+
+
+def test_curve_draws_the_events_values() -> None:
+    events = [start(), train(1), evaluated(1), train(2), {"event": "checkpoint", "step": 2}]
+    loss, rate = plots.curve(events, "demo").axes
+    assert drawn(loss, "train loss") == ([1, 2], [2.0, 4 / 3])
+    assert drawn(loss, "eval loss") == ([1], [2.5])
+    assert drawn(rate, "learning rate (right)") == ([1, 2], [1e-3, 1e-3])
+    assert loss.get_xlim() == (0, 50) and loss.get_title(loc="left") == "demo"
+    assert [text.get_text() for text in loss.texts] == []
+    marked = plots.curve([*events, start(resumed=2)]).axes[0]
+    assert [text.get_text().strip() for text in marked.texts] == ["resumed"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 1999, 2000, 2001, 12345])
+def test_a_long_series_is_thinned_and_keeps_both_ends(count: int) -> None:
+    axes = plots.curve([start(planned=count), *map(train, range(1, count + 1))]).axes[0]
+    steps, losses = drawn(axes, "train loss")
+    assert (steps[0], steps[-1]) == (1, count)
+    assert steps == sorted(set(steps)) and len(steps) <= plots.MAX_POINTS + 1
+    assert len(steps) == count if count <= plots.MAX_POINTS else len(steps) >= 500
+    assert losses == [4 / (step + 1) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "block_size"),
+    [
+        ([], 64),
+        ([64], 64),
+        ([1, 64, 65, 65, 200], 64),
+        (list(range(1, 1001)), 280),
+        ([10] * 500 + [100_000], 64),  # one so long that the last bar must hold it
+        ([500] * 7, 8),
+    ],
+)
+def test_histogram_counts_every_conversation_once(lengths: list[int], block_size: int) -> None:
+    axes = plots.length_histogram(lengths, block_size).axes[0]
+    fits, over = ([p.get_height() for p in container] for container in axes.containers)
+    assert sum(fits) == sum(n <= block_size for n in lengths)
+    assert sum(over) == sum(n > block_size for n in lengths)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [
+        f"up to block size: {int(sum(fits)):,}",
+        f"longer: {int(sum(over)):,}",
+    ]
+
+
+def test_schedule_figure_marks_epochs() -> None:
+    (axes,) = plots.schedule_figure(plots.schedule(40, 1e-3, 0, "linear"), 10).axes
+    curve, *epochs = axes.get_lines()
+    assert list(curve.get_xdata()) == list(range(1, 41))
+    assert [line.get_xdata()[0] for line in epochs] == [10, 20, 30]
+
+
+def test_comparison_bars_are_the_evaluations_numbers() -> None:
+    left, right = plots.comparison(compared(3.0, 2.0, 2)).axes
+    assert [bar.get_height() for bar in left.patches] == [3.0, 2.0]
+    assert [bar.get_height() for bar in right.patches] == [25.0, 25.0, 75.0, 75.0]
+    assert {text.get_text() for text in right.texts} == {"1/4", "3/4"}
+    assert math.isclose(right.get_ylim()[0], 0)

@@ -1,0 +1,241 @@
+"""runs.py: half-written lines, resumed attempts, checkpoints that are not whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neoxkit import runs
+from neoxkit.errors import UserError
+
+
+def write(folder: Path, text: str | bytes) -> None:
+    with (folder / runs.METRICS).open("ab") as file:
+        file.write(text if isinstance(text, bytes) else text.encode())
+
+
+def names(events: list[dict[str, Any]]) -> list[str]:
+    return [event["event"] for event in events]
+
+
+def test_events_carry_their_name_a_time_and_the_values(tmp_path: Path) -> None:
+    runs.append_event(tmp_path, "train", step=5, loss=2.5, note="ä\n")
+    (event,) = runs.read_events(tmp_path)
+    assert list(event) == ["event", "time", "step", "loss", "note"]
+    assert (event["event"], event["step"], event["note"]) == ("train", 5, "ä\n")
+    assert (tmp_path / runs.METRICS).read_text().count("\n") == 1
+
+
+def test_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    reader = runs.EventReader(tmp_path)
+    assert reader.poll() == []  # no file yet
+    write(tmp_path, '{"event": "a"}\n{"event": ')
+    assert names(reader.poll()) == ["a"]
+    assert reader.poll() == []
+    write(tmp_path, '"b"}\n')
+    assert names(reader.poll()) == ["b"]
+    runs.append_event(tmp_path, "c")
+    runs.append_event(tmp_path, "d")
+    assert names(reader.poll()) == ["c", "d"]
+    assert names(runs.read_events(tmp_path)) == ["a", "b", "c", "d"]
+
+
+def test_reader_starts_at_an_offset(tmp_path: Path) -> None:
+    runs.append_event(tmp_path, "old")
+    since = (tmp_path / runs.METRICS).stat().st_size
+    runs.append_event(tmp_path, "new")
+    assert names(runs.EventReader(tmp_path, since).poll()) == ["new"]
+
+
+@pytest.mark.parametrize("junk", [b"\n", b"not json\n", b"\0\0\0\0\0\0\n", b'{"event": "\xff"}\n'])
+def test_a_spoilt_line_is_skipped(tmp_path: Path, junk: bytes) -> None:
+    runs.append_event(tmp_path, "a")
+    write(tmp_path, junk)
+    runs.append_event(tmp_path, "b")
+    assert names(runs.read_events(tmp_path)) == ["a", "b"]
+
+
+def test_the_event_after_a_line_cut_by_a_kill_is_not_lost(tmp_path: Path) -> None:
+    write(tmp_path, '{"event": "train", "st')
+    runs.append_event(tmp_path, "start", resumed_step=4)
+    assert names(runs.read_events(tmp_path)) == ["start"]
+
+
+def attempt(start: int, *steps: int, end: str = "") -> list[dict[str, Any]]:
+    events = [{"event": "start", "step": start, "resumed_step": start}]
+    events += [{"event": "train", "step": step, "from": start} for step in steps]
+    return events + ([{"event": end, "step": steps[-1]}] if end else [])
+
+
+def test_history_of_one_attempt_is_everything() -> None:
+    events = attempt(0, 1, 2, 3, end="done")
+    assert runs.history(events) == events
+    assert runs.history([]) == []
+
+
+def test_history_drops_what_an_interrupted_attempt_did_after_its_checkpoint() -> None:
+    events = attempt(0, 1, 2, 3, 4, 5, end="stop") + attempt(3, 4, 5, 6, end="stop")
+    events += attempt(4, 5, 6, end="done")
+    kept = runs.history(events)
+    train = [(e["step"], e["from"]) for e in kept if e["event"] == "train"]
+    assert train == [(1, 0), (2, 0), (3, 0), (4, 3), (5, 4), (6, 4)]
+    assert names(kept).count("start") == 3
+    assert "stop" not in names(kept) and names(kept)[-1] == "done"
+
+
+def test_history_of_a_start_from_nothing_forgets_the_earlier_steps() -> None:
+    kept = runs.history(attempt(0, 1, 2) + attempt(0, 1))
+    assert [(e["event"], e["step"]) for e in kept] == [("start", 0), ("start", 0), ("train", 1)]
+
+
+def test_state_and_finished(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^run: .*nowhere does not exist -- run 02_train first$"):
+        runs.finished(tmp_path / "nowhere")
+    assert runs.state(tmp_path) == "new"
+    with pytest.raises(UserError, match=r"^run: .* is not finished -- run 02_train again$"):
+        runs.finished(tmp_path)
+    runs.append_event(tmp_path, "start")
+    assert runs.state(tmp_path) == "started"
+    with pytest.raises(UserError, match="is not finished"):
+        runs.finished(tmp_path)
+    runs.write_json(tmp_path / runs.FINISHED, {"step": 9})
+    assert runs.state(tmp_path) == "finished"
+    assert runs.finished(tmp_path) == {"step": 9}
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    (path / "global_step").mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"12345")
+    (path / "global_step" / "shard.pt").write_bytes(b"123")
+    runs.write_checkpoint_manifest(path, step=step)
+    return path
+
+
+def test_a_whole_checkpoint(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 2)
+    manifest = runs.read_json(path / runs.MANIFEST)
+    files = {"model.safetensors": 5, str(Path("global_step", "shard.pt")): 3}
+    assert manifest == {"step": 2, "files": files}
+    assert runs.checkpoint_fault(path) is None
+    runs.write_checkpoint_manifest(path, step=2)  # a second time: it doesn't list itself
+    assert runs.checkpoint_fault(path) is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda p: (p / runs.MANIFEST).unlink(), "its manifest is missing"),
+        (lambda p: (p / runs.MANIFEST).write_text('{"files": {'), "its manifest is missing"),
+        (lambda p: (p / runs.MANIFEST).write_text("[]"), "its manifest is missing"),
+        (lambda p: (p / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (
+            lambda p: (p / "model.safetensors").write_bytes(b"1234"),
+            "model.safetensors has 4 bytes instead of 5",
+        ),
+        (lambda p: (p / "global_step" / "shard.pt").unlink(), "shard.pt is missing"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_passed_over(
+    tmp_path: Path, spoil: Any, fault: str
+) -> None:
+    good, bad = checkpoint(tmp_path, 2), checkpoint(tmp_path, 10)
+    spoil(bad)
+    assert fault in (runs.checkpoint_fault(bad) or "")
+    assert runs.whole_checkpoints(tmp_path) == [good]
+
+
+def test_whole_checkpoints_go_by_number_and_take_only_the_trainers_folders(tmp_path: Path) -> None:
+    for step in (10, 2, 100):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-5").mkdir()  # no manifest
+    checkpoint(tmp_path, 7).rename(tmp_path / "checkpoint-7.old-1")
+    found = [path.name for path in runs.whole_checkpoints(tmp_path)]
+    assert found == ["checkpoint-2", "checkpoint-10", "checkpoint-100"]
+
+
+def test_write_json_leaves_the_old_file_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "facts.json"
+    runs.write_json(path, {"old": "ä"})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"new": object()})
+
+    def disk_full(self: Path, text: str, **_: Any) -> None:
+        with self.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        runs.write_json(path, {"new": 1})
+    assert runs.read_json(path) == {"old": "ä"}
+
+
+def test_write_json_puts_the_new_file_in_place_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader looks at the moment of the rename: it sees the old file, beside it the whole new."""
+    path, seen = tmp_path / "facts.json", []
+    runs.write_json(path, {"n": 1})
+    rename = Path.replace
+
+    def looked_at(self: Path, target: Path) -> Path:
+        seen.append((json.loads(path.read_text()), json.loads(self.read_text())))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", looked_at)
+    runs.write_json(path, {"n": 2})
+    assert seen == [({"n": 1}, {"n": 2})]
+    assert os.listdir(tmp_path) == ["facts.json"] and runs.read_json(path) == {"n": 2}  # noqa: PTH208
+
+
+def test_set_aside_takes_the_first_free_number(tmp_path: Path) -> None:
+    for expected in ("demo.old-1", "demo.old-2", "demo.old-3"):
+        (tmp_path / "demo").mkdir()
+        (tmp_path / "demo" / "who").write_text(expected)
+        aside = runs.set_aside(tmp_path / "demo")
+        assert aside == tmp_path / expected and (aside / "who").read_text() == expected
+        assert not (tmp_path / "demo").exists()
+    (tmp_path / "demo.old-2" / "who").unlink()
+    (tmp_path / "demo.old-2").rmdir()
+    (tmp_path / "demo").mkdir()
+    assert runs.set_aside(tmp_path / "demo").name == "demo.old-2"
+
+
+def test_totals() -> None:
+    one = {"tokens": 80, "trained_tokens": 30, "padding_share": 0.2, "seconds": 2.0}
+    two = {"tokens": 50, "trained_tokens": 20, "padding_share": 0.5, "seconds": 0.5}
+    events = [
+        {"event": "start"},
+        {"event": "train", "loss": 3.0, "memory_gib": 1.5, **one},
+        {"event": "eval", "loss": 2.5},
+        {"event": "train", "loss": 2.0, "memory_gib": 1.2, **two},
+        {"event": "eval", "loss": 1.5},
+    ]
+    assert runs.totals(events) == {
+        "train_seconds": 2.5,
+        "tokens": 130,
+        "trained_tokens": 50,
+        "tokens_per_second": 52.0,
+        "padding_share": 0.35,  # 130 of 100 + 100 places
+        "memory_gib": 1.5,
+        "train_loss": 2.0,
+        "eval_loss": 1.5,
+    }
+
+
+def test_totals_of_nothing_are_zero_or_unknown() -> None:
+    assert runs.totals([]) == {
+        "train_seconds": 0,
+        "tokens": 0,
+        "trained_tokens": 0,
+        "tokens_per_second": None,
+        "padding_share": None,
+        "memory_gib": None,
+        "train_loss": None,
+        "eval_loss": None,
+    }

@@ -1,0 +1,268 @@
+"""Real DeepSpeed trainings on the CPU: what a run leaves, and the equalities it promises."""
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import command, metrics, tokenize
+
+from neoxkit import launch, paths, runs
+from neoxkit.errors import TrainingError, UserError
+from neoxkit.settings import TrainSettings
+
+STEPS = 8
+BASE = TrainSettings(
+    dataset="small",
+    max_steps=STEPS,
+    per_device_train_batch_size=8,
+    logging_steps=2,
+    eval_steps=4,
+    save_steps=4,
+    save_total_limit=5,
+)
+
+
+def train(**changes: object) -> Path:
+    """Train to the end and return the run folder."""
+    training = launch.start(BASE.replace(**changes))
+    while training.poll() is None:
+        time.sleep(0.1)
+    training.check()
+    return training.folder
+
+
+def weights_sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def losses(folder: Path, event: str = "train") -> list[float]:
+    return [e["loss"] for e in runs.history(metrics(folder)) if e["event"] == event]
+
+
+@pytest.fixture(scope="module")
+def unbroken(session_home: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(session_home))
+        return train(run="unbroken")
+
+
+def test_a_run_leaves_these_files(unbroken: Path) -> None:
+    assert {p.name for p in unbroken.iterdir() if not p.name.startswith(".")} == {
+        "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json",
+        "checkpoint-4", "checkpoint-8", "model",
+    }  # fmt: skip
+    assert {p.name for p in (unbroken / "model").iterdir()} == {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert not (unbroken / ".model.part").exists()
+
+
+def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:
+    events = metrics(unbroken)
+    assert [(e["event"], e.get("step")) for e in events] == [
+        ("start", 0),
+        ("train", 2),
+        ("train", 4),
+        ("eval", 4),
+        ("checkpoint", 4),
+        ("train", 6),
+        ("train", 8),
+        ("eval", 8),
+        ("checkpoint", 8),
+        ("done", 8),
+    ]
+    start = events[0]
+    assert (start["planned_steps"], start["zero_stage"], start["layout"]) == (STEPS, 2, "packed")
+    assert all(e["tokens"] > e["trained_tokens"] > 0 for e in events if e["event"] == "train")
+    assert all(0 <= e["padding_share"] < 0.2 for e in events if e["event"] == "train")
+
+
+def test_the_planned_steps_are_what_the_slider_shows(home: Path, unbroken: Path) -> None:
+    start = metrics(unbroken)[0]
+    plain = BASE.replace(max_steps=-1, num_train_epochs=1.5)
+    expected = math.ceil(1.5 * math.ceil(start["conversations"] / 8))
+    assert launch.num_steps(plain, start["conversations"], 1) == expected
+
+
+def test_finished_says_what_the_metrics_say(unbroken: Path) -> None:
+    facts = json.loads((unbroken / "FINISHED.json").read_text())
+    events = metrics(unbroken)
+    assert facts["step"] == facts["planned_steps"] == STEPS
+    assert facts["trained_tokens"] == sum(
+        e.get("trained_tokens", 0) for e in events if e["event"] == "train"
+    )
+    assert facts["eval_loss"] == losses(unbroken, "eval")[-1]
+
+
+def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -> None:
+    """Against the plainest computation: one conversation at a time, all logits."""
+    from transformers import AutoModelForCausalLM
+
+    from neoxkit import tokenized
+
+    model = AutoModelForCausalLM.from_pretrained(unbroken / "model").eval()
+    dataset, manifest = tokenized.load(paths.tokenized("small"))
+    total, count = 0.0, 0
+    for row in dataset["eval"]:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum").item()
+        count += (labels != -100).sum().item()
+    assert count == manifest["sides"]["eval"]["trained_tokens"]
+    assert losses(unbroken, "eval")[-1] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_model_opens_with_plain_transformers(home: Path, unbroken: Path) -> None:
+    """In a process of its own, without the kit: pipeline, chat template, safe weights."""
+    code = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+folder = sys.argv[1]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+chat = [{"role": "user", "content": "Hi"}]
+print(repr(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)))
+whole = [*chat, {"role": "assistant", "content": "Hello."}]
+print(repr(tokenizer.apply_chat_template(whole, tokenize=False)))
+model = AutoModelForCausalLM.from_pretrained(folder)
+assert model.config.use_cache
+said = pipeline("text-generation", model=model, tokenizer=tokenizer)(chat, max_new_tokens=4)
+assert said[0]["generated_text"][-1]["role"] == "assistant"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(unbroken / "model")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        repr("User: Hi\n\nAgent:"),
+        repr("User: Hi\n\nAgent: Hello.<|endoftext|>"),
+    ]
+    card = (unbroken / "model" / "README.md").read_text()
+    assert (
+        "data/small.txt" in card
+        and "| learning_rate | 0.002 |" in card
+        and "per trained token" in card
+    )
+
+
+def test_padded_rows_train_to_the_same_losses(home: Path, unbroken: Path) -> None:
+    padded = train(run="padded", layout="padded")
+    assert metrics(padded)[0]["layout"] == "padded"
+    assert losses(padded) == pytest.approx(losses(unbroken), rel=1e-4)
+    assert losses(padded, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
+
+
+def test_two_ranks_with_zero3_train_to_the_same_losses(home: Path, unbroken: Path) -> None:
+    """Half the conversations a rank, twice the ranks, everything sharded: the same steps."""
+    two = train(run="two", num_ranks=2, per_device_train_batch_size=4, ds_config="zero3")
+    start = metrics(two)[0]
+    assert (start["num_ranks"], start["zero_stage"]) == (2, 3)
+    assert start["num_parameters"] == metrics(unbroken)[0]["num_parameters"]
+    assert losses(two) == pytest.approx(losses(unbroken), rel=1e-4)
+    assert losses(two, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
+
+
+def test_accumulation_with_checkpointing_trains_to_the_same_losses(
+    home: Path, unbroken: Path
+) -> None:
+    four = train(
+        run="accumulated",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        gradient_checkpointing=True,
+    )
+    assert losses(four) == pytest.approx(losses(unbroken), rel=1e-4)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> None:
+    training = launch.start(BASE.replace(run="killed"))
+    reader = runs.EventReader(training.folder)
+    while not any(e["event"] == "checkpoint" for e in reader.poll()):
+        assert training.poll() is None
+        time.sleep(0.02)
+    training.stop()
+    with pytest.raises(TrainingError, match="exit code 75"):
+        training.check()
+    assert not (training.folder / "FINISHED.json").exists()
+    damaged = training.folder / "checkpoint-6"  # a newer one without a manifest is not used
+    shutil.copytree(training.folder / "checkpoint-4", damaged)
+    (damaged / runs.MANIFEST).unlink()
+    folder = train(run="killed")
+    assert metrics(folder)[-1]["event"] == "done"
+    assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
+    assert weights_sha256(folder) == weights_sha256(unbroken)
+
+
+def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
+    home: Path, unbroken: Path
+) -> None:
+    before = weights_sha256(unbroken)
+    assert launch.start(BASE.replace(run="unbroken")).process is None
+    with pytest.raises(UserError, match=r"learning_rate 0.002 -> 0.001"):
+        launch.start(BASE.replace(run="unbroken", learning_rate=1e-3))
+    shutil.copytree(unbroken, unbroken.with_name("again"))
+    launch.prepare(BASE.replace(run="again", learning_rate=1e-3, restart=True))
+    assert weights_sha256(unbroken.with_name("again.old-1")) == before
+    assert runs.state(unbroken.with_name("again")) == "new"
+
+
+def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
+    """The command from the README, for the built-in model and without fp16 (there is no GPU)."""
+    line = f"""deepspeed.launcher.runner --master_port={launch.free_port()} --num_gpus=1
+        --module neoxkit.train --dataset data/tokenized/small --deepspeed ds_configs/zero2.json
+        --model_name_or_path tiny --do_train --do_eval --block_size 280 --overwrite_cache
+        --evaluation_strategy=steps --output_dir custom --num_train_epochs 1 --eval_steps 200
+        --gradient_accumulation_steps 1 --per_device_train_batch_size 64
+        --use_fast_tokenizer True --learning_rate 5e-06 --warmup_steps 5""".split()
+    done = command(*line, cwd=home, env=launch.environment(1))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "notice: --evaluation_strategy is --eval_strategy in transformers 5" in done.stdout
+    assert runs.state(home / "custom") == "finished"
+    again = command(*line, "--fp16", cwd=home, env=launch.environment(1))
+    assert again.returncode == 2
+    assert "error: fp16: needs a GPU and there is none" in again.stderr
+
+
+def test_a_failed_run_never_looks_like_success(home: Path) -> None:
+    """A loss that is not a number stops the run there, and nothing is exported."""
+    zero_by_zero = {"adam_epsilon": 0.0}  # the step of an embedding row that no token used
+    with pytest.raises(UserError, match="the loss is nan at step 2"):
+        train(run="nan", logging_steps=1, training_arguments=zero_by_zero)
+    folder = paths.run("nan")
+    assert not (folder / "FINISHED.json").exists() and not (folder / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"dataset": "nowhere"}, "dataset: data/tokenized/nowhere is no tokenized dataset"),
+        ({"block_size": 281}, "block_size: 281 is above the dataset's 280"),
+        ({"ds_config": "zero4"}, "ds_config: 'zero4' is not in ds_configs/"),
+        ({"model_name_or_path": "no-such"}, "model_name_or_path: 'no-such' is no folder here"),
+        ({"training_arguments": {"lerning": 1}}, "training_arguments: lerning is not one of them"),
+        ({"training_arguments": {"seed": 1}}, "training_arguments: seed is a setting of its own"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_starts(
+    home: Path, changes: dict, sentence: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        launch.start(BASE.replace(run="refused", **changes))
+    assert str(refused.value).startswith(sentence)
+    assert not paths.run("refused").exists()
+
+
+def test_a_changed_text_is_refused(home: Path) -> None:
+    shutil.copy(home / "data" / "small.txt", home / "data" / "other.txt")
+    tokenize("other.txt", "other")
+    (home / "data" / "other.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
+    with pytest.raises(UserError, match=r"data/other\.txt has changed since it was tokenized"):
+        launch.start(BASE.replace(run="changed", dataset="other"))

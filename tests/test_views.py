@@ -1,0 +1,210 @@
+"""views.py: nothing from a file or a model acts in the page, and plain text says the same."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neoxkit import views
+from neoxkit.settings import TrainSettings
+from neoxkit.tokens import Encoded
+from neoxkit.views import View
+
+# Markup, ANSI colours, bidi controls, NUL, DEL, C1, private use, half a character, no width.
+NASTY = {
+    "<script>alert('x')</script>": "<script>alert('x')</script>",
+    '<img src=x onerror="a">&amp;': '<img src=x onerror="a">&amp;',
+    "a\x1b[31mred": "a␛[31mred",
+    "\u202eevil\u2066": "‹U+202E›evil‹U+2066›",
+    "nul\0": "nul␀",
+    "\r\x7f\x9b": "␍‹U+007F›‹U+009B›",
+    "\ue000\ud800\u200b\ufeff": "‹U+E000›‹U+D800›‹U+200B›‹U+FEFF›",
+}
+HARMLESS = "Grüße 你好 😀 — ‘x’\tand\nmore"
+TAGS = re.compile(r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|progress)( [^<>]*)?>")
+
+
+def seen(html: str) -> str:
+    """An HTML view's text; it may hold only the tags that views writes, and no raw control."""
+    for tag in re.findall(r"<[^>]*>", html):
+        assert TAGS.fullmatch(tag), tag
+    text = re.sub(r"<[^>]*>", "", html)
+    assert not re.search(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", html
+    )
+    for entity, char in (("lt", "<"), ("gt", ">"), ("quot", '"'), ("#x27", "'"), ("amp", "&")):
+        text = text.replace(f"&{entity};", char)
+    return text
+
+
+def both(view: View) -> tuple[str, str]:
+    bundle = view._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"}
+    return seen(bundle["text/html"]), bundle["text/plain"]
+
+
+@pytest.mark.parametrize(("given", "shown"), NASTY.items())
+def test_visible(given: str, shown: str) -> None:
+    assert views.visible(given) == shown
+
+
+def test_visible_leaves_text_alone() -> None:
+    assert views.visible(HARMLESS) == HARMLESS
+
+
+@pytest.mark.parametrize(("given", "shown"), NASTY.items())
+def test_table_and_sentences_escape(given: str, shown: str) -> None:
+    for view in (
+        views.table([(given, 1)]),
+        views.table([("x", 1)], (given, "n")),
+        views.sentences([given]),
+        views.sentences([], none=given),
+    ):
+        html, text = both(view)
+        assert shown in html and shown in text
+
+
+def test_table_holds_the_same_in_both_forms() -> None:
+    view = views.table([("a", 1), ("long name", 2.5)], ("what", "n"))
+    assert view.text == "what       n\na          1\nlong name  2.5"
+    rows = re.findall("<tr>(.*?)</tr>", view.html)
+    cells = [re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
+    assert cells == [["what", "n"], ["a", "1"], ["long name", "2.5"]]
+    assert both(views.table([])) == ("", "")
+
+
+def test_settings_table_marks_what_was_changed() -> None:
+    view = views.settings_table(TrainSettings(run="<b>".strip("<>"), learning_rate=1e-5))
+    html, text = both(view)
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(TrainSettings().as_dict())
+    changed = [line.split()[0] for line in lines if " changed " in line]
+    assert changed == ["run", "learning_rate"]
+    assert "1e-05" in html and "1e-05" in text
+
+
+class Letters:
+    """A tokenizer with one token a character."""
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+def row(text: str, trained: str) -> Encoded:
+    ids = np.array([ord(c) for c in text], dtype=np.int32)
+    return Encoded(ids, np.array([c == "x" for c in trained]), (), line=7)
+
+
+def test_trained_tokens_marks_exactly_the_trained_stretches() -> None:
+    html, text = both(views.trained_tokens(row("abcdefg", ".xx..xx"), Letters()))
+    caption = "line 7: 7 tokens, 4 of them trained (coloured)"
+    assert text == f"a⟦bc⟧de⟦fg⟧\n({caption})"
+    assert html == f"abcdefg{caption}"
+    spans = re.findall(
+        '<span style="([^"]*)">(.*?)</span>',
+        views.trained_tokens(row("abcdefg", ".xx..xx"), Letters()).html,
+    )
+    assert [("background" in style, said) for style, said in spans] == [
+        (False, "a"),
+        (True, "bc"),
+        (False, "de"),
+        (True, "fg"),
+    ]
+
+
+@pytest.mark.parametrize(("given", "shown"), NASTY.items())
+@pytest.mark.parametrize("trained", ["x", "."])
+def test_trained_tokens_escapes(given: str, shown: str, trained: str) -> None:
+    html, text = both(views.trained_tokens(row(given, trained * len(given)), Letters()))
+    assert html.startswith(shown)
+    assert text.startswith(f"⟦{shown}⟧" if trained == "x" else shown)
+
+
+def question(prompt: str, reference: str | None = None) -> Any:
+    return SimpleNamespace(prompt=prompt, reference=reference, kind="", set="")
+
+
+def reply(text: str, ended: str = "end mark") -> Any:
+    return SimpleNamespace(text=text, ended=ended, num_tokens=1)
+
+
+@pytest.mark.parametrize(("given", "shown"), NASTY.items())
+def test_replies_and_answers_escape(given: str, shown: str) -> None:
+    asked = [question(f"User: {given}\n\nJoi:", given)]
+    html, text = both(views.replies(asked, [reply(given)], [reply(given, "ran on")]))
+    for form in (html, text):
+        assert form.count(shown) == 4 and f"{shown} [ran on]" in form and "Joi:" not in form
+    html, text = both(views.answer(given, reply(given)))
+    assert html.count(shown) == text.count(shown) == 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 12, 13, 100])
+def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
+    asked = [question(f"q{i}\n\nJoi:") for i in range(count)]
+    base = [reply(f"b{i}") for i in range(count)]
+    tuned = [reply(f"t{i}") for i in range(count)]
+    lines = views.replies(asked, base, tuned, most=12).text.splitlines()[1:]
+    shown = [line.split() for line in lines]
+    numbers = [int(q[1:]) for q, *_ in shown]
+    assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each beside its own replies
+    assert len(numbers) == min(count, 12) == len(set(numbers)) and numbers == sorted(numbers)
+    if count >= 12:
+        gaps = np.diff([*numbers, count])
+        assert gaps.max() - gaps.min() <= 1 and numbers[0] == 0
+
+
+def test_a_long_reply_is_cut_visibly() -> None:
+    text = views.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
+    assert "b" * 160 in text and "b…" not in text
+    assert "t" * 160 + "…" in text and "t" * 161 not in text
+
+
+def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:
+    score = SimpleNamespace(loss=1.23456, perplexity=1234.5, trained_tokens=9876, conversations=12)
+    html, text = both(views.scores({"base": None, "tuned": score}))
+    for form in (html, text):
+        assert "1.2346" in form and "1,234.500" in form and "9,876" in form and "base" not in form
+    assert "empty" in views.scores({"base": None, "tuned": None}).text
+    line = {"set": "s", "kind": "total", "base": 1, "tuned": 3, "questions": 4}
+    assert views.scoreboard([line]).text.splitlines()[1].split("  ")[-1].strip() == "75%"
+    counts = {"base": {"end mark": 1, "ran on": 2}, "tuned": {"end mark": 3, "ran on": 0}}
+    assert [x.split()[-2:] for x in views.endings(counts).text.splitlines()[1:]] == [
+        ["1", "2"],
+        ["3", "0"],
+    ]
+
+
+class Display:
+    """Stands in for IPython's display: what was shown and each update of it."""
+
+    def __init__(self) -> None:
+        self.views: list[Any] = []
+
+    def __call__(self, view: Any, **_: Any) -> "Display":
+        self.update(view)
+        return self
+
+    def update(self, view: Any) -> None:
+        self.views.append(view)
+
+
+def test_progress_draws_at_most_twice_a_second_and_always_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, screen = [100.0], Display()
+    monkeypatch.setattr(views, "display", screen)
+    monkeypatch.setattr(views.time, "monotonic", lambda: now[0])
+    progress = views.Progress("<b>scoring")
+    for done in range(1, 101):  # 100 calls in ten seconds
+        now[0] += 0.1
+        progress(done, 100)
+    drawn = len(screen.views) - 1
+    assert 18 <= drawn <= 21
+    html, text = both(screen.views[-1])
+    assert html == text == "<b>scoring: 100 of 100, 10.0 s"
+    assert "<progress" not in screen.views[-1].html
+    assert 'value="1" max="100"' in screen.views[1].html
+    progress(100, 100)
+    assert len(screen.views) == drawn + 2  # the end is never throttled
