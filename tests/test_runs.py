@@ -76,11 +76,11 @@ def test_history_of_one_attempt_is_everything() -> None:
 
 
 def test_history_drops_what_an_interrupted_attempt_did_after_its_checkpoint() -> None:
-    events = attempt(0, 1, 2, 3, 4, 5, end="stop") + attempt(3, 4, 5, 6, end="stop")
-    events += attempt(4, 5, 6, end="done")
+    events = attempt(0, 1, 2, 3, 4, 5)  # killed; its newest checkpoint is that of step 3
+    events += attempt(3, 4, 5, end="stop") + attempt(5, 6, end="done")
     kept = runs.history(events)
     train = [(e["step"], e["from"]) for e in kept if e["event"] == "train"]
-    assert train == [(1, 0), (2, 0), (3, 0), (4, 3), (5, 4), (6, 4)]
+    assert train == [(1, 0), (2, 0), (3, 0), (4, 3), (5, 3), (6, 5)]
     assert names(kept).count("start") == 3
     assert "stop" not in names(kept) and names(kept)[-1] == "done"
 
@@ -147,13 +147,18 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(
     assert runs.whole_checkpoints(tmp_path) == [good]
 
 
-def test_whole_checkpoints_go_by_number_and_take_only_the_trainers_folders(tmp_path: Path) -> None:
+def test_whole_checkpoints_go_by_number(tmp_path: Path) -> None:
     for step in (10, 2, 100):
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-5").mkdir()  # no manifest
-    checkpoint(tmp_path, 7).rename(tmp_path / "checkpoint-7.old-1")
     found = [path.name for path in runs.whole_checkpoints(tmp_path)]
     assert found == ["checkpoint-2", "checkpoint-10", "checkpoint-100"]
+
+
+def test_only_the_trainers_own_folders_are_checkpoints(tmp_path: Path) -> None:
+    for name in ("checkpoint-7.old-1", "checkpoint-best-8", "checkpoint-9x"):
+        checkpoint(tmp_path, 7).rename(tmp_path / name)
+    assert runs.whole_checkpoints(tmp_path) == []
 
 
 def test_write_json_leaves_the_old_file_when_it_fails(

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import shlex
 import sys
 import time
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="execute the notebooks in order into runs/<run>/",
+        allow_abbrev=False,
         description="Execute the three notebooks in order through papermill into runs/<run>/. A "
         "parameter goes to every notebook that has it.",
     )
@@ -48,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", choices=[s.notebook for s in STAGES], action="append",
                      help="this notebook alone (repeat for more)")  # fmt: skip
     run.set_defaults(call=lambda options: run_notebooks(read_parameters(options), options.only))
-    doctor = commands.add_parser("doctor", help="what this machine has and what is missing")
+    doctor = commands.add_parser(
+        "doctor", allow_abbrev=False, help="what this machine has and what is missing"
+    )
     doctor.set_defaults(call=lambda _: _doctor())
     return parser
 
@@ -66,7 +70,10 @@ def read_parameters(options: argparse.Namespace) -> dict[str, Any]:
     for name in options.files:
         path = paths.find("-f", name)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            values = _from_yaml(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError):
+            where = paths.short(path)
+            raise UserError(where, "can't be read as text", "give a UTF-8 YAML file") from None
         except yaml.YAMLError as fault:
             mark = getattr(fault, "problem_mark", None)
             where = f"{paths.short(path)}:{mark.line + 1 if mark else 1}"
@@ -83,11 +90,27 @@ def _types() -> dict[str, Any]:
             if f.name != "notebook"}  # fmt: skip
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-6 is a number, as it is in Python and JSON."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _from_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _literal(name: str, value: str) -> Any:
     """A flag's text; lists and dicts are written as YAML."""
     if _types().get(name) in (list, dict):
         try:
-            return yaml.safe_load(value)
+            return _from_yaml(value)
         except yaml.YAMLError:
             raise UserError(name, f"{value!r} is not YAML", 'write ["one", "two"]') from None
     return value
@@ -104,9 +127,6 @@ def _checked(name: str, value: Any) -> Any:
 
 def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
     """Execute the stages in order; stops at the first that fails, its copy kept."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     stages = [stage for stage in STAGES if not only or stage.notebook in only]
     own = {
         stage: {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
@@ -119,6 +139,9 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
     run = parameters.get("run") or TrainSettings.run
     folder = paths.run(run)
     folder.mkdir(parents=True, exist_ok=True)
+    import papermill  # slow: after every value was checked
+    from papermill.exceptions import PapermillExecutionError
+
     for number, stage in enumerate(stages, start=1):
         target = folder / f"{stage.notebook}.ipynb"
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)

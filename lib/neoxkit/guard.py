@@ -37,18 +37,19 @@ def main() -> int:
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
-    stop = [False]
+    asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.__setitem__(0, True))
+        signal.signal(number, lambda number, _: asked.append(number))
     owner = os.getppid()
     with open(options.log, "ab") as log:  # noqa: PTH123
         child = subprocess.Popen(
             options.command[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
-    while child.poll() is None and not stop[0]:
-        stop[0] = stop[0] or _end_of_file(0.2) or os.getppid() != owner
+    stopped = False
+    while child.poll() is None and not stopped:
+        stopped = _end_of_file(0.2) or os.getppid() != owner or bool(asked)
     clear_session()
-    if stop[0]:
+    if stopped:
         return STOPPED
     code = child.wait()
     return code if code >= 0 else 128 - code

@@ -15,6 +15,7 @@ _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
 
 
 def read(path: Path, text: str) -> list[Conversation]:
+    """The conversations of a JSON Lines text; raises Faults naming each faulty line."""
     faults, conversations = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

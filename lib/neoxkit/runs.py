@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,19 +22,26 @@ MANIFEST = "manifest.json"
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def append_event(folder: Path, event: str, /, **values: Any) -> None:
     """Add one line to metrics.jsonl: the event, the time (seconds since 1970), the values."""
-    line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n"
+    with (folder / METRICS).open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+            line = "\n" + line  # a killed writer left half a line
+        file.write(line.encode())
 
 
 @dataclass
@@ -59,11 +67,12 @@ def _parsed(lines: bytes) -> Iterator[dict[str, Any]]:
     for line in lines.splitlines():
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:  # a line cut by a killed writer, completed by the next one
+        except ValueError:  # a line cut by a killed writer or a power cut
             continue
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
+    """All events of a run so far."""
     return EventReader(folder).poll()
 
 
@@ -91,8 +100,8 @@ def state(folder: Path) -> str:
 
 def whole_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders whose manifest holds, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
-    found.sort(key=lambda p: int(p.name.split("-")[-1]))
+    found = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    found.sort(key=lambda p: int(p.name.split("-")[1]))
     return [p for p in found if checkpoint_fault(p) is None]
 
 
@@ -101,7 +110,7 @@ def write_checkpoint_manifest(checkpoint: Path, **facts: Any) -> None:
     files = {
         str(path.relative_to(checkpoint)): path.stat().st_size
         for path in sorted(checkpoint.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path != checkpoint / MANIFEST
     }
     write_json(checkpoint / MANIFEST, {**facts, "files": files})
 
@@ -110,7 +119,7 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
         files = read_json(checkpoint / MANIFEST)["files"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "its manifest is missing: the save was interrupted"
     for name, size in files.items():
         path = checkpoint / name

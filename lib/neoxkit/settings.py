@@ -5,10 +5,13 @@ and the same help; a test holds them together.
 """
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
+
+import yaml
 
 from neoxkit import paths
 from neoxkit.errors import UserError
@@ -77,10 +80,14 @@ class Settings:
             parts += ["-r" if raw else "-p", name, str(value)]
         nested = {k: v for k, v in self.changed().items() if isinstance(v, dict | list)}
         if nested:
-            import json
-
-            parts += ["-y", json.dumps(nested)]
+            parts += ["-y", as_yaml(nested)]
         return f"mkdir -p {folder} && {shlex.join(parts)}"
+
+
+def as_yaml(value: Any) -> str:
+    """A value as YAML on one line, which reads back as the same value."""
+    options = {"default_flow_style": True, "allow_unicode": True, "sort_keys": False}
+    return yaml.safe_dump(value, width=10**9, **options).strip()
 
 
 def convert(name: str, kind: Any, value: Any) -> Any:
@@ -92,8 +99,10 @@ def convert(name: str, kind: Any, value: Any) -> Any:
     try:
         if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
-        if kind is int and not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
+        if kind is int and isinstance(value, str):
+            value = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+        if kind is int and isinstance(value, float) and value == int(value):
+            return int(value)
         if kind is float and not isinstance(value, bool):
             return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -117,8 +126,9 @@ def convert(name: str, kind: Any, value: Any) -> Any:
 def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
     if rule["choices"] and value not in rule["choices"]:
         raise UserError(name, f"got {value!r}", f"choose one of {', '.join(rule['choices'])}")
-    if isinstance(value, float) and value != value:
-        raise UserError(name, "is not a number (nan)", "give a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        what = "is not a number (nan)" if math.isnan(value) else "must be finite"
+        raise UserError(name, what, "give a number")
     least, most, above = rule["least"], rule["most"], rule["above"]
     if least is not None and value < least:
         raise UserError(name, f"must be at least {least}, got {value}", f"choose {least} or more")

@@ -29,6 +29,7 @@ class Piece(NamedTuple):
 
 
 def split_at_end_marks(text: str) -> tuple[list[Piece], dict[str, list[int]]]:
+    """The conversations of a text, and notes: what was read in a way one may not expect."""
     notes: dict[str, list[int]] = {}
     pieces, start, line = [], 0, 1
     doubled: list[int] = []
@@ -111,6 +112,7 @@ def _no_turns(path: Path, pieces: Sequence[Piece], seen: Counter[str]) -> UserEr
 def read(
     path: Path, pieces: Sequence[Piece], agent_name: str, notes: dict[str, list[int]]
 ) -> list[Conversation]:
+    """Pieces to conversations; adds to the notes, raises Faults for pieces without turns."""
     faults, conversations = [], []
     glued: list[int] = []
     fenced: list[int] = []

@@ -68,7 +68,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> View:
         + "</tr>"
         for row in cells
     )
-    lines = [list(header), *cells] if header else cells
+    lines = [[visible(name) for name in header], *cells] if header else cells
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))] if lines else []
     text = "\n".join(
         "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
@@ -96,7 +96,7 @@ def settings_table(settings: Settings) -> View:
 def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
     """A short list of sentences."""
     if not lines:
-        return View(f"<p>{escape(none)}</p>", none)
+        return View(f"<p>{escape(none)}</p>", visible(none))
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return View(f"<ul>{items}</ul>", "\n".join(f"- {visible(line)}" for line in lines))
 

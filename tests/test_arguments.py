@@ -1,0 +1,134 @@
+"""The trainer's two doors: flags and one JSON file; renamed flags; refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neoxkit import arguments
+from neoxkit.errors import UserError
+
+BASIC = ["--output_dir", "out", "--do_train", "--dataset", "data"]
+
+
+def test_flags_and_json_give_the_same_arguments(tmp_path: Path) -> None:
+    values = {
+        "output_dir": "out",
+        "do_train": True,
+        "dataset": "data",
+        "learning_rate": 3e-4,
+        "num_train_epochs": 1.5,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "logging_steps": 5,
+        "layout": "padded",
+        "deepspeed": "zero3",
+        "gradient_checkpointing": True,
+        "report_to": "none",
+    }
+    flags = []
+    for name, value in values.items():
+        flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps(values))
+    one, other = arguments.parse(flags), arguments.parse(["--local_rank=0", str(file)])
+    assert one.kit == other.kit
+    first, second = one.training.to_dict(), other.training.to_dict()
+    assert {k: (v, second[k]) for k, v in first.items() if v != second[k]} == {}
+    assert first["learning_rate"] == 3e-4 and first["activation_checkpointing"] is True
+    assert str(first["deepspeed"]).endswith("ds_configs/zero3.json")
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "value", "notice"),
+    [
+        ("--evaluation_strategy=steps", "eval_strategy", "steps", "--eval_strategy"),
+        ("--evaluation_strategy steps", "eval_strategy", "steps", "--eval_strategy"),
+        ("--warmup_ratio 0.1", "warmup_steps", 0.1, "--warmup_steps"),
+        ("--no_cuda", "use_cpu", True, "--use_cpu"),
+        ("--group_by_length", "train_sampling_strategy", "group_by_length", "--train_sampling"),
+        ("--group_by_length False", "train_sampling_strategy", "random", "--train_sampling"),
+        ("--overwrite_output_dir", "output_dir", "out", "is gone"),
+        ("--save_safetensors True", "output_dir", "out", "is gone"),
+    ],
+)
+def test_each_renamed_flag_works_with_one_notice(
+    old: str, name: str, value: object, notice: str
+) -> None:
+    parsed = arguments.parse([*BASIC, *old.split()])
+    assert getattr(parsed.training, name) == value
+    assert len(parsed.notices) == 1 and notice in parsed.notices[0]
+    assert old.split("=")[0].split()[0] in parsed.notices[0]
+
+
+def test_the_users_command_is_taken_to_the_letter() -> None:
+    """All its flags but fp16, which a machine without a GPU refuses."""
+    line = """--dataset data/tokenized/sample --deepspeed ds_configs/zero2.json
+        --model_name_or_path pythia-1.4b-deduped --do_train --do_eval --block_size 280
+        --overwrite_cache --evaluation_strategy=steps --output_dir custom --num_train_epochs 1
+        --eval_steps 200 --gradient_accumulation_steps 1 --per_device_train_batch_size 64
+        --use_fast_tokenizer True --learning_rate 5e-06 --warmup_steps 5"""
+    parsed = arguments.parse(["--local_rank=0", *line.split()])
+    kit, training = parsed.kit, parsed.training
+    assert (kit.block_size, kit.overwrite_cache, kit.use_fast_tokenizer) == (280, True, True)
+    assert (training.eval_steps, training.per_device_train_batch_size) == (200, 64)
+    assert (training.learning_rate, training.warmup_steps) == (5e-6, 5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--see", "3"], "--see: is not an argument of the trainer -- did you mean --seed?"),
+        (
+            ["--lerning_rate", "1"],
+            "--lerning_rate: is not an argument of the trainer -- did you mean",
+        ),
+        (
+            ["--learning_rate", "fast"],
+            "command line: argument --learning_rate/--learning-rate: invalid",
+        ),
+        (["--layout", "loose"], "command line: argument --layout: invalid choice: 'loose'"),
+        (["--deepspeed", "nowhere.json"], "deepspeed: 'nowhere.json' does not exist in"),
+        (["--eval_strategy", "sometimes"], "command line: argument --eval_strategy"),
+    ],
+)
+def test_mistakes_are_one_line(flags: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        arguments.parse([*BASIC, *flags])
+    assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", ["--output_dir", "--do_train"])
+def test_what_is_needed_is_named(missing: str) -> None:
+    at = BASIC.index(missing)
+    rest = BASIC[:at] + BASIC[at + (2 if missing == "--output_dir" else 1) :]
+    with pytest.raises(UserError, match=rf"^{missing[2:]}: is missing -- add {missing}"):
+        arguments.parse(rest)
+
+
+def test_precision_is_fp32_on_a_cpu_and_fp16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert arguments.parse(BASIC).kit.precision == "fp32"
+    slow = arguments.parse([*BASIC, "--precision", "bf16"])
+    assert slow.training.bf16 and "slower than fp32" in slow.notices[0]
+    for flags in (["--fp16"], ["--precision", "fp16"]):
+        with pytest.raises(UserError, match=r"^fp16: needs a GPU"):
+            arguments.parse([*BASIC, *flags])
+
+
+@pytest.mark.parametrize(("good", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_is_bf16_where_a_gpu_is_good_at_it(
+    monkeypatch: pytest.MonkeyPatch, good: bool, expected: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: good)
+    kit, training, notices = arguments.KitArguments(), {}, []
+    arguments._set_precision(kit, training, notices)
+    assert (kit.precision, training["bf16"], notices) == (expected, expected == "bf16", [])
+
+
+def test_a_broken_config_names_its_line(tmp_path: Path) -> None:
+    config = tmp_path / "mine.json"
+    config.write_text('{\n  "bf16": {,}\n}')
+    with pytest.raises(UserError, match=r"mine\.json:2: is not JSON"):
+        arguments.parse([*BASIC, "--deepspeed", str(config)])

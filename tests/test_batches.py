@@ -1,0 +1,136 @@
+"""Packed, padded and one by one: the same losses and the same gradients, for each family."""
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+)
+
+from neoxkit.batches import Collator, packed, padded, place
+from neoxkit.losses import token_losses
+
+CONFIGS = {
+    "gpt_neox": GPTNeoXConfig(
+        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=128,
+    ),
+    "gpt_neo": GPTNeoConfig(
+        vocab_size=97, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64,
+        attention_types=[[["global", "local"], 1]], window_size=16, max_position_embeddings=128,
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=128,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    ),
+}  # fmt: skip
+CLASSES = {"gpt_neox": GPTNeoXForCausalLM, "gpt_neo": GPTNeoForCausalLM, "gpt2": GPT2LMHeadModel}
+LENGTHS = (11, 29, 5, 23, 17, 8)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return CLASSES[request.param](CONFIGS[request.param]).eval()
+
+
+@pytest.fixture
+def rows() -> list[dict]:
+    """Conversations of which a changing part is trained, never their first token."""
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for length in LENGTHS:
+        ids = torch.randint(2, 97, (length,), generator=generator)
+        trained = torch.rand(length, generator=generator) < 0.5
+        trained[0], trained[-1] = False, True
+        made.append({"input_ids": ids.tolist(), "labels": torch.where(trained, ids, -100).tolist()})
+    return made
+
+
+def one_by_one(model: torch.nn.Module, rows: list[dict]) -> torch.Tensor:
+    """The plainest computation: all logits of one conversation at a time."""
+    losses = []
+    for row in rows:
+        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"])[1:]
+        all_losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        losses.append(all_losses[labels != -100])
+    return torch.cat(losses)
+
+
+def gradients(model: torch.nn.Module, losses: torch.Tensor) -> torch.Tensor:
+    model.zero_grad()
+    losses.mean().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def batches(rows: list[dict], layout: str, checkpointing: bool) -> dict[str, torch.Tensor]:
+    del checkpointing
+    batch = Collator(layout, 29, pad_id=1)(rows)
+    batch.pop("num_tokens")
+    return batch
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_layouts_give_the_losses_and_gradients_of_one_by_one(
+    model: torch.nn.Module, rows: list[dict], layout: str, checkpointing: bool
+) -> None:
+    expected = one_by_one(model, rows)
+    expected_gradients = gradients(model, expected)
+    if checkpointing:
+        model.activation_checkpointing_enable()
+        model.train()
+    try:
+        found = token_losses(model, model, batches(rows, layout, checkpointing))
+        found_gradients = gradients(model, found)
+    finally:
+        model.activation_checkpointing_disable()
+        model.eval()
+    assert torch.allclose(found.sort().values, expected.sort().values, atol=1e-5)
+    scale = expected_gradients.abs().max()
+    assert (found_gradients - expected_gradients).abs().max() / scale < 1e-5
+
+
+def test_a_mask_in_packed_rows_would_be_noticed(model: torch.nn.Module, rows: list[dict]) -> None:
+    """The seeded fault: with a mask of ones (or without positions) conversations see each other."""
+    batch = packed(rows, 58, 1)
+    expected = one_by_one(model, rows).sort().values
+    masked = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+    bare = {k: v for k, v in batch.items() if k != "position_ids"}
+    for faulty in (masked, bare):
+        found = token_losses(model, model, faulty).sort().values
+        assert (found - expected).abs().max() > 1e-3
+
+
+def test_a_batch_holds_each_conversation_once_and_nothing_else(rows: list[dict]) -> None:
+    for layout in ("padded", "packed"):
+        batch = Collator(layout, 29, pad_id=1)(rows)
+        assert batch["num_tokens"].tolist() == [sum(LENGTHS)]
+        assert (batch["labels"] != -100).sum() == sum(
+            label != -100 for row in rows for label in row["labels"]
+        )
+        assert (batch["input_ids"] != 1).sum() == sum(LENGTHS)
+    assert padded(rows, 29, 1)["input_ids"].shape == (len(rows), 29)
+
+
+def test_positions_restart_with_each_conversation(rows: list[dict]) -> None:
+    batch = packed(rows, 58, 1)
+    assert (batch["position_ids"] == 0).sum() >= len(rows)
+    starts = batch["position_ids"][:, 1:] == 0
+    steps = batch["position_ids"][:, 1:] - batch["position_ids"][:, :-1]
+    assert torch.all(starts | (steps == 1))
+
+
+def test_rows_of_a_batch_are_about_equally_full() -> None:
+    generator = torch.Generator().manual_seed(2)
+    lengths = torch.randint(10, 281, (64,), generator=generator).tolist()
+    rows = place(lengths, 560)
+    assert sorted(i for row in rows for i in row) == list(range(64))
+    filled = [sum(lengths[i] for i in row) for row in rows]
+    assert 1 - sum(filled) / (max(filled) * len(filled)) < 0.1
+    assert place(lengths, 560) == rows

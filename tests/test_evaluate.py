@@ -1,0 +1,158 @@
+"""Scores, replies, and the comparison of two models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tokenize
+from datasets import load_from_disk
+
+from neoxkit import evaluate, models, paths, replies, tokenized
+from neoxkit.errors import UserError
+from neoxkit.replies import Question, Reply, own_questions, read_questions, reply
+from neoxkit.settings import EvaluateSettings
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return models.load_model("tiny").eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> object:
+    return models.load_tokenizer("tiny")
+
+
+def test_a_score_does_not_depend_on_the_batch_size(home: Path, model: object) -> None:
+    rows = load_from_disk(paths.tokenized("small"))["eval"]
+    scores = [evaluate.score(model, rows, batch_size=size, pad_id=1) for size in (1, 7, 64)]
+    assert len({s.trained_tokens for s in scores}) == 1
+    assert scores[0].trained_tokens == sum(rows["trained"])
+    assert [s.loss for s in scores] == pytest.approx([scores[0].loss] * 3, rel=1e-6)
+    assert evaluate.score(model, rows.select([]), batch_size=4, pad_id=1) is None
+
+
+class Parrot(torch.nn.Module):
+    """Stands in for a model: says what it is told to, token by token, padded with the end mark."""
+
+    def __init__(self, said: dict[str, str], tokenizer: object) -> None:
+        super().__init__()
+        self.said, self.tokenizer = said, tokenizer
+        self.config = type("Config", (), {"max_position_embeddings": 100})()
+        self.device = torch.device("cpu")
+        self.calls: list[int] = []
+
+    def generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: object
+    ) -> torch.Tensor:
+        self.calls.append(len(input_ids))
+        new = []
+        for row, mask in zip(input_ids, attention_mask, strict=True):
+            prompt = self.tokenizer.decode(row[mask.bool()])
+            new.append(self.tokenizer(self.said[prompt])["input_ids"][: options["max_new_tokens"]])
+        width = max(map(len, new))
+        filled = torch.tensor([ids + [1] * (width - len(ids)) for ids in new])
+        return torch.cat([input_ids, filled], dim=1)
+
+
+def test_replies_end_in_three_ways_and_keep_their_order(tokenizer: object) -> None:
+    said = {
+        "User: a longer question of them\n\nAgent:": " One.<|endoftext|>",
+        "User: b\n\nAgent:": " Two.\n\nUser:",
+        "User: c\n\nAgent:": " three three three three three three three three",
+    }
+    parrot = Parrot(said, tokenizer)
+    found = reply(parrot, tokenizer, list(said), max_new_tokens=8, batch_size=2)
+    assert [(r.text, r.ended) for r in found[:2]] == [("One.", "end mark"), ("Two.", "next turn")]
+    assert found[2].ended == "ran on" and found[2].text.startswith("three three")
+    assert parrot.calls == [2, 1]
+    assert evaluate.endings(found) == {"end mark": 1, "next turn": 1, "ran on": 1}
+
+
+def test_a_prompt_too_long_for_the_model_is_refused(tokenizer: object) -> None:
+    parrot = Parrot({}, tokenizer)
+    with pytest.raises(UserError, match=r"^max_new_tokens: 1 prompts and 90 new tokens exceed 100"):
+        reply(parrot, tokenizer, ["User: a b c d e f g h i j k\n\nAgent:"], max_new_tokens=90)
+
+
+def test_replies_of_a_batch_are_those_of_one_by_one(model: object, tokenizer: object) -> None:
+    prompts = [q.prompt for q in own_questions(["Hi.", "What is 3 plus 4?", "Count!"], "Agent")]
+    together = reply(model, tokenizer, prompts, max_new_tokens=12, batch_size=3)
+    alone = [reply(model, tokenizer, [p], max_new_tokens=12)[0] for p in prompts]
+    assert together == alone
+
+
+def test_sampling_is_repeatable_and_leaves_the_generator_alone(
+    model: object, tokenizer: object
+) -> None:
+    ask = {"max_new_tokens": 8, "do_sample": True, "temperature": 1.5}
+    before = torch.random.get_rng_state()
+    one, same, other = (
+        reply(model, tokenizer, ["User: Hi\n\nAgent:"], seed=seed, **ask) for seed in (1, 1, 2)
+    )
+    assert one == same != other
+    assert torch.random.get_rng_state().equal(before)
+
+
+def test_exact_replies_are_counted_by_set_and_kind() -> None:
+    questions = [
+        Question("a", "1", "sums", "held out"),
+        Question("b", "2", "days", "held out"),
+        Question("c", "3", "sums", "harder"),
+        Question("d", None, "mine", "mine"),
+    ]
+    base = [Reply(t, "end mark", 1) for t in ("x", "x", "x", "x")]
+    tuned = [Reply(t, "end mark", 1) for t in ("1", "2 ", "3", "x")]
+    rows = evaluate.scoreboard(questions, base, tuned)
+    assert [(r["set"], r["kind"], r["base"], r["tuned"], r["questions"]) for r in rows] == [
+        ("held out", "sums", 0, 1, 1),
+        ("held out", "days", 0, 0, 1),
+        ("held out", "total", 0, 1, 2),
+        ("harder", "sums", 0, 1, 1),
+        ("harder", "total", 0, 1, 1),
+    ]
+
+
+def test_questions_come_from_a_file_its_neighbour_or_the_eval_side(
+    home: Path, tokenizer: object
+) -> None:
+    dataset, manifest = tokenized.load(paths.tokenized("small"))
+    found, source = replies.questions_for(manifest, dataset["eval"], tokenizer)
+    assert source == "data/small_questions.jsonl" and len(found) == 20
+    (home / "my.txt").write_text("User: q\n\nAgent: r\n\nUser: s\n\nAgent: t<|endoftext|>\n")
+    found, source = replies.questions_for(manifest, dataset["eval"], tokenizer, "my.txt")
+    assert found == [Question("User: q\n\nAgent: r\n\nUser: s\n\nAgent:", "t", "all", "held out")]
+    tokenize("small.txt", "lonely")
+    (home / "data" / "lonely.txt").write_text((home / "data" / "small.txt").read_text())
+    tokenize("lonely.txt", "lonely")
+    dataset, manifest = tokenized.load(paths.tokenized("lonely"))
+    found, source = replies.questions_for(manifest, dataset["eval"], tokenizer)
+    assert source == "the eval side" and len(found) == len(dataset["eval"])
+    text = (home / "data" / "lonely.txt").read_text()
+    for question in found:
+        end = {
+            f"{question.prompt} {question.reference}{e}" in text for e in ("<|endoftext|>", "\n")
+        }
+        assert True in end
+
+
+def test_a_question_file_without_a_question_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(json.dumps({"messages": [{"role": "assistant", "content": "Hi"}]}))
+    with pytest.raises(UserError, match=r"q\.jsonl:1: has no question"):
+        read_questions(file, "Agent")
+
+
+def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:
+    questions = [Question("a", "1", "sums", "held out")]
+    base = evaluate.Examination(None, [Reply("x", "ran on", 3)])
+    tuned = evaluate.Examination(evaluate.Score(0.5, 1.65, 10, 2), [Reply("1", "end mark", 1)])
+    settings = EvaluateSettings().as_dict()
+    evaluation = evaluate.save(tmp_path, settings, "here", questions, base, tuned)
+    assert evaluation == json.loads((tmp_path / "evaluation.json").read_text())
+    assert evaluation["eval_loss"]["base"] is None
+    assert evaluation["eval_loss"]["tuned"]["trained_tokens"] == 10
+    (line,) = (tmp_path / "replies.jsonl").read_text().splitlines()
+    assert json.loads(line)["tuned"]["text"] == "1"
+    assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json", "replies.jsonl"}

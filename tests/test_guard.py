@@ -1,0 +1,137 @@
+"""The guard: whatever happens to its owner, nothing that it started is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from neoxkit import launch
+from neoxkit.guard import STOPPED
+
+# A stand-in for the runner, its launcher and two ranks: each waits for its children, and all of
+# them ignore TERM when they are told to.
+TREE = """
+import signal, subprocess, sys, time
+depth, stubborn, folder = int(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]
+if stubborn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if depth:
+    children = [subprocess.Popen([sys.executable, __file__, str(depth - 1), *sys.argv[2:]])
+                for _ in range(2 if depth == 1 else 1)]
+    print("started", flush=True)
+    [child.wait() for child in children]
+else:
+    open(f"{folder}/{__import__('os').getpid()}.rank", "w").close()
+    time.sleep(600)
+"""
+
+
+def start(
+    folder: Path, stubborn: bool = False, command: list[str] | None = None
+) -> subprocess.Popen:
+    (folder / "tree.py").write_text(TREE)
+    tree = [sys.executable, str(folder / "tree.py"), "2", str(stubborn), str(folder)]
+    guard = ["neoxkit.guard", "--log", str(folder / "log"), "--lock", str(folder / ".lock"), "--"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *guard, *(command or tree)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    if command is None:
+        wait_for(lambda: len(list(folder.glob("*.rank"))) == 2)
+    return process
+
+
+def wait_for(ready: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def left(folder: Path) -> list[int]:
+    """Living processes that carry the folder's name in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder) in " ".join(process.cmdline()) and process.status() != "zombie":
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("how", ["end of file", "TERM", "INT", "HUP"])
+def test_a_stop_leaves_nothing_within_ten_seconds(tmp_path: Path, how: str, stubborn: bool) -> None:
+    guard = start(tmp_path, stubborn)
+    assert len(left(tmp_path)) == 5  # guard, runner, launcher, two ranks
+    begun = time.monotonic()
+    if how == "end of file":
+        guard.stdin.close()
+    else:
+        guard.send_signal(getattr(signal, f"SIG{how}"))
+    assert guard.wait(timeout=20) == STOPPED
+    assert left(tmp_path) == []
+    assert time.monotonic() - begun < 10
+
+
+def test_a_killed_owner_takes_everything_along(tmp_path: Path) -> None:
+    """The owner is a process of its own that is killed without a chance to clean up."""
+    owner_code = f"""
+        import subprocess, sys, time
+        sys.path[:0] = [{str(Path(__file__).parent)!r}]
+        from pathlib import Path
+        from test_guard import start
+        start(Path({str(tmp_path)!r}))
+        time.sleep(600)
+    """
+    owner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(owner_code)])
+    wait_for(lambda: len(list(tmp_path.glob("*.rank"))) == 2)
+    owner.kill()
+    owner.wait()
+    wait_for(lambda: left(tmp_path) == [], seconds=10)
+
+
+@pytest.mark.parametrize("victim", ["runner", "launcher"])
+def test_a_killed_member_does_not_leave_its_children(tmp_path: Path, victim: str) -> None:
+    guard = start(tmp_path)
+    runner = psutil.Process(guard.pid).children()[0]
+    target = runner if victim == "runner" else runner.children()[0]
+    target.kill()
+    code = guard.wait(timeout=20)
+    assert left(tmp_path) == []
+    assert code == (128 + signal.SIGKILL if victim == "runner" else 0)
+
+
+@pytest.mark.parametrize("code", [0, 2, 7])
+def test_the_exit_code_and_the_output_are_the_commands(tmp_path: Path, code: int) -> None:
+    guard = start(
+        tmp_path, command=[sys.executable, "-c", f"print('said'); raise SystemExit({code})"]
+    )
+    assert guard.wait(timeout=20) == code
+    assert (tmp_path / "log").read_text() == "said\n"
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    assert launch.locked_by(tmp_path) is None
+    guard = start(tmp_path)
+    assert launch.locked_by(tmp_path) == guard.pid
+    second = start(tmp_path, command=[sys.executable, "-c", "print('must not run')"])
+    assert second.wait(timeout=20) == STOPPED
+    assert "must not run" not in (tmp_path / "log").read_text()
+    os.killpg(guard.pid, signal.SIGKILL)
+    guard.wait()
+    assert launch.locked_by(tmp_path) is None
+
+
+def test_every_run_has_a_port_of_its_own() -> None:
+    ports = {launch.runner_command(1)[3] for _ in range(5)}
+    assert len(ports) > 1 and all(port.startswith("--master_port=") for port in ports)

@@ -1,0 +1,119 @@
+"""Loading by name or folder, the built-in model, and the chat template."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from neoxkit import models, tiny
+from neoxkit.errors import UserError
+from neoxkit.export import chat_template
+from neoxkit.turns import Conversation, Turn, prompt
+
+
+def sha256(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_tiny_is_always_the_same_bytes(tmp_path: Path) -> None:
+    """Made twice in processes of their own, with other threads, hash seeds and seeds of torch."""
+    code = "import sys,torch,pathlib; torch.manual_seed({}); from neoxkit import tiny; "
+    code += "tiny.make_tiny(pathlib.Path(sys.argv[1]))"
+    for i in (1, 2):
+        (tmp_path / str(i)).mkdir()
+        env = {**os.environ, "OMP_NUM_THREADS": str(i), "PYTHONHASHSEED": str(i)}
+        env["RAYON_NUM_THREADS"] = str(i)
+        subprocess.run(
+            [sys.executable, "-c", code.format(i), str(tmp_path / str(i))], env=env, check=True
+        )
+    assert sha256(tmp_path / "1") == sha256(tmp_path / "2")
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(sha256(tmp_path / "1"))
+
+
+def test_tiny_is_a_small_gpt_neox_with_its_special_tokens() -> None:
+    folder = tiny.tiny_folder()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.config.model_type == "gpt_neox"
+    assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 3e6
+    assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|padding|>"]) == [0, 1]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
+    text = "User: Grüße, 你好 🙂\n\nAgent: 3 plus 4 is 7."
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "opened"),
+    [
+        ("EleutherAI/pythia-70m-deduped", "EleutherAI/pythia-70m-deduped"),
+        ("pythia-1.4b-deduped", "EleutherAI/pythia-1.4b-deduped"),
+        ("gpt-neo-125m", "EleutherAI/gpt-neo-125m"),
+        ("gpt-neox-20b", "EleutherAI/gpt-neox-20b"),
+    ],
+)
+def test_names_of_the_hub(name: str, opened: str) -> None:
+    assert models.resolve(name) == opened
+
+
+@pytest.mark.parametrize("name", ["no-such", "./nowhere", "/no/such/folder", "~/nowhere/at/all"])
+def test_what_is_neither_folder_nor_hub_name_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"^model_name_or_path: .* -- "):
+        models.resolve(name)
+
+
+def test_a_folder_without_weights_is_refused_unless_from_scratch(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny.tiny_folder() / name).read_bytes())
+    with pytest.raises(UserError, match=r"holds no model\.safetensors -- set from_scratch"):
+        models.load_model(str(tmp_path))
+    one, same, other = (
+        models.load_model(str(tmp_path), from_scratch=True, seed=seed) for seed in (1, 1, 2)
+    )
+    weights = [m.get_output_embeddings().weight for m in (one, same, other)]
+    assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
+
+
+def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
+    """Weights come from safetensors alone."""
+    import torch
+
+    model = models.load_model("tiny")
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        models.load_model(str(tmp_path))
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as refused:
+        models.load_tokenizer("EleutherAI/no-such-model-of-the-kit")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_a_vocabulary_too_large_is_refused() -> None:
+    model, tokenizer = models.load_model("tiny"), models.load_tokenizer("tiny")
+    models.check_vocabulary(model, tokenizer)
+    model.config.vocab_size = len(tokenizer) - 1
+    with pytest.raises(UserError, match="1024 ids, the model 1023 embedding rows"):
+        models.check_vocabulary(model, tokenizer)
+    models.check_positions(model, 2048)
+    with pytest.raises(UserError, match="2049 is above the model's 2048 positions"):
+        models.check_positions(model, 2049)
+
+
+@pytest.mark.parametrize("agent_name", ["Agent", "Dr. Rosey", 'O"Brien'])
+def test_the_chat_template_writes_the_trained_prompt(agent_name: str) -> None:
+    tokenizer = models.load_tokenizer("tiny")
+    tokenizer.chat_template = chat_template(agent_name)
+    turns = (Turn("user", "Hi."), Turn("agent", "Yes?"), Turn("user", "Bye."))
+    chat = [
+        {"role": "system", "content": "A shop."},
+        *({"role": "user" if t.role == "user" else "assistant", "content": t.text} for t in turns),
+    ]
+    written = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert written == prompt(Conversation(1, turns, "A shop."), agent_name)
