@@ -283,6 +283,9 @@ def environment(ranks: int) -> dict[str, str]:
         env["LOCAL_SIZE"] = str(ranks)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         env.setdefault("OMP_NUM_THREADS", str(max((cores or 1) // ranks, 1)))
+        # Threads that wait spin less: beside another busy process training was 1.6 times as fast,
+        # alone as fast as with the default.
+        env.setdefault("GOMP_SPINCOUNT", "3000")
     return env
 
 

@@ -1,0 +1,206 @@
+"""The three notebooks under papermill with real DeepSpeed, from another working directory."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from conftest import REPOSITORY, command, make_home
+
+from neoxkit import runs
+
+PARAMETERS = {
+    "train_file": "data/small.txt",
+    "dataset": "e2e",
+    "run": "e2e",
+    "max_steps": "30",
+    "eval_steps": "10",
+    "max_new_tokens": "12",
+    "my_questions": '["What is <b>3</b> plus 4?"]',
+}
+FLAGS = [part for name, value in PARAMETERS.items() for part in ("-p", name, value)]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`neoxkit run`, called from a folder that has nothing to do with the kit."""
+    home = make_home(tmp_path_factory.mktemp("home"))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(home))
+        done = command("neoxkit.cli", "run", *FLAGS, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # nothing but the kit's own lines
+    assert [line.split(" ->")[0] for line in done.stdout.splitlines() if "->" in line] == [
+        "[1/3] 01_tokenize", "[2/3] 02_train", "[3/3] 03_evaluate",
+    ]  # fmt: skip
+    assert list(elsewhere.iterdir()) == []
+    return home
+
+
+def notebook(home: Path, name: str) -> nbformat.NotebookNode:
+    return nbformat.read(home / "runs" / "e2e" / f"{name}.ipynb", as_version=4)
+
+
+def outputs(nb: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in nb.cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("name", ["01_tokenize", "02_train", "03_evaluate"])
+def test_executed_notebooks_are_valid_and_hold_no_noise(executed: Path, name: str) -> None:
+    nb = notebook(executed, name)
+    nbformat.validate(nb)
+    assert [o for o in outputs(nb) if o.output_type == "error"] == []
+    assert [o.text for o in outputs(nb) if o.output_type == "stream" and o.name == "stderr"] == []
+    printed = "".join(o.text for o in outputs(nb) if o.output_type == "stream")
+    assert not re.search(r"(?i)warning|\d+%\|", printed)
+    assert (executed / "runs" / "e2e" / f"{name}.ipynb").stat().st_size < 1e6
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"), [("01_tokenize", 1), ("02_train", 2), ("03_evaluate", 1)]
+)
+def test_each_picture_is_there_once(executed: Path, name: str) -> None:
+    nb = notebook(executed, name)
+    assert sum("image/png" in o.get("data", {}) for o in outputs(nb)) == PICTURES[name]
+
+
+def test_the_training_cell_ends_with_one_status_and_one_curve(executed: Path) -> None:
+    cell = next(c for c in notebook(executed, "02_train").cells if "dashboard.watch(" in c.source)
+    assert [sorted(o.data) for o in cell.outputs] == [
+        ["text/html", "text/plain"],
+        ["image/png", "text/plain"],
+    ]
+    assert re.match(
+        r"step 30 of 30 · epoch .* · loss .* tokens/s · finished",
+        cell.outputs[0].data["text/plain"],
+    )
+
+
+def test_the_run_holds_what_the_design_says(executed: Path) -> None:
+    folder = executed / "runs" / "e2e"
+    assert {
+        "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json", "model", "evaluation.json",
+        "replies.jsonl", "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
+    } <= {p.name for p in folder.iterdir()}  # fmt: skip
+    assert runs.finished(folder)["step"] == 30
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    base, tuned = (evaluation["eval_loss"][name] for name in ("base", "tuned"))
+    assert base["trained_tokens"] == tuned["trained_tokens"] > 0
+    assert tuned["loss"] < base["loss"]
+    assert tuned["loss"] == pytest.approx(runs.finished(folder)["eval_loss"], rel=1e-5)
+    assert sum(evaluation["endings"]["tuned"].values()) == len(
+        (folder / "replies.jsonl").read_text().splitlines()
+    )
+
+
+def test_text_from_data_is_escaped(executed: Path) -> None:
+    html = "".join(
+        o.data["text/html"]
+        for o in outputs(notebook(executed, "03_evaluate"))
+        if "text/html" in o.get("data", {})
+    )
+    assert "&lt;b&gt;3&lt;/b&gt;" in html and "<b>3</b>" not in html
+
+
+def test_plain_papermill_says_the_run_is_finished_and_trains_nothing(
+    executed: Path, tmp_path: Path
+) -> None:
+    before = (executed / "runs" / "e2e" / "metrics.jsonl").read_text()
+    target = tmp_path / "again.ipynb"
+    flags = [
+        "-r",
+        "dataset",
+        "e2e",
+        "-r",
+        "run",
+        "e2e",
+        "-p",
+        "max_steps",
+        "30",
+        "-p",
+        "eval_steps",
+        "10",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        done = command(
+            "papermill",
+            str(executed / "notebooks" / "02_train.ipynb"),
+            str(target),
+            *flags,
+            cwd=tmp_path,
+        )
+    assert done.returncode == 0, done.stderr
+    assert (executed / "runs" / "e2e" / "metrics.jsonl").read_text() == before
+
+
+def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        done = command(
+            "neoxkit.cli", "run", "-p", "run", "bad", "-p", "train_file", "data/none.txt"
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith(
+        "error: train_file: 'data/none.txt' does not exist"
+    )
+    nb = nbformat.read(executed / "runs" / "bad" / "01_tokenize.ipynb", as_version=4)
+    (error,) = [o for o in outputs(nb) if o.output_type == "error"]
+    assert error.traceback == [f"error: {error.evalue}"]
+    assert not (executed / "runs" / "bad" / "02_train.ipynb").exists()
+
+
+def training_processes(home: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+            if str(home) in line and "neoxkit" in line and process.status() != "zombie":
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> None:
+    """Interrupted or killed in the middle: nothing is left, and the run is no success."""
+    name = f"stopped-{int(number)}"
+    flags = ["-r", "dataset", "e2e", "-r", "run", name, "-p", "max_steps", "100000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        papermill = subprocess.Popen(
+            [sys.executable, "-m", "papermill", str(executed / "notebooks" / "02_train.ipynb"),
+             str(executed / "runs" / f"{name}.ipynb"), *flags],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    folder = executed / "runs" / name
+    deadline = time.monotonic() + 90
+    while not any(e["event"] == "train" for e in runs.read_events(folder)):
+        assert papermill.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(training_processes(folder)) >= 4  # guard, runner, launcher, rank
+    papermill.send_signal(number)
+    papermill.wait(timeout=60)
+    deadline = time.monotonic() + 12
+    while training_processes(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert papermill.returncode != 0
+    assert runs.state(folder) == "started"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_has_the_two_commands() -> None:
+    done = subprocess.run(
+        ["make", "-n", "demo", "test"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert "neoxkit run" in done.stdout and "pytest" in done.stdout
