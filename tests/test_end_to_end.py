@@ -64,9 +64,10 @@ def test_executed_notebooks_are_valid_and_hold_no_noise(executed: Path, name: st
     assert (executed / "runs" / "e2e" / f"{name}.ipynb").stat().st_size < 1e6
 
 
-@pytest.mark.parametrize(
-    ("name", "pictures"), [("01_tokenize", 1), ("02_train", 2), ("03_evaluate", 1)]
-)
+PICTURES = {"01_tokenize": 1, "02_train": 2, "03_evaluate": 1}
+
+
+@pytest.mark.parametrize("name", PICTURES)
 def test_each_picture_is_there_once(executed: Path, name: str) -> None:
     nb = notebook(executed, name)
     assert sum("image/png" in o.get("data", {}) for o in outputs(nb)) == PICTURES[name]
