@@ -3,14 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup demo test lint lab doctor clean
+.PHONY: help setup demo test test-demo lint lab picture doctor clean
 
 help:
 	@echo "make demo    set up, then the three notebooks on the built-in sample and model"
 	@echo "make test    set up, then the tests"
+	@echo "make test-demo  the whole demo and what its model must answer"
 	@echo "make lab     JupyterLab in notebooks/"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"
+	@echo "make picture the README's picture (needs chromium)"
 	@echo "make clean   delete the demo's run and dataset"
 
 setup: $(READY)
@@ -30,11 +32,18 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest
 
+test-demo: $(READY)
+	@$(BIN)/python -m pytest -m demo
+
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 lab: $(READY)
 	@cd notebooks && ../$(BIN)/jupyter lab
+
+picture: $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@$(BIN)/python docs/screenshot.py
 
 doctor: $(READY)
 	@$(BIN)/neoxkit doctor

@@ -40,8 +40,7 @@ def watch(training: Training) -> dict[str, Any]:
             time.sleep(0.2)
     except KeyboardInterrupt:
         training.stop()
-        what = f"stopped; {_saved(training)}"
-        raise UserError("run", what, "run the cell again to go on") from None
+        raise UserError("run", *_stopped(training)) from None
     except BaseException:
         training.stop()
         raise
@@ -52,9 +51,11 @@ def watch(training: Training) -> dict[str, Any]:
     return training.check()
 
 
-def _saved(training: Training) -> str:
+def _stopped(training: Training) -> tuple[str, str]:
     checkpoints = runs.whole_checkpoints(training.folder)
-    return f"{checkpoints[-1].name} is saved" if checkpoints else "no checkpoint was reached yet"
+    if checkpoints:
+        return f"stopped; {checkpoints[-1].name} is saved", "run the cell again to go on from it"
+    return "stopped before the first checkpoint", "run the cell again to begin anew"
 
 
 def status(events: Sequence[Mapping[str, Any]], seconds: float, ended: int | None = None) -> View:
