@@ -36,7 +36,7 @@ def test_flags_and_json_give_the_same_arguments(tmp_path: Path) -> None:
     first, second = one.training.to_dict(), other.training.to_dict()
     assert {k: (v, second[k]) for k, v in first.items() if v != second[k]} == {}
     assert first["learning_rate"] == 3e-4 and first["activation_checkpointing"] is True
-    assert str(first["deepspeed"]).endswith("ds_configs/zero3.json")
+    assert first["deepspeed"]["zero_optimization"]["stage"] == 3
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,28 @@ def test_precision_auto_is_bf16_where_a_gpu_is_good_at_it(
     kit, training, notices = arguments.KitArguments(), {}, []
     arguments._set_precision(kit, training, notices)
     assert (kit.precision, training["bf16"], notices) == (expected, expected == "bf16", [])
+
+
+@pytest.mark.parametrize("name", sorted(arguments.REFUSED))
+def test_what_would_be_ignored_is_refused(name: str) -> None:
+    value = {"label_smoothing_factor": ["0.1"]}.get(name, [])
+    with pytest.raises(UserError, match=f"^{name}: "):
+        arguments.parse([*BASIC, f"--{name}", *value])
+
+
+def test_zero3_always_gathers_the_weights_it_saves(tmp_path: Path) -> None:
+    config = tmp_path / "mine.json"
+    config.write_text('{"zero_optimization": {"stage": 3}}')
+    parsed = arguments.parse([*BASIC, "--deepspeed", str(config)])
+    assert parsed.training.deepspeed["zero_optimization"][
+        "stage3_gather_16bit_weights_on_model_save"
+    ]
+    assert any("stage3_gather" in notice for notice in parsed.notices)
+
+
+def test_dashes_may_be_written_for_underscores() -> None:
+    parsed = arguments.parse([*BASIC, "--learning-rate", "5e-5", "--evaluation-strategy=steps"])
+    assert (parsed.training.learning_rate, parsed.training.eval_strategy) == (5e-5, "steps")
 
 
 def test_a_broken_config_names_its_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import controls, launch, tokens, views
+from neoxkit import controls, plan, tokens, views
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.tokens import Encoded
 
@@ -27,7 +27,7 @@ class Screen:
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(controls, "display", screen)
-    monkeypatch.setattr(launch, "num_gpus", lambda: 0)
+    monkeypatch.setattr(plan, "num_gpus", lambda: 0)
     return screen
 
 
@@ -67,7 +67,7 @@ def test_the_parameters_are_on_the_training_sliders(
     screen: Screen, rate: float, block_size: int
 ) -> None:
     settings = TrainSettings(learning_rate=rate, block_size=block_size)
-    control = controls.training(settings, [10, 130, 300], [5, 60, 150])
+    control = controls.training(settings, [10, 130, 300], [5, 60, 150], 300)
     assert slider(control, "learning rate").value == rate
     assert slider(control, "block size").value == block_size
     assert control.settings == settings and control.overrides() == {}
@@ -97,7 +97,7 @@ def test_moving_overrides_in_sight_and_reset_restores(screen: Screen) -> None:
 
 def test_two_sliders_add_up(screen: Screen) -> None:
     settings = TrainSettings()
-    control = controls.training(settings, [10, 130, 300], [5, 60, 150])
+    control = controls.training(settings, [10, 130, 300], [5, 60, 150], 300)
     slider(control, "learning rate").value = 2e-5
     slider(control, "block size").value = 64
     assert control.settings == settings.replace(learning_rate=2e-5, block_size=64)
@@ -122,7 +122,7 @@ def test_the_consequences_are_what_fit_will_do(screen: Screen, too_long: str) ->
 
 
 def test_the_command_is_that_of_the_settings(screen: Screen) -> None:
-    control = controls.training(TrainSettings(run="x"), [10, 130], [5, 60])
+    control = controls.training(TrainSettings(run="x"), [10, 130], [5, 60], 130)
     for rate in (2e-5, 1e-3):
         slider(control, "learning rate").value = rate
         command = control.settings.papermill_command()
@@ -145,13 +145,13 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
         layout="padded",
     )
     lengths, trained = [10] * 15 + [100] * 5, [5] * 15 + [25] * 5
-    control = controls.training(settings, lengths, trained)
+    control = controls.training(settings, lengths, trained, 280)
     said = facts(screen)
     assert said["conversations trained on"] == "20 of 20"
     assert said["trained tokens left out"] == "0.0%"
     assert said["optimizer steps"] == "9 (3 an epoch)"  # 10 rows a rank, 5 batches, 3 steps
     assert said["a step"] == "8 conversations, about 260 tokens, 2 rank(s)"
-    assert said["padding"] == "68% (padded)"  # 650 tokens in 20 rows of 100
+    assert said["padding"] == "88% (padded)"  # 650 tokens in 20 rows of the block size
     slider(control, "block size").value = 64
     said = facts(screen)
     assert said["conversations trained on"] == "15 of 20"
@@ -163,7 +163,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
 
 
 def test_a_saved_notebook_says_what_the_sliders_were(screen: Screen) -> None:
-    controls.training(TrainSettings(learning_rate=1e-5, block_size=64), [10, 130], [5, 60])
+    controls.training(TrainSettings(learning_rate=1e-5, block_size=64), [10, 130], [5, 60], 130)
     assert screen.shown[0]["text/plain"] == (
         "(sliders, with a kernel: learning_rate 1e-05, block_size 64)"
     )

@@ -24,6 +24,8 @@ Write = Callable[..., Path]
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write a file below the root, so that errors call it by its bare name."""
+    for name in ("notebooks", "ds_configs"):
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
 
     def write(content: str | bytes, name: str = "talks.txt") -> Path:
@@ -338,3 +340,13 @@ def test_rendered_text_reads_back(write: Write) -> None:
     conversation = Conversation(1, talk("Hi\nthere", "Yes?\n\n- one\n- two", "Bye"), "Be kind.")
     text, _ = render(conversation, "Zoë Élan")
     assert conversations.read(write(text + END), "Zoë Élan").conversations == [conversation]
+
+
+def test_each_line_of_a_wrong_encoding_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "latin.txt"
+    file.write_bytes("User: né\r\n\r\nAgent: oui\r\nça\rà<|endoftext|>".encode("latin-1"))
+    with pytest.raises(Faults) as refused:
+        conversations.read(file)
+    lines = [line.split(": ")[0].rsplit(":", 1)[1] for line in str(refused.value).splitlines()]
+    assert lines == ["1", "4", "5"]
+    assert "at byte 7 (0xe9)" in str(refused.value).splitlines()[0]

@@ -159,6 +159,21 @@ def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path) 
     assert not (executed / "runs" / "bad" / "02_train.ipynb").exists()
 
 
+def test_restart_keeps_the_old_record_whole(executed: Path) -> None:
+    """What goes wrong afterwards leaves the old run where it was moved to, with its notebooks."""
+    flags = [*FLAGS, "-p", "restart", "true", "-p", "train_file", "data/none.txt"]
+    shutil.copytree(executed / "runs" / "e2e", executed / "runs" / "again")
+    flags[flags.index("run") + 1] = "again"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        done = command("neoxkit.cli", "run", *flags)
+    assert done.returncode == 2
+    assert "the old run is kept as runs/again.old-1" in done.stdout
+    old = {p.name for p in (executed / "runs" / "again.old-1").iterdir()}
+    assert {"01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb", "FINISHED.json"} <= old
+    assert not (executed / "runs" / "again" / "FINISHED.json").exists()
+
+
 def training_processes(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():

@@ -67,13 +67,16 @@ def test_replies_end_in_three_ways_and_keep_their_order(tokenizer: object) -> No
     assert [(r.text, r.ended) for r in found[:2]] == [("One.", "end mark"), ("Two.", "next turn")]
     assert found[2].ended == "ran on" and found[2].text.startswith("three three")
     assert parrot.calls == [2, 1]
-    assert evaluate.endings(found) == {"end mark": 1, "next turn": 1, "ran on": 1}
+    assert evaluate.endings(found) == {
+        "end mark": 1, "next turn": 1, "ran on": 1, "too long": 0,
+    }  # fmt: skip
 
 
-def test_a_prompt_too_long_for_the_model_is_refused(tokenizer: object) -> None:
-    parrot = Parrot({}, tokenizer)
-    with pytest.raises(UserError, match=r"^max_new_tokens: 1 prompts and 90 new tokens exceed 100"):
-        reply(parrot, tokenizer, ["User: a b c d e f g h i j k\n\nAgent:"], max_new_tokens=90)
+def test_a_prompt_too_long_for_the_model_is_left_out_and_counted(tokenizer: object) -> None:
+    parrot = Parrot({"User: b\n\nAgent:": " Two.<|endoftext|>"}, tokenizer)
+    prompts = ["User: a b c d e f g h i j k\n\nAgent:", "User: b\n\nAgent:"]
+    found = reply(parrot, tokenizer, prompts, max_new_tokens=90)
+    assert [(r.text, r.ended) for r in found] == [("", "too long"), ("Two.", "end mark")]
 
 
 def test_replies_of_a_batch_are_those_of_one_by_one(model: object, tokenizer: object) -> None:

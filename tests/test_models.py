@@ -70,9 +70,7 @@ def test_a_folder_without_weights_is_refused_unless_from_scratch(tmp_path: Path)
         (tmp_path / name).write_bytes((tiny.tiny_folder() / name).read_bytes())
     with pytest.raises(UserError, match=r"holds no model\.safetensors -- set from_scratch"):
         models.load_model(str(tmp_path))
-    one, same, other = (
-        models.load_model(str(tmp_path), from_scratch=True, seed=seed) for seed in (1, 1, 2)
-    )
+    one, same, other = (models.random_model(str(tmp_path), seed) for seed in (1, 1, 2))
     weights = [m.get_output_embeddings().weight for m in (one, same, other)]
     assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
 

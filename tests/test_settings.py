@@ -72,7 +72,8 @@ def test_convert_refuses(kind: type, given: Any, noun: str) -> None:
 
 def test_a_number_for_a_text_is_refused_with_the_flag_that_keeps_it() -> None:
     assert refusal(TokenizeSettings, agent_name=123) == (
-        "agent_name: got the number 123 for a text -- with papermill, give it as -r agent_name TEXT"
+        "agent_name: got the number 123 for a text -- "
+        "quote it in YAML; with papermill: -r agent_name TEXT"
     )
 
 

@@ -20,6 +20,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tokens": ("tiny", "tokens", "tokenized"),
     "tensors": ("batches", "losses", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies"),
+    "plans": ("plan",),
     "work": ("train", "evaluate", "launch"),
     "look": ("plots", "views"),
     "notebook": ("controls", "dashboard"),
@@ -28,7 +29,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
     "errors", "paths", "turns", "settings", "runs", "guard", "text_format", "json_format",
-    "conversations", "tiny", "tokens", "tokenized", "models", "plots", "views", "launch",
+    "conversations", "tiny", "tokens", "tokenized", "models", "plots", "views", "plan", "launch",
     "controls", "dashboard", "doctor", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")

@@ -267,7 +267,12 @@ def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size
     kept, counts = tokens.fit(rows, block_size, too_long)
     dropped = [line for lines in counts.dropped.values() for line in lines]
     assert sorted([row.line for row in kept] + dropped) == [t.line for t in talks]
-    assert counts.read == len(talks) == counts.kept + counts.num_dropped == len(kept) + len(dropped)
+    assert (
+        counts.read
+        == len(talks)
+        == counts.kept + sum(map(len, counts.dropped.values()))
+        == len(kept) + len(dropped)
+    )
     assert counts.tokens == sum(len(row.ids) for row in kept)
     assert counts.trained_tokens == sum((row.labels != -100).sum() for row in kept)
     assert counts.trained_tokens + counts.trained_tokens_lost == sum(r.num_trained for r in rows)
@@ -325,6 +330,8 @@ Saved = tuple[Path, dict, list[tokens.Encoded], list[tokens.Encoded]]
 @pytest.fixture
 def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Saved:
     """A dataset folder made from a file of 20 conversations as 01_tokenize makes it."""
+    for name in ("notebooks", "ds_configs"):
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
     text = "".join(f"User: what is {i}?\n\nAgent: it is {i}{END}\n" for i in range(20))
     (tmp_path / "talks.txt").write_text(text, encoding="utf-8")
@@ -407,3 +414,11 @@ def test_checks_against_the_manifest(tiny: Tokenizer, saved: Saved) -> None:
     other.add_tokens(["zzz"])
     with pytest.raises(UserError, match="another tokenizer than the dataset's"):
         tokenized.check_tokenizer(other, manifest)
+
+
+def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedTokenizerBase) -> None:
+    talk = Conversation(4, (Turn("user", "Hi"), Turn("agent", "a reply of some more tokens")))
+    encoded = {"train": tokens.encode(tiny, [talk], "Agent")}
+    with pytest.raises(UserError, match=r"no conversation is left \(1 longer than 8 tokens\)"):
+        tokens.fit_sides(encoded, 8, "drop")
+    assert tokens.fit_sides(encoded, 280, "drop")["train"][1].kept == 1

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import command, metrics, tokenize
+from conftest import REPOSITORY, command, metrics, tokenize
+from datasets import load_from_disk
 
-from neoxkit import launch, paths, runs
+from neoxkit import evaluate, launch, paths, plan, runs, tokenized
 from neoxkit.errors import TrainingError, UserError
 from neoxkit.settings import TrainSettings
 
@@ -89,7 +90,7 @@ def test_the_planned_steps_are_what_the_slider_shows(home: Path, unbroken: Path)
     start = metrics(unbroken)[0]
     plain = BASE.replace(max_steps=-1, num_train_epochs=1.5)
     expected = math.ceil(1.5 * math.ceil(start["conversations"] / 8))
-    assert launch.num_steps(plain, start["conversations"], 1) == expected
+    assert plan.num_steps(plain, start["conversations"], 1) == expected
 
 
 def test_finished_says_what_the_metrics_say(unbroken: Path) -> None:
@@ -105,8 +106,6 @@ def test_finished_says_what_the_metrics_say(unbroken: Path) -> None:
 def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -> None:
     """Against the plainest computation: one conversation at a time, all logits."""
     from transformers import AutoModelForCausalLM
-
-    from neoxkit import tokenized
 
     model = AutoModelForCausalLM.from_pretrained(unbroken / "model").eval()
     dataset, manifest = tokenized.load(paths.tokenized("small"))
@@ -199,6 +198,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> N
     assert metrics(folder)[-1]["event"] == "done"
     assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
     assert weights_sha256(folder) == weights_sha256(unbroken)
+    counted = [runs.finished(f)["trained_tokens"] for f in (folder, unbroken)]
+    assert counted[0] == counted[1]
 
 
 def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
@@ -209,9 +210,46 @@ def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
     with pytest.raises(UserError, match=r"learning_rate 0.002 -> 0.001"):
         launch.start(BASE.replace(run="unbroken", learning_rate=1e-3))
     shutil.copytree(unbroken, unbroken.with_name("again"))
-    launch.prepare(BASE.replace(run="again", learning_rate=1e-3, restart=True))
+    launch.start(BASE.replace(run="again", learning_rate=1e-3, restart=True)).stop()
     assert weights_sha256(unbroken.with_name("again.old-1")) == before
     assert runs.state(unbroken.with_name("again")) == "new"
+
+
+def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
+    home: Path, unbroken: Path
+) -> None:
+    facts = runs.finished(unbroken)
+    data = paths.find("dataset", facts["dataset"], file=False)
+    tokenized.check_sha256(data, facts["dataset_sha256"])
+    manifest = (data / "manifest.json").read_text()
+    try:
+        (data / "manifest.json").write_text(manifest.replace('"split_seed": 0', '"split_seed": 7'))
+        with pytest.raises(UserError, match="was tokenized anew since the run was started"):
+            tokenized.check_sha256(data, facts["dataset_sha256"])
+        with pytest.raises(UserError, match=r"other settings \(dataset_sha256 "):
+            launch.start(BASE.replace(run="unbroken"))
+    finally:
+        (data / "manifest.json").write_text(manifest)
+
+
+def test_a_checkout_can_be_moved(
+    home: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing a run wrote down names the place where the kit was."""
+    moved = tmp_path / "moved"
+    shutil.copytree(home, moved)
+    monkeypatch.setenv("NEOXKIT_HOME", str(moved))
+    assert launch.start(BASE.replace(run="unbroken")).process is None
+    for name in ("arguments.json", "FINISHED.json", "metrics.jsonl"):
+        assert str(home) not in (moved / "runs" / "unbroken" / name).read_text()
+
+
+def test_other_ranks_can_not_go_on_from_a_checkpoint(home: Path, unbroken: Path) -> None:
+    shutil.copytree(unbroken, unbroken.with_name("ranks"))
+    arguments = unbroken.with_name("ranks") / "arguments.json"
+    arguments.write_text(arguments.read_text().replace("runs/unbroken", "runs/ranks"))
+    with pytest.raises(UserError, match=r"num_ranks: checkpoint-8 was written by 1 rank\(s\)"):
+        launch.start(BASE.replace(run="ranks", num_ranks=2))
 
 
 def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
@@ -231,6 +269,32 @@ def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
     assert "error: fp16: needs a GPU and there is none" in again.stderr
 
 
+def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home: Path) -> None:
+    """Pythia-14m's true shape with the real tokenizer on real dialogues, two ranks, end to end."""
+    shared = REPOSITORY.parent / "shared" / "data"
+    if not shared.is_dir():
+        pytest.skip("the real tokenizer and texts (shared/data) are not on this machine")
+    model = home / "pythia-14m-shape"
+    shutil.copytree(shared / "gpt-neox-tokenizer", model)
+    shutil.copy(shared / "pythia-configs" / "pythia-14m" / "config.json", model)
+    shutil.copy(shared / "taskmaster4_small.txt", home / "data" / "dialogues.txt")
+    tokenize("dialogues.txt", "dialogues", str(model))
+    with pytest.raises(UserError, match=r"holds no model\.safetensors -- set from_scratch"):
+        launch.start(BASE.replace(run="shape", dataset="dialogues"))
+    folder = train(
+        run="shape", dataset="dialogues", from_scratch=True, num_ranks=2, ds_config="zero3",
+        per_device_train_batch_size=4, learning_rate=1e-3,
+    )  # fmt: skip
+    facts = runs.finished(folder)
+    base, tuned = (evaluate.load(facts, folder, which) for which in ("base", "tuned"))
+    assert base.config.vocab_size == tuned.config.vocab_size == 50304
+    rows = load_from_disk(home / facts["dataset"])["eval"]
+    scores = [evaluate.score(m, rows, batch_size=8, pad_id=1).loss for m in (base, tuned)]
+    assert scores[0] == pytest.approx(math.log(50304), rel=0.05)
+    assert scores[1] == pytest.approx(facts["eval_loss"], rel=1e-5)
+    assert scores[1] < scores[0] - 0.5
+
+
 def test_a_failed_run_never_looks_like_success(home: Path) -> None:
     """A loss that is not a number stops the run there, and nothing is exported."""
     zero_by_zero = {"adam_epsilon": 0.0}  # the step of an embedding row that no token used
@@ -248,6 +312,8 @@ def test_a_failed_run_never_looks_like_success(home: Path) -> None:
         ({"ds_config": "zero4"}, "ds_config: 'zero4' is not in ds_configs/"),
         ({"model_name_or_path": "no-such"}, "model_name_or_path: 'no-such' is no folder here"),
         ({"training_arguments": {"lerning": 1}}, "training_arguments: lerning is not one of them"),
+        ({"precision": "fp16"}, "precision: fp16 needs a GPU and there is none"),
+        ({"ds_config": "no/such.json"}, "ds_config: 'no/such.json' does not exist in"),
         ({"training_arguments": {"seed": 1}}, "training_arguments: seed is a setting of its own"),
     ],
 )

@@ -1,7 +1,7 @@
 """The trainer's arguments: flags or one JSON file, checked, with transformers' renamed flags."""
 
-import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from neoxkit import paths
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, near
 
 # What transformers 5 renamed or dropped: old flag -> (new flag, or None; fixed value or None).
 RENAMED: dict[str, tuple[str | None, str | None]] = {
@@ -34,6 +34,13 @@ FIXED = {
 }
 
 
+REFUSED = {
+    "label_smoothing_factor": "is not part of the loss per trained token",
+    "save_only_model": "leaves checkpoints that nothing can go on from",
+    "enable_jit_checkpoint": "saves weights one step ahead of their state under DeepSpeed",
+}
+
+
 @dataclass
 class KitArguments:
     """What the trainer takes besides transformers' TrainingArguments."""
@@ -46,6 +53,7 @@ class KitArguments:
         default=False, metadata={"help": "Draw random weights of its shape."}
     )
     dataset: str = field(default="", metadata={"help": "The folder that 01_tokenize wrote."})
+    dataset_sha256: str = field(default="", metadata={"help": "Of its manifest; else refused."})
     block_size: int = field(default=0, metadata={"help": "Longest conversation; 0: the dataset's."})
     layout: str = field(
         default="packed", metadata={"help": "packed or padded.", "choices": ["packed", "padded"]}
@@ -69,6 +77,7 @@ class Parsed:
     kit: KitArguments
     training: TrainingArguments
     notices: list[str]
+    flags: dict[str, str] | None = None  # what a shell said; None when a notebook wrote a file
 
 
 class _Parser(HfArgumentParser):
@@ -82,25 +91,28 @@ def parse(argv: Sequence[str]) -> Parsed:
     argv = [
         a for a in argv if not a.startswith("--local_rank")
     ]  # the launcher's; LOCAL_RANK says it
-    if argv and argv[0].endswith(".json"):
-        values = _rename(json.loads(Path(argv[0]).read_text(encoding="utf-8")), notices)
-        values.update(_from_flags(argv[1:], notices, only_given=True))
-    else:
-        values = _from_flags(argv, notices)
-    return build(values, notices)
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        values = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+        return build(_rename(values, notices), notices)
+    given = _from_flags(argv, notices)
+    parsed = build(given, notices)
+    parsed.flags = {k: str(v) for k, v in given.items()}
+    return parsed
 
 
-def _from_flags(
-    argv: Sequence[str], notices: list[str], only_given: bool = False
-) -> dict[str, Any]:
+def _from_flags(argv: Sequence[str], notices: list[str]) -> dict[str, Any]:
     # allow_abbrev: else `--see 3` would set the seed
     parser = _Parser((KitArguments, TrainingArguments), allow_abbrev=False)
     parser.set_defaults(logging_steps=10)
+    argv = [
+        re.sub(r"^--[^=]+", lambda m: m[0].replace("-", "_").replace("__", "--", 1), a)
+        for a in argv
+    ]
     values, unknown = parser.parse_known_args(_rename_flags(argv, notices))
-    given = {a.split("=")[0].lstrip("-") for a in argv if a.startswith("--")}
-    if wrong := [a for a in unknown if a.startswith("-")] or unknown:
-        raise _unknown(wrong[0].split("=")[0].lstrip("-"), "--")
-    return {k: v for k, v in vars(values).items() if not only_given or k in given}
+    if unknown:
+        flags = [a for a in unknown if a.startswith("-")] or unknown
+        raise _unknown(flags[0].split("=")[0].lstrip("-"), "--")
+    return vars(values)
 
 
 def _rename_flags(argv: Sequence[str], notices: list[str]) -> list[str]:
@@ -149,8 +161,7 @@ def known_names() -> list[str]:
 
 
 def _unknown(name: str, dashes: str = "") -> UserError:
-    near = difflib.get_close_matches(name, known_names(), n=1)
-    remedy = f"did you mean {dashes}{near[0]}?" if near else "see neoxkit.train --help"
+    remedy = near(name, known_names(), "see python -m neoxkit.train --help", dashes)
     return UserError(f"{dashes}{name}", "is not an argument of the trainer", remedy)
 
 
@@ -161,12 +172,19 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
         if name not in known_names():
             raise _unknown(name)
     kit = KitArguments(**{k: v for k, v in values.items() if k in names})
-    training = {k: v for k, v in values.items() if k not in names} | FIXED
+    training = {k: v for k, v in values.items() if k not in names}
+    for name, why in REFUSED.items():
+        if training.get(name):
+            raise UserError(name, why, "leave it away")
+    for name, value in FIXED.items():
+        if training.get(name, value) not in (value, _default(name)):
+            notices.append(f"{name} is always {value} here")
+    training |= FIXED
     if not training.get("output_dir"):
         raise UserError("output_dir", "is missing", "add --output_dir runs/NAME")
     if not training.get("do_train"):
         raise UserError("do_train", "is missing", "add --do_train (03_evaluate only evaluates)")
-    training["deepspeed"] = ds_config(training.get("deepspeed"))
+    training["deepspeed"] = _deepspeed(training.get("deepspeed"), notices)
     _set_precision(kit, training, notices)
     if not torch.cuda.is_available():
         training["use_cpu"] = True  # without it accelerate takes every rank for the only one
@@ -178,18 +196,21 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
         raise UserError("arguments", message, "correct the named argument") from fault
 
 
-def ds_config(value: str | dict | None) -> str | dict | None:
-    """A DeepSpeed config: the name of one in ds_configs/, or a JSON file anywhere."""
-    if not isinstance(value, str) or not value:
-        return value or None
-    named = paths.root() / "ds_configs" / f"{value}.json"
-    path = named if named.is_file() else paths.find("deepspeed", value)
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as fault:
-        line = getattr(fault, "lineno", 1)
-        raise UserError(f"{paths.short(path)}:{line}", "is not JSON", str(fault)[:60]) from None
-    return str(path)
+def _deepspeed(value: str | None, notices: list[str]) -> dict[str, Any] | None:
+    """The configuration's content; ZeRO-3 always gathers the weights it saves."""
+    if not value:
+        return None
+    config = json.loads(paths.ds_config("deepspeed", value).read_text(encoding="utf-8"))
+    zero = config.get("zero_optimization", {})
+    gather = "stage3_gather_16bit_weights_on_model_save"
+    if zero.get("stage") == 3 and not zero.get(gather):
+        zero[gather] = True
+        notices.append(f"{gather} is set: without it no model would be saved")
+    return config
+
+
+def _default(name: str) -> Any:
+    return next((f.default for f in fields(TrainingArguments) if f.name == name), None)
 
 
 def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[str]) -> None:

@@ -1,7 +1,6 @@
 """`neoxkit`: strict papermill over the three notebooks, and a look at the machine."""
 
 import argparse
-import difflib
 import os
 import re
 import shlex
@@ -12,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from neoxkit import __version__, paths
-from neoxkit.errors import UserError
+from neoxkit import __version__, paths, runs
+from neoxkit.errors import UserError, near
 from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings, convert
 
 STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)
@@ -30,6 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         return 2
+    except OSError as fault:
+        where = fault.filename or "disk"
+        print(f"error: {where}: {fault.strerror} -- check the folder", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped -- run the same command again to go on", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,8 +125,7 @@ def _literal(name: str, value: str) -> Any:
 def _checked(name: str, value: Any) -> Any:
     types = _types()
     if name not in types:
-        near = difflib.get_close_matches(name, types, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(types)}"[:120]
+        remedy = near(name, types, f"known are {', '.join(types)}"[:120])
         raise UserError(name, "is not a parameter of these notebooks", remedy)
     return convert(name, types[name], value)
 
@@ -138,6 +143,9 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
     run = parameters.get("run") or TrainSettings.run
     folder = paths.run(run)
+    train = settings.get(TrainSettings)
+    if train and train.restart and runs.state(folder) != "new":
+        print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
     folder.mkdir(parents=True, exist_ok=True)
     import papermill  # slow: after every value was checked
     from papermill.exceptions import PapermillExecutionError
@@ -154,7 +162,7 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
                 cwd=str(paths.root()),
                 autosave_cell_every=1,
                 progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else a warning about TCP
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
             )
         except PapermillExecutionError as fault:
             print(f"error: {_sentence(fault)}\n       in {paths.short(target)}", file=sys.stderr)

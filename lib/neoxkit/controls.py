@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import launch, plots, tokens, views
+from neoxkit import plan, plots, tokens, views
 from neoxkit.settings import Settings, TokenizeSettings, TrainSettings
 from neoxkit.views import View
 
@@ -103,19 +103,22 @@ def block_size(settings: TokenizeSettings, encoded: Sequence[tokens.Encoded]) ->
     return Controls(settings, {"block_size": slider}, consequences).show()
 
 
-def training(settings: TrainSettings, lengths: Sequence[int], trained: Sequence[int]) -> Controls:
+def training(
+    settings: TrainSettings, lengths: Sequence[int], trained: Sequence[int], largest: int
+) -> Controls:
     """02's sliders: the learning rate's schedule over the real steps, and a smaller block size.
 
-    `lengths` and `trained`: tokens and trained tokens of each conversation of the train side.
+    `lengths` and `trained`: tokens and trained tokens of each conversation of the train side;
+    `largest`: the dataset's block size.
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
-    ranks = launch.num_ranks(settings)
+    ranks = plan.num_ranks(settings)
 
     def consequences(chosen: TrainSettings) -> tuple[View, plots.Picture]:
-        limit = chosen.block_size or all_lengths.max()
+        limit = chosen.block_size or largest
         fits = all_lengths <= limit
-        steps = launch.num_steps(chosen, int(fits.sum()), ranks)
-        an_epoch = launch.num_steps(
+        steps = plan.num_steps(chosen, int(fits.sum()), ranks)
+        an_epoch = plan.num_steps(
             chosen.replace(num_train_epochs=1, max_steps=-1), int(fits.sum()), ranks
         )
         conversations = (

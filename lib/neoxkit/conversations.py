@@ -2,12 +2,12 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from neoxkit import json_format, paths, text_format
-from neoxkit.errors import UserError
+from neoxkit.errors import Faults, UserError
 from neoxkit.turns import STOP_TEXT, USER, Conversation
 
 
@@ -44,12 +44,12 @@ def read(path: Path, agent_name: str = "") -> ConversationFile:
 
     Raises UserError (Faults when there are several) naming file, line and remedy.
     """
-    if agent_name == USER or any(c in agent_name for c in ":\n"):
+    if agent_name == USER or any(c in agent_name for c in ":\n<>`"):
         raise UserError("agent_name", f"{agent_name!r} can't answer {USER}", "give the other name")
     raw = path.read_bytes()
     text = _decode(path, raw)
     digest = hashlib.sha256(raw).hexdigest()
-    if path.suffix in (".jsonl", ".json"):
+    if path.suffix.lower() in (".jsonl", ".json"):
         conversations = json_format.read(path, text)
         inside = [c.line for c in conversations if any(STOP_TEXT in turn.text for turn in c.turns)]
         notes = (
@@ -116,16 +116,26 @@ def _decode(path: Path, raw: bytes) -> str:
         )
     try:
         text = raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as fault:
-        line = raw[: fault.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n") + 1
-        raise UserError(
-            f"{where}:{line}",
-            f"not UTF-8 at byte {fault.start} (0x{raw[fault.start]:02x})",
-            "probably Windows-1252: iconv -f WINDOWS-1252 -t UTF-8",
-        ) from None
+    except UnicodeDecodeError:
+        raise Faults(list(_encoding_faults(where, raw))) from None
     if not text.strip():
         raise UserError(f"{where}:1", "the file is empty", "write conversations into it")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _encoding_faults(where: str, raw: bytes) -> Iterator[UserError]:
+    """One fault a line that is not UTF-8, with the offset of its first wrong byte in the file."""
+    at = 0
+    for number, line in enumerate(re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw), start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as fault:
+            yield UserError(
+                f"{where}:{number}",
+                f"not UTF-8 at byte {at + fault.start} (0x{line[fault.start]:02x})",
+                "probably Windows-1252: iconv -f WINDOWS-1252 -t UTF-8",
+            )
+        at += len(line)
 
 
 def _refuse_other_formats(path: Path, text: str) -> None:

@@ -18,23 +18,26 @@ DRAWING_SHARE = 0.05  # at most this share of a core goes into drawing: on a CPU
 def watch(training: Training) -> dict[str, Any]:
     """Follow a training until it ends; returns what FINISHED.json says, raises when it failed.
 
+    A run that was finished before is shown as it is; nothing is trained.
+
     Interrupting the cell stops the whole process tree; running it again goes on from the newest
     checkpoint.
     """
     events: list[dict[str, Any]] = []
+    num_drawn = 0
     reader = runs.EventReader(training.folder)
     begun, next_drawing = time.monotonic(), 0.0
     try:
         line = display(status([], 0.0), display_id=True)
         picture = display(plots.curve([]), display_id=True)
         while training.poll() is None:
-            new = reader.poll()
-            events += new
+            events += reader.poll()
             now = time.monotonic()
             if now >= next_drawing:
                 line.update(status(runs.history(events), now - begun))
-                if new:
+                if len(events) > num_drawn:
                     picture.update(plots.curve(runs.history(events), training.folder.name))
+                    num_drawn = len(events)
                 took = time.monotonic() - now
                 next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
             time.sleep(0.2)
@@ -54,7 +57,8 @@ def watch(training: Training) -> dict[str, Any]:
 def _stopped(training: Training) -> tuple[str, str]:
     checkpoints = runs.whole_checkpoints(training.folder)
     if checkpoints:
-        return f"stopped; {checkpoints[-1].name} is saved", "run the cell again to go on from it"
+        remedy = "run the cell again (with restart off) to go on from it"
+        return f"stopped; {checkpoints[-1].name} is saved", remedy
     return "stopped before the first checkpoint", "run the cell again to begin anew"
 
 

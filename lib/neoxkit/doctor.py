@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from neoxkit import paths
-from neoxkit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,15 @@ def examine() -> list[Finding]:
     checks: list[Callable[[], list[Finding]]] = [
         _python, _torch, _gpus, _deepspeed, _compiler, _ninja, _nvcc, _numactl, _disk, _kernel,
     ]  # fmt: skip
-    return [finding for check in checks for finding in check()]
+    return [finding for check in checks for finding in _safely(check)]
+
+
+def _safely(check: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return check()
+    except ImportError as fault:
+        name = check.__name__.strip("_")
+        return [Finding(name, f"can't be examined: {fault}", "run make demo, or pip install -e .")]
 
 
 def _version(package: str) -> str | None:
@@ -160,10 +167,7 @@ def _kernel() -> list[Finding]:
 
 def report() -> str:
     """The table as text."""
-    try:
-        findings = examine()
-    except ImportError as fault:
-        raise UserError("environment", str(fault), "run make demo, or pip install -e .") from fault
+    findings = examine()
     width = max(len(f.what) for f in findings)
     lines = []
     for f in findings:

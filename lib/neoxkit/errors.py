@@ -1,7 +1,8 @@
 """The one kind of error that a person can cause, said in one line."""
 
+import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MAX_FAULTS_SHOWN = 20
 
@@ -39,3 +40,13 @@ class TrainingError(RuntimeError):
     """Training ended without success for a reason that is not a mistake in the settings."""
 
     _render_traceback_ = UserError._render_traceback_
+
+
+def near(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
+    """The remedy for an unknown name: the known one that it was probably meant to be.
+
+    >>> near("lerning_rate", ["learning_rate", "seed"], "see --help")
+    'did you mean learning_rate?'
+    """
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {prefix}{found[0]}?" if found else otherwise

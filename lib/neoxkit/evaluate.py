@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neoxkit import models, runs
 from neoxkit.batches import Collator
 from neoxkit.losses import token_losses
-from neoxkit.replies import Progress, Question, Reply, own_questions, reply, silent
+from neoxkit.replies import ENDINGS, Progress, Question, Reply, own_questions, reply, silent
 from neoxkit.settings import EvaluateSettings
 
 
@@ -58,13 +58,9 @@ def score(
 def load(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
     """The base or the tuned model of a finished run, in the run's precision, on the GPU if any."""
     dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(facts["precision"], "float32")
-    if not torch.cuda.is_available():
-        dtype = "float32"
-    if which == "tuned":
-        return models.for_inference(str(folder / "model"), dtype=dtype)
-    return models.for_inference(
-        facts["base"], dtype=dtype, from_scratch=facts["from_scratch"], seed=facts["seed"]
-    )
+    own = {"tuned": "model", "base": "base"}[which]
+    name = str(folder / own) if (folder / own).is_dir() else facts["base"]
+    return models.for_inference(name, dtype if torch.cuda.is_available() else "float32")
 
 
 def scoreboard(
@@ -95,7 +91,7 @@ def scoreboard(
 
 def endings(replies: Sequence[Reply]) -> dict[str, int]:
     """How many replies ended by themselves, and how many ran on."""
-    counts = {"end mark": 0, "next turn": 0, "ran on": 0}
+    counts = dict.fromkeys(ENDINGS, 0)
     for answer in replies:
         counts[answer.ended] += 1
     return counts

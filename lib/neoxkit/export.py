@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from neoxkit import models, runs
+from neoxkit import models, paths, runs
 from neoxkit.arguments import KitArguments
 from neoxkit.tiny import TINY
 
@@ -36,7 +36,7 @@ def card(
     """The model card: base, data, settings, scores (Markdown with the hub's front matter)."""
     base = facts["base"]
     front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [neoxkit]"]
-    if base != TINY and models.local_folder(base) is None:
+    if base != TINY and paths.local_folder(base) is None:
         front.append(f"base_model: {models.resolve(base)}")
     names = [
         "learning_rate",
@@ -101,6 +101,8 @@ def finish(
     if not state.is_world_process_zero:
         return
     tokenizer.chat_template = chat_template(manifest["agent_name"])
+    assert any(part.glob("*.safetensors")), "the weights were not gathered"
+    tokenizer.model_max_length = trainer.model.config.max_position_embeddings
     tokenizer.save_pretrained(part)
     (part / "training_args.bin").unlink(
         missing_ok=True
@@ -113,6 +115,7 @@ def finish(
         "from_scratch": kit.from_scratch,
         "seed": trainer.args.seed,
         "dataset": kit.dataset,
+        "dataset_sha256": kit.dataset_sha256,
         "agent_name": manifest["agent_name"],
         "block_size": kit.block_size,
         "precision": kit.precision,

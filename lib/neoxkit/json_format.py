@@ -9,8 +9,6 @@ from neoxkit.errors import Faults, UserError
 from neoxkit.turns import USER, Conversation, Turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold them, UTF-8 can't
-
-
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
 
 

@@ -17,8 +17,6 @@ def token_losses(
     computed at trained tokens only: a hook hands the output layer just the hidden states that
     predict one. `batch`: input_ids, labels, and either attention_mask or position_ids.
     """
-    import torch
-
     labels = batch["labels"]
     targets = labels[:, 1:]
     keep = torch.nn.functional.pad(targets != NOT_TRAINED, (0, 1))  # hidden state t predicts t + 1

@@ -60,8 +60,8 @@ class Metrics(TrainerCallback):
         now = time.perf_counter()
         self.seconds += now - self.last
         self.last = now
-        if state.global_step >= state.max_steps:
-            control.should_log = True  # the last steps count, too
+        if control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True  # so that no step is counted twice, or not at all, on resume
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> None:
         if "loss" in logs:

@@ -1,14 +1,13 @@
 """Load a model and its tokenizer by name or folder, and check that they fit together."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neoxkit import paths
 from neoxkit.errors import UserError
 from neoxkit.tiny import TINY, tiny_folder
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -23,7 +22,7 @@ def resolve(name: str) -> str:
     """
     if name == TINY:
         return str(tiny_folder())
-    if folder := local_folder(name):
+    if folder := paths.local_folder(name):
         return str(folder)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         paths.find("model_name_or_path", name)  # refuses it
@@ -34,12 +33,6 @@ def resolve(name: str) -> str:
             "model_name_or_path", f"{name!r} is no folder here", "use tiny, a folder, or owner/name"
         )
     return name
-
-
-def local_folder(name: str) -> Path | None:
-    """The model folder that a name means on this machine, if it does."""
-    path = Path(name).expanduser()
-    return next((p.resolve() for p in (path, paths.root() / path) if p.is_dir()), None)
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
@@ -60,46 +53,46 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(
-    name: str,
-    *,
-    from_scratch: bool = False,
-    seed: int = 0,
-    dtype: "torch.dtype | str" = "float32",
-) -> "PreTrainedModel":
-    """The causal language model by that name; `from_scratch`: its shape with new weights."""
+def load_model(name: str, dtype: str = "float32") -> "PreTrainedModel":
+    """The causal language model by that name, from safetensors alone."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # a stale bar in every executed notebook
     where = resolve(name)
     try:
-        if from_scratch:
-            config = AutoConfig.from_pretrained(where)
-            torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(config, dtype=_dtype(dtype))
         return AutoModelForCausalLM.from_pretrained(
-            where, dtype=_dtype(dtype), use_safetensors=True
+            where, dtype=getattr(torch, dtype), use_safetensors=True
         )
     except (OSError, ValueError) as fault:
         raise _cannot_load(name, "model", fault) from fault
 
 
-def for_inference(name: str, **options: Any) -> "PreTrainedModel":
+def random_model(name: str, seed: int) -> "PreTrainedModel":
+    """A model of that name's shape with new weights (float32): the same for the same seed."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(resolve(name))
+    except (OSError, ValueError) as fault:
+        raise _cannot_load(name, "model", fault) from fault
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
     """`load_model`, ready to answer: no dropout, on the GPU where there is one."""
     import torch
 
-    model = load_model(name, **options).eval()
+    model = load_model(name, dtype).eval()
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def _dtype(dtype: "torch.dtype | str") -> "torch.dtype":
-    import torch
-
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
-
-
 def _cannot_load(name: str, what: str, fault: Exception) -> UserError:
-    folder = local_folder(name)
+    folder = paths.local_folder(name)
     if folder and what == "model" and not any(folder.glob("*.safetensors*")):
         return no_weights(folder)
     first = str(fault).strip().split("\n")[0][:100]

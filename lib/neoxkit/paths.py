@@ -1,5 +1,6 @@
 """Where things are: the kit's root folder and the folders below it."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -13,21 +14,17 @@ def root() -> Path:
     `NEOXKIT_HOME` wins; then the checkout this package was installed from; then the nearest such
     folder at or above the working directory.
     """
-    if home := os.environ.get("NEOXKIT_HOME"):
-        return Path(home).resolve()
+    home = os.environ.get("NEOXKIT_HOME")
     here = Path(__file__).resolve().parents[2]
-    for folder in (here, Path.cwd(), *Path.cwd().parents):
+    for folder in [Path(home).resolve()] if home else (here, Path.cwd(), *Path.cwd().parents):
         if (folder / "notebooks").is_dir() and (folder / "ds_configs").is_dir():
             return folder
-    raise UserError(
-        "NEOXKIT_HOME",
-        "no folder with notebooks/ and ds_configs/ was found",
-        "set it to the checkout",
-    )
+    what = f"{home} has no notebooks/ and ds_configs/" if home else "the kit's folder was not found"
+    raise UserError("NEOXKIT_HOME", what, "set it to the checkout")
 
 
-def find(parameter: str, value: str) -> Path:
-    """An existing file or folder named by a parameter.
+def find(parameter: str, value: str, file: bool = True) -> Path:
+    """An existing file (or, with `file` False, folder) named by a parameter.
 
     A relative path is looked for in the working directory first, then below the root, so that the
     same value works in JupyterLab, under papermill and at a shell.
@@ -35,10 +32,40 @@ def find(parameter: str, value: str) -> Path:
     path = Path(value).expanduser()
     places = [path] if path.is_absolute() else [Path.cwd() / path, root() / path]
     for place in places:
-        if place.exists():
+        if place.is_file() if file else place.is_dir():
             return place.resolve()
+    if any(place.exists() for place in places):
+        is_, isnt = ("a folder", "a file") if file else ("a file", "a folder")
+        raise UserError(parameter, f"{value!r} is {is_}, not {isnt}", "check the path")
     looked = " or ".join(dict.fromkeys(short(place.parent) for place in places))
     raise UserError(parameter, f"{value!r} does not exist in {looked}", "check the path")
+
+
+def ds_config(parameter: str, value: str) -> Path:
+    """A DeepSpeed configuration: the name of one in ds_configs/, or any JSON file."""
+    named = root() / "ds_configs" / f"{value}.json"
+    if "/" not in value and not value.endswith(".json") and not named.is_file():
+        known = ", ".join(sorted(p.stem for p in named.parent.glob("*.json")))
+        raise UserError(parameter, f"{value!r} is not in ds_configs/", f"choose {known}, or a path")
+    path = named if named.is_file() else find(parameter, value)
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        where = f"{short(path)}:{getattr(fault, 'lineno', 1)}"
+        raise UserError(where, "is not JSON", str(fault)[:60]) from None
+    return path
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder on this machine that the name of a model means, if it does."""
+    path = Path(name).expanduser()
+    return next((p.resolve() for p in (path, root() / path) if name and p.is_dir()), None)
+
+
+def portable(name: str) -> str:
+    """A model's name as it can be written down: a folder below the root is relative to it."""
+    folder = local_folder(name)
+    return short(folder) if folder else name
 
 
 def tokenized(dataset: str) -> Path:

@@ -13,6 +13,7 @@ from neoxkit import conversations, models, paths
 from neoxkit.errors import UserError
 from neoxkit.turns import STOP_TEXT, Conversation, Turn, prompt
 
+ENDINGS = ("end mark", "next turn", "ran on", "too long")
 Progress = Callable[[int, int], None]  # (done, of)
 
 
@@ -32,7 +33,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, how it ended ("end mark", "next turn", "ran on"), and its length."""
+    """What a model said, how it ended (one of ENDINGS), and its length in tokens."""
 
     text: str
     ended: str
@@ -126,24 +127,18 @@ def reply(
     """Answer prompts in batches of about equal length, in their own order.
 
     A reply ends at the end mark or where the model begins the next `User:` turn; one that reaches
-    `max_new_tokens` ran on.
+    `max_new_tokens` ran on. A prompt that leaves no room for them is "too long" and not answered.
     """
     encoded = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
     positions = getattr(model.config, "max_position_embeddings", None) or 10**9
-    too_long = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens > positions]
-    if too_long:
-        raise UserError(
-            "max_new_tokens",
-            f"{len(too_long)} prompts and {max_new_tokens} new tokens exceed {positions} positions",
-            "lower it, or leave the longest questions out",
-        )
+    fits = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens <= positions]
     options: dict[str, Any] = {"do_sample": do_sample}
     if do_sample:
         options["temperature"] = temperature
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    replies: list[Reply | None] = [None] * len(encoded)
+    order = sorted(fits, key=lambda i: len(encoded[i]))
+    replies = [Reply("", "too long", 0)] * len(encoded)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

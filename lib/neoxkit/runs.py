@@ -1,6 +1,7 @@
 """A run folder: its files, its metrics, its checkpoints, and whether it is finished."""
 
 import json
+import math
 import os
 import re
 import time
@@ -36,12 +37,17 @@ def read_json(path: Path) -> Any:
 
 def append_event(folder: Path, event: str, /, **values: Any) -> None:
     """Add one line to metrics.jsonl: the event, the time (seconds since 1970), the values."""
+    values = {k: None if _not_finite(v) else v for k, v in values.items()}  # NaN is not JSON
     line = json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n"
     with (folder / METRICS).open("ab+") as file:
         size = file.seek(0, os.SEEK_END)
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
             line = "\n" + line  # a killed writer left half a line
         file.write(line.encode())
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 @dataclass
@@ -128,6 +134,18 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
     return None
+
+
+def check_ranks(folder: Path, num_ranks: int) -> None:
+    """A checkpoint is of as many ranks as wrote it."""
+    for checkpoint in whole_checkpoints(folder)[-1:]:
+        wrote = read_json(checkpoint / MANIFEST).get("num_ranks", num_ranks)
+        if wrote != num_ranks:
+            raise UserError(
+                "num_ranks",
+                f"{checkpoint.name} was written by {wrote} rank(s), this start has {num_ranks}",
+                f"use {wrote}, or set restart",
+            )
 
 
 def set_aside(folder: Path) -> Path:

@@ -115,7 +115,7 @@ def convert(name: str, kind: Any, value: Any) -> Any:
         raise UserError(
             name,
             f"got the number {value!r} for a text",
-            f"with papermill, give it as -r {name} TEXT",
+            f"quote it in YAML; with papermill: -r {name} TEXT",
         )
     noun = {int: "a whole number", float: "a number", bool: "true or false"}.get(
         kind, kind.__name__

@@ -13,8 +13,6 @@ from neoxkit.turns import END_MARK, USER, Conversation, Turn
 # The end mark counts as one at the end of a line or straight before a next `User:`; elsewhere it is
 # text that somebody wrote about it.
 _END_MARK = re.compile(rf"{re.escape(END_MARK)}(?=[ \t]*(?:\n|\Z|{re.escape(END_MARK)}|{USER}:))")
-
-
 _LABEL = re.compile(r"([^\W\d_][^\t:;,!?()\[\]{}<>|/\\\"`*=]{0,39}):(?=\s|$)")
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 
 TINY = "tiny"
-
-
 TINY_VOCABULARY = 1024
 
 
@@ -27,11 +25,14 @@ def tiny_folder() -> Path:
     if not (folder / "config.json").is_file():
         part = folder.with_name(f".tiny.{os.getpid()}.part")
         part.mkdir(parents=True, exist_ok=True)
-        make_tiny(part)
         try:
-            part.rename(folder)
-        except OSError:  # another process was first; its bytes are the same
-            shutil.rmtree(part)
+            make_tiny(part)
+            if folder.is_dir() and not (folder / "config.json").is_file():
+                shutil.rmtree(folder)  # not a whole one
+            if not folder.is_dir():  # another process may have been first, with the same bytes
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neoxkit import paths, runs
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
+from neoxkit.tiny import TINY
 from neoxkit.tokens import Counts, Encoded, Reply, num_duplicates
 from neoxkit.turns import END_MARK
 
@@ -96,11 +97,13 @@ def make_manifest(
 ) -> dict[str, Any]:
     """What the later notebooks check and inherit."""
     sides = {"train": train, "eval": evaluation}
+    name = settings["model_name_or_path"]
+    name = name if name == TINY else paths.portable(name)
     return {
         "source": _source(sources["train"]),
         "eval_source": _source(sources["eval"]) if "eval" in sources else None,
         "agent_name": sources["train"].agent_name,
-        "model_name_or_path": settings["model_name_or_path"],
+        "model_name_or_path": name,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "end_mark_id": tokenizer.eos_token_id,
         "block_size": settings["block_size"],
@@ -184,6 +187,22 @@ def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
                 "run 01_tokenize again",
             )
     return dataset, manifest
+
+
+def sha256(folder: Path) -> str:
+    """Of the manifest, which names everything the rows were made of; "" where there is none."""
+    path = folder / runs.MANIFEST
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def check_sha256(folder: Path, expected: str) -> None:
+    """The dataset must be the one that a run was started with."""
+    if expected and sha256(folder) != expected:
+        raise UserError(
+            "dataset",
+            f"{paths.short(folder)} was tokenized anew since the run was started",
+            "run 01_tokenize with its old settings, or train a run of another name",
+        )
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:

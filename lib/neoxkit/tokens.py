@@ -1,7 +1,7 @@
 """Conversations to token ids and labels by character offsets; the length policy; the split."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 NOT_TRAINED = -100  # the label that torch's cross entropy ignores
-
-
 _BATCH = 1000  # conversations a tokenizer call; the tokenizer spreads them over the cores
 
 
@@ -141,10 +139,6 @@ class Counts:
     trained_tokens: int = 0
     trained_tokens_lost: int = 0
 
-    @property
-    def num_dropped(self) -> int:
-        return sum(map(len, self.dropped.values()))
-
     def rows(self) -> list[tuple[str, str]]:
         """For a table: what, and how much."""
         lost = self.trained_tokens_lost / max(self.trained_tokens + self.trained_tokens_lost, 1)
@@ -209,6 +203,18 @@ def fit(
     return kept, counts
 
 
+def fit_sides(
+    encoded: Mapping[str, Sequence[Encoded]], block_size: int, too_long: str
+) -> dict[str, tuple[list[Encoded], Counts]]:
+    """`fit` for each file; refused when nothing is left to train on."""
+    fitted = {side: fit(rows, block_size, too_long) for side, rows in encoded.items()}
+    counts = fitted["train"][1]
+    if not counts.kept:
+        why = ", ".join(f"{len(at):,} {reason}" for reason, at in counts.dropped.items())
+        raise UserError("block_size", f"no conversation is left ({why})", "raise it, or use cut")
+    return fitted
+
+
 def cut(row: Encoded, block_size: int) -> Encoded:
     """The longest part that fits and ends with a whole agent turn, if any does; else what fits."""
     ends = [reply.over for reply in row.replies if reply.over <= block_size]
@@ -242,7 +248,11 @@ def split_rows(
     if not train:
         raise UserError("block_size", "no conversation is left to train on", "raise it, or use cut")
     if not evaluation:
-        why = "eval_share is 0" if eval_share == 0 else "there is only one conversation to split"
+        why = "there is only one conversation to split"
+        if eval_rows is not None:
+            why = "no conversation of eval_file was kept"
+        elif eval_share == 0:
+            why = "eval_share is 0"
         notes.append(f"The eval side is empty ({why}): 02 and 03 will show no eval loss.")
     return train, evaluation, notes
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 END_MARK = "<|endoftext|>"
-
-
 USER = "User"
 
 

@@ -1,0 +1,155 @@
+"""What a training will be: ranks, steps, arguments, and the checks before its start."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from neoxkit import models, paths, runs, tokenized
+from neoxkit.errors import UserError, near
+from neoxkit.settings import TrainSettings
+from neoxkit.tiny import TINY
+
+# Settings that the trainer knows by another name, and those that are not its own.
+_TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
+_NOT_THE_TRAINERS = ("num_ranks", "restart", "training_arguments")
+# A resumed run may differ from its first start in these.
+_MAY_CHANGE = {"logging_steps", "report_to", "per_device_eval_batch_size", "save_total_limit"}
+
+
+def num_gpus() -> int:
+    """GPUs that torch can use; asks the driver and does not open a context."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def num_ranks(settings: TrainSettings) -> int:
+    """How many ranks a setting means here: all GPUs, or one CPU process."""
+    gpus = num_gpus()
+    if gpus and settings.num_ranks > gpus:
+        raise UserError("num_ranks", f"got {settings.num_ranks}, there are {gpus} GPUs", "lower it")
+    return settings.num_ranks or gpus or 1
+
+
+def num_steps(settings: TrainSettings, num_rows: int, ranks: int) -> int:
+    """Optimizer steps of a whole run, counted as the Trainer counts them."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    a_rank = math.ceil(num_rows / ranks)
+    batches = math.ceil(a_rank / settings.per_device_train_batch_size)
+    an_epoch = max(math.ceil(batches / settings.gradient_accumulation_steps), 1)
+    return math.ceil(settings.num_train_epochs * an_epoch)
+
+
+def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
+    """What goes into arguments.json: the trainer's own names and nothing else.
+
+    Paths below the kit's root are relative to it, so that a checkout can be moved.
+    """
+    values = {
+        _TRAINER_NAMES.get(k, k): v
+        for k, v in settings.as_dict().items()
+        if k not in _NOT_THE_TRAINERS
+    }
+    data = paths.tokenized(settings.dataset)
+    values |= {
+        "output_dir": paths.short(paths.run(settings.run)),
+        "dataset": paths.short(data),
+        "dataset_sha256": tokenized.sha256(data),
+        "do_train": True,
+        "do_eval": True,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "use_cpu": num_gpus() == 0,
+    }
+    config = paths.ds_config("ds_config", settings.ds_config)
+    if config != paths.root() / "ds_configs" / f"{settings.ds_config}.json":
+        values["deepspeed"] = paths.short(config)
+    if settings.model_name_or_path != TINY and settings.model_name_or_path:
+        name = paths.portable(settings.model_name_or_path)
+        values["model_name_or_path"] = name if paths.local_folder(name) else models.resolve(name)
+    if "," in settings.report_to:
+        values["report_to"] = settings.report_to.split(",")
+    return values | _other_arguments(settings, values)
+
+
+def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`training_arguments`, each one known to transformers and no setting of its own."""
+    if not settings.training_arguments:
+        return {}
+    from neoxkit.arguments import known_names
+
+    for name in settings.training_arguments:
+        if name in values:
+            raise UserError("training_arguments", f"{name} is a setting of its own", "set it there")
+        if name not in known_names():
+            remedy = near(name, known_names(), "see transformers' TrainingArguments")
+            raise UserError("training_arguments", f"{name} is not one of them", remedy)
+    return dict(settings.training_arguments)
+
+
+def deepspeed_command(settings: TrainSettings) -> str:
+    """The line that does the same from a shell, in the kit's root folder."""
+    unneeded = ("dataset_sha256", "use_cpu")
+    flags: list[str] = []
+    for name, value in trainer_arguments(settings).items():
+        if value in ("", False) or value is None or name in unneeded:
+            continue
+        if value is True:
+            flags.append(f"--{name}")
+        elif isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        else:
+            flags += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return shlex.join(
+        ["deepspeed", f"--num_gpus={num_ranks(settings)}", "--module", "neoxkit.train", *flags]
+    )
+
+
+def check(settings: TrainSettings) -> dict[str, Any]:
+    """Everything that can be checked without loading a model; returns the trainer's arguments.
+
+    Refuses a run folder whose earlier start had other settings, other data or other ranks.
+    """
+    manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
+    tokenized.check_block_size(settings.block_size, manifest)
+    arguments = trainer_arguments(settings)
+    _check_model(settings, manifest)
+    if settings.precision == "fp16" and not num_gpus():
+        raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
+    ranks = num_ranks(settings)
+    folder = paths.run(settings.run)
+    old = folder / runs.ARGUMENTS
+    if old.exists() and runs.state(folder) != "new" and not settings.restart:
+        refuse_changes(runs.read_json(old), arguments)
+        runs.check_ranks(folder, ranks)
+    return arguments
+
+
+def _check_model(settings: TrainSettings, manifest: Mapping[str, Any]) -> None:
+    name = settings.model_name_or_path or manifest["model_name_or_path"]
+    folder = None if name == TINY else paths.local_folder(models.resolve(name))
+    if folder and not settings.from_scratch and not any(folder.glob("*.safetensors*")):
+        raise models.no_weights(folder)
+
+
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under other settings, with a list old -> new."""
+    changed = [
+        f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
+        for name in sorted({*old, *new} - _MAY_CHANGE)
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise UserError(
+            "run",
+            f"was started with other settings ({'; '.join(changed)})",
+            "restore them, choose another run name, or set restart",
+        )
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
