@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from neoxkit import paths
+from neoxkit import launch, paths
+from neoxkit.settings import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NUM_CONVERSATIONS = 400  # of the sample, in the small dataset
@@ -69,6 +71,15 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
         settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
     )
     tokenized.save(train, evaluation, paths.tokenized(dataset), manifest)
+
+
+def train_to_the_end(settings: TrainSettings) -> Path:
+    """Train and return the run folder; raises when it failed."""
+    training = launch.start(settings)
+    while training.poll() is None:
+        time.sleep(0.1)
+    training.check()
+    return training.folder
 
 
 def metrics(folder: Path) -> list[dict]:

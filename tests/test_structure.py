@@ -21,7 +21,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tensors": ("batches", "losses", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies"),
     "plans": ("plan",),
-    "work": ("train", "evaluate", "launch"),
+    "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views"),
     "notebook": ("controls", "dashboard"),
     "shell": ("doctor", "cli"),

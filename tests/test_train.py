@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, command, metrics, tokenize
+from conftest import REPOSITORY, command, metrics, tokenize, train_to_the_end
 from datasets import load_from_disk
 
 from neoxkit import evaluate, launch, paths, plan, runs, tokenized
@@ -31,12 +31,7 @@ BASE = TrainSettings(
 
 
 def train(**changes: object) -> Path:
-    """Train to the end and return the run folder."""
-    training = launch.start(BASE.replace(**changes))
-    while training.poll() is None:
-        time.sleep(0.1)
-    training.check()
-    return training.folder
+    return train_to_the_end(BASE.replace(**changes))
 
 
 def weights_sha256(folder: Path) -> str:

@@ -106,8 +106,11 @@ def summary(folder: Any) -> View:
     """What a finished run took and reached, from its files."""
     facts = runs.finished(folder)
     loss = facts["eval_loss"]
+    starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
+    notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
     return views.table(
         [
+            *(("note", notice) for notice in notices),
             ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
             ("time in training steps", f"{facts['train_seconds']:,} s"),
             ("tokens", f"{facts['tokens']:,}, of them trained {facts['trained_tokens']:,}"),

@@ -136,7 +136,7 @@ def reply(
     fits = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens <= positions]
     options: dict[str, Any] = {"do_sample": do_sample}
     if do_sample:
-        options["temperature"] = temperature
+        options |= {"temperature": temperature, "top_k": 0}  # 0: transformers would cut at 50
     order = sorted(fits, key=lambda i: len(encoded[i]))
     replies = [Reply("", "too long", 0)] * len(encoded)
     devices = [model.device] if model.device.type == "cuda" else []

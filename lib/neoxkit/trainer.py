@@ -1,0 +1,136 @@
+"""A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
+
+import resource
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from neoxkit.batches import packed, padded
+from neoxkit.errors import UserError
+from neoxkit.losses import token_losses
+from neoxkit.tokens import NOT_TRAINED
+
+
+class KitTrainer(Trainer):
+    """A Trainer whose loss is per trained token of the whole step, over all ranks."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
+        self.model_accepts_loss_kwargs = (
+            True  # so that num_items_in_batch is counted, for any model
+        )
+        # Tokens, trained tokens, cells of the batches since the last log; kept on the device, so
+        # that counting never waits for it.
+        self.counts = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        self.packing_checked = False
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Sum of the losses over the trained tokens of the step; a scalar.
+
+        `num_items_in_batch` counts over all ranks and DeepSpeed averages gradients over them, so
+        the sum is multiplied by the number of ranks.
+        """
+        num_tokens = inputs.pop("num_tokens")
+        if not self.packing_checked:
+            self._check_packing(model)
+        trained = (inputs["labels"] != NOT_TRAINED).sum()
+        cells = torch.full_like(trained, inputs["labels"].numel())
+        self.counts += torch.stack([num_tokens.sum(), trained, cells])
+        losses = token_losses(model, self.model, inputs)
+        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+
+    @torch.no_grad()
+    def _check_packing(self, model: torch.nn.Module) -> None:
+        """Stop where conversations of a packed row change each other's loss.
+
+        The measure is what padding changes: nothing but rounding, which is coarse in half
+        precision.
+        """
+        self.packing_checked = True
+        rows, pad_id = self.train_dataset, self.data_collator.pad_id
+        if self.data_collator.layout != "packed" or len(rows) < 2:
+            return
+        shortest = sorted(range(len(rows)), key=rows["length"][:].__getitem__)[:3]
+        chosen = [rows[i] for i in reversed(shortest)]  # longest first, as a packed row has them
+        lengths = [len(row["input_ids"]) for row in chosen]
+        model.eval()
+        together, side_by_side, *alone = (
+            token_losses(model, self.model, self._prepare_inputs(batch))
+            for batch in (
+                packed(chosen, sum(lengths), pad_id),
+                padded(chosen, max(lengths), pad_id),
+                *(padded([row], n, pad_id) for row, n in zip(chosen, lengths, strict=True)),
+            )
+        )
+        model.train()
+        rounding = (side_by_side - torch.cat(alone)).abs().mean().item()
+        difference = (together - side_by_side).abs().mean().item()
+        half = self.args.bf16 or self.args.fp16
+        if difference > 4 * rounding + (0.01 if half else 1e-4):
+            raise UserError(
+                "layout",
+                f"packed rows change the loss of this model by {difference:.2g}",
+                "set layout to padded",
+            )
+
+    def evaluation_loop(self, *_: Any, **__: Any) -> EvalLoopOutput:
+        """Mean loss per trained token of the eval side, whatever the batches and ranks."""
+        self.model_wrapped.eval()
+        rank, world = self.args.process_index, self.args.world_size
+        order = sorted(
+            range(len(self.eval_dataset)), key=self.eval_dataset["length"][:].__getitem__
+        )
+        size = self.args.per_device_eval_batch_size
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for round_start in range(0, len(batches), world):
+            mine = round_start + rank
+            batch = self.data_collator(
+                [self.eval_dataset[i] for i in batches[min(mine, len(batches) - 1)]]
+            )
+            batch.pop("num_tokens")
+            with torch.no_grad(), self.compute_loss_context_manager():
+                losses = token_losses(self.model_wrapped, self.model, self._prepare_inputs(batch))
+            if mine < len(batches):  # with ZeRO-3 every rank takes part in every forward pass
+                totals += torch.tensor(
+                    [losses.double().sum(), losses.numel()], device=totals.device
+                )
+        loss_sum, count = self.accelerator.reduce(totals, "sum").tolist()
+        metrics = {"eval_loss": loss_sum / count, "eval_trained_tokens": int(count)}
+        return EvalLoopOutput(None, None, metrics, len(order))
+
+    def evaluate_once(self) -> None:
+        """Evaluate at the end, unless the last step was evaluated already."""
+        if self.args.load_best_model_at_end or not any(
+            "eval_loss" in e and e["step"] == self.state.global_step for e in self.state.log_history
+        ):
+            self.evaluate()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the step's tokens were; every rank calls this at the same steps."""
+        if "loss" in logs:
+            memory = torch.tensor([_peak_memory_gib()], dtype=torch.float64)
+            summed = self.accelerator.reduce(self.counts, "sum").tolist()
+            logs["tokens"], logs["trained_tokens"], cells = map(int, summed)
+            logs["padding_share"] = round(1 - summed[0] / cells, 4) if cells else 0.0
+            logs["memory_gib"] = round(
+                self.accelerator.gather(memory.to(self.args.device)).max().item(), 2
+            )
+            self.counts = torch.zeros_like(self.counts)
+        super().log(logs, start_time)
+
+
+def _peak_memory_gib() -> float:
+    """Of this rank: the GPU's peak allocation, or the process's largest resident size."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

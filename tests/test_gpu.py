@@ -1,0 +1,55 @@
+"""What only a GPU can show; skipped where there is none."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import metrics, train_to_the_end
+
+from neoxkit import launch
+from neoxkit.settings import TrainSettings
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here"),
+]
+BASE = TrainSettings(
+    dataset="small", max_steps=8, per_device_train_batch_size=8, logging_steps=2, eval_steps=4,
+    save_steps=4,
+)  # fmt: skip
+
+
+def train(**changes: object) -> Path:
+    return train_to_the_end(BASE.replace(**changes))
+
+
+def losses(folder: Path) -> list[float]:
+    return [e["loss"] for e in metrics(folder) if e["event"] == "train"]
+
+
+def test_every_gpu_trains_in_the_precision_it_is_good_at(home: Path) -> None:
+    start = metrics(train(run="gpu"))[0]
+    assert start["num_ranks"] == torch.cuda.device_count()
+    assert start["device"] == torch.cuda.get_device_name()
+    assert start["precision"] == ("bf16" if torch.cuda.is_bf16_supported(False) else "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_packed_rows_train_as_padded_ones_do(home: Path, precision: str) -> None:
+    one = train(run=f"packed-{precision}", num_ranks=1, precision=precision)
+    other = train(run=f"padded-{precision}", num_ranks=1, precision=precision, layout="padded")
+    assert losses(one) == pytest.approx(losses(other), rel=1e-4 if precision == "fp32" else 0.02)
+
+
+@pytest.mark.parametrize("config", ["zero2_offload", "zero3", "zero3_offload"])
+def test_each_configuration_trains_to_the_same_losses(home: Path, config: str) -> None:
+    plain = train(run=f"plain-{config}", num_ranks=1, precision="fp32")
+    other = train(run=f"run-{config}", num_ranks=1, precision="fp32", ds_config=config)
+    assert losses(other) == pytest.approx(losses(plain), rel=1e-3)
+
+
+def test_visible_devices_choose_the_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = torch.cuda.device_count() - 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(last))
+    command = launch.runner_command(1)
+    assert f"--include=localhost:{last}" in command
