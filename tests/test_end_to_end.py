@@ -32,6 +32,7 @@ FLAGS = [part for name, value in PARAMETERS.items() for part in ("-p", name, val
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`neoxkit run`, called from a folder that has nothing to do with the kit."""
     home = make_home(tmp_path_factory.mktemp("home"))
+    shutil.rmtree(home / "data" / "models")  # the built-in model is made on the way
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXKIT_HOME", str(home))

@@ -42,6 +42,8 @@ def make_tiny(folder: Path) -> None:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
+    if not torch.cuda.is_available():  # else DeepSpeed, imported on the way, warns of it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     tokenizer = _train_tiny_tokenizer()
     tokenizer.save_pretrained(folder)
     config = GPTNeoXConfig(
