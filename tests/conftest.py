@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,10 @@ from neoxkit.settings import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NUM_CONVERSATIONS = 400  # of the sample, in the small dataset
+
+
+# A shell that runs the tests in the background ignores SIGINT, and so would every child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_home(folder: Path) -> Path:

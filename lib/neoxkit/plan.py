@@ -1,5 +1,6 @@
 """What a training will be: ranks, steps, arguments, and the checks before its start."""
 
+import importlib.util
 import json
 import math
 import shlex
@@ -70,9 +71,17 @@ def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
     if settings.model_name_or_path != TINY and settings.model_name_or_path:
         name = paths.portable(settings.model_name_or_path)
         values["model_name_or_path"] = name if paths.local_folder(name) else models.resolve(name)
-    if "," in settings.report_to:
-        values["report_to"] = settings.report_to.split(",")
+    values["report_to"] = _reporters(settings.report_to)
     return values | _other_arguments(settings, values)
+
+
+def _reporters(names: str) -> list[str]:
+    """The reporters of a comma-separated list; each must be installed."""
+    found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
+    for name in found:
+        if importlib.util.find_spec(name) is None:
+            raise UserError("report_to", f"{name!r} is not installed", f"pip install {name}")
+    return found or ["none"]
 
 
 def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict[str, Any]:
