@@ -9,7 +9,7 @@ import numpy as np
 
 from neoxkit.conversations import lines_in_short, split
 from neoxkit.errors import UserError
-from neoxkit.turns import USER, Conversation, render
+from neoxkit.turns import USER, Conversation, Span, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,18 +86,11 @@ def encode(
             batch, rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True
         ):
             starts = np.fromiter((begin for begin, _ in offsets), dtype=np.int64, count=len(ids))
-            token_spans = [
-                (span.role, *np.searchsorted(starts, (span.start, span.end))) for span in spans
-            ]
-            replies, trained = _trained(token_spans, len(ids), train_on)
-            if train_on == "all":  # from the first label on
-                label = spans[0].start - len(f"{USER if spans[0].role == 'user' else agent_name}:")
-                trained[np.searchsorted(starts, label) :] = True
-            trained[0] = False
+            replies = _replies(spans, starts)
             encoded.append(
                 Encoded(
                     ids=np.array([*ids, tokenizer.eos_token_id], dtype=np.int32),
-                    trained=trained,
+                    trained=_trained(spans, starts, replies, agent_name, train_on),
                     replies=replies,
                     line=conversation.line,
                     fault=_fault(conversation, train_on),
@@ -106,19 +99,36 @@ def encode(
     return encoded
 
 
+def _replies(spans: Sequence[Span], starts: np.ndarray) -> tuple[Reply, ...]:
+    """The agent turns in tokens, of which `starts` are the first characters.
+
+    A reply is over where the next turn's text begins, or behind the end mark.
+    """
+    begins = [*np.searchsorted(starts, [span.start for span in spans]), len(starts) + 1]
+    ends = np.searchsorted(starts, [span.end for span in spans])
+    return tuple(
+        Reply(int(begins[i]), int(ends[i]), int(begins[i + 1]))
+        for i, span in enumerate(spans)
+        if span.role == "agent"
+    )
+
+
 def _trained(
-    spans: Sequence[tuple[str, int, int]], num_ids: int, train_on: str
-) -> tuple[tuple[Reply, ...], np.ndarray]:
-    """The replies and, of ids plus end mark, which tokens belong to one and to what ends it."""
-    trained = np.zeros(num_ids + 1, dtype=bool)
-    replies = []
-    for i, (role, start, end) in enumerate(spans):
-        if role != "agent":
-            continue
-        over = spans[i + 1][1] if i + 1 < len(spans) else num_ids + 1
-        trained[start:over] = True
-        replies.append(Reply(int(start), int(end), int(over)))
-    return tuple(replies), trained
+    spans: Sequence[Span],
+    starts: np.ndarray,
+    replies: Sequence[Reply],
+    agent_name: str,
+    train_on: str,
+) -> np.ndarray:
+    """Which tokens are trained on, the end mark last: bool, shape (tokens + 1,)."""
+    trained = np.zeros(len(starts) + 1, dtype=bool)
+    for reply in replies:
+        trained[reply.start : reply.over] = True
+    if train_on == "all":  # from the first label on
+        name = USER if spans[0].role == "user" else agent_name
+        trained[np.searchsorted(starts, spans[0].start - len(f"{name}:")) :] = True
+    trained[0] = False
+    return trained
 
 
 def _fault(conversation: Conversation, train_on: str) -> str:
