@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from conftest import REPOSITORY, command, make_home
+from conftest import command, make_home
 
 from neoxkit import runs
 
@@ -213,11 +213,3 @@ def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> N
         time.sleep(0.1)
     assert papermill.returncode != 0
     assert runs.state(folder) == "started"
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_has_the_two_commands() -> None:
-    done = subprocess.run(
-        ["make", "-n", "demo", "test"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    assert "neoxkit run" in done.stdout and "pytest" in done.stdout

@@ -153,6 +153,8 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
     for number, stage in enumerate(stages, start=1):
         target = folder / f"{stage.notebook}.ipynb"
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
+        if stage is TrainSettings:
+            print(f"      its log: {paths.short(folder / runs.LOG)}", flush=True)
         begun = time.monotonic()
         try:
             papermill.execute_notebook(

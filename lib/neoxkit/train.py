@@ -127,6 +127,11 @@ def _load_model(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
         kit.layout = "padded"
         family = model.config.model_type
         parsed.notices.append(f"rows are padded: {family} is not known to pack exactly")
+    if kit.precision == "fp16" and model.config.model_type == "gpt_neo":
+        # transformers#11076
+        parsed.notices.append(
+            "GPT-Neo overflows in fp16 on long rows: prefer bf16 where the GPU has it"
+        )
     return model
 
 
