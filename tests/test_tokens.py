@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from neoxkit import conversations, models, paths, runs, tokenized, tokens, turns
@@ -422,3 +423,23 @@ def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedToken
     with pytest.raises(UserError, match=r"no conversation is left \(1 longer than 8 tokens\)"):
         tokens.fit_sides(encoded, 8, "drop")
     assert tokens.fit_sides(encoded, 280, "drop")["train"][1].kept == 1
+
+
+@pytest.mark.parametrize("train_on", ["agent", "all"])
+def test_trimmed_offsets_give_the_same_labels(tiny: Tokenizer, train_on: str) -> None:
+    """GPT-2's tokenizer counts the blank before a word to no token: nothing may hang on that."""
+    trimmed = copy.deepcopy(tiny)
+    trimmed.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    assert trimmed("a b", return_offsets_mapping=True)["offset_mapping"][1] == (2, 3)
+    talks = [
+        Conversation(1, (Turn("user", "Hi"), Turn("agent", "Yes, I do."), Turn("user", "é x"))),
+        Conversation(2, (Turn("agent", "🙂  two  blanks"), Turn("agent", "3")), "A shop."),
+    ]
+    for one, other in zip(
+        tokens.encode(tiny, talks, "Joi", train_on),
+        tokens.encode(trimmed, talks, "Joi", train_on),
+        strict=True,
+    ):
+        assert one.ids.tolist() == other.ids.tolist()
+        assert one.labels.tolist() == other.labels.tolist()
+        assert one.replies == other.replies

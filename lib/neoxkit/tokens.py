@@ -1,8 +1,9 @@
 """Conversations to token ids and labels by character offsets; the length policy; the split."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from neoxkit.errors import UserError
 from neoxkit.turns import USER, Conversation, Span, render
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 
@@ -80,17 +82,16 @@ def encode(
             add_special_tokens=False,
             split_special_tokens=True,
             return_attention_mask=False,
-            return_offsets_mapping=True,
         )
-        for conversation, (_, spans), ids, offsets in zip(
-            batch, rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True
+        for conversation, (text, spans), encoding in zip(
+            batch, rendered, tokens.encodings, strict=True
         ):
-            starts = np.fromiter((begin for begin, _ in offsets), dtype=np.int64, count=len(ids))
-            replies = _replies(spans, starts)
+            first = partial(_first_token, encoding, len(text))
+            replies = _replies(spans, first)
             encoded.append(
                 Encoded(
-                    ids=np.array([*ids, tokenizer.eos_token_id], dtype=np.int32),
-                    trained=_trained(spans, starts, replies, agent_name, train_on),
+                    ids=np.array([*encoding.ids, tokenizer.eos_token_id], dtype=np.int32),
+                    trained=_trained(spans, first, replies, agent_name, train_on),
                     replies=replies,
                     line=conversation.line,
                     fault=_fault(conversation, train_on),
@@ -99,15 +100,33 @@ def encode(
     return encoded
 
 
-def _replies(spans: Sequence[Span], starts: np.ndarray) -> tuple[Reply, ...]:
-    """The agent turns in tokens, of which `starts` are the first characters.
+def _first_token(encoding: "Encoding", num_chars: int, char: int) -> int:
+    """The first token that begins at or after a character; the number of tokens if none does.
+
+    Asking for the few characters that matter is much faster than turning all offsets into lists.
+    """
+    for at in range(char, num_chars):
+        token = encoding.char_to_token(at)
+        if token is not None:  # None: white space that some tokenizers count to no token
+            break
+    else:
+        token = len(encoding)
+    while token < len(encoding) and encoding.token_to_chars(token)[0] < char:
+        token += 1
+    while token > 0 and encoding.token_to_chars(token - 1)[0] >= char:
+        token -= 1
+    return token
+
+
+def _replies(spans: Sequence[Span], first: Callable[[int], int]) -> tuple[Reply, ...]:
+    """The agent turns in tokens; `first` gives the first token from a character on.
 
     A reply is over where the next turn's text begins, or behind the end mark.
     """
-    begins = [*np.searchsorted(starts, [span.start for span in spans]), len(starts) + 1]
-    ends = np.searchsorted(starts, [span.end for span in spans])
+    num_tokens = first(spans[-1].end)
+    begins = [*(first(span.start) for span in spans), num_tokens + 1]
     return tuple(
-        Reply(int(begins[i]), int(ends[i]), int(begins[i + 1]))
+        Reply(begins[i], first(span.end), begins[i + 1])
         for i, span in enumerate(spans)
         if span.role == "agent"
     )
@@ -115,18 +134,18 @@ def _replies(spans: Sequence[Span], starts: np.ndarray) -> tuple[Reply, ...]:
 
 def _trained(
     spans: Sequence[Span],
-    starts: np.ndarray,
+    first: Callable[[int], int],
     replies: Sequence[Reply],
     agent_name: str,
     train_on: str,
 ) -> np.ndarray:
     """Which tokens are trained on, the end mark last: bool, shape (tokens + 1,)."""
-    trained = np.zeros(len(starts) + 1, dtype=bool)
+    trained = np.zeros(first(spans[-1].end) + 1, dtype=bool)
     for reply in replies:
         trained[reply.start : reply.over] = True
     if train_on == "all":  # from the first label on
         name = USER if spans[0].role == "user" else agent_name
-        trained[np.searchsorted(starts, spans[0].start - len(f"{name}:")) :] = True
+        trained[first(spans[0].start - len(f"{name}:")) :] = True
     trained[0] = False
     return trained
 
