@@ -308,6 +308,7 @@ def test_a_failed_run_never_looks_like_success(home: Path) -> None:
         ({"model_name_or_path": "no-such"}, "model_name_or_path: 'no-such' is no folder here"),
         ({"training_arguments": {"lerning": 1}}, "training_arguments: lerning is not one of them"),
         ({"report_to": "none, tensorbord"}, "report_to: 'tensorbord' is not installed"),
+        ({"num_ranks": 10_000}, "num_ranks: got 10000"),
         ({"precision": "fp16"}, "precision: fp16 needs a GPU and there is none"),
         ({"ds_config": "no/such.json"}, "ds_config: 'no/such.json' does not exist in"),
         ({"training_arguments": {"seed": 1}}, "training_arguments: seed is a setting of its own"),

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,9 @@ def num_ranks(settings: TrainSettings) -> int:
     gpus = num_gpus()
     if gpus and settings.num_ranks > gpus:
         raise UserError("num_ranks", f"got {settings.num_ranks}, there are {gpus} GPUs", "lower it")
+    if not gpus and settings.num_ranks > (cores := os.cpu_count() or 1):
+        what = f"got {settings.num_ranks} CPU processes, there are {cores} cores"
+        raise UserError("num_ranks", what, "lower it")
     return settings.num_ranks or gpus or 1
 
 
