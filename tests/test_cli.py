@@ -192,6 +192,13 @@ def test_only_runs_the_chosen_notebooks_and_refuses_others_parameters(
     assert papermill.given() == {"03_evaluate": {"max_new_tokens": 5}}
 
 
+def test_run_names_the_folder_of_every_notebook(capsys: CapSys, papermill: Papermill) -> None:
+    """Also of 01, which has no such parameter itself."""
+    assert cli.main(["run", "--only", "01_tokenize", "-p", "run", "mine"]) == 0
+    assert papermill.given() == {"01_tokenize": {}}
+    assert "runs/mine/01_tokenize.ipynb" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "said"),
     [

@@ -139,7 +139,7 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
     }
     settings = {stage: stage(**values) for stage, values in own.items()}  # refuses bad values early
     for name in parameters:
-        if not any(name in values for values in own.values()):
+        if name != "run" and not any(name in values for values in own.values()):
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
     run = parameters.get("run") or TrainSettings.run
     folder = paths.run(run)
