@@ -17,7 +17,7 @@ from conftest import command, make_home
 from neoxkit import runs
 
 PARAMETERS = {
-    "train_file": "data/small.txt",
+    "train_file": "mine.txt",  # in the folder the command is called from
     "dataset": "e2e",
     "run": "e2e",
     "max_steps": "30",
@@ -34,6 +34,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = make_home(tmp_path_factory.mktemp("home"))
     shutil.rmtree(home / "data" / "models")  # the built-in model is made on the way
     elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(home / "data" / "small.txt", elsewhere / "mine.txt")
+    shutil.copy(home / "data" / "small_questions.jsonl", elsewhere / "mine_questions.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXKIT_HOME", str(home))
         done = command("neoxkit.cli", "run", *FLAGS, cwd=elsewhere)
@@ -42,7 +44,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [line.split(" ->")[0] for line in done.stdout.splitlines() if "->" in line] == [
         "[1/3] 01_tokenize", "[2/3] 02_train", "[3/3] 03_evaluate",
     ]  # fmt: skip
-    assert list(elsewhere.iterdir()) == []
+    assert {p.name for p in elsewhere.iterdir()} == {"mine.txt", "mine_questions.jsonl"}
     return home
 
 

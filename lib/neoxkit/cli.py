@@ -161,7 +161,6 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
                 str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
                 str(target),
                 parameters={k: getattr(settings[stage], k) for k in own[stage]},
-                cwd=str(paths.root()),
                 autosave_cell_every=1,
                 progress_bar=sys.stderr.isatty(),
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP

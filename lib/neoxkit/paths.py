@@ -37,7 +37,7 @@ def find(parameter: str, value: str, file: bool = True) -> Path:
     if any(place.exists() for place in places):
         is_, isnt = ("a folder", "a file") if file else ("a file", "a folder")
         raise UserError(parameter, f"{value!r} is {is_}, not {isnt}", "check the path")
-    looked = " or ".join(dict.fromkeys(short(place.parent) for place in places))
+    looked = " or ".join(dict.fromkeys(str(place.parent) for place in places))
     raise UserError(parameter, f"{value!r} does not exist in {looked}", "check the path")
 
 
