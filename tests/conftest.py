@@ -59,7 +59,7 @@ def home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) -> None:
     """What 01_tokenize does, without the notebook."""
-    from neoxkit import conversations, models, tokenized, tokens
+    from neoxkit import conversations, models, policy, tokenized, tokens
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
@@ -67,11 +67,10 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
     )
     sources = conversations.read_sides(settings.train_file, settings.eval_file, settings.agent_name)
     tokenizer = models.load_tokenizer(settings.model_name_or_path)
-    encoded = tokens.encode(
-        tokenizer, sources["train"].conversations, sources["train"].agent_name, settings.train_on
-    )
-    rows, counts = tokens.fit(encoded, settings.block_size, settings.too_long)
-    train, evaluation, _ = tokens.split_rows(rows, None, settings.eval_share, settings.seed)
+    source = sources["train"]
+    encoded = tokens.encode_file(tokenizer, source, source.agent_name, settings.train_on)
+    rows, counts = policy.fit(encoded, settings.block_size, settings.too_long)
+    train, evaluation, _ = policy.split_rows(rows, None, settings.eval_share, settings.seed)
     manifest = tokenized.make_manifest(
         settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
     )

@@ -6,9 +6,9 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import controls, plan, tokens, views
+from neoxkit import controls, plan, policy, views
 from neoxkit.settings import TokenizeSettings, TrainSettings
-from neoxkit.tokens import Encoded
+from neoxkit.table import Part, Store, Table
 
 
 class Screen:
@@ -31,14 +31,26 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     return screen
 
 
-def row(length: int, line: int = 1) -> Encoded:
-    trained = np.arange(length) >= length // 2
-    replies = (tokens.Reply(length // 2, length - 1, length),)
-    ids = np.arange(length, dtype=np.int32)
-    return Encoded(ids, trained, replies, line)
+def table(*lengths: int) -> Table:
+    """Conversations of so many tokens, one a line, the second half of each a reply."""
+    parts = [
+        Part(
+            ids=np.arange(n, dtype=np.int32),
+            replies=np.array([[n // 2, n - 1, n]], np.int32),
+            length=np.array([n], np.int32),
+            first=np.zeros(1, np.int32),
+            num_replies=np.ones(1, np.int32),
+            line=np.array([line], np.int32),
+            fault=np.zeros(1, np.uint8),
+            key=np.array([bytes([line])], "S16"),
+        )
+        for line, n in enumerate(lengths, start=1)
+    ]
+    store = Store(parts, "agent")
+    return Table(store, np.arange(len(lengths)), store.length)
 
 
-ROWS = [row(length, line) for line, length in enumerate((10, 50, 70, 70, 130, 300), start=1)]
+ROWS = table(10, 50, 70, 70, 130, 300)
 
 
 def slider(control: controls.Controls, label: str) -> ipywidgets.SelectionSlider:
@@ -74,7 +86,7 @@ def test_the_parameters_are_on_the_training_sliders(
 
 
 def test_no_conversation_is_no_reason_to_fail(screen: Screen) -> None:
-    control = controls.block_size(TokenizeSettings(), [])
+    control = controls.block_size(TokenizeSettings(), ROWS.select(slice(0)))
     assert slider(control, "block size").value == 280
 
 
@@ -114,8 +126,8 @@ def test_the_consequences_are_what_fit_will_do(screen: Screen, too_long: str) ->
     control = controls.block_size(settings, ROWS)
     for size in (280, 64, 300):
         slider(control, "block size").value = size
-        policy = "cut" if too_long == "cut" else "drop"  # "error" is shown as what it would drop
-        _, counts = tokens.fit(ROWS, size, policy)
+        shown = "cut" if too_long == "cut" else "drop"  # "error" is shown as what it would drop
+        _, counts = policy.fit(ROWS, size, shown)
         table = views.table(counts.rows())
         assert screen.shown[1].text.startswith(table.text + "\n")
         assert screen.shown[1].html.startswith(table.html)

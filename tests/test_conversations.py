@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from neoxkit import conversations
-from neoxkit.conversations import split
 from neoxkit.errors import Faults, UserError
+from neoxkit.policy import split
 from neoxkit.turns import Conversation, Span, Turn, prompt, render
 
 END = "<|endoftext|>"
@@ -70,7 +71,7 @@ def test_text_format(write: Write) -> None:
         Conversation(1, talk("a", "b\nb2", "c", "d")),
         Conversation(10, talk("e", "f")),
     ]
-    assert (file.format, file.agent_name, file.notes) == ("text", "Agent", {})
+    assert (file.format, file.agent_name, file.facts.notes) == ("text", "Agent", {})
     assert file.sha256 == hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -83,7 +84,7 @@ def test_json_lines(write: Write, end: str) -> None:
         Conversation(1, talk("a\u2028a", "b"), "s", {"id": "x"}),
         Conversation(3, talk("c", "d", "e"), "s1\n\ns2"),
     ]
-    assert (file.format, file.agent_name, file.notes) == ("jsonl", "Agent", {})
+    assert (file.format, file.agent_name, file.facts.notes) == ("jsonl", "Agent", {})
     assert conversations.read(file.path, "Joi").agent_name == "Joi"
 
 
@@ -121,7 +122,7 @@ def test_two_likely_agents_are_refused(write: Write, joi: int, rosey: int) -> No
 def test_preamble_and_unanswered_turn_are_kept(write: Write) -> None:
     file = conversations.read(write(f"\n\nBe kind.\n\nA: b\n\nUser: a\n\nJoi: b\n\nUser: c{END}\n"))
     assert file.conversations == [Conversation(3, talk("a", "b", "c"), "Be kind.\n\nA: b")]
-    assert file.notes == {}
+    assert file.facts.notes == {}
     assert file.sentences()[1:] == [
         "with text before the first turn, kept and not trained on: 1",
         "with an unanswered last turn: 1",
@@ -135,7 +136,7 @@ def test_line_ends_and_bom_change_nothing(write: Write, bom: bytes, end: str) ->
     plain = conversations.read(write(text))
     other = conversations.read(write(bom + text.replace("\n", end).encode(), "other.txt"))
     assert other.conversations == plain.conversations and len(plain.conversations) == 3
-    assert other.notes == plain.notes and len(plain.notes) == 4
+    assert other.facts.notes == plain.facts.notes and len(plain.facts.notes) == 4
 
 
 def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
@@ -145,7 +146,7 @@ def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
     assert file.conversations == [Conversation(1, talk("a", "b")), Conversation(6, talk("c", "d"))]
     missing = "no end mark at the end of the file, conversation kept"
     doubled = "doubled end marks, ignored"
-    assert file.notes == {missing: [6], doubled: [4, 4]}
+    assert file.facts.notes == {missing: [6], doubled: [4, 4]}
     first = "talks.txt: 2 conversations (text); User asks, Agent answers 2 times"
     notes = [f"{missing}: 1 (line 6)", f"{doubled}: 2 (lines 4, 4)"]
     assert file.sentences()[0] == first and sorted(file.sentences()[1:]) == sorted(notes)
@@ -159,13 +160,13 @@ def test_end_mark_within_a_line_is_text(write: Write) -> None:
         Conversation(1, talk("a", f"so {END} ends")),
         Conversation(3, talk("c", "d")),
     ]
-    assert file.notes == {f"{END} in the middle of a line, read as text": [3]}
+    assert file.facts.notes == {f"{END} in the middle of a line, read as text": [3]}
 
 
 def test_label_without_blank_line_is_text(write: Write) -> None:
     file = conversations.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
     assert file.conversations == [Conversation(2, talk("a", "b\nUser: c\nAgent: d", "e"))]
-    assert file.notes == {"labels that follow no blank line, read as text": [5, 6]}
+    assert file.facts.notes == {"labels that follow no blank line, read as text": [5, 6]}
 
 
 @pytest.mark.parametrize("fence", ["```", "~~~", "````"])
@@ -173,7 +174,7 @@ def test_label_in_code_block_is_text(write: Write, fence: str) -> None:
     file = conversations.read(write(FENCED.format(fence)))
     shown = f"see\n\n{fence}\nUser: no\n\nAgent: no\n{fence}"
     assert file.conversations == [Conversation(1, talk("q", shown, "w", "b"))]
-    assert file.notes == {"labels in a code block, read as text": [6, 8]}
+    assert file.facts.notes == {"labels in a code block, read as text": [6, 8]}
 
 
 OPENINGS = ["Agent: ```", "Agent: ```python\nx", "Agent:\n```python title=x\nx", "Agent: ~~~ a b"]
@@ -185,7 +186,7 @@ def test_code_block_with_info_ends_at_its_fence(write: Write, opening: str) -> N
     content = f"User: a\n\n{opening}\n{fence}\n\nUser: b\n\nAgent: c\n{fence}\nd\n{fence}{END}"
     file = conversations.read(write(content))
     assert [turn.role for turn in file.conversations[0].turns] == ["user", "agent"] * 2
-    assert file.notes == {}
+    assert file.facts.notes == {}
 
 
 def test_unclosed_code_block_hides_nothing(write: Write) -> None:
@@ -197,7 +198,7 @@ def test_only_newlines_split_lines(write: Write) -> None:
     odd = "a\u2028\u2028User: x\x0c\x0cUser: y\x85\x85User: z\x0b\x0bUser: w\x1c\x1cUser: v"
     file = conversations.read(write(f"User: {odd}\n\nAgent: {odd}{END}\nUser: c\n\nAgent: d{END}"))
     assert file.conversations == [Conversation(1, talk(odd, odd)), Conversation(4, talk("c", "d"))]
-    assert file.notes == {}
+    assert file.facts.notes == {}
 
 
 # --- refusing ---
@@ -291,34 +292,35 @@ def test_every_fault_is_listed(write: Write, name: str, num: int) -> None:
 
 # --- split, render, prompt ---
 
-TEXTS = [f"text {i % 60}" for i in range(90)]  # the first 30 stand twice
+KEYS = np.array([f"text {i % 60}" for i in range(90)], "S16")  # the first 30 stand twice
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.999])
-def test_split_parts_the_unique_texts(share: float) -> None:
-    train, held_out = split(TEXTS, share, seed=3)
-    assert sorted(train + held_out) == list(range(90)) and train == sorted(train)
-    sides = {TEXTS[i] for i in train}, {TEXTS[i] for i in held_out}
-    assert not sides[0] & sides[1]
+def test_split_parts_the_unique_keys(share: float) -> None:
+    held_out = split(KEYS, share, seed=3)
+    sides = set(KEYS[~held_out].tolist()), set(KEYS[held_out].tolist())
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 60
     assert len(sides[1]) == {0.0: 0, 0.001: 1, 0.05: 3, 0.5: 30, 0.999: 59}[share]
 
 
-def test_split_depends_on_seed_and_texts_alone() -> None:
-    def held_out(texts: list[str], seed: int) -> set[str]:
-        return {texts[i] for i in split(texts, 0.2, seed)[1]}
+def test_split_depends_on_seed_and_keys_alone() -> None:
+    def held_out(keys: np.ndarray, seed: int) -> frozenset[bytes]:
+        return frozenset(keys[split(keys, 0.2, seed)].tolist())
 
-    assert held_out(TEXTS, 0) == held_out(TEXTS[::-1], 0) == held_out(TEXTS[40:] + TEXTS[:40], 0)
-    assert len({frozenset(held_out(TEXTS, seed)) for seed in range(5)}) == 5
-    assert split(list("abcdefgh"), 0.25, 0) == ([0, 1, 2, 4, 6, 7], [3, 5])  # on every machine
+    assert held_out(KEYS, 0) == held_out(KEYS[::-1], 0) == held_out(np.roll(KEYS, 40), 0)
+    assert len({held_out(KEYS, seed) for seed in range(5)}) == 5
+    letters = np.array(list("abcdefgh"), "S16")
+    assert split(letters, 0.25, 0).nonzero()[0].tolist() == [0, 6]  # on every machine
 
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["a"] * 5])
 def test_split_of_one_text_is_all_train(texts: list[str]) -> None:
-    assert split(texts, 0.5, 0) == (list(range(len(texts))), [])
+    assert split(np.array(texts, "S16"), 0.5, 0).tolist() == [False] * len(texts)
 
 
 def test_split_of_two_texts_has_both_sides() -> None:
-    assert all(sorted(map(len, split(["a", "b"], 0.01, seed))) == [1, 1] for seed in range(9))
+    two = np.array(["a", "b"], "S16")
+    assert all(split(two, 0.01, seed).sum() == 1 for seed in range(9))
 
 
 def test_render_and_prompt_give_exact_text() -> None:

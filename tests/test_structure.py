@@ -14,10 +14,10 @@ LIB = Path(neoxkit.__file__).parent
 # A module imports only from its own level or those above it in this list, and never in a circle.
 LEVELS: dict[str, tuple[str, ...]] = {
     "the kit's name": ("__init__",),
-    "ground": ("errors", "paths"),
+    "ground": ("errors", "paths", "workers"),
     "files and settings": ("turns", "settings", "runs", "guard"),
-    "conversations": ("text_format", "json_format", "conversations"),
-    "tokens": ("tiny", "tokens", "tokenized"),
+    "conversations": ("blocks", "text_format", "json_format", "conversations"),
+    "tokens": ("tiny", "table", "tokens", "policy", "tokenized"),
     "tensors": ("batches", "losses", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies"),
     "plans": ("plan",),
@@ -28,9 +28,9 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "paths", "turns", "settings", "runs", "guard", "text_format", "json_format",
-    "conversations", "tiny", "tokens", "tokenized", "models", "plots", "views", "plan", "launch",
-    "controls", "dashboard", "doctor", "cli",
+    "errors", "paths", "workers", "turns", "settings", "runs", "guard", "blocks", "text_format",
+    "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized", "models",
+    "plots", "views", "plan", "launch", "controls", "dashboard", "doctor", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -12,9 +12,10 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
-from neoxkit import conversations, models, paths, runs, tokenized, tokens, turns
+from neoxkit import conversations, models, paths, policy, runs, tokenized, tokens, turns
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
+from neoxkit.table import Reply, Table
 from neoxkit.turns import Conversation, Turn
 
 END = "<|endoftext|>"
@@ -104,8 +105,8 @@ def test_ids_and_labels_by_hand(tiny: Tokenizer) -> None:
     end = a + len(ids_of(tiny, " reply"))
     second = a + len(reply) + b
     assert row.replies == (
-        tokens.Reply(a, end, a + len(reply)),
-        tokens.Reply(second, len(row) - 1, len(row)),
+        Reply(a, end, a + len(reply)),
+        Reply(second, len(row) - 1, len(row)),
     )
     assert (row.line, row.fault, row.num_trained) == (4, "", len(reply) + len(last))
 
@@ -210,7 +211,7 @@ def test_batches_change_nothing(tiny: Tokenizer, monkeypatch: pytest.MonkeyPatch
     whole = [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, "Joi")]
     monkeypatch.setattr(tokens, "_BATCH", 4)
     assert [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, "Joi")] == whole
-    assert tokens.encode(tiny, [], "Joi") == []
+    assert len(tokens.encode(tiny, [], "Joi")) == 0
 
 
 # --- the length policy ---
@@ -222,12 +223,13 @@ def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
     rows = tokens.encode(tiny, [LONG], "Joi")
     n = len(rows[0])
     for too_long in ("drop", "cut", "error"):
-        kept, counts = tokens.fit(rows, n, too_long)
-        assert kept == rows and (counts.kept, counts.cut, counts.dropped) == (1, [], {})
-    kept, counts = tokens.fit(rows, n - 1, "drop")
-    assert kept == [] and counts.dropped == {f"longer than {n - 1} tokens": [5]}
+        kept, counts = policy.fit(rows, n, too_long)
+        assert kept[0].ids.tolist() == rows[0].ids.tolist()
+        assert (counts.kept, counts.cut, counts.dropped) == (1, [], {})
+    kept, counts = policy.fit(rows, n - 1, "drop")
+    assert len(kept) == 0 and counts.dropped == {f"longer than {n - 1} tokens": [5]}
     with pytest.raises(UserError, match=rf"^line 5: .*{n} tokens.* {n - 1} -- \S"):
-        tokens.fit(rows, n - 1, "error")
+        policy.fit(rows, n - 1, "error")
 
 
 @pytest.mark.parametrize("last", ["agent", "user"])
@@ -241,9 +243,9 @@ def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
     asked, *overs = (len(ids_of(tiny, text)) for text in (begin, once, twice))
     for block_size in range(1, len(row)):
         length = max((over for over in overs if over <= block_size), default=block_size)
-        kept, counts = tokens.fit(rows, block_size, "cut")
+        kept, counts = policy.fit(rows, block_size, "cut")
         if length <= asked:
-            assert kept == [] and counts.dropped == {"no trained token within block_size": [5]}
+            assert len(kept) == 0 and counts.dropped == {"no trained token within block_size": [5]}
             continue
         assert counts.cut == [5] and counts.dropped == {}
         assert kept[0].ids.tolist() == row.ids[:length].tolist()
@@ -253,8 +255,8 @@ def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
 
 
 def test_cut_without_an_agent_turn_ends_at_block_size(tiny: Tokenizer) -> None:
-    (row,) = tokens.encode(tiny, [talk("a long question that nobody answers")], "Joi", "all")
-    kept, _ = tokens.fit([row], 9, "cut")
+    (row,) = rows = tokens.encode(tiny, [talk("a long question nobody answers")], "Joi", "all")
+    kept, _ = policy.fit(rows, 9, "cut")
     assert kept[0].ids.tolist() == row.ids[:9].tolist() and kept[0].num_trained == 8
 
 
@@ -265,7 +267,7 @@ def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size
     talks = [talk(*(f"text {j}" for j in range(1 + i % 5)), line=i) for i in range(1, 60)]
     talks += [talk("a", "", line=90), talk("", "b", line=91), talk("c", line=92)]
     rows = tokens.encode(tiny, talks, "Joi", train_on)
-    kept, counts = tokens.fit(rows, block_size, too_long)
+    kept, counts = policy.fit(rows, block_size, too_long)
     dropped = [line for lines in counts.dropped.values() for line in lines]
     assert sorted([row.line for row in kept] + dropped) == [t.line for t in talks]
     assert (
@@ -293,19 +295,19 @@ def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size
 
 def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> None:
     rows = tokens.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], "Joi")
-    train, evaluation, notes = tokens.split_rows(rows, rows[:1], 0.5, 0)
-    assert (train, evaluation) == (rows[1:2], rows[:1])
+    train, evaluation, notes = policy.split_rows(rows, rows.select(slice(1)), 0.5, 0)
+    assert (train.at.tolist(), evaluation.at.tolist()) == ([1], [0])
     assert len(notes) == 1 and notes[0].startswith("2 conversations stand in both files")
     with pytest.raises(UserError, match="no conversation is left to train on"):
-        tokens.split_rows(rows, rows, 0.5, 0)
+        policy.split_rows(rows, rows, 0.5, 0)
 
 
 def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
     rows = tokens.encode(tiny, [talk("a", "b"), talk("a", "b")], "Joi")
-    assert tokens.num_duplicates(rows) == 1
+    assert policy.num_duplicates(rows) == 1
     for share, why in ((0, "eval_share is 0"), (0.5, "only one conversation")):
-        train, evaluation, notes = tokens.split_rows(rows, None, share, 0)
-        assert (train, evaluation) == (rows, []) and why in notes[0]
+        train, evaluation, notes = policy.split_rows(rows, None, share, 0)
+        assert (train.at.tolist(), len(evaluation)) == ([0, 1], 0) and why in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -319,13 +321,13 @@ def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
 def test_same_ids_never_stand_on_both_sides(
     tiny: Tokenizer, block_size: int, pair: tuple[Conversation, Conversation]
 ) -> None:
-    rows, _ = tokens.fit(tokens.encode(tiny, pair, "Joi"), block_size, "cut")
+    rows, _ = policy.fit(tokens.encode(tiny, pair, "Joi"), block_size, "cut")
     assert len(rows) == 2 and rows[0].ids.tolist() == rows[1].ids.tolist()
-    train, evaluation, _ = tokens.split_rows(rows, None, 0.5, 0)
+    train, evaluation, _ = policy.split_rows(rows, None, 0.5, 0)
     assert (len(train), len(evaluation)) == (2, 0)
 
 
-Saved = tuple[Path, dict, list[tokens.Encoded], list[tokens.Encoded]]
+Saved = tuple[Path, dict, list[Table], list[Table]]
 
 
 @pytest.fixture
@@ -338,8 +340,8 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     (tmp_path / "talks.txt").write_text(text, encoding="utf-8")
     settings = TokenizeSettings(train_file="talks.txt", dataset="toy", block_size=64).as_dict()
     files = {"train": conversations.read(tmp_path / "talks.txt")}
-    rows, counts = tokens.fit(tokens.encode(tiny, files["train"].conversations, "Agent"), 64)
-    sides = tokens.split_rows(rows, None, 0.2, 0)[:2]
+    rows, counts = policy.fit(tokens.encode(tiny, files["train"].conversations, "Agent"), 64)
+    sides = policy.split_rows(rows, None, 0.2, 0)[:2]
     manifest = tokenized.make_manifest(settings, tiny, files, {"train": counts}, *sides)
     folder = paths.tokenized("toy")
     tokenized.save(*sides, folder, manifest)
@@ -381,17 +383,22 @@ def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
     numbers = {"train": {"conversations": 3}, "eval": {"conversations": num_eval}}
     sides = {side: {**manifest["sides"][side], **numbers[side]} for side in numbers}
     (folder / "stale").touch()
-    tokenized.save(train[:3], evaluation[:num_eval], folder, {**manifest, "sides": sides})
+    tokenized.save(
+        train.select(slice(3)),
+        evaluation.select(slice(num_eval)),
+        folder,
+        {**manifest, "sides": sides},
+    )
     loaded, _ = tokenized.load(folder)
-    assert loaded["train"]["line"] == [row.line for row in train[:3]]
-    assert loaded["eval"]["line"] == [row.line for row in evaluation[:num_eval]]
+    assert loaded["train"]["line"] == train.line[:3].tolist()
+    assert loaded["eval"]["line"] == evaluation.line[:num_eval].tolist()
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
     assert not (folder / "stale").exists()
 
 
 def test_load_refuses_what_does_not_belong_together(saved: Saved, tmp_path: Path) -> None:
     folder, manifest, train, evaluation = saved
-    tokenized.save(train, evaluation[1:], folder, manifest)
+    tokenized.save(train, evaluation.select(slice(1, None)), folder, manifest)
     with pytest.raises(UserError, match=r"toy/eval has 3 rows, its manifest says 4 -- run 01"):
         tokenized.load(folder)
     tokenized.save(train, evaluation, folder, manifest)
@@ -421,8 +428,8 @@ def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedToken
     talk = Conversation(4, (Turn("user", "Hi"), Turn("agent", "a reply of some more tokens")))
     encoded = {"train": tokens.encode(tiny, [talk], "Agent")}
     with pytest.raises(UserError, match=r"no conversation is left \(1 longer than 8 tokens\)"):
-        tokens.fit_sides(encoded, 8, "drop")
-    assert tokens.fit_sides(encoded, 280, "drop")["train"][1].kept == 1
+        policy.fit_sides(encoded, 8, "drop")
+    assert policy.fit_sides(encoded, 280, "drop")["train"][1].kept == 1
 
 
 @pytest.mark.parametrize("train_on", ["agent", "all"])

@@ -9,7 +9,7 @@ import pytest
 
 from neoxkit import views
 from neoxkit.settings import TrainSettings
-from neoxkit.tokens import Encoded
+from neoxkit.table import Encoded
 from neoxkit.views import View
 
 # Markup, ANSI colours, bidi controls, NUL, DEL, C1, private use, half a character, no width.

@@ -11,8 +11,9 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import plan, plots, tokens, views
+from neoxkit import plan, plots, policy, views
 from neoxkit.settings import Settings, TokenizeSettings, TrainSettings
+from neoxkit.table import Table
 from neoxkit.views import View
 
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
@@ -88,15 +89,14 @@ def _slider(label: str, values: Sequence[Any], value: Any, show: Callable[[Any],
     )
 
 
-def block_size(settings: TokenizeSettings, encoded: Sequence[tokens.Encoded]) -> Controls:
+def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """01's slider: what a block size keeps, cuts and drops of these conversations."""
-    lengths = [len(row) for row in encoded]
-    longest = max(lengths, default=0)
+    longest = int(encoded.length.max(initial=0))
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, plots.Picture]:
-        policy = "drop" if chosen.too_long == "error" else chosen.too_long
-        _, counts = tokens.fit(encoded, chosen.block_size, policy)
-        return views.table(counts.rows()), plots.length_histogram(lengths, chosen.block_size)
+        too_long = "drop" if chosen.too_long == "error" else chosen.too_long
+        _, counts = policy.fit(encoded, chosen.block_size, too_long)
+        return views.table(counts.rows()), plots.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
     slider = _slider("block size", values, settings.block_size, lambda v: f"{v} tokens")

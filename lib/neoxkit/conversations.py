@@ -1,66 +1,164 @@
-"""Read, check and split conversation files; no tokenizer is needed for any of it."""
+"""Read and check conversation files, block by block; no tokenizer is needed for it."""
 
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from neoxkit import json_format, paths, text_format
+from neoxkit import blocks, json_format, paths, text_format, workers
+from neoxkit.blocks import Block
 from neoxkit.errors import Faults, UserError
 from neoxkit.turns import STOP_TEXT, USER, Conversation
 
 
 @dataclass
+class Facts:
+    """What is in a file, or in a block of it.
+
+    `notes`: what was read in a way that a person may not expect, with line numbers.
+    """
+
+    conversations: int = 0
+    replies: int = 0
+    with_preamble: int = 0
+    unanswered: int = 0
+    notes: dict[str, list[int]] = field(default_factory=dict)
+    faults: list[UserError] = field(default_factory=list)
+    votes: text_format.Votes = field(default_factory=text_format.Votes)
+
+    def add(self, other: "Facts") -> None:
+        """Count in a later block of the same file."""
+        self.conversations += other.conversations
+        self.replies += other.replies
+        self.with_preamble += other.with_preamble
+        self.unanswered += other.unanswered
+        for what, lines in other.notes.items():
+            self.notes.setdefault(what, []).extend(lines)
+        self.faults += other.faults
+        self.votes.add(other.votes)
+
+
+@dataclass
 class ConversationFile:
-    """What a file holds. `notes` counts what was read in a way that a person may not expect."""
+    """A file that was read once and found right; its conversations stay on the disk."""
 
     path: Path
     format: str
     agent_name: str
-    conversations: list[Conversation]
+    blocks: list[Block]
     sha256: str
-    notes: dict[str, list[int]]
+    facts: Facts
+
+    def read_block(self, block: Block) -> list[Conversation]:
+        """The conversations of one block."""
+        return _parse(self.path, self.format, self.agent_name, block)[0]
+
+    @property
+    def conversations(self) -> list[Conversation]:
+        """All of them, for a file that fits into memory."""
+        return [c for block in self.blocks for c in self.read_block(block)]
 
     def sentences(self) -> list[str]:
         """What was read, and one sentence a kind of note with its count and first line numbers."""
-        replies = sum(turn.role == "agent" for c in self.conversations for turn in c.turns)
-        preambles = sum(bool(c.preamble) for c in self.conversations)
-        unanswered = sum(c.turns[-1].role == "user" for c in self.conversations)
+        facts = self.facts
         said = [
-            f"{paths.short(self.path)}: {len(self.conversations):,} conversations ({self.format}); "
-            f"{USER} asks, {self.agent_name} answers {replies:,} times"
+            f"{paths.short(self.path)}: {facts.conversations:,} conversations ({self.format}); "
+            f"{USER} asks, {self.agent_name} answers {facts.replies:,} times"
         ]
-        if preambles:
-            said.append(f"with text before the first turn, kept and not trained on: {preambles:,}")
-        if unanswered:
-            said.append(f"with an unanswered last turn: {unanswered:,}")
-        notes = self.notes.items()
+        if facts.with_preamble:
+            what = "with text before the first turn, kept and not trained on"
+            said.append(f"{what}: {facts.with_preamble:,}")
+        if facts.unanswered:
+            said.append(f"with an unanswered last turn: {facts.unanswered:,}")
+        notes = sorted(facts.notes.items(), key=lambda note: note[1])
         return said + [f"{what}: {len(at):,} ({lines_in_short(at)})" for what, at in notes]
 
 
 def read(path: Path, agent_name: str = "") -> ConversationFile:
-    """Read a conversation file; the agent's name is found when it is not given.
+    """Read and check a conversation file; the agent's name is found when it is not given.
 
     Raises UserError (Faults when there are several) naming file, line and remedy.
     """
     if agent_name == USER or any(c in agent_name for c in ":\n<>`"):
         raise UserError("agent_name", f"{agent_name!r} can't answer {USER}", "give the other name")
-    raw = path.read_bytes()
-    text = _decode(path, raw)
-    digest = hashlib.sha256(raw).hexdigest()
-    if path.suffix.lower() in (".jsonl", ".json"):
-        conversations = json_format.read(path, text)
+    format = "jsonl" if path.suffix.lower() in (".jsonl", ".json") else "text"
+    found, digest = blocks.cut(path, jsonl=format == "jsonl")
+    if not found or (len(found) == 1 and not blocks.read(path, found[0]).strip()):
+        where = f"{paths.short(path)}:1"
+        raise UserError(where, "the file is empty", "write conversations into it")
+    if format == "jsonl":
+        name = agent_name or "Agent"
+        facts = _examine_all(path, format, name, found)
+    else:
+        _refuse_other_formats(path, blocks.read(path, found[0]))
+        name, facts = _examine_text(path, agent_name, found)
+    if facts.faults:
+        raise Faults(facts.faults)
+    if not facts.replies:
+        raise _nobody_answers(path, format, name, facts, found)
+    return ConversationFile(path, format, name, found, digest, facts)
+
+
+def _examine_text(path: Path, agent_name: str, found: Sequence[Block]) -> tuple[str, Facts]:
+    """The agent's name and the facts of a text file.
+
+    The name in the first block is nearly always the whole file's: all blocks are examined with it
+    while they vote, and again only if they vote for another.
+    """
+    if agent_name:
+        return agent_name, _examine_all(path, "text", agent_name, found)
+    first, _ = text_format.split_at_end_marks(blocks.read(path, found[0]))
+    guess = text_format.votes(first).likely()
+    facts = _examine_all(path, "text", guess, found, vote=True)
+    name = text_format.choose_name(path, facts.votes)
+    if not name:
+        raise text_format.no_turns(path, first, facts.votes)
+    return name, facts if name == guess else _examine_all(path, "text", name, found)
+
+
+def _examine_all(
+    path: Path, format: str, name: str, found: Sequence[Block], vote: bool = False
+) -> Facts:
+    total = Facts()
+    for facts in workers.each(partial(_examine, path, format, name, vote), found):
+        total.add(facts)
+    return total
+
+
+def _examine(path: Path, format: str, name: str, vote: bool, block: Block) -> Facts:
+    conversations, facts = _parse(path, format, name, block, vote)
+    facts.conversations = len(conversations)
+    facts.replies = sum(turn.role == "agent" for c in conversations for turn in c.turns)
+    facts.with_preamble = sum(bool(c.preamble) for c in conversations)
+    facts.unanswered = sum(c.turns[-1].role == "user" for c in conversations)
+    return facts
+
+
+def _parse(
+    path: Path, format: str, name: str, block: Block, vote: bool = False
+) -> tuple[list[Conversation], Facts]:
+    """The conversations of a block; of its facts only notes, faults and votes."""
+    text = blocks.read(path, block)
+    if format == "jsonl":
+        conversations, faults = json_format.read(path, text, block.line)
         inside = [c.line for c in conversations if any(STOP_TEXT in turn.text for turn in c.turns)]
-        notes = (
-            {f"a blank line and {USER}: inside a message, read as text": inside} if inside else {}
-        )
-        return ConversationFile(path, "jsonl", agent_name or "Agent", conversations, digest, notes)
-    _refuse_other_formats(path, text)
-    pieces, notes = text_format.split_at_end_marks(text)
-    name = agent_name or text_format.find_agent_name(path, pieces)
-    conversations = text_format.read(path, pieces, name, notes)
-    return ConversationFile(path, "text", name, conversations, digest, notes)
+        what = f"a blank line and {USER}: inside a message, read as text"
+        return conversations, Facts(notes={what: inside} if inside else {}, faults=faults)
+    pieces, notes = text_format.split_at_end_marks(text, block.line)
+    conversations, faults = text_format.read(path, pieces, name, notes)
+    votes = text_format.votes(pieces) if vote else text_format.Votes()
+    return conversations, Facts(notes=notes, faults=faults, votes=votes)
+
+
+def _nobody_answers(
+    path: Path, format: str, name: str, facts: Facts, found: Sequence[Block]
+) -> UserError:
+    if format == "jsonl":
+        where = f"{paths.short(path)}:1"
+        return UserError(where, "no turns found by the assistant", "check the roles")
+    first, _ = text_format.split_at_end_marks(blocks.read(path, found[0]))
+    return text_format.no_replies(path, name, facts.notes, text_format.votes(first))
 
 
 def read_sides(
@@ -87,57 +185,6 @@ def lines_in_short(lines: Sequence[int], most: int = 5) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {shown}"
 
 
-_BINARY = {
-    b"\x1f\x8b": ("is a gzip file", "unpack it with gunzip first"),
-    b"PK\x03\x04": ("is a zip or Office file", "save it as plain UTF-8 text"),
-    b"%PDF": ("is a PDF file", "save it as plain UTF-8 text"),
-    b"\x28\xb5\x2f\xfd": ("is a zstd file", "unpack it with zstd -d first"),
-    b"\xff\xfe": ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
-    b"\xfe\xff": ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
-}
-
-
-def _decode(path: Path, raw: bytes) -> str:
-    """UTF-8 bytes to text with line ends of one kind; every other encoding is refused."""
-    where = paths.short(path)
-    if not raw.strip():
-        raise UserError(f"{where}:1", "the file is empty", "write conversations into it")
-    for magic, (what, remedy) in _BINARY.items():
-        if raw.startswith(magic):
-            raise UserError(f"{where}:1", what, remedy)
-    if raw.startswith(b"version https://git-lfs"):
-        raise UserError(f"{where}:1", "is a Git LFS pointer, not the file", "run git lfs pull")
-    if b"\0" in raw[:4096]:
-        half = "LE" if raw[1:2] == b"\0" else "BE"
-        raise UserError(
-            f"{where}:1",
-            "holds NUL bytes; it is UTF-16 or binary",
-            f"iconv -f UTF-16{half} -t UTF-8",
-        )
-    try:
-        text = raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        raise Faults(list(_encoding_faults(where, raw))) from None
-    if not text.strip():
-        raise UserError(f"{where}:1", "the file is empty", "write conversations into it")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _encoding_faults(where: str, raw: bytes) -> Iterator[UserError]:
-    """One fault a line that is not UTF-8, with the offset of its first wrong byte in the file."""
-    at = 0
-    for number, line in enumerate(re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw), start=1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as fault:
-            yield UserError(
-                f"{where}:{number}",
-                f"not UTF-8 at byte {at + fault.start} (0x{line[fault.start]:02x})",
-                "probably Windows-1252: iconv -f WINDOWS-1252 -t UTF-8",
-            )
-        at += len(line)
-
-
 def _refuse_other_formats(path: Path, text: str) -> None:
     """Name a well-known format that came under the wrong file name."""
     where, start = f"{paths.short(path)}:1", text.lstrip()[:200].lower()
@@ -153,24 +200,3 @@ def _refuse_other_formats(path: Path, text: str) -> None:
             raise UserError(where, "is a JSON array", "write one object a line and name it .jsonl")
     if re.match(r'\{\s*"', start):
         raise UserError(where, "is JSON", "name it .jsonl (one object a line)")
-
-
-def split(texts: Sequence[str], eval_share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the train side and the eval side; identical texts land on the same side.
-
-    The side depends on the seed and the text alone, not on the order of the file. With two or more
-    different texts and a share above 0 both sides get at least one.
-    """
-
-    def rank(text: str) -> bytes:
-        return hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-
-    unique = sorted(set(texts), key=rank)
-    num_eval = round(eval_share * len(unique))
-    if eval_share > 0 and len(unique) > 1:
-        num_eval = min(max(num_eval, 1), len(unique) - 1)
-    held_out = set(unique[:num_eval])
-    sides: tuple[list[int], list[int]] = ([], [])
-    for i, text in enumerate(texts):
-        sides[text in held_out].append(i)
-    return sides

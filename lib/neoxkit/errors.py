@@ -17,6 +17,10 @@ class UserError(ValueError):
     def __init__(self, where: str, what: str, remedy: str) -> None:
         super().__init__(f"{where}: {what} -- {remedy}")
 
+    def __reduce__(self) -> tuple:
+        """So that a worker process can hand it over."""
+        return _again, (type(self), str(self))
+
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence alone (IPython asks the exception for this)."""
         if os.environ.get("NEOXKIT_DEBUG") == "1":
@@ -34,6 +38,12 @@ class Faults(UserError):
         if len(faults) > MAX_FAULTS_SHOWN:
             lines.append(f"... and {len(faults) - MAX_FAULTS_SHOWN} more")
         ValueError.__init__(self, "\n".join(lines))
+
+
+def _again(kind: type[UserError], sentence: str) -> UserError:
+    fault = kind.__new__(kind)
+    ValueError.__init__(fault, sentence)
+    return fault
 
 
 class TrainingError(RuntimeError):

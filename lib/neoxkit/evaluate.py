@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neoxkit import models, runs
 from neoxkit.batches import Collator
 from neoxkit.losses import token_losses
-from neoxkit.replies import ENDINGS, Progress, Question, Reply, own_questions, reply, silent
+from neoxkit.replies import ENDINGS, Question, Reply, own_questions, reply
 from neoxkit.settings import EvaluateSettings
+from neoxkit.workers import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@ import re
 from pathlib import Path
 
 from neoxkit import paths
-from neoxkit.errors import Faults, UserError
+from neoxkit.errors import UserError
 from neoxkit.turns import USER, Conversation, Turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold them, UTF-8 can't
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
 
 
-def read(path: Path, text: str) -> list[Conversation]:
-    """The conversations of a JSON Lines text; raises Faults naming each faulty line."""
+def read(path: Path, text: str, first_line: int = 1) -> tuple[list[Conversation], list[UserError]]:
+    """The conversations of a JSON Lines text, and a fault for each line that is not one."""
     faults, conversations = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=first_line):
         if not line.strip():
             continue
         where = f"{paths.short(path)}:{number}"
@@ -25,13 +25,7 @@ def read(path: Path, text: str) -> list[Conversation]:
             faults.append(fault)
             if number == 1 and line.startswith((f"{USER}:", "[")):
                 break
-    if faults:
-        raise Faults(faults)
-    if not any(conversation.has_reply for conversation in conversations):
-        raise UserError(
-            f"{paths.short(path)}:1", "no turns found by the assistant", "check the roles"
-        )
-    return conversations
+    return conversations, faults
 
 
 def _from_json(where: str, number: int, line: str) -> Conversation:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel
 
-from neoxkit.tokens import NOT_TRAINED
+from neoxkit.table import NOT_TRAINED
 
 
 def token_losses(

@@ -1,6 +1,6 @@
 """Questions from files or from the eval side, and a model's replies to them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neoxkit import conversations, models, paths
 from neoxkit.errors import UserError
 from neoxkit.turns import STOP_TEXT, Conversation, Turn, prompt
+from neoxkit.workers import Progress, silent
 
 ENDINGS = ("end mark", "next turn", "ran on", "too long")
-Progress = Callable[[int, int], None]  # (done, of)
-
-
-def silent(done: int, of: int) -> None:
-    """A Progress that shows nothing."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from neoxkit import paths
-from neoxkit.errors import Faults, UserError
+from neoxkit.errors import UserError
 from neoxkit.turns import END_MARK, USER, Conversation, Turn
 
 # The end mark counts as one at the end of a line or straight before a next `User:`; elsewhere it is
@@ -26,10 +27,10 @@ class Piece(NamedTuple):
     text: str
 
 
-def split_at_end_marks(text: str) -> tuple[list[Piece], dict[str, list[int]]]:
+def split_at_end_marks(text: str, first_line: int = 1) -> tuple[list[Piece], dict[str, list[int]]]:
     """The conversations of a text, and notes: what was read in a way one may not expect."""
     notes: dict[str, list[int]] = {}
-    pieces, start, line = [], 0, 1
+    pieces, start, line = [], 0, first_line
     doubled: list[int] = []
     for mark in [*_END_MARK.finditer(text), None]:
         end = mark.start() if mark else len(text)
@@ -56,36 +57,68 @@ def _marks_in(text: str) -> Iterator[re.Match[str]]:
     return re.finditer(re.escape(END_MARK), text)
 
 
-def find_agent_name(path: Path, pieces: Sequence[Piece]) -> str:
-    """The name that answers `User:`; refused when two names are about as likely.
+@dataclass
+class Votes:
+    """Which names answer `User:`, by conversation: the first label after it, and every one."""
 
-    In each conversation the first label after a `User:` turn is a vote; in a file of one or two
-    conversations every label is.
-    """
-    votes: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
+    pieces: int = 0
+    first: Counter[str] = field(default_factory=Counter)
+    every: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, int] = field(default_factory=dict)  # where a name was first seen
+
+    def add(self, other: "Votes") -> None:
+        """Count in the votes of a later part of the file."""
+        self.pieces += other.pieces
+        self.first.update(other.first)
+        self.every.update(other.every)
+        self.seen.update(other.seen)
+        self.lines = other.lines | self.lines
+
+    @property
+    def counts(self) -> Counter[str]:
+        """In a file of one or two conversations every label counts, else one a conversation."""
+        return self.every if self.pieces < 3 else self.first
+
+    def likely(self) -> str:
+        """The name with the most votes, "" where there are none."""
+        return max(self.counts, key=self.counts.get, default="")
+
+
+def votes(pieces: Sequence[Piece]) -> Votes:
+    """What each conversation says about who answers."""
+    found = Votes(pieces=len(pieces))
     for piece in pieces:
         names = [name for _, name in _labels(piece.text.split("\n"))]
-        seen.update(list(dict.fromkeys(names)))
+        found.seen.update(list(dict.fromkeys(names)))
+        for name in names:
+            found.lines.setdefault(name, piece.line)
         if USER in names:
             after = [name for name in names[names.index(USER) :] if name != USER]
-            votes.update(after if len(pieces) < 3 else after[:1])
-    if not votes:
-        raise _no_turns(path, pieces, seen)
-    (top, count), *others = votes.most_common()
+            found.every.update(after)
+            found.first.update(after[:1])
+    return found
+
+
+def choose_name(path: Path, votes: Votes) -> str:
+    """The name that answers `User:`, "" where none does; refused when two are about as likely."""
+    if not votes.counts:
+        return ""
+    (top, count), *others = votes.counts.most_common()
     rivals = [n for n, c in others if c == count or c >= max(2, 0.05 * count)]
     if rivals:
-        names = ", ".join(f"{name[:24]} ({votes[name]})" for name in [top, *rivals][:3])
-        line = next(p.line for p in pieces if f"{rivals[0]}:" in p.text)
+        names = ", ".join(f"{name[:24]} ({votes.counts[name]})" for name in [top, *rivals][:3])
         raise UserError(
-            f"{paths.short(path)}:{line}",
+            f"{paths.short(path)}:{votes.lines[rivals[0]]}",
             f"several names answer: {names}",
             f'set agent_name, say to "{top[:24]}"',
         )
     return top
 
 
-def _no_turns(path: Path, pieces: Sequence[Piece], seen: Counter[str]) -> UserError:
+def no_turns(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserError:
+    """Why nobody answers in a file that begins with these conversations."""
+    seen = votes.seen
     where = f"{paths.short(path)}:{pieces[0].line if pieces else 1}"
     for piece in pieces if seen[USER] else ():
         for offset, line in enumerate(piece.text.split("\n")):
@@ -107,13 +140,17 @@ def _no_turns(path: Path, pieces: Sequence[Piece], seen: Counter[str]) -> UserEr
     return UserError(where, what, f'begin each question with "{USER}: "')
 
 
+GLUED = "labels that follow no blank line, read as text"
+
+
 def read(
     path: Path, pieces: Sequence[Piece], agent_name: str, notes: dict[str, list[int]]
-) -> list[Conversation]:
-    """Pieces to conversations; adds to the notes, raises Faults for pieces without turns."""
+) -> tuple[list[Conversation], list[UserError]]:
+    """Pieces to conversations, and a fault for each piece without turns; adds to the notes."""
     faults, conversations = [], []
     glued: list[int] = []
     fenced: list[int] = []
+    labelled: list[int] = []
     for piece in pieces:
         lines = piece.text.split("\n")
         starts = [(i, name) for i, name in _labels(lines, (USER, agent_name))]
@@ -128,28 +165,35 @@ def read(
                 UserError(where, "a conversation without turns", f'begin it with "{USER}: "')
             )
             continue
+        if 0 not in at and _LABEL.match(lines[0]):
+            labelled.append(piece.line)
         conversations.append(_conversation(piece, lines, starts))
-    if faults:
-        raise Faults(faults)
-    if not any(conversation.has_reply for conversation in conversations):
-        if glued:
-            raise UserError(
-                f"{paths.short(path)}:{glued[0]}",
-                "no turns found; this label does not follow a blank line",
-                "put a blank line before each turn",
-            )
-        names = [name for p in pieces for _, name in _labels(p.text.split("\n"))]
-        found = ", ".join(sorted(set(names)))[:60]
-        raise UserError(
-            paths.short(path),
-            f'no turn starts with "{agent_name[:40]}:"; found {found}',
-            "set agent_name",
+    found = {
+        GLUED: glued,
+        "labels in a code block, read as text": fenced,
+        f"text before the first turn begins with another label than {USER}: or {agent_name}:, "
+        "not trained on": labelled,
+    }
+    notes |= {what: lines for what, lines in found.items() if lines}
+    return conversations, faults
+
+
+def no_replies(
+    path: Path, agent_name: str, notes: Mapping[str, Sequence[int]], votes: Votes
+) -> UserError:
+    """Why the agent never answers in a file."""
+    if GLUED in notes:
+        return UserError(
+            f"{paths.short(path)}:{notes[GLUED][0]}",
+            "no turns found; this label does not follow a blank line",
+            "put a blank line before each turn",
         )
-    if glued:
-        notes["labels that follow no blank line, read as text"] = glued
-    if fenced:
-        notes["labels in a code block, read as text"] = fenced
-    return conversations
+    found = ", ".join(sorted(votes.seen))[:60]
+    return UserError(
+        paths.short(path),
+        f'no turn starts with "{agent_name[:40]}:"; found {found}',
+        "set agent_name",
+    )
 
 
 def _conversation(

@@ -4,52 +4,70 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from neoxkit import paths, runs
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
+from neoxkit.policy import Counts, num_duplicates
+from neoxkit.table import Table
 from neoxkit.tiny import TINY
-from neoxkit.tokens import Counts, Encoded, Reply, num_duplicates
 from neoxkit.turns import END_MARK
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict, Features
     from transformers import PreTrainedTokenizerBase
 
 
-def to_dataset(rows: Sequence[Encoded]) -> "Dataset":
-    """One row a conversation, not padded.
+def features() -> "Features":
+    """The columns of a tokenized dataset, one row a conversation, not padded.
 
-    Columns: input_ids, labels (int32 lists), length and trained (numbers of tokens), line (in the
-    source file), reply_start and reply_end (of the last whole reply; -1 where there is none).
+    input_ids, labels (int32 lists), length and trained (numbers of tokens), line (in the source
+    file), reply_start and reply_end (of the last whole reply; -1 where there is none).
     """
-    from datasets import Dataset, Features, Sequence, Value
+    from datasets import Features, Sequence, Value
 
-    ints = Sequence(Value("int32"))
-    one = Value("int32")
-    features = Features(
-        input_ids=ints,
-        labels=ints,
-        length=one,
-        trained=one,
-        line=one,
-        reply_start=one,
-        reply_end=one,
-    )
-    last = [row.replies[-1] if row.replies else Reply(-1, -1, -1) for row in rows]
-    columns = {
-        "input_ids": [row.ids for row in rows],
-        "labels": [row.labels for row in rows],
-        "length": [len(row) for row in rows],
-        "trained": [row.num_trained for row in rows],
-        "line": [row.line for row in rows],
-        "reply_start": [reply.start for reply in last],
-        "reply_end": [reply.end for reply in last],
+    lists = {name: Sequence(Value("int32")) for name in ("input_ids", "labels")}
+    names = ("length", "trained", "line", "reply_start", "reply_end")
+    return Features(lists | {name: Value("int32") for name in names})
+
+
+def _columns(rows: Table) -> dict[str, Any]:
+    """A part of a table as Arrow arrays, a column each."""
+    import pyarrow
+
+    ids = rows.ids()
+    offsets = pyarrow.array(np.concatenate([[0], np.cumsum(rows.length)]).astype(np.int32))
+    last = np.full((len(rows), 3), -1, np.int32)
+    of, replies = rows.replies()
+    last[of] = replies  # the later of a row's replies overwrites the earlier
+    return {
+        "input_ids": pyarrow.ListArray.from_arrays(offsets, ids),
+        "labels": pyarrow.ListArray.from_arrays(offsets, rows.labels(ids)),
+        "length": rows.length,
+        "trained": rows.trained,
+        "line": rows.line,
+        "reply_start": last[:, 0],
+        "reply_end": last[:, 1],
     }
-    return Dataset.from_dict(columns, features=features)
+
+
+def _fill(file: Path, rows: Table) -> None:
+    """Write a side's Arrow file part by part, so that memory does not grow with its rows."""
+    import pyarrow
+    from pyarrow import ipc
+
+    with pyarrow.memory_map(str(file)) as empty:
+        schema = ipc.open_stream(empty).schema
+    part = file.with_suffix(".part")
+    with ipc.new_stream(str(part), schema) as writer:
+        for chunk in rows.chunks():
+            writer.write_table(pyarrow.table(_columns(chunk), schema=schema))
+    part.replace(file)
 
 
 def within(rows: "Dataset", block_size: int) -> "Dataset":
@@ -57,19 +75,21 @@ def within(rows: "Dataset", block_size: int) -> "Dataset":
     return rows.select([i for i, length in enumerate(rows["length"]) if length <= block_size])
 
 
-def save(
-    train: Sequence[Encoded], evaluation: Sequence[Encoded], folder: Path, manifest: dict
-) -> None:
+def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
     """Write the dataset and its manifest beside `folder`, then put it in place by a rename."""
     import datasets
 
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
-    sides = {"train": to_dataset(train), "eval": to_dataset(evaluation)}
+    sides = {"train": train, "eval": evaluation}
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
-    try:  # num_shards: without it an empty side is written so that nothing can open it
-        datasets.DatasetDict(sides).save_to_disk(part, num_shards=dict.fromkeys(sides, 1))
+    try:  # sides without rows for what describes them, then their rows; one shard, though empty
+        none = datasets.Dataset.from_dict({name: [] for name in features()}, features=features())
+        empty = dict.fromkeys(sides, none)
+        datasets.DatasetDict(empty).save_to_disk(part, num_shards=dict.fromkeys(sides, 1))
+        for side, rows in sides.items():
+            _fill(part / side / "data-00000-of-00001.arrow", rows)
         (part / "README.md").write_text(card(manifest), encoding="utf-8")
         runs.write_json(part / runs.MANIFEST, manifest)
     except BaseException:
@@ -92,8 +112,8 @@ def make_manifest(
     tokenizer: "PreTrainedTokenizerBase",
     sources: Mapping[str, ConversationFile],
     counts: Mapping[str, Counts],
-    train: Sequence[Encoded],
-    evaluation: Sequence[Encoded],
+    train: Table,
+    evaluation: Table,
 ) -> dict[str, Any]:
     """What the later notebooks check and inherit."""
     sides = {"train": train, "eval": evaluation}
@@ -111,13 +131,13 @@ def make_manifest(
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
         "counts": {side: c.as_dict() for side, c in counts.items()},
-        "duplicates": num_duplicates([*train, *evaluation]),
+        "duplicates": num_duplicates(train, evaluation),
         "sides": {
             side: {
                 "conversations": len(rows),
-                "tokens": sum(map(len, rows)),
-                "trained_tokens": sum(row.num_trained for row in rows),
-                "longest": max(map(len, rows), default=0),
+                "tokens": int(rows.length.sum()),
+                "trained_tokens": int(rows.trained.sum()),
+                "longest": int(rows.length.max(initial=0)),
             }
             for side, rows in sides.items()
         },

@@ -10,7 +10,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from neoxkit.batches import packed, padded
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
-from neoxkit.tokens import NOT_TRAINED
+from neoxkit.table import NOT_TRAINED
 
 
 class KitTrainer(Trainer):

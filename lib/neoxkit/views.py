@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from neoxkit.evaluate import Score
     from neoxkit.replies import Question, Reply
-    from neoxkit.tokens import Encoded
+    from neoxkit.table import Encoded
 
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
 _MUTED = "opacity:0.6"

@@ -1,0 +1,168 @@
+"""Which conversations are kept, cut, dropped, and held out; everything is counted."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from neoxkit.conversations import lines_in_short
+from neoxkit.errors import UserError
+from neoxkit.table import FAULTS, Table
+
+
+@dataclass
+class Counts:
+    """What the length policy did: nothing is lost without being counted here, with line numbers."""
+
+    read: int = 0
+    kept: int = 0
+    cut: list[int] = field(default_factory=list)
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    tokens: int = 0
+    trained_tokens: int = 0
+    trained_tokens_lost: int = 0
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For a table: what, and how much."""
+        lost = self.trained_tokens_lost / max(self.trained_tokens + self.trained_tokens_lost, 1)
+        return [
+            ("conversations read", f"{self.read:,}"),
+            ("kept", f"{self.kept:,}"),
+            ("of them cut", f"{len(self.cut):,}" + _where(self.cut)),
+            *((f"dropped: {why}", f"{len(at):,}{_where(at)}") for why, at in self.dropped.items()),
+            ("tokens kept", f"{self.tokens:,}"),
+            ("trained tokens kept", f"{self.trained_tokens:,}"),
+            ("trained tokens lost", f"{self.trained_tokens_lost:,} ({lost:.1%})"),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "read": self.read,
+            "kept": self.kept,
+            "cut_lines": self.cut,
+            "dropped_lines": self.dropped,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "trained_tokens_lost": self.trained_tokens_lost,
+        }
+
+
+def _where(lines: Sequence[int]) -> str:
+    return f" ({lines_in_short(lines)})" if lines else ""
+
+
+def fit(encoded: Table, block_size: int, too_long: str = "drop") -> tuple[Table, Counts]:
+    """Apply the length policy: conversations of at most `block_size` tokens are kept as they are.
+
+    A longer one is dropped, or cut: after its last agent turn that fits, else (when not even the
+    first one does) at `block_size`, always without an end mark that was not reached. What has no
+    trained token left is dropped. With "error" the first too long one is refused.
+    """
+    long = encoded.length > block_size
+    faulty = encoded.fault > 0
+    if too_long == "error" and (long & ~faulty).any():
+        row = int(np.flatnonzero(long & ~faulty)[0])
+        raise UserError(
+            f"line {encoded.line[row]}",
+            f"a conversation of {encoded.length[row]} tokens, block_size is {block_size}",
+            "raise block_size, or set too_long to drop or cut",
+        )
+    short = encoded.cut(np.where(long, cut_length(encoded, block_size), encoded.length))
+    dropped_for_length = long & ~faulty if too_long == "drop" else np.zeros_like(long)
+    trained, kept_trained = encoded.trained, short.trained
+    untrained = ~faulty & ~dropped_for_length & (kept_trained == 0)
+    kept = ~faulty & ~dropped_for_length & ~untrained
+    reasons = {why: encoded.fault == code for code, why in enumerate(FAULTS, start=1)}
+    reasons[f"longer than {block_size} tokens"] = dropped_for_length
+    reasons["no trained token within block_size"] = untrained
+    line = encoded.line
+    fitted = short.select(kept)
+    trained_tokens = int(kept_trained[kept].sum())
+    return fitted, Counts(
+        read=len(encoded),
+        kept=len(fitted),
+        cut=line[kept & long].tolist(),
+        dropped={why: line[rows].tolist() for why, rows in reasons.items() if rows.any()},
+        tokens=int(fitted.length.sum()),
+        trained_tokens=trained_tokens,
+        trained_tokens_lost=int(trained.sum()) - trained_tokens,
+    )
+
+
+def cut_length(encoded: Table, block_size: int) -> np.ndarray:
+    """Where each row would be cut: int32.
+
+    The longest part that fits and ends with a whole agent turn, if any does; else what fits.
+    """
+    rows, replies = encoded.replies()
+    fits = replies[:, 2] <= block_size
+    length = np.zeros(len(encoded), np.int32)
+    np.maximum.at(length, rows[fits], replies[fits, 2])
+    return np.where(length > 0, length, np.minimum(encoded.length, block_size)).astype(np.int32)
+
+
+def fit_sides(
+    encoded: Mapping[str, Table], block_size: int, too_long: str
+) -> dict[str, tuple[Table, Counts]]:
+    """`fit` for each file; refused when nothing is left to train on."""
+    fitted = {side: fit(rows, block_size, too_long) for side, rows in encoded.items()}
+    counts = fitted["train"][1]
+    if not counts.kept:
+        why = ", ".join(f"{len(at):,} {reason}" for reason, at in counts.dropped.items())
+        raise UserError("block_size", f"no conversation is left ({why})", "raise it, or use cut")
+    return fitted
+
+
+def split(keys: np.ndarray, eval_share: float, seed: int) -> np.ndarray:
+    """Which rows are held out: bool, one a key; equal keys land on the same side.
+
+    The side depends on the seed and the key alone, not on the order of the file. With two or more
+    different keys and a share above 0 both sides get at least one.
+    """
+    unique, which = np.unique(keys, return_inverse=True)
+    seed_key = str(seed).encode()
+    ranks = [hashlib.blake2b(k, digest_size=8, key=seed_key).digest() for k in unique.tolist()]
+    num_eval = round(eval_share * len(unique))
+    if eval_share > 0 and len(unique) > 1:
+        num_eval = min(max(num_eval, 1), len(unique) - 1)
+    held_out = np.zeros(len(unique), bool)
+    held_out[np.argsort(np.array(ranks, "S8"), kind="stable")[:num_eval]] = True
+    return held_out[which]
+
+
+def split_rows(
+    rows: Table, eval_rows: Table | None, eval_share: float, seed: int
+) -> tuple[Table, Table, list[str]]:
+    """Train side, eval side, and what a person should know about the split.
+
+    With `eval_rows` given (from a file of their own) no share is split off, but a conversation that
+    is on both sides leaves the train side.
+    """
+    notes = []
+    if eval_rows is not None:
+        held_out = np.isin(rows.keys(), eval_rows.keys())
+        evaluation = eval_rows
+        if both := int(held_out.sum()):
+            notes.append(f"{both} conversations stand in both files: left out of the train side")
+    else:
+        held_out = split(rows.keys(), eval_share, seed)
+        evaluation = rows.select(held_out)
+    train = rows.select(~held_out)
+    if not len(train):
+        raise UserError("block_size", "no conversation is left to train on", "raise it, or use cut")
+    if not len(evaluation):
+        why = "there is only one conversation to split"
+        if eval_rows is not None:
+            why = "no conversation of eval_file was kept"
+        elif eval_share == 0:
+            why = "eval_share is 0"
+        notes.append(f"The eval side is empty ({why}): 02 and 03 will show no eval loss.")
+    return train, evaluation, notes
+
+
+def num_duplicates(*sides: Table) -> int:
+    """How many conversations repeat another one to the letter (they are kept, on one side)."""
+    keys = np.concatenate([side.keys() for side in sides])
+    return len(keys) - len(np.unique(keys))

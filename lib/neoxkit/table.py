@@ -1,0 +1,220 @@
+"""Encoded conversations by the million: token ids in a file, everything else in arrays.
+
+A Table is a view: selecting or shortening rows makes new small arrays over the same store.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from neoxkit import paths
+
+NOT_TRAINED = -100  # the label that torch's cross entropy ignores
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Token indices of one agent turn: its text is start..end, what ends it reaches to `over`."""
+
+    start: int
+    end: int
+    over: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation in tokens.
+
+    `ids` (int32, length n, end mark last) and `trained` (bool, length n). Token 0 is never trained:
+    nothing comes before it, and in a packed row that keeps conversations apart.
+    """
+
+    ids: np.ndarray
+    trained: np.ndarray
+    replies: tuple[Reply, ...]
+    line: int
+    fault: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_trained(self) -> int:
+        return int(self.trained.sum())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32, length n: the id where it is trained on, else -100; the model shifts by one."""
+        return np.where(self.trained, self.ids, NOT_TRAINED).astype(np.int32)
+
+
+@dataclass
+class Part:
+    """Conversations one after another, as a worker makes them.
+
+    `ids` (int32) and `replies` (int32, a line of start, end, over each) of all; and of each
+    conversation: `length` and `trained` (tokens), `first` (the first label's token), `num_replies`,
+    `line`, `fault` (0: none, else 1 + an index into FAULTS), `key` (16 bytes, equal for equal ids).
+    """
+
+    ids: np.ndarray
+    replies: np.ndarray
+    length: np.ndarray
+    first: np.ndarray
+    num_replies: np.ndarray
+    line: np.ndarray
+    fault: np.ndarray
+    key: np.ndarray
+
+
+FAULTS = ("a turn is empty", "no reply")
+
+
+def key_of(ids: np.ndarray) -> bytes:
+    """Equal for equal ids: rows that a model can't tell apart must land on one side."""
+    return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
+
+
+class Store:
+    """Parts put together; the ids lie in a file without a name, which vanishes with its process."""
+
+    def __init__(self, parts: Iterable[Part], train_on: str) -> None:
+        self.train_on = train_on
+        folder = paths.root() / "data" / "tokenized"  # not /tmp, which may be memory
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        kept: dict[str, list[np.ndarray]] = {}
+        for part in parts:
+            self._file.write(part.ids.data)
+            for name, values in vars(part).items():
+                if name != "ids":
+                    kept.setdefault(name, []).append(values)
+        self._file.flush()
+        one = {name: np.concatenate(arrays) for name, arrays in kept.items()}
+        self.replies: np.ndarray = one["replies"]
+        self.length, self.first, self.line = one["length"], one["first"], one["line"]
+        self.fault, self.key, self.num_replies = one["fault"], one["key"], one["num_replies"]
+        self.start = np.cumsum(self.length, dtype=np.int64) - self.length
+        self.first_reply = np.cumsum(self.num_replies, dtype=np.int64) - self.num_replies
+
+    def ids(self, start: int, end: int) -> np.ndarray:
+        """The ids from one place in the file up to another: int32."""
+        raw = os.pread(self._file.fileno(), 4 * (end - start), 4 * start)
+        return np.frombuffer(raw, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a store: `at` (int64) says which, `length` (int32) how many tokens of each."""
+
+    store: Store
+    at: np.ndarray
+    length: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def select(self, rows: np.ndarray) -> "Table":
+        """Some of the rows, by index or by mask."""
+        return Table(self.store, self.at[rows], self.length[rows])
+
+    def cut(self, length: np.ndarray) -> "Table":
+        """The same rows, each with its first so many tokens."""
+        return Table(self.store, self.at, length)
+
+    @property
+    def line(self) -> np.ndarray:
+        """The file line where each begins: int32."""
+        return self.store.line[self.at]
+
+    @property
+    def fault(self) -> np.ndarray:
+        """0 where a row is fine, else 1 + an index into FAULTS: uint8."""
+        return self.store.fault[self.at]
+
+    @property
+    def trained(self) -> np.ndarray:
+        """The number of trained tokens of each: int32."""
+        rows, starts, ends = self.spans()
+        return np.bincount(rows, ends - starts, len(self)).astype(np.int32)
+
+    def replies(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every reply that lies wholly in its row: the row's index, and start, end, over."""
+        count = self.store.num_replies[self.at]
+        rows = np.repeat(np.arange(len(self)), count)
+        replies = self.store.replies[ragged(self.store.first_reply[self.at], count)]
+        whole = replies[:, 2] <= self.length[rows]
+        return rows[whole], replies[whole]
+
+    def spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The stretches of trained tokens: row index, start, end (not included)."""
+        if self.store.train_on == "all":
+            rows = np.arange(len(self))
+            starts, ends = self.store.first[self.at], self.length
+        else:
+            count = self.store.num_replies[self.at]
+            rows = np.repeat(np.arange(len(self)), count)
+            replies = self.store.replies[ragged(self.store.first_reply[self.at], count)]
+            starts, ends = replies[:, 0], np.minimum(replies[:, 2], self.length[rows])
+        starts = np.maximum(starts, 1)
+        some = starts < ends
+        return rows[some], starts[some], ends[some]
+
+    def keys(self) -> np.ndarray:
+        """16 bytes a row (dtype S16), equal for rows of equal ids."""
+        keys = self.store.key[self.at]
+        for row in np.flatnonzero(self.length < self.store.length[self.at]):
+            start = self.store.start[self.at[row]]
+            keys[row] = key_of(self.store.ids(start, start + self.length[row]))
+        return keys
+
+    def ids(self) -> np.ndarray:
+        """The ids of all rows in a row: int32. Meant for a part of a large table."""
+        if not len(self):
+            return np.zeros(0, np.int32)
+        starts = self.store.start[self.at]
+        low, high = starts.min(), (starts + self.length).max()
+        return self.store.ids(low, high)[ragged(starts - low, self.length)]
+
+    def labels(self, ids: np.ndarray) -> np.ndarray:
+        """The labels of these ids, NOT_TRAINED where nothing is learnt: int32."""
+        rows, starts, ends = self.spans()
+        begins = np.cumsum(self.length, dtype=np.int64) - self.length
+        edges = np.zeros(len(ids) + 1, np.int8)
+        np.add.at(edges, begins[rows] + starts, 1)
+        np.add.at(edges, begins[rows] + ends, -1)
+        return np.where(np.cumsum(edges[:-1], dtype=np.int8) > 0, ids, NOT_TRAINED).astype(np.int32)
+
+    def chunks(self, rows: int = 4000) -> Iterator["Table"]:
+        """The table in parts of so many rows."""
+        for start in range(0, len(self), rows):
+            yield self.select(np.arange(start, min(start + rows, len(self))))
+
+    def __getitem__(self, row: int) -> Encoded:
+        one = self.select(np.array([row]))
+        ids = one.ids()
+        fault = int(one.fault[0])
+        return Encoded(
+            ids=ids,
+            trained=one.labels(ids) != NOT_TRAINED,
+            replies=tuple(Reply(*map(int, reply)) for reply in one.replies()[1]),
+            line=int(one.line[0]),
+            fault=FAULTS[fault - 1] if fault else "",
+        )
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return (self[row] for row in range(len(self)))
+
+
+def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Indices of stretches one after another.
+
+    >>> ragged(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    before = np.cumsum(counts, dtype=np.int64) - counts
+    return np.arange(counts.sum(), dtype=np.int64) + np.repeat(starts - before, counts)
