@@ -151,21 +151,26 @@ def read(
     glued: list[int] = []
     fenced: list[int] = []
     labelled: list[int] = []
+    labels = (f"{USER}:", f"{agent_name}:")
     for piece in pieces:
         lines = piece.text.split("\n")
-        starts = [(i, name) for i, name in _labels(lines, (USER, agent_name))]
-        at = {i for i, _ in starts}
         in_fence = _fenced(lines)
+        starts = []
         for i, line in enumerate(lines):
-            if i not in at and line.startswith((f"{USER}:", f"{agent_name}:")):
-                (fenced if in_fence[i] else glued).append(piece.line + i)
+            if line.startswith(labels):
+                if in_fence[i]:
+                    fenced.append(piece.line + i)
+                elif i and lines[i - 1].strip():
+                    glued.append(piece.line + i)
+                else:
+                    starts.append((i, USER if line.startswith(labels[0]) else agent_name))
         if not starts:
             where = f"{paths.short(path)}:{piece.line}"
             faults.append(
                 UserError(where, "a conversation without turns", f'begin it with "{USER}: "')
             )
             continue
-        if 0 not in at and _LABEL.match(lines[0]):
+        if starts[0][0] and _LABEL.match(lines[0]):
             labelled.append(piece.line)
         conversations.append(_conversation(piece, lines, starts))
     found = {
@@ -211,28 +216,18 @@ def _body(lines: Sequence[str], name: str) -> str:
     return "\n".join(lines)[len(name) + 1 :].strip()
 
 
-def _labels(lines: Sequence[str], names: Sequence[str] = ()) -> Iterator[tuple[int, str]]:
-    """(line index, name) of each line that begins a paragraph with a label, outside code blocks.
-
-    With `names` only these count, and text may follow the colon directly.
-    """
+def _labels(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """(line index, name) of each line that begins a paragraph with a label, outside code blocks."""
     in_fence = _fenced(lines)
     for i, line in enumerate(lines):
-        if in_fence[i] or (i and lines[i - 1].strip()):
-            continue
-        if names:
-            found = next((name for name in names if line.startswith(f"{name}:")), None)
-        else:
-            match = _LABEL.match(line)
-            found = match[1] if match else None
-        if found:
-            yield i, found
+        if not (in_fence[i] or (i and lines[i - 1].strip())) and (label := _LABEL.match(line)):
+            yield i, label[1]
 
 
 def _fenced(lines: Sequence[str]) -> list[bool]:
     """Which lines are inside a code block that is closed (its opening line does not count)."""
     inside = [False] * len(lines)
-    i = 0
+    i = 0 if any("```" in line or "~~~" in line for line in lines) else len(lines)
     while i < len(lines):
         opens = _FENCE_OPENS.match(lines[i]) if "```" in lines[i] or "~~~" in lines[i] else None
         if opens:
