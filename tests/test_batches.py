@@ -71,7 +71,7 @@ def gradients(model: torch.nn.Module, losses: torch.Tensor) -> torch.Tensor:
 def batches(rows: list[dict], layout: str, checkpointing: bool) -> dict[str, torch.Tensor]:
     del checkpointing
     batch = Collator(layout, 29, pad_id=1)(rows)
-    batch.pop("num_tokens")
+    batch.pop("counts")
     return batch
 
 
@@ -110,7 +110,8 @@ def test_a_mask_in_packed_rows_would_be_noticed(model: torch.nn.Module, rows: li
 def test_a_batch_holds_each_conversation_once_and_nothing_else(rows: list[dict]) -> None:
     for layout in ("padded", "packed"):
         batch = Collator(layout, 29, pad_id=1)(rows)
-        assert batch["num_tokens"].tolist() == [sum(LENGTHS)]
+        pairs = sum(len(range(n)[: i + 1]) for n in LENGTHS for i in range(n))
+        assert batch["counts"].tolist() == [sum(LENGTHS), pairs]
         assert (batch["labels"] != -100).sum() == sum(
             label != -100 for row in rows for label in row["labels"]
         )

@@ -42,7 +42,8 @@ def test_schedule_of_no_steps_is_empty() -> None:
 
 
 def train(step: int) -> dict[str, Any]:
-    return {"event": "train", "step": step, "loss": 4 / (step + 1), "learning_rate": 1e-3}
+    loss = {"event": "train", "step": step, "loss": 4 / (step + 1), "learning_rate": 1e-3}
+    return loss | {"tokens_per_second": 100.0 * step, "mfu": 0.5, "padding_share": 0.02}
 
 
 def evaluated(step: int) -> dict[str, Any]:
@@ -89,7 +90,9 @@ def test_every_figure_renders_and_has_labels(name: str) -> None:
     assert size == {"width": width / 2}  # drawn twice as dense as it is shown
     for axes in figure.axes:
         assert axes.get_ylabel()
-        assert axes.get_xlabel() or name.startswith("comparison") or axes is figure.axes[-1]
+    assert (
+        name.startswith("comparison") or sum(bool(axes.get_xlabel()) for axes in figure.axes) == 1
+    )
 
 
 def drawn(axes: Any, label: str) -> tuple[list[float], list[float]]:
@@ -99,10 +102,13 @@ def drawn(axes: Any, label: str) -> tuple[list[float], list[float]]:
 
 def test_curve_draws_the_events_values() -> None:
     events = [start(), train(1), evaluated(1), train(2), {"event": "checkpoint", "step": 2}]
-    loss, rate = plots.curve(events, "demo").axes
+    loss, speed, rate, share = plots.curve(events, "demo").axes
     assert drawn(loss, "train loss") == ([1, 2], [2.0, 4 / 3])
     assert drawn(loss, "eval loss") == ([1], [2.5])
     assert drawn(rate, "learning rate (right)") == ([1, 2], [1e-3, 1e-3])
+    assert drawn(speed, "useful tokens/s") == ([1, 2], [100.0, 200.0])
+    assert drawn(share, "MFU (right)") == ([1, 2], [50.0, 50.0])
+    assert drawn(share, "padding (right)") == ([1, 2], [2.0, 2.0])
     assert loss.get_xlim() == (0, 50) and loss.get_title(loc="left") == "demo"
     assert [text.get_text() for text in loss.texts] == []
     marked = plots.curve([*events, start(resumed=2)]).axes[0]

@@ -212,12 +212,13 @@ def test_set_aside_takes_the_first_free_number(tmp_path: Path) -> None:
 
 
 def test_totals() -> None:
-    one = {"tokens": 80, "trained_tokens": 30, "padding_share": 0.2, "seconds": 2.0}
-    two = {"tokens": 50, "trained_tokens": 20, "padding_share": 0.5, "seconds": 0.5}
+    one = {"tokens": 80, "trained_tokens": 30, "padding_share": 0.2, "seconds": 2.0, "tflop": 6.0}
+    two = {"tokens": 50, "trained_tokens": 20, "padding_share": 0.5, "seconds": 0.5, "tflop": 1.0}
     events = [
-        {"event": "start"},
+        {"event": "start", "matmul_peak_tflops": 6.0},
         {"event": "train", "loss": 3.0, "memory_gib": 1.5, **one},
         {"event": "eval", "loss": 2.5},
+        {"event": "start", "matmul_peak_tflops": 4.0},
         {"event": "train", "loss": 2.0, "memory_gib": 1.2, **two},
         {"event": "eval", "loss": 1.5},
     ]
@@ -227,6 +228,7 @@ def test_totals() -> None:
         "trained_tokens": 50,
         "tokens_per_second": 52.0,
         "padding_share": 0.35,  # 130 of 100 + 100 places
+        "mfu": 0.5,  # 1 s and 0.25 s of work at each start's peak in 2.5 s
         "memory_gib": 1.5,
         "train_loss": 2.0,
         "eval_loss": 1.5,
@@ -240,6 +242,7 @@ def test_totals_of_nothing_are_zero_or_unknown() -> None:
         "trained_tokens": 0,
         "tokens_per_second": None,
         "padding_share": None,
+        "mfu": None,
         "memory_gib": None,
         "train_loss": None,
         "eval_loss": None,

@@ -19,7 +19,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "conversations": ("blocks", "text_format", "json_format", "conversations"),
     "tokens": ("tiny", "table", "tokens", "policy", "tokenized"),
     "tensors": ("batches", "losses", "models", "arguments"),
-    "parts of the work": ("metrics", "export", "replies"),
+    "parts of the work": ("metrics", "export", "replies", "speed"),
     "plans": ("plan",),
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils import is_torch_tf32_available
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near
@@ -41,6 +42,9 @@ REFUSED = {
 }
 
 
+ATTENTIONS = ["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
+
+
 @dataclass
 class KitArguments:
     """What the trainer takes besides transformers' TrainingArguments."""
@@ -57,6 +61,16 @@ class KitArguments:
     block_size: int = field(default=0, metadata={"help": "Longest conversation; 0: the dataset's."})
     layout: str = field(
         default="packed", metadata={"help": "packed or padded.", "choices": ["packed", "padded"]}
+    )
+    row_tokens: int = field(
+        default=0, metadata={"help": "Length of a packed row; 0: by the attention kernel."}
+    )
+    attn_implementation: str = field(
+        default="auto",
+        metadata={
+            "help": "auto, sdpa, eager, flash_attention_2, flex_attention.",
+            "choices": ATTENTIONS,
+        },
     )
     precision: str = field(
         default="auto",
@@ -227,4 +241,6 @@ def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[st
         )
     if kit.precision == "bf16" and not on_gpu:
         notices.append("bf16 on a CPU is several times slower than fp32 where it has no AMX")
+    if kit.precision != "fp32" and on_gpu and is_torch_tf32_available():
+        training.setdefault("tf32", True)  # what is left in fp32 is finer than the rest still
     training["bf16"], training["fp16"] = kit.precision == "bf16", kit.precision == "fp16"

@@ -81,18 +81,21 @@ class Collator:
     """Makes one micro-batch of the conversations the sampler chose.
 
     The layout changes how they lie in memory and nothing else: the same conversations, loss and
-    gradients in both. `num_tokens` (shape (1,)) counts the tokens that are no padding.
+    gradients in both. `row_tokens` is about how long a packed row is; 0 puts a micro-batch into one
+    row. `counts` (shape (2,)): tokens that are no padding, and pairs of a token and one that it may
+    look at.
     """
 
     layout: str
     block_size: int
     pad_id: int
+    row_tokens: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        lengths = [len(row["input_ids"]) for row in rows]
         if self.layout == "packed":
-            # A CPU builds the whole attention mask: rows of 2 x block size were fastest there.
-            batch = packed(rows, 2 * self.block_size, self.pad_id)
+            batch = packed(rows, self.row_tokens or sum(lengths), self.pad_id)
         else:
             batch = padded(rows, self.block_size, self.pad_id)
-        num_tokens = torch.tensor([sum(len(row["input_ids"]) for row in rows)])
-        return {**batch, "num_tokens": num_tokens}
+        counts = torch.tensor([sum(lengths), sum(n * (n + 1) // 2 for n in lengths)])
+        return {**batch, "counts": counts}

@@ -63,7 +63,7 @@ def _stopped(training: Training) -> tuple[str, str]:
 
 
 def status(events: Sequence[Mapping[str, Any]], seconds: float, ended: int | None = None) -> View:
-    """The status line: step, epoch, loss, tokens a second, time left, memory."""
+    """The status line: step, epoch, loss, speed (see speed.py), time left, memory."""
     start = next((e for e in reversed(events) if e["event"] == "start"), None)
     train = [e for e in events if e["event"] == "train"]
     finished = any(e["event"] == "done" for e in events)
@@ -77,7 +77,9 @@ def status(events: Sequence[Mapping[str, Any]], seconds: float, ended: int | Non
         parts += [
             f"epoch {last['epoch']:.2f}",
             f"loss {last['loss']:.4f}",
-            f"{last['tokens_per_second']:,.0f} tokens/s",
+            f"{last['tokens_per_second']:,.0f} useful tokens/s",
+            f"padding {last['padding_share']:.0%}",
+            f"MFU {last['mfu']:.0%}",
         ]
         if finished:
             parts.append("finished")
@@ -107,6 +109,7 @@ def summary(folder: Any) -> View:
     facts = runs.finished(folder)
     loss = facts["eval_loss"]
     starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
+    peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"
     notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
     return views.table(
         [
@@ -114,11 +117,20 @@ def summary(folder: Any) -> View:
             ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
             ("time in training steps", f"{facts['train_seconds']:,} s"),
             ("tokens", f"{facts['tokens']:,}, of them trained {facts['trained_tokens']:,}"),
-            ("speed", f"{facts['tokens_per_second']:,} tokens/s (no padding counted)"),
+            ("speed", f"{facts['tokens_per_second']:,} useful tokens/s (no padding counted)"),
             ("padding", f"{facts['padding_share']:.1%} of what was computed"),
+            ("MFU", f"{facts['mfu']:.1%} of the matrix products measured at the start ({peak})"),
+            ("attention", _kernel(starts[-1])),
             ("peak memory of a rank", f"{facts['memory_gib']} GiB"),
             ("final train loss", f"{facts['train_loss']:.4f}"),
             ("final eval loss", "none: the eval side is empty" if loss is None else f"{loss:.4f}"),
             ("the model", f"{paths.short(folder / 'model')} (opens with from_pretrained)"),
         ]
     )
+
+
+def _kernel(start: Mapping[str, Any]) -> str:
+    if start["layout"] == "padded":
+        return f"{start['attention']}, rows padded to {start['block_size']} tokens"
+    rows = f"rows of about {start['row_tokens']:,} tokens" if start["row_tokens"] else "one row"
+    return f"{start['attention']}, packed into {rows}"

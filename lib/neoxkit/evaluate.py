@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import models, runs
-from neoxkit.batches import Collator
+from neoxkit.batches import padded
 from neoxkit.losses import token_losses
 from neoxkit.replies import ENDINGS, Question, Reply, own_questions, reply
 from neoxkit.settings import EvaluateSettings
@@ -45,8 +45,7 @@ def score(
     total, count = 0.0, 0
     for start in range(0, len(order), batch_size):
         batch_rows = [rows[i] for i in order[start : start + batch_size]]
-        batch = Collator("padded", max(r["length"] for r in batch_rows), pad_id)(batch_rows)
-        batch.pop("num_tokens")
+        batch = padded(batch_rows, max(row["length"] for row in batch_rows), pad_id)
         losses = token_losses(
             model, model, {k: v.to(model.device) for k, v in batch.items()}
         ).double()

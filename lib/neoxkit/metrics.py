@@ -17,8 +17,8 @@ from neoxkit.errors import UserError
 class Metrics(TrainerCallback):
     """Writes metrics.jsonl (rank 0 alone), marks checkpoints as whole, stops at a loss of NaN."""
 
-    def __init__(self, folder: Path, parsed: Parsed) -> None:
-        self.folder, self.parsed = folder, parsed
+    def __init__(self, folder: Path, parsed: Parsed, matmul_peak: float) -> None:
+        self.folder, self.parsed, self.matmul_peak = folder, parsed, matmul_peak
         self.seconds, self.last = 0.0, time.perf_counter()
 
     def write(self, event: str, state: Any, **values: Any) -> None:
@@ -45,8 +45,13 @@ class Metrics(TrainerCallback):
             num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()),
             block_size=kit.block_size,
             layout=kit.layout,
+            row_tokens=kit.row_tokens,
             precision=kit.precision,
+            tf32=bool(args.tf32),
             attention=model.config._attn_implementation,
+            optimizer=args.optim if isinstance(args.optim, str) else args.optim.value,
+            torch_compile=args.torch_compile,
+            matmul_peak_tflops=round(self.matmul_peak / 1e12, 4),
             num_ranks=args.world_size,
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             zero_stage=_zero_stage(args),
@@ -71,7 +76,7 @@ class Metrics(TrainerCallback):
                     f"the loss is {logs['loss']} at step {state.global_step}",
                     "lower it, or use bf16 or fp32",
                 )
-            speed = logs["tokens"] / max(self.seconds, 1e-9)
+            seconds = max(self.seconds, 1e-9)
             keys = [
                 "loss",
                 "learning_rate",
@@ -87,7 +92,9 @@ class Metrics(TrainerCallback):
                 epoch=round(state.epoch, 4),
                 **{k: logs[k] for k in keys if k in logs},
                 seconds=round(self.seconds, 3),
-                tokens_per_second=round(speed, 1),
+                tokens_per_second=round(logs["tokens"] / seconds, 1),
+                tflop=round(logs["flop"] / 1e12, 6),
+                mfu=round(logs["flop"] / seconds / self.matmul_peak, 4),
             )
             self.seconds = 0.0
         self.last = time.perf_counter()

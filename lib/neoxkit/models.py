@@ -8,7 +8,7 @@ from neoxkit.errors import UserError
 from neoxkit.tiny import TINY, tiny_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 _SHORT_NAMES = ("pythia-", "gpt-neo-", "gpt-neox-")
@@ -53,7 +53,26 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(name: str, dtype: str = "float32") -> "PreTrainedModel":
+def attention(name: str, wanted: str, half: bool) -> str | None:
+    """The attention kernel to load a model with; None leaves the choice to transformers.
+
+    "auto": flash attention where it is installed and exact (GPT-NeoX in half precision on a GPU),
+    else what transformers takes: sdpa where the family has it, eager where not. flex_attention is
+    never chosen: it compiles at every start, for little at the lengths of conversations.
+    """
+    if wanted != "auto":
+        return wanted
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    if half and torch.cuda.is_available() and is_flash_attn_2_available():
+        return "flash_attention_2" if _config(name).model_type == "gpt_neox" else None
+    return None
+
+
+def load_model(
+    name: str, dtype: str = "float32", attention: str | None = None
+) -> "PreTrainedModel":
     """The causal language model by that name, from safetensors alone."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -63,24 +82,36 @@ def load_model(name: str, dtype: str = "float32") -> "PreTrainedModel":
     where = resolve(name)
     try:
         return AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, dtype), use_safetensors=True
+            where,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            attn_implementation=attention,
         )
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, ImportError) as fault:
+        if attention and attention in str(fault):
+            first = " ".join(str(fault).split()).split(". ")[0]
+            raise UserError("attn_implementation", first, "choose auto") from fault
         raise _cannot_load(name, "model", fault) from fault
 
 
 def random_model(name: str, seed: int) -> "PreTrainedModel":
     """A model of that name's shape with new weights (float32): the same for the same seed."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(resolve(name))
-    except (OSError, ValueError) as fault:
-        raise _cannot_load(name, "model", fault) from fault
+    config = _config(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _config(name: str) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(resolve(name))
+    except (OSError, ValueError) as fault:
+        raise _cannot_load(name, "model", fault) from fault
 
 
 def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":

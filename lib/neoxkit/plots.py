@@ -28,9 +28,11 @@ class Picture(Figure):
         return file.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
 
 
-def _figure(height: float = 3.2, columns: int = 1, **options: Any) -> tuple[Picture, Any]:
+def _figure(
+    height: float = 3.2, columns: int = 1, rows: int = 1, **options: Any
+) -> tuple[Picture, Any]:
     figure = Picture(figsize=(8, height), dpi=100, layout="constrained", facecolor="white")
-    return figure, figure.subplots(1, columns, **options)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _clean(axes: Axes, x: str, y: str, title: str = "") -> None:
@@ -111,11 +113,11 @@ def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
-    """Training and evaluation loss and the learning rate over the steps, from metrics.jsonl."""
+    """Two panels over the steps, from metrics.jsonl: loss and learning rate, and the speed."""
     train = _thin([e for e in events if e["event"] == "train"])
     evals = [e for e in events if e["event"] == "eval"]
     starts = [e for e in events if e["event"] == "start"]
-    figure, axes = _figure(3.6)
+    figure, (axes, below) = _figure(5.0, rows=2, sharex=True, height_ratios=[5, 3])
     rate_axes = axes.twinx()
     rate_axes.plot(
         [e["step"] for e in train], [e["learning_rate"] for e in train],
@@ -137,14 +139,37 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
             axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
             axes.text(step, 0.02, " resumed", color=GREY, fontsize=8,
                       transform=axes.get_xaxis_transform())  # fmt: skip
-    _clean(axes, "optimizer step", "loss (nats per trained token)", title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _clean(axes, "", "loss (nats per trained token)", title)
     if starts:
         axes.set_xlim(0, max(starts[-1]["planned_steps"], 1))
     axes.set_ylim(bottom=0)
     handles = [*axes.get_lines()[:2], rate_axes.get_lines()[0]]
     axes.legend(handles=handles, frameon=False, loc="upper right")
+    _speed(below, train)
     return figure
+
+
+def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
+    """Useful tokens a second, and the shares of padding and of the device's peak (MFU)."""
+    steps = [e["step"] for e in train]
+    share_axes = axes.twinx()
+    drawn = axes.plot(
+        steps, [e["tokens_per_second"] for e in train], color=BLUE, label="useful tokens/s"
+    )
+    for name, label, colour, line in (
+        ("mfu", "MFU (right)", ORANGE, "--"),
+        ("padding_share", "padding (right)", GREY, ":"),
+    ):
+        shares = [100 * e[name] for e in train]
+        drawn += share_axes.plot(steps, shares, color=colour, linestyle=line, label=label)
+    share_axes.set_ylabel("share (%)")
+    share_axes.set_ylim(0, 1.05 * max([100, *(100 * e["mfu"] for e in train)]))
+    share_axes.spines[["top", "left"]].set_visible(False)
+    _clean(axes, "optimizer step", "useful tokens/s")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_ylim(bottom=0)
+    axes.legend(handles=drawn, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1, 0.97))
 
 
 def comparison(evaluation: Mapping[str, Any]) -> Picture:

@@ -172,6 +172,12 @@ def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
     evals = [e for e in events if e["event"] == "eval"]
     seconds = sum(e["seconds"] for e in train)
     num_tokens = sum(e["tokens"] for e in train)
+    peak, at_peak = None, 0.0  # seconds that the device's fastest matrix products would have taken
+    for e in events:
+        if e["event"] == "start":
+            peak = e["matmul_peak_tflops"]
+        elif e["event"] == "train" and peak:
+            at_peak += e["tflop"] / peak
     cells = sum(e["tokens"] / max(1 - e["padding_share"], 1e-9) for e in train)
     return {
         "train_seconds": round(seconds, 1),
@@ -179,6 +185,7 @@ def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
         "trained_tokens": sum(e["trained_tokens"] for e in train),
         "tokens_per_second": round(num_tokens / seconds, 1) if seconds else None,
         "padding_share": round(1 - num_tokens / cells, 4) if cells else None,
+        "mfu": round(at_peak / seconds, 4) if at_peak else None,
         "memory_gib": max((e["memory_gib"] for e in train), default=None),
         "train_loss": train[-1]["loss"] if train else None,
         "eval_loss": evals[-1]["loss"] if evals else None,

@@ -185,6 +185,13 @@ class TrainSettings(Settings):
     layout: str = setting(
         "packed", "packed: no padding, exact; padded: to block_size", choices=("packed", "padded")
     )
+    row_tokens: int = setting(0, "about how long a packed row is; 0: by the device", least=0)
+    attn_implementation: str = setting(
+        "auto",
+        "auto: flash attention where it is installed, else sdpa",
+        choices=("auto", "sdpa", "eager", "flash_attention_2", "flex_attention"),
+    )
+    torch_compile: bool = setting(False, "compile the model: a slower start, faster steps on a GPU")
     ds_config: str = setting(
         "zero2", "zero2, zero2_offload, zero3, zero3_offload, or a file of your own"
     )

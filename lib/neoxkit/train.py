@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, export, models, paths, plan, runs, tokenized
+from neoxkit import arguments, export, models, paths, plan, runs, speed, tokenized
 from neoxkit.batches import Collator
 from neoxkit.errors import UserError
 from neoxkit.metrics import Metrics
@@ -78,6 +78,7 @@ def run(parsed: arguments.Parsed) -> None:
         _record_flags(folder, parsed.flags)
     runs.check_ranks(folder, args.world_size)
     model = _load_model(parsed, folder)
+    _set_row_tokens(kit, model.config._attn_implementation)
     models.check_vocabulary(model, tokenizer)
     models.check_positions(model, kit.block_size)
     if _is_first():
@@ -86,11 +87,13 @@ def run(parsed: arguments.Parsed) -> None:
     trainer = KitTrainer(
         model=model,
         args=args,
-        data_collator=Collator(kit.layout, kit.block_size, models.pad_id(tokenizer)),
+        data_collator=Collator(
+            kit.layout, kit.block_size, models.pad_id(tokenizer), kit.row_tokens
+        ),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
-        callbacks=[Metrics(folder, parsed)],
     )
+    trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
     checkpoints = runs.whole_checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     if len(sides["eval"]) and args.do_eval:
@@ -122,7 +125,8 @@ def _load_model(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
     name = kit.model_name_or_path
     if kit.from_scratch:
         name = str(_random_base(folder, name, parsed.training))
-    model = models.load_model(name)
+    half = kit.precision != "fp32"
+    model = models.load_model(name, attention=models.attention(name, kit.attn_implementation, half))
     if kit.layout == "packed" and model.config.model_type not in PACKS_EXACTLY:
         kit.layout = "padded"
         family = model.config.model_type
@@ -133,6 +137,31 @@ def _load_model(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
             "GPT-Neo overflows in fp16 on long rows: prefer bf16 where the GPU has it"
         )
     return model
+
+
+def _set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
+    """How long packed rows are, by the attention kernel.
+
+    Flash attention sees where conversations begin only if a micro-batch is one row; in more rows
+    they would leak into each other. The other kernels build masks that grow with the square of a
+    row: on a CPU rows of 2 x block size were fastest.
+    """
+    if attention.startswith("flash"):
+        if kit.row_tokens:
+            raise UserError("row_tokens", "flash attention takes a micro-batch as one row", "use 0")
+    elif not kit.row_tokens:
+        kit.row_tokens = 2 * kit.block_size
+    elif kit.row_tokens < kit.block_size:
+        what = f"{kit.row_tokens} is less than the block size, {kit.block_size}"
+        raise UserError("row_tokens", what, f"choose {kit.block_size} or more")
+
+
+def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
+    """FLOP/s of the fastest matrix products of all ranks together, in the training's precision."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    peak = speed.matmul_peak(trainer.args.device, dtype)
+    here = torch.tensor([peak], dtype=torch.float64, device=trainer.args.device)
+    return trainer.accelerator.reduce(here, "sum").item()
 
 
 def _record_flags(folder: Path, flags: dict[str, str]) -> None:

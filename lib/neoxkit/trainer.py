@@ -1,16 +1,19 @@
 """A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
 
-import resource
+import math
 from typing import Any
 
 import torch
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from neoxkit.batches import packed, padded
+from neoxkit import speed
+from neoxkit.batches import packed, padded, place
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
 from neoxkit.table import NOT_TRAINED
+
+NUM_CHECKED = 4  # conversations, the shortest, in the check of packing
 
 
 class KitTrainer(Trainer):
@@ -22,9 +25,10 @@ class KitTrainer(Trainer):
         self.model_accepts_loss_kwargs = (
             True  # so that num_items_in_batch is counted, for any model
         )
-        # Tokens, trained tokens, cells of the batches since the last log; kept on the device, so
-        # that counting never waits for it.
-        self.counts = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        self.shape = speed.shape(self.model)
+        # Tokens, pairs, trained tokens, cells of the batches since the last log; kept on the
+        # device, so that counting never waits for it.
+        self.counts = torch.zeros(4, dtype=torch.float64, device=self.args.device)
         self.packing_checked = False
 
     def compute_loss(
@@ -39,12 +43,12 @@ class KitTrainer(Trainer):
         `num_items_in_batch` counts over all ranks and DeepSpeed averages gradients over them, so
         the sum is multiplied by the number of ranks.
         """
-        num_tokens = inputs.pop("num_tokens")
+        tokens, pairs = inputs.pop("counts")
         if not self.packing_checked:
             self._check_packing(model)
         trained = (inputs["labels"] != NOT_TRAINED).sum()
         cells = torch.full_like(trained, inputs["labels"].numel())
-        self.counts += torch.stack([num_tokens.sum(), trained, cells])
+        self.counts += torch.stack([tokens, pairs, trained, cells])
         losses = token_losses(model, self.model, inputs)
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
@@ -59,16 +63,20 @@ class KitTrainer(Trainer):
         rows, pad_id = self.train_dataset, self.data_collator.pad_id
         if self.data_collator.layout != "packed" or len(rows) < 2:
             return
-        shortest = sorted(range(len(rows)), key=rows["length"][:].__getitem__)[:3]
-        chosen = [rows[i] for i in reversed(shortest)]  # longest first, as a packed row has them
+        shortest = sorted(range(len(rows)), key=rows["length"][:].__getitem__)[:NUM_CHECKED]
+        chosen = [rows[i] for i in shortest]
         lengths = [len(row["input_ids"]) for row in chosen]
+        num_rows = 2 if self.data_collator.row_tokens else 1  # as training has them
+        row_tokens = math.ceil(sum(lengths) / num_rows)
+        # In the order in which a packed batch holds them, which is that of its losses.
+        in_order = [chosen[i] for row in place(lengths, row_tokens) for i in row]
         model.eval()
         together, side_by_side, *alone = (
             token_losses(model, self.model, self._prepare_inputs(batch))
             for batch in (
-                packed(chosen, sum(lengths), pad_id),
-                padded(chosen, max(lengths), pad_id),
-                *(padded([row], n, pad_id) for row, n in zip(chosen, lengths, strict=True)),
+                packed(chosen, row_tokens, pad_id),
+                padded(in_order, max(lengths), pad_id),
+                *(padded([row], len(row["input_ids"]), pad_id) for row in in_order),
             )
         )
         model.train()
@@ -79,7 +87,7 @@ class KitTrainer(Trainer):
             raise UserError(
                 "layout",
                 f"packed rows change the loss of this model by {difference:.2g}",
-                "set layout to padded",
+                "set layout to padded, or attn_implementation to sdpa",
             )
 
     def evaluation_loop(self, *_: Any, **__: Any) -> EvalLoopOutput:
@@ -97,7 +105,7 @@ class KitTrainer(Trainer):
             batch = self.data_collator(
                 [self.eval_dataset[i] for i in batches[min(mine, len(batches) - 1)]]
             )
-            batch.pop("num_tokens")
+            batch.pop("counts")
             with torch.no_grad(), self.compute_loss_context_manager():
                 losses = token_losses(self.model_wrapped, self.model, self._prepare_inputs(batch))
             if mine < len(batches):  # with ZeRO-3 every rank takes part in every forward pass
@@ -118,19 +126,13 @@ class KitTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step's tokens were; every rank calls this at the same steps."""
         if "loss" in logs:
-            memory = torch.tensor([_peak_memory_gib()], dtype=torch.float64)
-            summed = self.accelerator.reduce(self.counts, "sum").tolist()
-            logs["tokens"], logs["trained_tokens"], cells = map(int, summed)
-            logs["padding_share"] = round(1 - summed[0] / cells, 4) if cells else 0.0
+            memory = torch.tensor([speed.peak_memory_gib()], dtype=torch.float64)
+            tokens, pairs, trained, cells = self.accelerator.reduce(self.counts, "sum").tolist()
+            logs["tokens"], logs["trained_tokens"] = int(tokens), int(trained)
+            logs["padding_share"] = round(1 - tokens / cells, 4) if cells else 0.0
+            logs["flop"] = self.shape.training_flop(tokens, trained, pairs)
             logs["memory_gib"] = round(
                 self.accelerator.gather(memory.to(self.args.device)).max().item(), 2
             )
             self.counts = torch.zeros_like(self.counts)
         super().log(logs, start_time)
-
-
-def _peak_memory_gib() -> float:
-    """Of this rank: the GPU's peak allocation, or the process's largest resident size."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
