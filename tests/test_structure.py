@@ -20,7 +20,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tokens": ("tiny", "tokens", "tokenized"),
     "tensors": ("batches", "losses", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies"),
-    "plans": ("plan",),
+    "plans": ("changes", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views"),
     "notebook": ("controls", "dashboard"),
@@ -29,8 +29,8 @@ LEVELS: dict[str, tuple[str, ...]] = {
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
     "errors", "paths", "turns", "settings", "runs", "guard", "text_format", "json_format",
-    "conversations", "tiny", "tokens", "tokenized", "models", "plots", "views", "plan", "launch",
-    "controls", "dashboard", "doctor", "cli",
+    "conversations", "tiny", "tokens", "tokenized", "models", "plots", "views", "changes", "plan",
+    "launch", "controls", "dashboard", "doctor", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -18,6 +18,7 @@ LOG = "train.log"
 ARGUMENTS = "arguments.json"
 FINISHED = "FINISHED.json"
 MANIFEST = "manifest.json"
+DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
 
 
 def write_json(path: Path, value: Any) -> None:
