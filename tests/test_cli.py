@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from neoxkit import cli, doctor
+from neoxkit import cli, doctor, paths, runs
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
+FACTS = {"dataset": "data/tokenized/sample", "dataset_sha256": ""}
 
 
 class Failure(Exception):
@@ -20,6 +21,20 @@ class Failure(Exception):
     def __init__(self, ename: str, evalue: str) -> None:
         super().__init__(evalue)
         self.ename, self.evalue = ename, evalue
+
+
+def write_results(notebook: str, data: Path, run: Path) -> None:
+    """What a notebook leaves behind, as far as `neoxkit run` reads it."""
+    data.mkdir(parents=True, exist_ok=True)
+    if notebook == "01_tokenize":
+        counts = {"read": 60, "cut_lines": [], "dropped_lines": {"no reply": [7]}}
+        sides = {"train": {"conversations": 56}, "eval": {"conversations": 3}}
+        runs.write_json(data / "manifest.json", {"counts": {"train": counts}, "sides": sides})
+    elif notebook == "02_train":
+        runs.write_json(run / "FINISHED.json", {"eval_loss": 2.766, **FACTS})
+    else:
+        scores = {"base": {"loss": 6.857}, "tuned": {"loss": 2.766}}
+        runs.write_json(run / "evaluation.json", {"eval_loss": scores})
 
 
 class Papermill(ModuleType):
@@ -36,6 +51,8 @@ class Papermill(ModuleType):
         self.calls.append((Path(source).stem, Path(target), options["parameters"]))
         if self.failure:
             raise self.failure
+        name = options["parameters"].get("dataset", "sample")
+        write_results(Path(source).stem, paths.tokenized(name), Path(target).parent)
 
     def given(self) -> dict[str, dict[str, Any]]:
         return {stem: parameters for stem, _, parameters in self.calls}
@@ -45,6 +62,9 @@ class Papermill(ModuleType):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("notebooks", "ds_configs"):
         (tmp_path / name).mkdir()
+    (tmp_path / "ds_configs" / "zero2.json").write_text("{}")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sample.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
     monkeypatch.delenv("NEOXKIT_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -57,6 +77,15 @@ def papermill(monkeypatch: pytest.MonkeyPatch) -> Papermill:
     monkeypatch.setitem(sys.modules, "papermill", fake)
     monkeypatch.setitem(sys.modules, "papermill.exceptions", fake.exceptions)
     return fake
+
+
+@pytest.fixture
+def finished(folder: Path) -> Path:
+    """A finished run `demo` on the dataset `sample`."""
+    run = folder / "runs" / "demo"
+    run.mkdir(parents=True)
+    write_results("02_train", folder / "data" / "tokenized" / "sample", run)
+    return run
 
 
 def refused(capsys: CapSys, *argv: str) -> str:
@@ -96,7 +125,7 @@ def test_a_bad_value_is_refused_before_papermill_is_imported(
 ) -> None:
     monkeypatch.setitem(sys.modules, "papermill", None)  # importing it would raise ImportError
     assert refused(capsys, "run", "-p", name, value).startswith(said)
-    assert {p.name for p in folder.iterdir()} == {"notebooks", "ds_configs"}
+    assert {p.name for p in folder.iterdir()} == {"notebooks", "ds_configs", "data"}
 
 
 def test_parameters_go_to_every_notebook_that_has_them(papermill: Papermill, folder: Path) -> None:
@@ -183,7 +212,7 @@ def test_lists_and_dicts_are_written_as_yaml(papermill: Papermill) -> None:
 
 
 def test_only_runs_the_chosen_notebooks_and_refuses_others_parameters(
-    capsys: CapSys, papermill: Papermill
+    capsys: CapSys, papermill: Papermill, finished: Path
 ) -> None:
     said = refused(capsys, "run", "--only", "01_tokenize", "-p", "max_new_tokens", "5")
     assert said.startswith("max_new_tokens: is no parameter of the chosen notebooks")
@@ -199,10 +228,37 @@ def test_run_names_the_folder_of_every_notebook(capsys: CapSys, papermill: Paper
     assert "runs/mine/01_tokenize.ipynb" in capsys.readouterr().out
 
 
+def test_01_alone_goes_beside_no_other_run(papermill: Papermill, folder: Path) -> None:
+    assert cli.main(["run", "--only", "01_tokenize", "-p", "dataset", "mine"]) == 0
+    assert [target for _, target, _ in papermill.calls] == [
+        folder / "runs" / "mine" / "01_tokenize.ipynb"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["-p", "ds_config", "zero9"], "ds_config: 'zero9' is not in ds_configs/"),
+        (["-p", "train_file", "no.txt"], "train_file: 'no.txt' does not exist in "),
+        (["-p", "questions_file", "no.jsonl"], "questions_file: 'no.jsonl' does not exist in "),
+        (["-p", "model_name_or_path", "gpt"], "model_name_or_path: 'gpt' is no folder here"),
+        (["-p", "num_ranks", "10000"], "num_ranks: got 10000"),
+        (["--only", "02_train"], "dataset: data/tokenized/sample is no tokenized dataset"),
+        (["--only", "03_evaluate", "-p", "run", "x"], "run: runs/x does not exist -- run 02_train"),
+    ],
+)
+def test_what_a_later_notebook_would_refuse_is_refused_before_the_first(
+    capsys: CapSys, papermill: Papermill, folder: Path, argv: list[str], said: str
+) -> None:
+    assert refused(capsys, "run", *argv).startswith(said)
+    assert papermill.calls == [] and not (folder / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "said"),
     [
         (Failure("UserError", "run: is taken -- wait"), 2, "error: run: is taken -- wait"),
+        (Failure("Faults", "a:1: is x -- y\na:2: z -- y"), 2, "error: a:1: is x -- y\na:2: z -- y"),
         (Failure("TrainingError", "no result"), 1, "error: TrainingError: no result"),
     ],
 )
@@ -212,7 +268,7 @@ def test_a_failing_notebook_stops_the_row(
     papermill.failure = failure
     assert cli.main(["run"]) == code
     assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize"]
-    assert capsys.readouterr().err.splitlines() == [said, "       in runs/demo/01_tokenize.ipynb"]
+    assert capsys.readouterr().err == f"{said}\n       in runs/demo/01_tokenize.ipynb\n"
 
 
 @pytest.mark.parametrize("argv", [[], ["run", "--onl", "02_train"], ["walk"], ["run", "-p", "x"]])

@@ -3,18 +3,19 @@
 import argparse
 import os
 import re
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neoxkit import __version__, paths, runs
-from neoxkit.errors import UserError, near
+from neoxkit import __version__, launch, paths, plan, runs
+from neoxkit.errors import Faults, UserError, near
 from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings, convert
 
+MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known
 STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)
 
 
@@ -47,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         help="execute the notebooks in order into runs/<run>/",
         allow_abbrev=False,
         description="Execute the three notebooks in order through papermill into runs/<run>/. A "
-        "parameter goes to every notebook that has it.",
+        "parameter goes to every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ "
+        "unless `run` is given.",
     )
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                      dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
@@ -131,7 +133,10 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
-    """Execute the stages in order; stops at the first that fails, its copy kept."""
+    """Execute the stages in order; stops at the first that fails, its copy kept.
+
+    Everything that can be refused is refused before the first of them writes anything.
+    """
     stages = [stage for stage in STAGES if not only or stage.notebook in only]
     own = {
         stage: {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
@@ -141,41 +146,67 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
     for name in parameters:
         if name != "run" and not any(name in values for values in own.values()):
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
-    run = parameters.get("run") or TrainSettings.run
-    folder = paths.run(run)
+    folder = _folder(settings, parameters.get("run"))
+    _check_before(settings)
     train = settings.get(TrainSettings)
     if train and train.restart and runs.state(folder) != "new":
         print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
     folder.mkdir(parents=True, exist_ok=True)
-    import papermill  # slow: after every value was checked
-    from papermill.exceptions import PapermillExecutionError
-
     for number, stage in enumerate(stages, start=1):
         target = folder / f"{stage.notebook}.ipynb"
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
+        begun = time.monotonic()
         if stage is TrainSettings:
             print(f"      its log: {paths.short(folder / runs.LOG)}", flush=True)
-        begun = time.monotonic()
-        try:
-            papermill.execute_notebook(
-                str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
-                str(target),
-                parameters={k: getattr(settings[stage], k) for k in own[stage]},
-                autosave_cell_every=1,
-                progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
-            )
-        except PapermillExecutionError as fault:
-            print(f"error: {_sentence(fault)}\n       in {paths.short(target)}", file=sys.stderr)
-            return 2 if fault.ename == "UserError" else 1
+        code = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
+        if code:
+            return code
         print(f"      {time.monotonic() - begun:.0f} s", flush=True)
-    print(f"done: {shlex.quote(paths.short(folder))}")
+    print(f"done: {paths.short(folder)}")
     return 0
 
 
-def _sentence(fault: Any) -> str:
-    """The last line of what a failed cell said."""
-    return f"{fault.ename}: {fault.evalue}" if fault.ename != "UserError" else str(fault.evalue)
+def _folder(settings: Mapping[type[Settings], Any], run: str | None) -> Path:
+    """Where the executed notebooks go: the run's folder; the dataset's name if there is no run."""
+    alone = settings[TokenizeSettings].dataset if list(settings) == [TokenizeSettings] else None
+    return paths.run(run or alone or TrainSettings.run)
+
+
+def _check_before(settings: Mapping[type[Settings], Any]) -> None:
+    """Refuse now what a notebook would refuse later, after others have written their files."""
+    first, train, last = (settings.get(stage) for stage in STAGES)
+    if first:
+        plan.check_files(first)
+    if train:
+        launch.refuse_locked(paths.run(train.run))
+        plan.check_before_tokenizing(first, train) if first else plan.check(train)
+    if last:
+        if last.questions_file:
+            paths.find("questions_file", last.questions_file)
+        if not train:
+            launch.check_evaluable(paths.run(last.run))
+
+
+def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> int:
+    """Execute one notebook; its exit code, what a failed cell said on stderr."""
+    import papermill  # slow: after every value was checked
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        papermill.execute_notebook(
+            str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
+            str(target),
+            parameters=dict(parameters),
+            autosave_cell_every=1,
+            progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
+        )
+        return 0
+    except PapermillExecutionError as fault:
+        mistake = fault.ename in MISTAKES
+        said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
+        print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)
+        return 2 if mistake else 1
 
 
 if __name__ == "__main__":
