@@ -146,7 +146,17 @@ def test_parameters_go_to_every_notebook_that_has_them(papermill: Papermill, fol
 def test_without_parameters_the_default_run_is_made(papermill: Papermill, capsys: CapSys) -> None:
     assert cli.main(["run"]) == 0
     assert papermill.given() == {"01_tokenize": {}, "02_train": {}, "03_evaluate": {}}
-    assert capsys.readouterr().out.splitlines()[-1] == "done: runs/demo"
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "[1/3] 01_tokenize -> runs/demo/01_tokenize.ipynb",
+        "0 s",
+        "60 read, 1 dropped (no reply: line 7); 56 train, 3 eval",
+        "[2/3] 02_train -> runs/demo/02_train.ipynb",
+        "its log: runs/demo/train.log",
+        "0 s",
+        "[3/3] 03_evaluate -> runs/demo/03_evaluate.ipynb",
+        "0 s",
+        "done: 60 read, 1 dropped; eval loss 6.86 -> 2.77; model in runs/demo/model",
+    ]
 
 
 def test_flags_win_over_files_and_later_files_over_earlier(

@@ -41,7 +41,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = command("neoxkit.cli", "run", *FLAGS, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # nothing but the kit's own lines
-    assert [line.split(" ->")[0] for line in done.stdout.splitlines() if "->" in line] == [
+    assert [line.split(" ->")[0] for line in done.stdout.splitlines() if line.startswith("[")] == [
         "[1/3] 01_tokenize", "[2/3] 02_train", "[3/3] 03_evaluate",
     ]  # fmt: skip
     assert {p.name for p in elsewhere.iterdir()} == {"mine.txt", "mine_questions.jsonl"}

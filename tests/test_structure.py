@@ -24,13 +24,13 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views"),
     "notebook": ("controls", "dashboard"),
-    "shell": ("doctor", "cli"),
+    "shell": ("doctor", "terminal", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
     "errors", "paths", "turns", "settings", "runs", "guard", "text_format", "json_format",
     "conversations", "tiny", "tokens", "tokenized", "models", "plots", "views", "changes", "plan",
-    "launch", "controls", "dashboard", "doctor", "cli",
+    "launch", "controls", "dashboard", "doctor", "terminal", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -5,13 +5,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neoxkit import __version__, launch, paths, plan, runs
+from neoxkit import __version__, launch, paths, plan, runs, terminal
 from neoxkit.errors import Faults, UserError, near
 from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings, convert
 
@@ -156,13 +157,15 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
         target = folder / f"{stage.notebook}.ipynb"
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
         begun = time.monotonic()
-        if stage is TrainSettings:
-            print(f"      its log: {paths.short(folder / runs.LOG)}", flush=True)
-        code = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
+        with _watched(stage, folder):
+            code = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
         if code:
             return code
-        print(f"      {time.monotonic() - begun:.0f} s", flush=True)
-    print(f"done: {paths.short(folder)}")
+        _say(f"{time.monotonic() - begun:.0f} s")
+        if stage is TokenizeSettings:
+            _say(terminal.tokenized_note(runs.read_json(_dataset(settings) / runs.MANIFEST)))
+    trained = folder if stages != [TokenizeSettings] else None
+    print(f"done: {terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)}")
     return 0
 
 
@@ -170,6 +173,11 @@ def _folder(settings: Mapping[type[Settings], Any], run: str | None) -> Path:
     """Where the executed notebooks go: the run's folder; the dataset's name if there is no run."""
     alone = settings[TokenizeSettings].dataset if list(settings) == [TokenizeSettings] else None
     return paths.run(run or alone or TrainSettings.run)
+
+
+def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
+    first = settings.get(TokenizeSettings)
+    return paths.tokenized(first.dataset) if first else None
 
 
 def _check_before(settings: Mapping[type[Settings], Any]) -> None:
@@ -187,6 +195,24 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> None:
             launch.check_evaluable(paths.run(last.run))
 
 
+@contextmanager
+def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
+    """Around 02: how the run begins, where its log is, and how it goes."""
+    if stage is not TrainSettings:
+        yield
+        return
+    outset = terminal.outset(folder)
+    if outset:
+        _say(outset)
+    _say(f"its log: {paths.short(folder / runs.LOG)}")
+    with nullcontext() if runs.state(folder) == "finished" else terminal.following(folder):
+        yield
+
+
+def _say(text: str) -> None:
+    print(f"{terminal.INDENT}{text}", flush=True)
+
+
 def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> int:
     """Execute one notebook; its exit code, what a failed cell said on stderr."""
     import papermill  # slow: after every value was checked
@@ -198,7 +224,8 @@ def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any])
             str(target),
             parameters=dict(parameters),
             autosave_cell_every=1,
-            progress_bar=sys.stderr.isatty(),
+            # 02 has a line of its own
+            progress_bar=sys.stderr.isatty() and stage is not TrainSettings,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
         )
         return 0
