@@ -117,7 +117,11 @@ def test_an_unknown_parameter_is_refused_with_the_near_one(
         ("too_long", "crop", "too_long: got 'crop' -- choose one of drop, cut, error"),
         ("run", "../x", "run: '../x' is not a name"),
         ("my_questions", "[one", "my_questions: '[one' is not YAML"),
-        ("my_questions", "one?", "my_questions: must be list, got 'one?'"),
+        (
+            "my_questions",
+            "one?",
+            "my_questions: must be a list, got 'one?' -- write ",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_before_papermill_is_imported(
@@ -291,10 +295,10 @@ def test_argparse_refuses_what_is_no_command(
 
 
 def test_a_parameter_has_one_type_in_all_notebooks() -> None:
-    for name, kind in cli._types().items():
+    for name, field in cli._fields().items():
         for stage in (TokenizeSettings, TrainSettings, EvaluateSettings):
             assert stage.__dataclass_fields__.get(name) is None or (
-                stage.__dataclass_fields__[name].type is kind
+                stage.__dataclass_fields__[name].type is field.type
             )
 
 

@@ -7,14 +7,22 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from neoxkit import __version__, launch, paths, plan, runs, terminal
-from neoxkit.errors import Faults, UserError, near
-from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings, convert
+from neoxkit.errors import Faults, UserError, near, shorten
+from neoxkit.settings import (
+    EvaluateSettings,
+    Settings,
+    TokenizeSettings,
+    TrainSettings,
+    convert,
+    example,
+)
 
 MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known
 STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)
@@ -94,9 +102,8 @@ def read_parameters(options: argparse.Namespace) -> dict[str, Any]:
     return {name: _checked(name, value) for name, value in given.items()}
 
 
-def _types() -> dict[str, Any]:
-    return {f.name: f.type for stage in STAGES for f in stage.__dataclass_fields__.values()
-            if f.name != "notebook"}  # fmt: skip
+def _fields() -> dict[str, Field]:
+    return {f.name: f for stage in STAGES for f in fields(stage)}
 
 
 class _Loader(yaml.SafeLoader):
@@ -117,20 +124,21 @@ def _from_yaml(text: str) -> Any:
 
 def _literal(name: str, value: str) -> Any:
     """A flag's text; lists and dicts are written as YAML."""
-    if _types().get(name) in (list, dict):
-        try:
-            return _from_yaml(value)
-        except yaml.YAMLError:
-            raise UserError(name, f"{value!r} is not YAML", 'write ["one", "two"]') from None
-    return value
+    kind = _fields()[name].type if name in _fields() else str
+    if kind not in (list, dict):
+        return value
+    try:
+        return _from_yaml(value)
+    except yaml.YAMLError:
+        raise UserError(name, f"{value!r} is not YAML", example(name, kind, None)) from None
 
 
 def _checked(name: str, value: Any) -> Any:
-    types = _types()
-    if name not in types:
-        remedy = near(name, types, f"known are {', '.join(types)}"[:120])
+    known = _fields()
+    if name not in known:
+        remedy = near(name, known, shorten(f"known are {', '.join(known)}"))
         raise UserError(name, "is not a parameter of these notebooks", remedy)
-    return convert(name, types[name], value)
+    return convert(name, known[name].type, value, known[name].default)
 
 
 def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:

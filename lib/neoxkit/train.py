@@ -21,7 +21,7 @@ from transformers.integrations.deepspeed import (
 
 from neoxkit import arguments, changes, export, models, paths, runs, tokenized
 from neoxkit.batches import Collator
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, shorten
 from neoxkit.metrics import Metrics
 from neoxkit.trainer import KitTrainer
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {mistake}", file=sys.stderr, flush=True)
         return 2
     except Exception as fault:
-        _report(folder, " ".join(f"{type(fault).__name__}: {fault}".split())[:300])
+        _report(folder, shorten(" ".join(f"{type(fault).__name__}: {fault}".split()), 300))
         traceback.print_exc()
         return 1
 
