@@ -203,7 +203,7 @@ def test_the_papermill_command_repeats_the_settings(
     called: dict[str, Any] = {}
     monkeypatch.setattr(papermill.cli, "execute_notebook", lambda **given: called.update(given))
     words = shlex.split(settings.papermill_command())
-    folder = f"runs/{getattr(settings, 'run', '')}".rstrip("/")
+    folder = f"runs/{getattr(settings, 'run', None) or settings.dataset}"
     assert words[:4] == ["mkdir", "-p", folder, "&&"] and words[4] == "papermill"
     papermill.cli.papermill.main(words[5:], standalone_mode=False)
     assert called["input_path"] == f"notebooks/{settings.notebook}.ipynb"

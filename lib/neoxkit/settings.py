@@ -71,8 +71,12 @@ class Settings:
         return {k: v for k, v in self.as_dict().items() if v != getattr(plain, k)}
 
     def papermill_command(self) -> str:
-        """The line that repeats this notebook with these settings, unattended."""
-        folder = f"runs/{self.as_dict().get('run', '')}".rstrip("/")
+        """The line that repeats this notebook with these settings, unattended.
+
+        The executed copy goes where `neoxkit run` puts it: 01 has no run and goes by its dataset.
+        """
+        values = self.as_dict()
+        folder = f"runs/{values.get('run') or values['dataset']}"
         parts = ["papermill", f"notebooks/{self.notebook}.ipynb", f"{folder}/{self.notebook}.ipynb"]
         plain = {k: v for k, v in self.changed().items() if not isinstance(v, dict | list)}
         for name, value in plain.items():
