@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,10 +48,11 @@ class Papermill(ModuleType):
         self.exceptions.PapermillExecutionError = Failure
         self.calls: list[tuple[str, Path, dict[str, Any]]] = []
         self.failure: Failure | None = None
+        self.fails_at = "01_tokenize"
 
     def execute_notebook(self, source: str, target: str, **options: Any) -> None:
         self.calls.append((Path(source).stem, Path(target), options["parameters"]))
-        if self.failure:
+        if self.failure and Path(source).stem == self.fails_at:
             raise self.failure
         name = options["parameters"].get("dataset", "sample")
         write_results(Path(source).stem, paths.tokenized(name), Path(target).parent)
@@ -283,6 +286,23 @@ def test_a_failing_notebook_stops_the_row(
     assert cli.main(["run"]) == code
     assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize"]
     assert capsys.readouterr().err == f"{said}\n       in runs/demo/01_tokenize.ipynb\n"
+
+
+def test_an_error_stands_below_the_line_of_progress(
+    capsys: CapSys, papermill: Papermill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def following(folder: Path) -> Iterator[None]:
+        yield
+        print("the line is over", file=sys.stderr)
+
+    monkeypatch.setattr(cli.terminal, "following", following)
+    papermill.failure, papermill.fails_at = Failure("TrainingError", "no result"), "02_train"
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "the line is over",
+        "error: TrainingError: no result",
+    ]
 
 
 @pytest.mark.parametrize("argv", [[], ["run", "--onl", "02_train"], ["walk"], ["run", "-p", "x"]])

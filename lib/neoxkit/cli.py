@@ -166,9 +166,9 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
         begun = time.monotonic()
         with _watched(stage, folder):
-            code = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
-        if code:
-            return code
+            fault = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
+        if fault:
+            return _failed(fault, target)
         _say(f"{time.monotonic() - begun:.0f} s")
         if stage is TokenizeSettings:
             _say(terminal.tokenized_note(runs.read_json(_dataset(settings) / runs.MANIFEST)))
@@ -221,8 +221,8 @@ def _say(text: str) -> None:
     print(f"{terminal.INDENT}{text}", flush=True)
 
 
-def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> int:
-    """Execute one notebook; its exit code, what a failed cell said on stderr."""
+def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> Any:
+    """Execute one notebook; papermill's error of the cell that failed, if one did."""
     import papermill  # slow: after every value was checked
     from papermill.exceptions import PapermillExecutionError
 
@@ -236,12 +236,17 @@ def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any])
             progress_bar=sys.stderr.isatty() and stage is not TrainSettings,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
         )
-        return 0
+        return None
     except PapermillExecutionError as fault:
-        mistake = fault.ename in MISTAKES
-        said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
-        print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)
-        return 2 if mistake else 1
+        return fault
+
+
+def _failed(fault: Any, target: Path) -> int:
+    """Say what a failed cell said; the exit code."""
+    mistake = fault.ename in MISTAKES
+    said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
+    print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)
+    return 2 if mistake else 1
 
 
 if __name__ == "__main__":
