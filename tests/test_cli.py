@@ -1,5 +1,6 @@
 """cli.py and doctor.py: a wrong word is refused in one line, before anything slow is imported."""
 
+import fcntl
 import re
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from neoxkit import cli, doctor, paths, runs
+from neoxkit import cli, doctor, launch, paths, runs
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -269,6 +270,31 @@ def test_what_a_later_notebook_would_refuse_is_refused_before_the_first(
 ) -> None:
     assert refused(capsys, "run", *argv).startswith(said)
     assert papermill.calls == [] and not (folder / "runs").exists()
+
+
+def test_a_run_that_trains_now_keeps_its_dataset(
+    capsys: CapSys, papermill: Papermill, finished: Path
+) -> None:
+    with (finished / launch.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert refused(capsys, "run").startswith("run: demo is training now ")
+    assert papermill.calls == []
+
+
+def test_03_alone_refuses_a_dataset_tokenized_anew(
+    capsys: CapSys, papermill: Papermill, finished: Path
+) -> None:
+    runs.write_json(finished / "FINISHED.json", {**FACTS, "dataset_sha256": "of the old one"})
+    said = refused(capsys, "run", "--only", "03_evaluate")
+    assert said.startswith("dataset: data/tokenized/sample was tokenized anew since the run was")
+    assert papermill.calls == []
+
+
+def test_a_finished_run_is_said_to_be_shown(
+    capsys: CapSys, papermill: Papermill, finished: Path
+) -> None:
+    assert cli.main(["run"]) == 0
+    assert "      already trained: shown as it is\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
     folder = executed / "runs" / "e2e"
     assert {
         "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json", "model", "evaluation.json",
-        "replies.jsonl", "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
+        "replies.jsonl", "dataset.json", "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
     } <= {p.name for p in folder.iterdir()}  # fmt: skip
     assert runs.finished(folder)["step"] == 30
     evaluation = json.loads((folder / "evaluation.json").read_text())

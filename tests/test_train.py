@@ -51,7 +51,7 @@ def unbroken(session_home: Path) -> Path:
 
 def test_a_run_leaves_these_files(unbroken: Path) -> None:
     assert {p.name for p in unbroken.iterdir() if not p.name.startswith(".")} == {
-        "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json",
+        "arguments.json", "dataset.json", "metrics.jsonl", "train.log", "FINISHED.json",
         "checkpoint-4", "checkpoint-8", "model",
     }  # fmt: skip
     assert {p.name for p in (unbroken / "model").iterdir()} == {
