@@ -6,6 +6,7 @@ READY := .venv/ready
 .PHONY: help setup demo test test-demo lint lab picture doctor clean
 
 help:
+	@echo "make setup   .venv alone; the others do it on first use"
 	@echo "make demo    set up, then the three notebooks on the built-in sample and model"
 	@echo "make test    set up, then the tests"
 	@echo "make test-demo  the whole demo and what its model must answer"

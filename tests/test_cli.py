@@ -1,17 +1,21 @@
 """cli.py and doctor.py: a wrong word is refused in one line, before anything slow is imported."""
 
+import fcntl
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from neoxkit import cli, doctor
+from neoxkit import cli, doctor, launch, paths, runs
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
+FACTS = {"dataset": "data/tokenized/sample", "dataset_sha256": ""}
 
 
 class Failure(Exception):
@@ -20,6 +24,20 @@ class Failure(Exception):
     def __init__(self, ename: str, evalue: str) -> None:
         super().__init__(evalue)
         self.ename, self.evalue = ename, evalue
+
+
+def write_results(notebook: str, data: Path, run: Path) -> None:
+    """What a notebook leaves behind, as far as `neoxkit run` reads it."""
+    data.mkdir(parents=True, exist_ok=True)
+    if notebook == "01_tokenize":
+        counts = {"read": 60, "cut_lines": [], "dropped_lines": {"no reply": [7]}}
+        sides = {"train": {"conversations": 56}, "eval": {"conversations": 3}}
+        runs.write_json(data / "manifest.json", {"counts": {"train": counts}, "sides": sides})
+    elif notebook == "02_train":
+        runs.write_json(run / "FINISHED.json", {"eval_loss": 2.766, **FACTS})
+    else:
+        scores = {"base": {"loss": 6.857}, "tuned": {"loss": 2.766}}
+        runs.write_json(run / "evaluation.json", {"eval_loss": scores})
 
 
 class Papermill(ModuleType):
@@ -31,11 +49,14 @@ class Papermill(ModuleType):
         self.exceptions.PapermillExecutionError = Failure
         self.calls: list[tuple[str, Path, dict[str, Any]]] = []
         self.failure: Failure | None = None
+        self.fails_at = "01_tokenize"
 
     def execute_notebook(self, source: str, target: str, **options: Any) -> None:
         self.calls.append((Path(source).stem, Path(target), options["parameters"]))
-        if self.failure:
+        if self.failure and Path(source).stem == self.fails_at:
             raise self.failure
+        name = options["parameters"].get("dataset", "sample")
+        write_results(Path(source).stem, paths.tokenized(name), Path(target).parent)
 
     def given(self) -> dict[str, dict[str, Any]]:
         return {stem: parameters for stem, _, parameters in self.calls}
@@ -45,6 +66,9 @@ class Papermill(ModuleType):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("notebooks", "ds_configs"):
         (tmp_path / name).mkdir()
+    (tmp_path / "ds_configs" / "zero2.json").write_text("{}")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sample.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
     monkeypatch.delenv("NEOXKIT_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -57,6 +81,15 @@ def papermill(monkeypatch: pytest.MonkeyPatch) -> Papermill:
     monkeypatch.setitem(sys.modules, "papermill", fake)
     monkeypatch.setitem(sys.modules, "papermill.exceptions", fake.exceptions)
     return fake
+
+
+@pytest.fixture
+def finished(folder: Path) -> Path:
+    """A finished run `demo` on the dataset `sample`."""
+    run = folder / "runs" / "demo"
+    run.mkdir(parents=True)
+    write_results("02_train", folder / "data" / "tokenized" / "sample", run)
+    return run
 
 
 def refused(capsys: CapSys, *argv: str) -> str:
@@ -88,7 +121,11 @@ def test_an_unknown_parameter_is_refused_with_the_near_one(
         ("too_long", "crop", "too_long: got 'crop' -- choose one of drop, cut, error"),
         ("run", "../x", "run: '../x' is not a name"),
         ("my_questions", "[one", "my_questions: '[one' is not YAML"),
-        ("my_questions", "one?", "my_questions: must be list, got 'one?'"),
+        (
+            "my_questions",
+            "one?",
+            "my_questions: must be a list, got 'one?' -- write ",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_before_papermill_is_imported(
@@ -96,7 +133,7 @@ def test_a_bad_value_is_refused_before_papermill_is_imported(
 ) -> None:
     monkeypatch.setitem(sys.modules, "papermill", None)  # importing it would raise ImportError
     assert refused(capsys, "run", "-p", name, value).startswith(said)
-    assert {p.name for p in folder.iterdir()} == {"notebooks", "ds_configs"}
+    assert {p.name for p in folder.iterdir()} == {"notebooks", "ds_configs", "data"}
 
 
 def test_parameters_go_to_every_notebook_that_has_them(papermill: Papermill, folder: Path) -> None:
@@ -117,7 +154,17 @@ def test_parameters_go_to_every_notebook_that_has_them(papermill: Papermill, fol
 def test_without_parameters_the_default_run_is_made(papermill: Papermill, capsys: CapSys) -> None:
     assert cli.main(["run"]) == 0
     assert papermill.given() == {"01_tokenize": {}, "02_train": {}, "03_evaluate": {}}
-    assert capsys.readouterr().out.splitlines()[-1] == "done: runs/demo"
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "[1/3] 01_tokenize -> runs/demo/01_tokenize.ipynb",
+        "0 s",
+        "60 read, 1 dropped (no reply: line 7); 56 train, 3 eval",
+        "[2/3] 02_train -> runs/demo/02_train.ipynb",
+        "its log: runs/demo/train.log",
+        "0 s",
+        "[3/3] 03_evaluate -> runs/demo/03_evaluate.ipynb",
+        "0 s",
+        "done: 60 read, 1 dropped; eval loss 6.86 -> 2.77; model in runs/demo/model",
+    ]
 
 
 def test_flags_win_over_files_and_later_files_over_earlier(
@@ -183,7 +230,7 @@ def test_lists_and_dicts_are_written_as_yaml(papermill: Papermill) -> None:
 
 
 def test_only_runs_the_chosen_notebooks_and_refuses_others_parameters(
-    capsys: CapSys, papermill: Papermill
+    capsys: CapSys, papermill: Papermill, finished: Path
 ) -> None:
     said = refused(capsys, "run", "--only", "01_tokenize", "-p", "max_new_tokens", "5")
     assert said.startswith("max_new_tokens: is no parameter of the chosen notebooks")
@@ -199,10 +246,62 @@ def test_run_names_the_folder_of_every_notebook(capsys: CapSys, papermill: Paper
     assert "runs/mine/01_tokenize.ipynb" in capsys.readouterr().out
 
 
+def test_01_alone_goes_beside_no_other_run(papermill: Papermill, folder: Path) -> None:
+    assert cli.main(["run", "--only", "01_tokenize", "-p", "dataset", "mine"]) == 0
+    assert [target for _, target, _ in papermill.calls] == [
+        folder / "runs" / "mine" / "01_tokenize.ipynb"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["-p", "ds_config", "zero9"], "ds_config: 'zero9' is not in ds_configs/"),
+        (["-p", "train_file", "no.txt"], "train_file: 'no.txt' does not exist in "),
+        (["-p", "questions_file", "no.jsonl"], "questions_file: 'no.jsonl' does not exist in "),
+        (["-p", "model_name_or_path", "gpt"], "model_name_or_path: 'gpt' is no folder here"),
+        (["-p", "num_ranks", "10000"], "num_ranks: got 10000"),
+        (["--only", "02_train"], "dataset: data/tokenized/sample is no tokenized dataset"),
+        (["--only", "03_evaluate", "-p", "run", "x"], "run: runs/x does not exist -- run 02_train"),
+    ],
+)
+def test_what_a_later_notebook_would_refuse_is_refused_before_the_first(
+    capsys: CapSys, papermill: Papermill, folder: Path, argv: list[str], said: str
+) -> None:
+    assert refused(capsys, "run", *argv).startswith(said)
+    assert papermill.calls == [] and not (folder / "runs").exists()
+
+
+def test_a_run_that_trains_now_keeps_its_dataset(
+    capsys: CapSys, papermill: Papermill, finished: Path
+) -> None:
+    with (finished / launch.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert refused(capsys, "run").startswith("run: demo is training now ")
+    assert papermill.calls == []
+
+
+def test_03_alone_refuses_a_dataset_tokenized_anew(
+    capsys: CapSys, papermill: Papermill, finished: Path
+) -> None:
+    runs.write_json(finished / "FINISHED.json", {**FACTS, "dataset_sha256": "of the old one"})
+    said = refused(capsys, "run", "--only", "03_evaluate")
+    assert said.startswith("dataset: data/tokenized/sample was tokenized anew since the run was")
+    assert papermill.calls == []
+
+
+def test_a_finished_run_is_said_to_be_shown(
+    capsys: CapSys, papermill: Papermill, finished: Path
+) -> None:
+    assert cli.main(["run"]) == 0
+    assert "      already trained: shown as it is\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "said"),
     [
         (Failure("UserError", "run: is taken -- wait"), 2, "error: run: is taken -- wait"),
+        (Failure("Faults", "a:1: is x -- y\na:2: z -- y"), 2, "error: a:1: is x -- y\na:2: z -- y"),
         (Failure("TrainingError", "no result"), 1, "error: TrainingError: no result"),
     ],
 )
@@ -212,7 +311,24 @@ def test_a_failing_notebook_stops_the_row(
     papermill.failure = failure
     assert cli.main(["run"]) == code
     assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize"]
-    assert capsys.readouterr().err.splitlines() == [said, "       in runs/demo/01_tokenize.ipynb"]
+    assert capsys.readouterr().err == f"{said}\n       in runs/demo/01_tokenize.ipynb\n"
+
+
+def test_an_error_stands_below_the_line_of_progress(
+    capsys: CapSys, papermill: Papermill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def following(folder: Path) -> Iterator[None]:
+        yield
+        print("the line is over", file=sys.stderr)
+
+    monkeypatch.setattr(cli.terminal, "following", following)
+    papermill.failure, papermill.fails_at = Failure("TrainingError", "no result"), "02_train"
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "the line is over",
+        "error: TrainingError: no result",
+    ]
 
 
 @pytest.mark.parametrize("argv", [[], ["run", "--onl", "02_train"], ["walk"], ["run", "-p", "x"]])
@@ -225,10 +341,10 @@ def test_argparse_refuses_what_is_no_command(
 
 
 def test_a_parameter_has_one_type_in_all_notebooks() -> None:
-    for name, kind in cli._types().items():
+    for name, field in cli._fields().items():
         for stage in (TokenizeSettings, TrainSettings, EvaluateSettings):
             assert stage.__dataclass_fields__.get(name) is None or (
-                stage.__dataclass_fields__[name].type is kind
+                stage.__dataclass_fields__[name].type is field.type
             )
 
 

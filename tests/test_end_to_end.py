@@ -41,7 +41,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = command("neoxkit.cli", "run", *FLAGS, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # nothing but the kit's own lines
-    assert [line.split(" ->")[0] for line in done.stdout.splitlines() if "->" in line] == [
+    assert [line.split(" ->")[0] for line in done.stdout.splitlines() if line.startswith("[")] == [
         "[1/3] 01_tokenize", "[2/3] 02_train", "[3/3] 03_evaluate",
     ]  # fmt: skip
     assert {p.name for p in elsewhere.iterdir()} == {"mine.txt", "mine_questions.jsonl"}
@@ -92,7 +92,7 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
     folder = executed / "runs" / "e2e"
     assert {
         "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json", "model", "evaluation.json",
-        "replies.jsonl", "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
+        "replies.jsonl", "dataset.json", "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
     } <= {p.name for p in folder.iterdir()}  # fmt: skip
     assert runs.finished(folder)["step"] == 30
     evaluation = json.loads((folder / "evaluation.json").read_text())
@@ -146,25 +146,32 @@ def test_plain_papermill_says_the_run_is_finished_and_trains_nothing(
     assert (executed / "runs" / "e2e" / "metrics.jsonl").read_text() == before
 
 
-def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path) -> None:
+@pytest.fixture
+def bad(executed: Path) -> Path:
+    """A file with two faults, which 01_tokenize alone can find."""
+    path = executed / "data" / "bad.txt"
+    path.write_bytes(b"User: \xff\n\nAgent: \xfe<|endoftext|>\n")
+    return path
+
+
+def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path, bad: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXKIT_HOME", str(executed))
-        done = command(
-            "neoxkit.cli", "run", "-p", "run", "bad", "-p", "train_file", "data/none.txt"
-        )
+        done = command("neoxkit.cli", "run", "-p", "run", "bad", "-p", "train_file", str(bad))
     assert done.returncode == 2
-    assert done.stderr.splitlines()[0].startswith(
-        "error: train_file: 'data/none.txt' does not exist"
-    )
+    first, second, place = done.stderr.splitlines()
+    assert first.startswith("error: data/bad.txt:1: not UTF-8")
+    assert second.startswith("data/bad.txt:3: not UTF-8")
+    assert place.strip() == "in runs/bad/01_tokenize.ipynb"
     nb = nbformat.read(executed / "runs" / "bad" / "01_tokenize.ipynb", as_version=4)
     (error,) = [o for o in outputs(nb) if o.output_type == "error"]
     assert error.traceback == [f"error: {error.evalue}"]
     assert not (executed / "runs" / "bad" / "02_train.ipynb").exists()
 
 
-def test_restart_keeps_the_old_record_whole(executed: Path) -> None:
+def test_restart_keeps_the_old_record_whole(executed: Path, bad: Path) -> None:
     """What goes wrong afterwards leaves the old run where it was moved to, with its notebooks."""
-    flags = [*FLAGS, "-p", "restart", "true", "-p", "train_file", "data/none.txt"]
+    flags = [*FLAGS, "-p", "restart", "true", "-p", "train_file", str(bad)]
     shutil.copytree(executed / "runs" / "e2e", executed / "runs" / "again")
     flags[flags.index("run") + 1] = "again"
     with pytest.MonkeyPatch.context() as patch:

@@ -140,6 +140,15 @@ def test_questions_come_from_a_file_its_neighbour_or_the_eval_side(
         assert True in end
 
 
+def test_the_example_is_what_the_user_says_last_in_the_first_question() -> None:
+    first = Question(
+        "Rules.\n\nUser: Hi\n\nJoi: Yes?\n\nUser: The User: part\n\nof it?\n\nJoi:", None
+    )
+    assert replies.example([first, *own_questions(["No."], "Joi")]) == "The User: part\n\nof it?"
+    assert replies.example(own_questions(["Why?"], "Joi")) == "Why?"
+    assert replies.example([]) == "Hello."
+
+
 def test_a_question_file_without_a_question_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text(json.dumps({"messages": [{"role": "assistant", "content": "Hi"}]}))

@@ -115,3 +115,22 @@ def test_the_chat_template_writes_the_trained_prompt(agent_name: str) -> None:
     ]
     written = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert written == prompt(Conversation(1, turns, "A shop."), agent_name)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Not reached: no network.\nCheck it.", r"\(Not reached: no network\.\)"),
+        ("No such model. " + "It is nowhere " * 20, r"\(No such model\. \.\.\.\)"),
+        ("nowhere " * 30, r"nowhere \.\.\.\)"),
+    ],
+)
+def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
+    monkeypatch: pytest.MonkeyPatch, said: str, shown: str
+) -> None:
+    def fail(name: str) -> None:
+        raise OSError(said)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(UserError, match=shown):
+        models.load_tokenizer("owner/name")

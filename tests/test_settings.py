@@ -60,14 +60,29 @@ def test_convert_repairs(kind: type, given: Any, expected: Any) -> None:
         (float, "fast", "a number"),
         (float, True, "a number"),
         (float, None, "a number"),
-        (list, "one?", "list"),
-        (dict, [1], "dict"),
+        (list, "one?", "a list"),
+        (dict, [1], "a mapping"),
     ],
 )
 def test_convert_refuses(kind: type, given: Any, noun: str) -> None:
     said = refusal(convert, name="name", kind=kind, value=given)
     assert said.startswith(f"name: must be {noun}")
-    assert said.endswith(f"got {given!r} -- correct the value")
+    assert f"got {given!r} -- write " in said
+
+
+def test_the_remedy_shows_a_right_value() -> None:
+    remedies = {
+        "block_size": ("many", "write for example 280"),
+        "learning_rate": ("fast", "write for example 0.002"),
+        "restart": ("yes", "write true or false"),
+        "training_arguments": (
+            "x",
+            "write {adam_beta1: 0.9}; at a shell: -p training_arguments '{adam_beta1: 0.9}'",
+        ),
+    }
+    for name, (given, remedy) in remedies.items():
+        stage = TokenizeSettings if name == "block_size" else TrainSettings
+        assert refusal(stage, **{name: given}).endswith(f" -- {remedy}")
 
 
 def test_a_number_for_a_text_is_refused_with_the_flag_that_keeps_it() -> None:
@@ -188,7 +203,7 @@ def test_the_papermill_command_repeats_the_settings(
     called: dict[str, Any] = {}
     monkeypatch.setattr(papermill.cli, "execute_notebook", lambda **given: called.update(given))
     words = shlex.split(settings.papermill_command())
-    folder = f"runs/{getattr(settings, 'run', '')}".rstrip("/")
+    folder = f"runs/{getattr(settings, 'run', None) or settings.dataset}"
     assert words[:4] == ["mkdir", "-p", folder, "&&"] and words[4] == "papermill"
     papermill.cli.papermill.main(words[5:], standalone_mode=False)
     assert called["input_path"] == f"notebooks/{settings.notebook}.ipynb"

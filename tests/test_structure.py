@@ -20,17 +20,18 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tokens": ("tiny", "table", "tokens", "policy", "tokenized"),
     "tensors": ("batches", "losses", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies", "speed"),
-    "plans": ("plan",),
+    "plans": ("changes", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views"),
     "notebook": ("controls", "dashboard"),
-    "shell": ("doctor", "cli"),
+    "shell": ("doctor", "terminal", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
     "errors", "paths", "workers", "turns", "settings", "runs", "guard", "blocks", "text_format",
     "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized", "models",
-    "plots", "views", "plan", "launch", "controls", "dashboard", "doctor", "cli",
+    "plots", "views", "changes", "plan", "launch", "controls", "dashboard", "doctor", "terminal",
+    "cli",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

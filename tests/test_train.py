@@ -51,7 +51,7 @@ def unbroken(session_home: Path) -> Path:
 
 def test_a_run_leaves_these_files(unbroken: Path) -> None:
     assert {p.name for p in unbroken.iterdir() if not p.name.startswith(".")} == {
-        "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json",
+        "arguments.json", "dataset.json", "metrics.jsonl", "train.log", "FINISHED.json",
         "checkpoint-4", "checkpoint-8", "model",
     }  # fmt: skip
     assert {p.name for p in (unbroken / "model").iterdir()} == {
@@ -221,7 +221,7 @@ def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
         (data / "manifest.json").write_text(manifest.replace('"split_seed": 0', '"split_seed": 7'))
         with pytest.raises(UserError, match="was tokenized anew since the run was started"):
             tokenized.check_sha256(data, facts["dataset_sha256"])
-        with pytest.raises(UserError, match=r"other settings \(dataset_sha256 "):
+        with pytest.raises(UserError, match=r"trained on other data \(tokenized anew since\)"):
             launch.start(BASE.replace(run="unbroken"))
     finally:
         (data / "manifest.json").write_text(manifest)

@@ -3,18 +3,28 @@
 import argparse
 import os
 import re
-import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neoxkit import __version__, paths, runs
-from neoxkit.errors import UserError, near
-from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings, convert
+from neoxkit import __version__, launch, paths, plan, runs, terminal
+from neoxkit.errors import Faults, UserError, near, shorten
+from neoxkit.settings import (
+    EvaluateSettings,
+    Settings,
+    TokenizeSettings,
+    TrainSettings,
+    convert,
+    example,
+)
 
+MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known
 STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)
 
 
@@ -47,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         help="execute the notebooks in order into runs/<run>/",
         allow_abbrev=False,
         description="Execute the three notebooks in order through papermill into runs/<run>/. A "
-        "parameter goes to every notebook that has it.",
+        "parameter goes to every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ "
+        "unless `run` is given.",
     )
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                      dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
@@ -91,9 +102,8 @@ def read_parameters(options: argparse.Namespace) -> dict[str, Any]:
     return {name: _checked(name, value) for name, value in given.items()}
 
 
-def _types() -> dict[str, Any]:
-    return {f.name: f.type for stage in STAGES for f in stage.__dataclass_fields__.values()
-            if f.name != "notebook"}  # fmt: skip
+def _fields() -> dict[str, Field]:
+    return {f.name: f for stage in STAGES for f in fields(stage)}
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,24 +124,28 @@ def _from_yaml(text: str) -> Any:
 
 def _literal(name: str, value: str) -> Any:
     """A flag's text; lists and dicts are written as YAML."""
-    if _types().get(name) in (list, dict):
-        try:
-            return _from_yaml(value)
-        except yaml.YAMLError:
-            raise UserError(name, f"{value!r} is not YAML", 'write ["one", "two"]') from None
-    return value
+    kind = _fields()[name].type if name in _fields() else str
+    if kind not in (list, dict):
+        return value
+    try:
+        return _from_yaml(value)
+    except yaml.YAMLError:
+        raise UserError(name, f"{value!r} is not YAML", example(name, kind, None)) from None
 
 
 def _checked(name: str, value: Any) -> Any:
-    types = _types()
-    if name not in types:
-        remedy = near(name, types, f"known are {', '.join(types)}"[:120])
+    known = _fields()
+    if name not in known:
+        remedy = near(name, known, shorten(f"known are {', '.join(known)}"))
         raise UserError(name, "is not a parameter of these notebooks", remedy)
-    return convert(name, types[name], value)
+    return convert(name, known[name].type, value, known[name].default)
 
 
 def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
-    """Execute the stages in order; stops at the first that fails, its copy kept."""
+    """Execute the stages in order; stops at the first that fails, its copy kept.
+
+    Everything that can be refused is refused before the first of them writes anything.
+    """
     stages = [stage for stage in STAGES if not only or stage.notebook in only]
     own = {
         stage: {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
@@ -141,41 +155,98 @@ def run_notebooks(parameters: Mapping[str, Any], only: Sequence[str] | None = No
     for name in parameters:
         if name != "run" and not any(name in values for values in own.values()):
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
-    run = parameters.get("run") or TrainSettings.run
-    folder = paths.run(run)
+    folder = _folder(settings, parameters.get("run"))
+    _check_before(settings)
     train = settings.get(TrainSettings)
     if train and train.restart and runs.state(folder) != "new":
         print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
     folder.mkdir(parents=True, exist_ok=True)
-    import papermill  # slow: after every value was checked
-    from papermill.exceptions import PapermillExecutionError
-
     for number, stage in enumerate(stages, start=1):
         target = folder / f"{stage.notebook}.ipynb"
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
-        if stage is TrainSettings:
-            print(f"      its log: {paths.short(folder / runs.LOG)}", flush=True)
         begun = time.monotonic()
-        try:
-            papermill.execute_notebook(
-                str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
-                str(target),
-                parameters={k: getattr(settings[stage], k) for k in own[stage]},
-                autosave_cell_every=1,
-                progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
-            )
-        except PapermillExecutionError as fault:
-            print(f"error: {_sentence(fault)}\n       in {paths.short(target)}", file=sys.stderr)
-            return 2 if fault.ename == "UserError" else 1
-        print(f"      {time.monotonic() - begun:.0f} s", flush=True)
-    print(f"done: {shlex.quote(paths.short(folder))}")
+        with _watched(stage, folder):
+            fault = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
+        if fault:
+            return _failed(fault, target)
+        _say(f"{time.monotonic() - begun:.0f} s")
+        if stage is TokenizeSettings:
+            _say(terminal.tokenized_note(runs.read_json(_dataset(settings) / runs.MANIFEST)))
+    trained = folder if stages != [TokenizeSettings] else None
+    print(f"done: {terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)}")
     return 0
 
 
-def _sentence(fault: Any) -> str:
-    """The last line of what a failed cell said."""
-    return f"{fault.ename}: {fault.evalue}" if fault.ename != "UserError" else str(fault.evalue)
+def _folder(settings: Mapping[type[Settings], Any], run: str | None) -> Path:
+    """Where the executed notebooks go: the run's folder; the dataset's name if there is no run."""
+    alone = settings[TokenizeSettings].dataset if list(settings) == [TokenizeSettings] else None
+    return paths.run(run or alone or TrainSettings.run)
+
+
+def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
+    first = settings.get(TokenizeSettings)
+    return paths.tokenized(first.dataset) if first else None
+
+
+def _check_before(settings: Mapping[type[Settings], Any]) -> None:
+    """Refuse now what a notebook would refuse later, after others have written their files."""
+    first, train, last = (settings.get(stage) for stage in STAGES)
+    if first:
+        plan.check_files(first)
+    if train:
+        launch.refuse_locked(paths.run(train.run))
+        plan.check_before_tokenizing(first, train) if first else plan.check(train)
+    if last:
+        if last.questions_file:
+            paths.find("questions_file", last.questions_file)
+        if not train:
+            launch.check_evaluable(paths.run(last.run))
+
+
+@contextmanager
+def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
+    """Around 02: how the run begins, where its log is, and how it goes."""
+    if stage is not TrainSettings:
+        yield
+        return
+    outset = terminal.outset(folder)
+    if outset:
+        _say(outset)
+    _say(f"its log: {paths.short(folder / runs.LOG)}")
+    with nullcontext() if runs.state(folder) == "finished" else terminal.following(folder):
+        yield
+
+
+def _say(text: str) -> None:
+    print(f"{terminal.INDENT}{text}", flush=True)
+
+
+def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> Any:
+    """Execute one notebook; papermill's error of the cell that failed, if one did."""
+    import papermill  # slow: after every value was checked
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        papermill.execute_notebook(
+            str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
+            str(target),
+            parameters=dict(parameters),
+            autosave_cell_every=1,
+            # 02 has a line of its own
+            progress_bar=sys.stderr.isatty() and stage is not TrainSettings,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
+        )
+        return None
+    except PapermillExecutionError as fault:
+        return fault
+
+
+def _failed(fault: Any, target: Path) -> int:
+    """Say what a failed cell said; the exit code."""
+    mistake = fault.ename in MISTAKES
+    said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
+    print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)
+    return 2 if mistake else 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import textwrap
 from collections.abc import Iterable, Sequence
 
 MAX_FAULTS_SHOWN = 20
@@ -60,3 +61,15 @@ def near(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> s
     """
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {prefix}{found[0]}?" if found else otherwise
+
+
+def shorten(text: str, most: int = 120) -> str:
+    """The first line of a text, cut after a sentence, else after a word, where it is too long.
+
+    >>> shorten("It broke. Nobody knows why.", 15), shorten("It broke in two", 13)
+    ('It broke. ...', 'It broke ...')
+    """
+    line = text.strip().partition("\n")[0]
+    short = textwrap.shorten(line, most, placeholder=" ...")
+    sentence, dot, rest = short.removesuffix(" ...").rpartition(". ")
+    return f"{sentence}. ..." if dot and rest and short.endswith(" ...") else short

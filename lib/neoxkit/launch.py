@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import paths, plan, runs
+from neoxkit import paths, plan, runs, tokenized
 from neoxkit.errors import TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS, STOPPED
 from neoxkit.settings import TrainSettings
@@ -76,6 +76,19 @@ def locked_by(folder: Path) -> int | None:
     return None
 
 
+def refuse_locked(folder: Path) -> None:
+    """Refuse a folder in which a training runs right now."""
+    if pid := locked_by(folder):
+        raise UserError("run", f"{folder.name} is training now (process {pid})", "wait, or stop it")
+
+
+def check_evaluable(folder: Path) -> None:
+    """Refuse what 03_evaluate can't compare: a run that is not finished, or other data."""
+    facts = runs.finished(folder)
+    place = paths.find("dataset", facts["dataset"], file=False)
+    tokenized.check_sha256(place, facts["dataset_sha256"])
+
+
 def start(settings: TrainSettings) -> Training:
     """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree.
 
@@ -83,10 +96,7 @@ def start(settings: TrainSettings) -> Training:
     """
     folder = paths.run(settings.run)
     arguments = plan.check(settings)
-    if pid := locked_by(folder):
-        raise UserError(
-            "run", f"{settings.run} is training now (process {pid})", "wait, or stop it"
-        )
+    refuse_locked(folder)
     if settings.restart and runs.state(folder) != "new":
         runs.set_aside(folder)
     metrics = folder / runs.METRICS

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neoxkit import paths
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, shorten
 from neoxkit.tiny import TINY, tiny_folder
 
 if TYPE_CHECKING:
@@ -126,10 +126,9 @@ def _cannot_load(name: str, what: str, fault: Exception) -> UserError:
     folder = paths.local_folder(name)
     if folder and what == "model" and not any(folder.glob("*.safetensors*")):
         return no_weights(folder)
-    first = str(fault).strip().split("\n")[0][:100]
     return UserError(
         "model_name_or_path",
-        f"the {what} {name!r} can't be loaded ({first})",
+        f"the {what} {name!r} can't be loaded ({shorten(str(fault), 160)})",
         "check the name and the network, or give a folder",
     )
 

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, shorten
 
 
 def root() -> Path:
@@ -52,7 +52,7 @@ def ds_config(parameter: str, value: str) -> Path:
         json.loads(path.read_text(encoding="utf-8"))
     except ValueError as fault:
         where = f"{short(path)}:{getattr(fault, 'lineno', 1)}"
-        raise UserError(where, "is not JSON", str(fault)[:60]) from None
+        raise UserError(where, "is not JSON", shorten(str(fault))) from None
     return path
 
 

@@ -8,16 +8,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from neoxkit import models, paths, runs, tokenized
+from neoxkit import changes, models, paths, runs, tokenized
 from neoxkit.errors import UserError, near
-from neoxkit.settings import TrainSettings
+from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.tiny import TINY
 
 # Settings that the trainer knows by another name, and those that are not its own.
 _TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
 _NOT_THE_TRAINERS = ("num_ranks", "restart", "training_arguments")
-# A resumed run may differ from its first start in these.
-_MAY_CHANGE = {"logging_steps", "report_to", "per_device_eval_batch_size", "save_total_limit"}
 
 
 def num_gpus() -> int:
@@ -121,48 +119,60 @@ def deepspeed_command(settings: TrainSettings) -> str:
     )
 
 
+def check_files(settings: TokenizeSettings) -> None:
+    """The files that 01_tokenize reads must be there, and its model be a folder or a hub's name."""
+    for name in ("train_file", "eval_file"):
+        if file := getattr(settings, name):
+            paths.find(name, file)
+    if settings.model_name_or_path != TINY:
+        models.resolve(settings.model_name_or_path)
+
+
 def check(settings: TrainSettings) -> dict[str, Any]:
     """Everything that can be checked without loading a model; returns the trainer's arguments.
 
     Refuses a run folder whose earlier start had other settings, other data or other ranks.
     """
-    manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
+    data = paths.tokenized(settings.dataset)
+    manifest = tokenized.load_manifest(data)
     tokenized.check_block_size(settings.block_size, manifest)
+    arguments = _check_start(
+        settings, settings.model_name_or_path or manifest["model_name_or_path"]
+    )
+    if _goes_on(settings):
+        changes.refuse_other_data(paths.run(settings.run), manifest, arguments["dataset_sha256"])
+    return arguments
+
+
+def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
+    """What `check` will refuse, as far as it is known before 01_tokenize replaces the dataset."""
+    _check_start(settings, settings.model_name_or_path or first.model_name_or_path)
+    if _goes_on(settings):
+        changes.refuse_other_data(paths.run(settings.run), changes.planned_data(first))
+
+
+def _goes_on(settings: TrainSettings) -> bool:
+    """Whether this start would go on with (or show) an earlier one."""
+    folder = paths.run(settings.run)
+    started = (folder / runs.ARGUMENTS).exists() and runs.state(folder) != "new"
+    return started and not settings.restart
+
+
+def _check_start(settings: TrainSettings, base: str) -> dict[str, Any]:
+    """The checks that need no dataset; returns the trainer's arguments."""
     arguments = trainer_arguments(settings)
-    _check_model(settings, manifest)
+    _check_model(settings, base)
     if settings.precision == "fp16" and not num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
     ranks = num_ranks(settings)
-    folder = paths.run(settings.run)
-    old = folder / runs.ARGUMENTS
-    if old.exists() and runs.state(folder) != "new" and not settings.restart:
-        refuse_changes(runs.read_json(old), arguments)
+    if _goes_on(settings):
+        folder = paths.run(settings.run)
+        changes.refuse_changes(runs.read_json(folder / runs.ARGUMENTS), arguments)
         runs.check_ranks(folder, ranks)
     return arguments
 
 
-def _check_model(settings: TrainSettings, manifest: Mapping[str, Any]) -> None:
-    name = settings.model_name_or_path or manifest["model_name_or_path"]
-    folder = None if name == TINY else paths.local_folder(models.resolve(name))
+def _check_model(settings: TrainSettings, base: str) -> None:
+    folder = None if base == TINY else paths.local_folder(models.resolve(base))
     if folder and not settings.from_scratch and not any(folder.glob("*.safetensors*")):
         raise models.no_weights(folder)
-
-
-def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other settings, with a list old -> new."""
-    changed = [
-        f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
-        for name in sorted({*old, *new} - _MAY_CHANGE)
-        if old.get(name) != new.get(name)
-    ]
-    if changed:
-        raise UserError(
-            "run",
-            f"was started with other settings ({'; '.join(changed)})",
-            "restore them, choose another run name, or set restart",
-        )
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

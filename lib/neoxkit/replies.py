@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import conversations, models, paths
 from neoxkit.errors import UserError
-from neoxkit.turns import STOP_TEXT, Conversation, Turn, prompt
+from neoxkit.turns import STOP_TEXT, USER, Conversation, Turn, prompt
 from neoxkit.workers import Progress, silent
 
 ENDINGS = ("end mark", "next turn", "ran on", "too long")
@@ -47,6 +47,18 @@ def own_questions(texts: Iterable[str], agent_name: str) -> list[Question]:
         )
         for text in texts
     ]
+
+
+def example(questions: Sequence[Question]) -> str:
+    """What the user says last in the first question; a greeting where there is no question.
+
+    >>> example([Question("User: Hi\\n\\nAgent: Yes?\\n\\nUser: How?\\n\\nAgent:", None)])
+    'How?'
+    """
+    if not questions:
+        return "Hello."
+    last = f"\n\n{questions[0].prompt}".rpartition(f"\n\n{USER}: ")[2]
+    return last.rpartition("\n\n")[0]
 
 
 def questions_for(

@@ -1,5 +1,6 @@
 """A run folder: its files, its metrics, its checkpoints, and whether it is finished."""
 
+import hashlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ LOG = "train.log"
 ARGUMENTS = "arguments.json"
 FINISHED = "FINISHED.json"
 MANIFEST = "manifest.json"
+DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -33,6 +35,12 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """Of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def append_event(folder: Path, event: str, /, **values: Any) -> None:

@@ -41,7 +41,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = convert(f.name, f.type, getattr(self, f.name))
+            value = convert(f.name, f.type, getattr(self, f.name), f.default)
             _check(f.name, value, f.metadata)
             object.__setattr__(self, f.name, value)
         self.check()
@@ -71,8 +71,12 @@ class Settings:
         return {k: v for k, v in self.as_dict().items() if v != getattr(plain, k)}
 
     def papermill_command(self) -> str:
-        """The line that repeats this notebook with these settings, unattended."""
-        folder = f"runs/{self.as_dict().get('run', '')}".rstrip("/")
+        """The line that repeats this notebook with these settings, unattended.
+
+        The executed copy goes where `neoxkit run` puts it: 01 has no run and goes by its dataset.
+        """
+        values = self.as_dict()
+        folder = f"runs/{values.get('run') or values['dataset']}"
         parts = ["papermill", f"notebooks/{self.notebook}.ipynb", f"{folder}/{self.notebook}.ipynb"]
         plain = {k: v for k, v in self.changed().items() if not isinstance(v, dict | list)}
         for name, value in plain.items():
@@ -90,7 +94,19 @@ def as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, width=10**9, **options).strip()
 
 
-def convert(name: str, kind: Any, value: Any) -> Any:
+def example(name: str, kind: Any, default: Any) -> str:
+    """How a value of a setting is written; `default` is a right value of the numbers.
+
+    >>> example("restart", bool, None), example("block_size", int, 280)
+    ('write true or false', 'write for example 280')
+    """
+    nested = {list: '["Hi"]', dict: "{adam_beta1: 0.9}"}.get(kind)
+    if nested:
+        return f"write {nested}; at a shell: -p {name} '{nested}'"
+    return "write true or false" if kind is bool else f"write for example {default}"
+
+
+def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
     """A value as its setting's type; papermill and YAML hand over text and numbers of other types.
 
     >>> convert("learning_rate", float, "2e-5"), convert("restart", bool, "true")
@@ -117,10 +133,9 @@ def convert(name: str, kind: Any, value: Any) -> Any:
             f"got the number {value!r} for a text",
             f"quote it in YAML; with papermill: -r {name} TEXT",
         )
-    noun = {int: "a whole number", float: "a number", bool: "true or false"}.get(
-        kind, kind.__name__
-    )
-    raise UserError(name, f"must be {noun}, got {value!r}", "correct the value")
+    nouns = {int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+    noun = nouns.get(kind, "a mapping" if kind is dict else "text")
+    raise UserError(name, f"must be {noun}, got {value!r}", example(name, kind, default))
 
 
 def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:

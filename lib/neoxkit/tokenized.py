@@ -212,7 +212,7 @@ def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
 def sha256(folder: Path) -> str:
     """Of the manifest, which names everything the rows were made of; "" where there is none."""
     path = folder / runs.MANIFEST
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return runs.sha256(path) if path.is_file() else ""
 
 
 def check_sha256(folder: Path, expected: str) -> None:
@@ -235,7 +235,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     manifest = runs.read_json(path)
     for source in filter(None, (manifest["source"], manifest["eval_source"])):
         text = paths.root() / source["path"]
-        if text.is_file() and hashlib.sha256(text.read_bytes()).hexdigest() != source["sha256"]:
+        if text.is_file() and runs.sha256(text) != source["sha256"]:
             raise UserError(
                 "dataset",
                 f"{source['path']} has changed since it was tokenized",

@@ -19,9 +19,9 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, export, models, paths, plan, runs, speed, tokenized
+from neoxkit import arguments, changes, export, models, paths, runs, speed, tokenized
 from neoxkit.batches import Collator
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, shorten
 from neoxkit.metrics import Metrics
 from neoxkit.trainer import KitTrainer
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {mistake}", file=sys.stderr, flush=True)
         return 2
     except Exception as fault:
-        _report(folder, " ".join(f"{type(fault).__name__}: {fault}".split())[:300])
+        _report(folder, shorten(" ".join(f"{type(fault).__name__}: {fault}".split()), 300))
         traceback.print_exc()
         return 1
 
@@ -76,6 +76,7 @@ def run(parsed: arguments.Parsed) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if parsed.flags is not None:
         _record_flags(folder, parsed.flags)
+    _keep_manifest(folder, manifest)
     runs.check_ranks(folder, args.world_size)
     model = _load_model(parsed, folder)
     _set_row_tokens(kit, model.config._attn_implementation)
@@ -168,10 +169,16 @@ def _record_flags(folder: Path, flags: dict[str, str]) -> None:
     """What a shell said, kept as the notebook keeps it: going on with other flags is refused."""
     path = folder / runs.ARGUMENTS
     if path.exists() and runs.state(folder) != "new":
-        plan.refuse_changes(runs.read_json(path), flags)
+        changes.refuse_changes(runs.read_json(path), flags)
     if _is_first():
         runs.write_json(path, flags)
     _barrier()
+
+
+def _keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """The run keeps what its data was made of: 01_tokenize may write another dataset there."""
+    if _is_first() and runs.state(folder) == "new":
+        runs.write_json(folder / runs.DATASET, manifest)
 
 
 def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:

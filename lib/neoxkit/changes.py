@@ -1,0 +1,100 @@
+"""May a run go on? What differs between how it was started and what is asked for now."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neoxkit import paths, runs, tokenized
+from neoxkit.errors import UserError
+from neoxkit.settings import TokenizeSettings
+
+# A resumed run may differ from its first start in these.
+_MAY_CHANGE = {"logging_steps", "report_to", "per_device_eval_batch_size", "save_total_limit"}
+_OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data says it in words
+_FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
+
+
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run under other settings, with a list old -> new."""
+    changed = [
+        f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
+        for name in sorted({*old, *new} - _MAY_CHANGE - _OF_THE_DATA)
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise UserError(
+            "run",
+            f"was started with other settings ({'; '.join(changed)})",
+            "restore them, choose another run name, or set restart",
+        )
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") -> None:
+    """Refuse to go on with a run on other data than it was started with.
+
+    `now` is the dataset's manifest with its `sha256`, or what 01_tokenize is about to make one of
+    (`planned_data`). A run that did not keep its manifest can be compared by the hash alone.
+    """
+    was_sha256 = runs.read_json(folder / runs.ARGUMENTS).get("dataset_sha256")
+    was = _manifest_of(folder, now["settings"]["dataset"], was_sha256)
+    differs = differences(was, now) if was else []
+    if (sha256 and sha256 == was_sha256) or (not sha256 and not differs):
+        return
+    raise UserError(
+        "run",
+        f"{folder.name} was trained on other data ({'; '.join(differs) or 'tokenized anew since'})",
+        "choose another run name and another dataset name, or set restart",
+    )
+
+
+def _manifest_of(folder: Path, dataset: str, sha256: str | None) -> dict[str, Any] | None:
+    """Of the data a run was started on: its own copy, else the dataset's if it is still that."""
+    if (folder / runs.DATASET).is_file():
+        return runs.read_json(folder / runs.DATASET)
+    data = paths.tokenized(dataset)
+    return runs.read_json(data / runs.MANIFEST) if tokenized.sha256(data) == sha256 else None
+
+
+def planned_data(settings: TokenizeSettings) -> dict[str, Any]:
+    """The part of a manifest that is known before 01_tokenize runs."""
+    sources = {
+        key: _source(name, getattr(settings, name)) if getattr(settings, name) else None
+        for name, key in _FILES.items()
+    }
+    return {**sources, "settings": settings.as_dict()}
+
+
+def _source(parameter: str, file: str) -> dict[str, str]:
+    path = paths.find(parameter, file)
+    return {"path": paths.short(path), "sha256": runs.sha256(path)}
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two manifests' texts, settings and versions, in words."""
+    texts = {name: _text_change(was[key], now[key]) for name, key in _FILES.items()}
+    return [
+        *filter(None, texts.values()),
+        *(
+            f"{name} {_shown(value)} -> {_shown(now['settings'].get(name))}"
+            for name, value in was["settings"].items()
+            if value != now["settings"].get(name) and not texts.get(name)
+        ),
+        *(
+            f"tokenized by {name} {version}, now {installed}"
+            for name, version in was["versions"].items()
+            if version != (installed := importlib.metadata.version(name))
+        ),
+    ]
+
+
+def _text_change(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    if (was and was["sha256"]) == (now and now["sha256"]):
+        return ""
+    old, new = (source["path"] if source else "none" for source in (was, now))
+    return f"{old} has changed" if old == new else f"{old} -> {new}"

@@ -1,0 +1,124 @@
+"""What `neoxkit run` says on the terminal: how a run begins, how it goes, what came out."""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from neoxkit import paths, runs
+from neoxkit.conversations import lines_in_short
+
+REWRITE_SECONDS = 1.0  # on a terminal: one line, written over
+LINE_SECONDS = 30.0  # into a file or a pipe: a new line at most so often
+INDENT = " " * 6
+
+
+def outset(folder: Path) -> str:
+    """How a training in this folder begins, where it has begun before; else empty."""
+    state = runs.state(folder)
+    if state == "finished":
+        return "already trained: shown as it is"
+    if state == "new":
+        return ""
+    checkpoints = runs.whole_checkpoints(folder)
+    step = checkpoints[-1].name.split("-")[1] if checkpoints else ""
+    return f"goes on from step {step}" if step else "begins anew: no checkpoint was saved"
+
+
+@contextmanager
+def following(folder: Path, out: TextIO | None = None) -> Iterator[None]:
+    """Show the status line of the training in a folder while the block runs."""
+    metrics = folder / runs.METRICS
+    reader = runs.EventReader(folder, metrics.stat().st_size if metrics.exists() else 0)
+    over = threading.Event()
+    follower = threading.Thread(target=_follow, args=(reader, over, out or sys.stdout), daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
+
+
+def _follow(reader: runs.EventReader, over: threading.Event, out: TextIO) -> None:
+    from neoxkit import dashboard  # matplotlib and IPython: while the kernel starts
+
+    on_terminal = out.isatty()
+    events: list[dict[str, Any]] = []
+    begun, shown = time.monotonic(), ""
+    pause = REWRITE_SECONDS if on_terminal else LINE_SECONDS
+    while not over.wait(pause):
+        events += reader.poll()
+        said = dashboard.status(events, time.monotonic() - begun).text
+        if said != shown:
+            _show(said, on_terminal, out)
+            shown = said
+    if on_terminal and shown:
+        seconds = time.monotonic() - begun
+        _show(dashboard.status(events + reader.poll(), seconds, ended=0).text, True, out)
+        print(file=out, flush=True)
+
+
+def _show(text: str, on_terminal: bool, out: TextIO) -> None:
+    if on_terminal:
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\x1b[K{(INDENT + text)[:width].rstrip(' ·')}", end="", file=out, flush=True)
+    else:
+        print(f"{INDENT}{text}", file=out, flush=True)
+
+
+def counted(manifest: Mapping[str, Any], where: bool = False) -> str:
+    """What 01 read, dropped and cut; with `where` the reasons and the lines, too.
+
+    >>> counts = {"read": 60, "dropped_lines": {"no reply": [7]}, "cut_lines": []}
+    >>> counted({"counts": {"train": counts}}), counted({"counts": {"train": counts}}, True)
+    ('60 read, 1 dropped', '60 read, 1 dropped (no reply: line 7)')
+    """
+    sides = manifest["counts"]
+    parts = {name: _counted_side(counts, where) for name, counts in sides.items()}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return "; ".join(f"{name}: {said}" for name, said in parts.items())
+
+
+def _counted_side(counts: Mapping[str, Any], where: bool) -> str:
+    dropped, cut = counts["dropped_lines"], counts["cut_lines"]
+    reasons = "; ".join(f"{why}: {lines_in_short(at)}" for why, at in dropped.items())
+    said = f"{counts['read']:,} read, {sum(map(len, dropped.values())):,} dropped"
+    said += f" ({reasons})" if where and reasons else ""
+    if cut:
+        said += f", {len(cut):,} cut" + (f" ({lines_in_short(cut)})" if where else "")
+    return said
+
+
+def tokenized_note(manifest: Mapping[str, Any]) -> str:
+    """What a person should know of a dataset before it is trained on."""
+    sides = {side: numbers["conversations"] for side, numbers in manifest["sides"].items()}
+    empty = "" if sides["eval"] else " (the eval side is empty: there will be no eval loss)"
+    return f"{counted(manifest, True)}; {sides['train']:,} train, {sides['eval']:,} eval{empty}"
+
+
+def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
+    """What a row of notebooks came to, from the files they wrote."""
+    parts = []
+    if dataset:
+        parts.append(counted(runs.read_json(dataset / runs.MANIFEST)))
+    if run:
+        parts += [_loss(run, evaluated), f"model in {paths.short(run / 'model')}"]
+    elif dataset:
+        parts.append(f"dataset in {paths.short(dataset)}")
+    return "; ".join(filter(None, parts))
+
+
+def _loss(run: Path, evaluated: bool) -> str:
+    """The eval loss of the tuned model, after the base's where 03 has measured that."""
+    if evaluated:
+        scores = runs.read_json(run / "evaluation.json")["eval_loss"]
+        losses = [scores[which]["loss"] for which in ("base", "tuned") if scores[which]]
+    else:
+        losses = [loss] if (loss := runs.finished(run)["eval_loss"]) is not None else []
+    return f"eval loss {' -> '.join(f'{loss:.2f}' for loss in losses)}" if losses else ""

@@ -1,0 +1,73 @@
+"""terminal.py: what `neoxkit run` says while 02 trains, and before and after it."""
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+
+from neoxkit import runs, terminal
+
+TRAIN = {"epoch": 1.0, "loss": 2.5, "tokens_per_second": 900.0, "memory_gib": 0.6, "seconds": 1.0}
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
+    runs.append_event(folder, "train", step=99, **TRAIN)  # of an earlier start
+    with terminal.following(folder, out):
+        runs.append_event(folder, "start", resumed_step=0, planned_steps=8)
+        runs.append_event(folder, "train", step=4, **TRAIN)
+        deadline = time.monotonic() + 20  # the first one imports matplotlib
+        while "step 4" not in out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    return out.getvalue()
+
+
+def test_into_a_file_each_state_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = follow(tmp_path, io.StringIO(), monkeypatch).splitlines()
+    assert lines[-1].startswith("      step 4 of 8 · epoch 1.00 · loss 2.5000 · 900 tokens/s · ")
+    assert lines[-1].endswith(" left · 0.6 GiB a rank")
+    assert len(set(lines)) == len(lines) and not any("step 99" in line for line in lines)
+
+
+def test_on_a_terminal_one_line_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = follow(tmp_path, Screen(), monkeypatch)
+    assert said.count("\n") == 1 and said.endswith("\n")
+    assert said.split("\r\x1b[K")[-1].startswith("      step 4 of 8 · ")
+    assert all(len(line.rstrip()) < 80 for line in said.split("\r\x1b[K"))
+
+
+def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
+    assert terminal.outset(tmp_path) == ""
+    runs.append_event(tmp_path, "start")
+    assert terminal.outset(tmp_path) == "begins anew: no checkpoint was saved"
+    (tmp_path / "checkpoint-8").mkdir()
+    runs.write_checkpoint_manifest(tmp_path / "checkpoint-8")
+    assert terminal.outset(tmp_path) == "goes on from step 8"
+    runs.write_json(tmp_path / runs.FINISHED, {})
+    assert terminal.outset(tmp_path) == "already trained: shown as it is"
+
+
+def test_counts_name_their_reasons_and_files() -> None:
+    side = {"read": 2000, "dropped_lines": {"no reply": [7, 9]}, "cut_lines": [3]}
+    sides = {"train": {"conversations": 9}, "eval": {"conversations": 0}}
+    manifest = {"counts": {"train": side}, "sides": sides}
+    assert terminal.tokenized_note(manifest) == (
+        "2,000 read, 2 dropped (no reply: lines 7, 9), 1 cut (line 3); 9 train, 0 eval "
+        "(the eval side is empty: there will be no eval loss)"
+    )
+    two = {"counts": {"train": side, "eval": {**side, "cut_lines": []}}}
+    assert terminal.counted(two) == (
+        "train: 2,000 read, 2 dropped, 1 cut; eval: 2,000 read, 2 dropped"
+    )
