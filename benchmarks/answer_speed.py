@@ -7,9 +7,8 @@ import argparse
 import time
 
 import inputs
-from stepclock import print_result
-
 from neoxkit import models, paths, replies
+from stepclock import print_result
 
 
 def prompts(model: str, count: int) -> list[str]:

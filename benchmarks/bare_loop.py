@@ -2,13 +2,13 @@
 
 import argparse
 
-import inputs
 import torch
-from stepclock import StepClock
 
+import inputs
 from neoxkit import models, paths, tokenized
 from neoxkit.batches import Collator
 from neoxkit.losses import token_losses
+from stepclock import StepClock
 
 
 def main() -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
-import inputs
 from datasets import Dataset
-from stepclock import StepClock
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,6 +19,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+
+import inputs
+from stepclock import StepClock
 
 # Without this a CPU start compiles an extension for minutes, as in the kit.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

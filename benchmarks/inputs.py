@@ -97,9 +97,8 @@ def make_model() -> None:
 
 def main() -> None:
     """Make what is missing."""
-    from tokenization import tokenize_file
-
     from neoxkit import paths
+    from tokenization import tokenize_file
 
     make_home()
     if not MODEL.is_dir():

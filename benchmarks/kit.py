@@ -9,10 +9,9 @@ import shutil
 import time
 
 import inputs
-from stepclock import SKIPPED, StepClock
-
 from neoxkit import launch, paths, plan, runs
 from neoxkit.settings import TrainSettings
+from stepclock import SKIPPED, StepClock
 
 NEVER = 10**6
 

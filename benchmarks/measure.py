@@ -1,6 +1,6 @@
 """Every comparison of the benchmark, side by side: make bench.
 
-python benchmarks/measure.py [--rounds 3] [--only NAME] [--quick] [--list]
+python benchmarks/measure.py [--rounds 3] [--only NAME] [--quick] [--list] [--check]
 """
 
 import argparse
@@ -242,7 +242,7 @@ def run_program(contest: str, name: str, command: Sequence[str]) -> dict[str, An
     watch = contest in MEMORY_IS_WATCHED
     try:
         result = running.run(script, environment(), inputs.WORK, log, watch)
-    except running.Failed as fault:
+    except (running.Failed, OSError) as fault:
         say(f"  {name}: FAILED, {fault}")
         return None
     say(f"  {name}: {result['wall_seconds']:.1f} s")
@@ -358,6 +358,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], choices=names, metavar="NAME",
                         help="one comparison (repeat for more)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that all runs")
+    parser.add_argument("--check", action="store_true", help="are the inputs there, and no more")
     parser.add_argument("--list", action="store_true", help="the comparisons' names, and no more")
     return parser.parse_args(argv)
 
@@ -371,6 +372,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if complaint := inputs.complaint(inputs.data_folder()):
         print(complaint, file=sys.stderr)
         return 2
+    if options.check:
+        return 0
     chosen = [c for c in COMPARISONS if c.name in options.only or not options.only]
     prepare()
 

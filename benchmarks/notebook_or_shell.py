@@ -11,10 +11,9 @@ import sys
 import time
 
 import inputs
-from stepclock import print_result
-
 from neoxkit import launch, paths, plan
 from neoxkit.settings import TrainSettings
+from stepclock import print_result
 
 
 def papermill_command(settings: TrainSettings) -> list[str]:

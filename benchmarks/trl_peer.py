@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_from_disk
-from stepclock import StepClock
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+
+from stepclock import StepClock
 
 
 class CountingTrainer(SFTTrainer):
