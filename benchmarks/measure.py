@@ -364,7 +364,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: measured; 1: something failed; 2: the inputs are not there."""
+    """0: measured; 1: something failed; 2: the inputs are not there; 130: stopped."""
     options = parse(argv)
     if options.list:
         print("\n".join(f"{c.name}: {c.title} ({c.target})" for c in COMPARISONS))
@@ -380,7 +380,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     def save(rounds: Rounds) -> None:
         write_report(summaries(chosen, rounds), rounds, options.quick)
 
-    rounds = measure(chosen, QUICK if options.quick else FULL, options.rounds, save)
+    try:
+        rounds = measure(chosen, QUICK if options.quick else FULL, options.rounds, save)
+    except KeyboardInterrupt:
+        say("stopped: contests that were finished are saved")
+        return 130
     print(summary.table(summaries(chosen, rounds)))
     return int(any_failed(chosen, rounds))
 
