@@ -1,9 +1,11 @@
-# make demo | make test | make lab: each sets up .venv on first use; later calls start at once.
+# make demo | make test | make lab | make bench: each sets up .venv on first use; later calls start at once.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+TRL_BIN := .venv-trl/bin
+TRL_READY := .venv-trl/ready
 
-.PHONY: help setup demo test test-demo lint lab picture doctor clean
+.PHONY: help setup demo test test-demo lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -14,6 +16,7 @@ help:
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"
 	@echo "make picture the README's picture (needs chromium)"
+	@echo "make bench   the benchmark, beside the usual way and TRL (needs BENCH_DATA; BENCH_FLAGS=--list)"
 	@echo "make clean   delete the demo's run and dataset"
 
 setup: $(READY)
@@ -45,6 +48,20 @@ lab: $(READY)
 picture: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	@$(BIN)/python docs/screenshot.py
+
+# TRL has an environment of its own, with the same torch and transformers, so that it can't disturb the kit's.
+$(TRL_READY): benchmarks/trl-requirements.txt constraints.txt
+	@echo "Setting up .venv-trl (once) ..."
+	@test -x $(TRL_BIN)/pip || $(PYTHON) -m venv .venv-trl
+	@$(TRL_BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(TRL_BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/trl-requirements.txt
+	@touch $(TRL_READY)
+
+bench-data: $(READY)
+	@$(BIN)/python benchmarks/measure.py --check
+
+bench: $(READY) bench-data $(TRL_READY)
+	@$(BIN)/python benchmarks/measure.py $(BENCH_FLAGS)
 
 doctor: $(READY)
 	@$(BIN)/neoxkit doctor

@@ -1,0 +1,40 @@
+"""Seconds that 03's replies take, in batches of a given size.
+
+python benchmarks/answer_speed.py --model tiny --batch-size 32 --count 64
+"""
+
+import argparse
+import time
+
+import inputs
+from neoxkit import models, paths, replies
+from stepclock import print_result
+
+
+def prompts(model: str, count: int) -> list[str]:
+    """Questions of the sample for the built-in model, of GSM8K for the other."""
+    if model == "tiny":
+        file = inputs.HOME / "data" / "sample_questions.jsonl"
+    else:
+        file = inputs.data_file("gsm8k")
+    return [question.prompt for question in replies.read_questions(file, "Agent")[:count]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=["tiny", "pythia-70m"], required=True)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    options = parser.parse_args()
+    name = "tiny" if options.model == "tiny" else paths.short(inputs.MODEL)
+    model, tokenizer = models.for_inference(name), models.load_tokenizer(name)
+    asked = prompts(options.model, options.count)
+    replies.reply(model, tokenizer, asked[:1], max_new_tokens=4)  # warm
+    begun = time.perf_counter()
+    said = replies.reply(model, tokenizer, asked, batch_size=options.batch_size)
+    seconds = time.perf_counter() - begun
+    print_result(seconds=seconds, replies=len(said), tokens=sum(r.num_tokens for r in said))
+
+
+if __name__ == "__main__":
+    main()

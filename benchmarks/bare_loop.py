@@ -1,0 +1,41 @@
+"""A bare PyTorch loop over the kit's own packed batches and loss: no Trainer, no DeepSpeed."""
+
+import argparse
+
+import torch
+
+import inputs
+from neoxkit import models, paths, tokenized
+from neoxkit.batches import Collator
+from neoxkit.losses import token_losses
+from stepclock import StepClock
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True, help="a name below data/tokenized")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    options = parser.parse_args()
+    dataset, manifest = tokenized.load(paths.tokenized(options.dataset))
+    rows = dataset["train"]
+    model = models.load_model(str(inputs.MODEL)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
+    pad_id = models.pad_id(models.load_tokenizer(str(inputs.MODEL)))
+    collate = Collator("packed", manifest["block_size"], pad_id)
+    clock = StepClock()
+    for step in range(options.steps):
+        at = step * options.batch
+        batch = collate([rows[i] for i in range(at, at + options.batch)])
+        num_tokens = int(batch.pop("num_tokens"))
+        losses = token_losses(model, model, batch)
+        losses.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.tick(num_tokens)
+    clock.report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The benchmark's inputs: the data folder, and what is made of it once in benchmarks/work.
+
+python benchmarks/inputs.py makes everything that is missing. benchmarks/work/home is a root of the
+kit of its own, so that nothing is written beside a person's own runs and datasets.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+WORK = REPOSITORY / "benchmarks" / "work"
+HOME = WORK / "home"
+MODEL = HOME / "models" / "pythia-70m"
+SEED = 0  # of the random weights
+END = "<|endoftext|>\n"
+FILES = {
+    "gsm8k": "gsm8k_test.txt",
+    "taskmaster": "taskmaster4_small.txt",
+    "oasst": "oasst_en100.txt",
+}
+NEEDED = ("gpt-neox-tokenizer", "pythia-configs/pythia-70m", *FILES.values())
+
+
+def data_folder() -> Path:
+    """BENCH_DATA, or shared/data beside the checkout."""
+    default = REPOSITORY.parent / "shared" / "data"
+    return Path(os.environ.get("BENCH_DATA") or default).resolve()
+
+
+def complaint(folder: Path) -> str:
+    """One line that says what the data folder lacks, or nothing."""
+    missing = [name for name in NEEDED if not (folder / name).exists()]
+    if not missing:
+        return ""
+    return f"error: BENCH_DATA: no {', '.join(missing)} -- set it to the folder that holds them"
+
+
+def data_file(name: str) -> Path:
+    """The conversation file of one data set."""
+    return data_folder() / FILES[name]
+
+
+def conversations(text: str) -> list[str]:
+    """The conversations of a file in the kit's format, without their end marks.
+
+    >>> conversations("User: a<|endoftext|>\\nUser: b<|endoftext|>\\n")
+    ['User: a', 'User: b']
+    """
+    return [c for c in text.split(END) if c]
+
+
+def numbered(texts: list[str], count: int) -> Iterator[str]:
+    """The conversations over and over, each with a running number inside, so that no two are equal.
+
+    >>> list(numbered(["User: a", "User: b"], 3))
+    ['User: 0. a', 'User: 1. b', 'User: 2. a']
+    """
+    for number, text in enumerate(islice(cycle(texts), count)):
+        yield text.replace("User: ", f"User: {number}. ", 1)
+
+
+def many_conversations(count: int) -> Path:
+    """A file of so many conversations of all three data sets, made on first use."""
+    path = WORK / f"conversations-{count}.txt"
+    if not path.exists():
+        texts = [t for name in FILES for t in conversations(data_file(name).read_text("utf-8"))]
+        part = path.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(f"{text}{END}" for text in numbered(texts, count))
+        part.rename(path)
+    return path
+
+
+def make_home() -> None:
+    """A root for the kit: its notebooks and configurations by links, its sample."""
+    (HOME / "data").mkdir(parents=True, exist_ok=True)
+    for name in ("notebooks", "ds_configs", "data/sample.txt", "data/sample_questions.jsonl"):
+        link = HOME / name
+        if not link.exists():
+            link.symlink_to(REPOSITORY / name)
+
+
+def make_model() -> None:
+    """Pythia-70m's shape with random weights, and the real tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    set_seed(SEED)
+    config = AutoConfig.from_pretrained(data_folder() / "pythia-configs" / "pythia-70m")
+    part = MODEL.with_name("pythia-70m.part")
+    AutoModelForCausalLM.from_config(config).save_pretrained(part)
+    AutoTokenizer.from_pretrained(data_folder() / "gpt-neox-tokenizer").save_pretrained(part)
+    part.rename(MODEL)
+
+
+def main() -> None:
+    """Make what is missing."""
+    from neoxkit import paths
+    from tokenization import tokenize_file
+
+    make_home()
+    if not MODEL.is_dir():
+        make_model()
+    sets = [("gsm8k", "agent"), ("gsm8k", "all"), ("taskmaster", "agent")]
+    for name, train_on in sets:
+        folder = paths.tokenized(f"{name}-{train_on}")
+        if not folder.is_dir():
+            tokenize_file(data_file(name), folder, model=str(MODEL), train_on=train_on)
+    if not (folder := paths.tokenized("sample")).is_dir():
+        tokenize_file(HOME / "data" / "sample.txt", folder, model="tiny", eval_share=0.05)
+
+
+if __name__ == "__main__":
+    if said := complaint(data_folder()):
+        sys.exit(said)
+    main()

@@ -1,0 +1,73 @@
+"""The kit itself: neoxkit.train under DeepSpeed, started as the notebook starts it.
+
+Its figures come from the run's metrics.jsonl, with a train event each step. A step's seconds are
+those between the times of two events, so that what the kit does between steps counts as well.
+"""
+
+import argparse
+import shutil
+import time
+
+import inputs
+from neoxkit import launch, paths, plan, runs
+from neoxkit.settings import TrainSettings
+from stepclock import SKIPPED, StepClock
+
+NEVER = 10**6
+
+
+def settings(options: argparse.Namespace) -> TrainSettings:
+    """fp32 and ZeRO-2, rows in the order of the file, no checkpoint but the last."""
+    return TrainSettings(
+        run=f"{options.dataset}-{options.ranks}",
+        dataset=options.dataset,
+        model_name_or_path=str(inputs.MODEL),
+        ds_config="zero2",
+        num_ranks=options.ranks,
+        precision="fp32",
+        per_device_train_batch_size=options.batch // options.ranks,
+        max_steps=options.steps,
+        learning_rate=1e-5,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        save_steps=NEVER,
+        eval_steps=NEVER,
+        logging_steps=1,
+        training_arguments={"train_sampling_strategy": "sequential"},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True, help="a name below data/tokenized")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True, help="conversations a step, all ranks")
+    parser.add_argument("--ranks", type=int, default=1)
+    options = parser.parse_args()
+    chosen = settings(options)
+    shutil.rmtree(paths.run(chosen.run), ignore_errors=True)
+    plan.check(chosen)  # imports what the start needs: the clock below is DeepSpeed's start alone
+    started = time.time()
+    training = launch.start(chosen)
+    while training.poll() is None:
+        time.sleep(0.1)
+    training.check()
+    report(runs.read_events(training.folder), started)
+    shutil.rmtree(training.folder)
+
+
+def report(events: list[dict], started: float) -> None:
+    """The result line of a run's events."""
+    steps = [e for e in events if e["event"] == "train"]
+    clock = StepClock([e["time"] for e in steps], [e["tokens"] for e in steps])
+    start = next(e for e in events if e["event"] == "start")
+    clock.report(
+        peak_rss_gib=max(e["memory_gib"] for e in steps),
+        started=started,
+        mfu=[e["mfu"] for e in steps[SKIPPED:] if "mfu" in e],
+        matmul_peak=start.get("matmul_peak"),
+    )
+
+
+if __name__ == "__main__":
+    main()

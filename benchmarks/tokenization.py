@@ -1,0 +1,85 @@
+"""Tokenize many conversations: the kit from file to dataset, or the tokenizer alone.
+
+python benchmarks/tokenization.py kit|encode_batch --count N
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import inputs
+from stepclock import print_result
+
+BLOCK_SIZE = 280
+BATCH = 1000  # texts a call of encode_batch; what it returns is dropped at once
+
+
+def tokenize_file(
+    path: Path, folder: Path, *, model: str, train_on: str = "agent", eval_share: float = 0.0
+) -> None:
+    """What 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
+    from neoxkit import conversations, models, tokenized, tokens
+    from neoxkit.settings import TokenizeSettings
+
+    settings = TokenizeSettings(
+        train_file=str(path),
+        dataset=folder.name,
+        model_name_or_path=model,
+        train_on=train_on,
+        block_size=BLOCK_SIZE,
+        eval_share=eval_share,
+    )
+    sources = conversations.read_sides(settings.train_file)
+    tokenizer = models.load_tokenizer(model)
+    source = sources["train"]
+    encoded = tokens.encode(tokenizer, source.conversations, source.agent_name, train_on)
+    rows, counts = tokens.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
+    train, evaluation, _ = tokens.split_rows(rows, None, eval_share, settings.seed)
+    manifest = tokenized.make_manifest(
+        settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tokenized.save(train, evaluation, folder, manifest)
+
+
+def kit_seconds(path: Path) -> float:
+    """From the file to the dataset on disk; imports are done before."""
+    import datasets  # noqa: F401
+    import transformers  # noqa: F401
+
+    from neoxkit import paths, tokenized, tokens  # noqa: F401
+
+    folder = paths.tokenized(path.stem)
+    shutil.rmtree(folder, ignore_errors=True)
+    begun = time.perf_counter()
+    tokenize_file(path, folder, model=str(inputs.MODEL))
+    seconds = time.perf_counter() - begun
+    shutil.rmtree(folder)
+    return seconds
+
+
+def encode_batch_seconds(path: Path) -> float:
+    """The tokenizer's own encode_batch on the texts that the kit renders, and nothing else."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(inputs.MODEL / "tokenizer.json"))
+    texts = inputs.conversations(path.read_text("utf-8"))
+    begun = time.perf_counter()
+    for start in range(0, len(texts), BATCH):
+        tokenizer.encode_batch(texts[start : start + BATCH], add_special_tokens=False)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["kit", "encode_batch"])
+    parser.add_argument("--count", type=int, required=True)
+    options = parser.parse_args()
+    path = inputs.many_conversations(options.count)
+    run = {"kit": kit_seconds, "encode_batch": encode_batch_seconds}[options.what]
+    print_result(seconds=run(path))
+
+
+if __name__ == "__main__":
+    main()

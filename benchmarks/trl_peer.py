@@ -1,0 +1,119 @@
+"""TRL's SFTTrainer on the kit's rows, packed its own way. Runs in .venv-trl, without the kit.
+
+Rows come tokenized and labelled from the kit's dataset (columns `input_ids` and `labels`, which
+TRL takes as they are). `packing=True, packing_strategy="bfd"` is its default strategy: whole
+conversations, best fit. It packs all conversations of the measurement at once, so a step holds not
+the very conversations of the other programs' step, but as many tokens on average, and the whole run
+the same ones.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, load_from_disk
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from stepclock import StepClock
+
+
+class CountingTrainer(SFTTrainer):
+    """Counts the tokens of its micro-batches: packed without padding, so all of them are useful."""
+
+    counted = 0
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+        assert "attention_mask" not in inputs, "with a mask, packed conversations see each other"
+        self.counted += inputs["input_ids"].numel()
+        return super().training_step(model, inputs, *args, **kw)
+
+
+class Ticks(TrainerCallback):
+    """Tells the clock of each optimizer step and of the tokens since the last one."""
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock = clock
+        self.trainer: CountingTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.clock.tick(self.trainer.counted)
+        self.trainer.counted = 0
+
+
+def sft_config(options: argparse.Namespace, num_tokens: int) -> SFTConfig:
+    """fp32 on the CPU, one packed row a micro-batch: TRL lays a micro-batch out as one row, and a
+    CPU pays for the square of its length."""
+    rows_a_step = num_tokens / options.row_tokens / options.steps
+    return SFTConfig(
+        output_dir=str(options.work / "trl"),
+        use_cpu=True,
+        bf16=False,
+        packing=True,
+        packing_strategy="bfd",
+        max_length=options.row_tokens,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=math.ceil(rows_a_step),
+        max_steps=options.steps,
+        learning_rate=1e-5,
+        lr_scheduler_type="constant",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def check_packing(model: torch.nn.Module, trainer: SFTTrainer, rows: Dataset) -> float:
+    """How much packing changes log-probabilities: the largest difference over two conversations."""
+    rows = [{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows.select(range(2))]
+    lengths = [len(row["input_ids"]) for row in rows]
+    joined = {k: rows[0][k] + rows[1][k] for k in ("input_ids", "labels")}
+    together = trainer.data_collator([{**joined, "seq_lengths": lengths}])
+    alone = [
+        trainer.data_collator([{**r, "seq_lengths": [n]}])
+        for r, n in zip(rows, lengths, strict=True)
+    ]
+    with torch.no_grad():
+        packed, *single = (
+            model(**batch, use_cache=False, fused_lm_head=True).log_probs[0]
+            for batch in (together, *alone)
+        )
+    packed = [packed[: lengths[0] - 1], packed[lengths[0] :]]
+    return max((a - b).abs().max().item() for a, b in zip(packed, single, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", type=Path, required=True, help="what 01_tokenize wrote")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True, help="conversations a step, on average")
+    parser.add_argument("--row-tokens", type=int, default=560, help="TRL's max_length")
+    options = parser.parse_args()
+    rows = load_from_disk(options.dataset)["train"].select_columns(["input_ids", "labels"])
+    rows = rows.select(range(options.steps * options.batch))
+    num_tokens = sum(map(len, rows["input_ids"]))
+    clock = StepClock()
+    ticks = Ticks(clock)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32")
+    trainer = CountingTrainer(
+        model=model,
+        args=sft_config(options, num_tokens),
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(options.model),
+        callbacks=[ticks],
+    )
+    ticks.trainer = trainer
+    difference = check_packing(model, trainer, rows)
+    trainer.train()
+    clock.report(packing_changes_log_probs_by=difference, packed_rows=len(trainer.train_dataset))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Start a script under DeepSpeed's runner, in the environment in which the kit starts its own.
+
+python benchmarks/under_deepspeed.py baseline.py --steps 3 ...
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from neoxkit import launch
+
+
+def main() -> None:
+    """Become the runner; BENCH_STARTED says when the command began."""
+    script, *arguments = sys.argv[1:]
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    runner += ["--num_gpus=1", f"--master_port={launch.free_port()}"]
+    command = [*runner, str(Path(__file__).with_name(script)), *arguments]
+    environment = launch.environment(1)
+    environment["BENCH_STARTED"] = str(time.time())
+    os.execve(sys.executable, command, environment)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The benchmark's arithmetic on made-up numbers, and its refusal where inputs are missing."""
+
+import doctest
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def summary(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import summary
+
+    return summary
+
+
+def result(tokens: list[int], seconds: list[float]) -> dict:
+    return {"step_tokens": tokens, "step_seconds": seconds}
+
+
+@pytest.fixture
+def rounds() -> list[dict]:
+    """Ratios of 2, 5 and 3; a fourth round in which the baseline failed."""
+    kit = result([100, 100], [0.5, 0.5])
+    slow = [result([100, 100], [s, s]) for s in (1.0, 2.5, 1.5)]
+    return [*({"kit": kit, "baseline": other} for other in slow), {"kit": kit}]
+
+
+def compare(summary, **changes):
+    given = {"other": "baseline", "least": 2.3} | changes
+    return summary.Comparison("a", "A", "contest", summary.tokens_per_second, "kit", **given)
+
+
+def test_median_and_range_are_those_of_the_rounds(summary, rounds) -> None:
+    made = summary.summarise(compare(summary), rounds)
+    assert made["rounds"] == [2.0, 5.0, 3.0]
+    assert (made["median"], made["least"], made["largest"]) == (3.0, 2.0, 5.0)
+    assert made["sides"] == {"kit": 200.0, "baseline": pytest.approx(200 / 3)}
+    assert made["reached"] and made["target"] == "≥ 2.3 x"
+
+
+@pytest.mark.parametrize(
+    ("changes", "median", "reached"),
+    [
+        ({"least": 3.1}, 3.0, False),
+        ({"least": None, "most": 3.0}, 3.0, True),
+        ({"least": None, "most": 2.9}, 3.0, False),
+        ({"how": "difference", "least": None, "most": 10.0}, 200 - 200 / 3, False),
+        ({"how": "alone", "other": "", "least": 200.0}, 200.0, True),
+    ],
+)
+def test_targets(summary, rounds, changes, median, reached) -> None:
+    made = summary.summarise(compare(summary, **changes), rounds)
+    assert (made["median"], made["reached"]) == (pytest.approx(median), reached)
+
+
+def test_a_figure_that_nobody_logs_is_shown_as_missing(summary, rounds) -> None:
+    mfu = summary.Comparison("m", "M", "contest", summary.mfu, "kit", how="alone", least=0.55)
+    made = summary.summarise(mfu, rounds)
+    assert made["median"] is None and not made["reached"]
+    assert summary.row(made) == "| M | no figure | | ≥ 0.55 x | no | |"
+    rounds[0]["kit"]["mfu"] = [0.5, 0.7]
+    assert summary.summarise(mfu, rounds[:1])["median"] == pytest.approx(0.6)
+
+
+def test_the_readme_keeps_its_prose(summary, rounds) -> None:
+    machine = {"cpu": "C", "cores": 2, "memory_gib": 8, "system": "S", "versions": {"torch": "2"}}
+    report = {"machine": machine, "comparisons": [summary.summarise(compare(summary), rounds)]}
+    readme = f"before\n{summary.BEGIN}\nold\n{summary.END}\nafter\n"
+    made = summary.into_readme(readme, report)
+    assert summary.into_readme(made, report) == made
+    assert made.startswith("before\n") and made.endswith("\nafter\n") and "old" not in made
+    assert "Medians of 3 rounds. C, 2 cores, 8 GiB, S; torch 2." in made
+    line = "| A | 3.00 x | 2.00 to 5.00 | ≥ 2.3 x | yes | kit 200, baseline 66.7 |"
+    assert line in made.splitlines()
+    with pytest.raises(ValueError, match="put them where the table belongs"):
+        summary.into_readme("no marks", report)
+    (BENCHMARKS / "README.md").read_text("utf-8").index(summary.END)
+
+
+@pytest.mark.parametrize("module", ["summary", "running", "inputs"])
+def test_examples_in_the_docstrings(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted and not found.failed
+
+
+def test_every_comparison_names_programs_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import measure
+
+    contests = measure.contests(measure.FULL)
+    for c in measure.COMPARISONS:
+        assert {c.one, c.other} - {""} <= set(contests[c.contest])
+        assert (c.least is None) != (c.most is None)
+    scripts = {command[0] for programs in contests.values() for command in programs.values()}
+    assert all((BENCHMARKS / script).is_file() for script in scripts)
+    assert {c.contest for c in measure.COMPARISONS} == set(contests)
+
+
+def test_programs_with_different_conversations_are_refused(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import measure
+
+    same, other = result([1, 2], [1, 1]), result([1, 3], [1, 1])
+    measure.check_equal_work({"kit": same, "baseline": dict(same), "trl": other, "none": None})
+    with pytest.raises(SystemExit, match="different conversations"):
+        measure.check_equal_work({"kit": same, "baseline": other})
+
+
+def test_missing_inputs_are_refused_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k_test.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
+    said = subprocess.run(
+        [sys.executable, BENCHMARKS / "measure.py"],
+        env={**os.environ, "BENCH_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 2
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("error: BENCH_DATA: no gpt-neox-tokenizer, ")
+    assert "gsm8k_test.txt" not in line and line.endswith(
+        " -- set it to the folder that holds them"
+    )
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="the benchmark reads Linux's /proc"
+)
+def test_a_program_is_run_to_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import running
+
+    code = "import time; x = bytearray(200_000_000); time.sleep(1); print('{\"seconds\": 2}')"
+    made = running.run(
+        [sys.executable, "-c", code], os.environ, tmp_path, tmp_path / "log", watch=True
+    )
+    assert made["seconds"] == 2 and made["wall_seconds"] > 1
+    assert 0.2 < made["pss_gb"] < 0.3
+    with pytest.raises(running.Failed, match="exit code 3"):
+        running.run([sys.executable, "-c", "exit(3)"], os.environ, tmp_path, tmp_path / "log")
+    assert json.loads(json.dumps(made)) == made
