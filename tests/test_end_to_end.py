@@ -83,7 +83,7 @@ def test_the_training_cell_ends_with_one_status_and_one_curve(executed: Path) ->
         ["image/png", "text/plain"],
     ]
     assert re.match(
-        r"step 30 of 30 · epoch .* · loss .* tokens/s · finished",
+        r"step 30 of 30 · epoch .* · loss .* useful tokens/s · padding .*% · MFU .*% · finished",
         cell.outputs[0].data["text/plain"],
     )
 

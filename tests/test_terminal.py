@@ -8,7 +8,10 @@ import pytest
 
 from neoxkit import runs, terminal
 
-TRAIN = {"epoch": 1.0, "loss": 2.5, "tokens_per_second": 900.0, "memory_gib": 0.6, "seconds": 1.0}
+TRAIN = {
+    "epoch": 1.0, "loss": 2.5, "tokens_per_second": 900.0, "padding_share": 0.01, "mfu": 0.4,
+    "memory_gib": 0.6, "seconds": 1.0,
+}  # fmt: skip
 
 
 class Screen(io.StringIO):
@@ -33,7 +36,7 @@ def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> s
 
 def test_into_a_file_each_state_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = follow(tmp_path, io.StringIO(), monkeypatch).splitlines()
-    assert lines[-1].startswith("      step 4 of 8 · epoch 1.00 · loss 2.5000 · 900 tokens/s · ")
+    assert lines[-1].startswith("      step 4 of 8 · epoch 1.00 · loss 2.5000 · 900 useful tokens/s · ")
     assert lines[-1].endswith(" left · 0.6 GiB a rank")
     assert len(set(lines)) == len(lines) and not any("step 99" in line for line in lines)
 
