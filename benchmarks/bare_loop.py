@@ -22,12 +22,13 @@ def main() -> None:
     model = models.load_model(str(inputs.MODEL)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
     pad_id = models.pad_id(models.load_tokenizer(str(inputs.MODEL)))
-    collate = Collator("packed", manifest["block_size"], pad_id)
+    block_size = manifest["block_size"]
+    collate = Collator("packed", block_size, pad_id, block_size)
     clock = StepClock()
     for step in range(options.steps):
         at = step * options.batch
         batch = collate([rows[i] for i in range(at, at + options.batch)])
-        num_tokens = int(batch.pop("num_tokens"))
+        num_tokens = int(batch.pop("counts")[0])
         losses = token_losses(model, model, batch)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -64,8 +64,8 @@ def report(events: list[dict], started: float) -> None:
     clock.report(
         peak_rss_gib=max(e["memory_gib"] for e in steps),
         started=started,
-        mfu=[e["mfu"] for e in steps[SKIPPED:] if "mfu" in e],
-        matmul_peak=start.get("matmul_peak"),
+        mfu=[e["mfu"] for e in steps[SKIPPED:]],
+        matmul_peak_tflops=start["matmul_peak_tflops"],
     )
 
 

@@ -19,7 +19,7 @@ def tokenize_file(
     path: Path, folder: Path, *, model: str, train_on: str = "agent", eval_share: float = 0.0
 ) -> None:
     """What 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
-    from neoxkit import conversations, models, tokenized, tokens
+    from neoxkit import conversations, models, policy, tokenized, tokens
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
@@ -33,9 +33,9 @@ def tokenize_file(
     sources = conversations.read_sides(settings.train_file)
     tokenizer = models.load_tokenizer(model)
     source = sources["train"]
-    encoded = tokens.encode(tokenizer, source.conversations, source.agent_name, train_on)
-    rows, counts = tokens.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
-    train, evaluation, _ = tokens.split_rows(rows, None, eval_share, settings.seed)
+    encoded = tokens.encode_file(tokenizer, source, source.agent_name, train_on)
+    rows, counts = policy.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
+    train, evaluation, _ = policy.split_rows(rows, None, eval_share, settings.seed)
     manifest = tokenized.make_manifest(
         settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
     )

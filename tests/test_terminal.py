@@ -36,7 +36,9 @@ def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> s
 
 def test_into_a_file_each_state_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = follow(tmp_path, io.StringIO(), monkeypatch).splitlines()
-    assert lines[-1].startswith("      step 4 of 8 · epoch 1.00 · loss 2.5000 · 900 useful tokens/s · ")
+    assert lines[-1].startswith(
+        "      step 4 of 8 · epoch 1.00 · loss 2.5000 · 900 useful tokens/s · "
+    )
     assert lines[-1].endswith(" left · 0.6 GiB a rank")
     assert len(set(lines)) == len(lines) and not any("step 99" in line for line in lines)
 

@@ -1,16 +1,19 @@
 """The loss of each trained token, with logits at those tokens only."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from neoxkit.table import NOT_TRAINED
 
+CHUNK_BYTES = 16 << 20  # of logits in fp32 that are worked on at once: they stay in a CPU's cache
+
 
 def token_losses(
-    model: "torch.nn.Module", lm: "PreTrainedModel", batch: Mapping[str, "torch.Tensor"]
-) -> "torch.Tensor":
+    model: torch.nn.Module, lm: PreTrainedModel, batch: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
     """The loss of each trained token of a batch, in row order: shape (trained tokens,), fp32, nats.
 
     `model` is what is called (a DeepSpeed engine, say), `lm` the model inside it. Logits are
@@ -26,6 +29,31 @@ def token_losses(
         logits = model(**inputs, use_cache=False).logits
     finally:
         hook.remove()
-    return torch.nn.functional.cross_entropy(
-        logits.float(), targets[targets != NOT_TRAINED], reduction="none"
-    )
+    return _CrossEntropy.apply(logits, targets[targets != NOT_TRAINED])
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross entropy that needs no memory but the logits: backward makes them their own gradient.
+
+    torch's keeps two more tensors as large as the logits; writing to so much new memory took a
+    quarter of a training step on a CPU. Logits of shape (tokens, vocabulary); losses in fp32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        size = max(CHUNK_BYTES // (4 * logits.shape[1]), 1)
+        log_sums = torch.cat([part.float().logsumexp(1) for part in logits.split(size)])
+        ctx.size = size
+        ctx.save_for_backward(logits, targets, log_sums)
+        return log_sums - logits.gather(1, targets[:, None])[:, 0].float()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, *others = ctx.saved_tensors
+        parts = (tensor.split(ctx.size) for tensor in (logits, *others, gradient))
+        for part, targets, log_sums, outer in zip(*parts, strict=True):
+            probabilities = part.float().sub_(log_sums[:, None]).exp_()  # fp32: the part itself
+            probabilities.scatter_add_(1, targets[:, None], -torch.ones_like(log_sums)[:, None])
+            part.copy_(probabilities.mul_(outer[:, None]))
+        return logits, None
