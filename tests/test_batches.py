@@ -11,6 +11,7 @@ from transformers import (
     GPTNeoXForCausalLM,
 )
 
+from neoxkit import losses
 from neoxkit.batches import Collator, packed, padded, place
 from neoxkit.losses import token_losses
 
@@ -38,14 +39,15 @@ def model(request: pytest.FixtureRequest) -> torch.nn.Module:
     return CLASSES[request.param](CONFIGS[request.param]).eval()
 
 
-@pytest.fixture
-def rows() -> list[dict]:
-    """Conversations of which a changing part is trained, never their first token."""
+@pytest.fixture(params=["agent", "all"])
+def rows(request: pytest.FixtureRequest) -> list[dict]:
+    """Conversations of which a changing part is trained, or all but their first token."""
     generator = torch.Generator().manual_seed(1)
     made = []
     for length in LENGTHS:
         ids = torch.randint(2, 97, (length,), generator=generator)
         trained = torch.rand(length, generator=generator) < 0.5
+        trained |= torch.tensor(request.param == "all")
         trained[0], trained[-1] = False, True
         made.append({"input_ids": ids.tolist(), "labels": torch.where(trained, ids, -100).tolist()})
     return made
@@ -68,15 +70,22 @@ def gradients(model: torch.nn.Module, losses: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def batches(rows: list[dict], layout: str, checkpointing: bool) -> dict[str, torch.Tensor]:
-    del checkpointing
-    batch = Collator(layout, 29, pad_id=1)(rows)
+LAYOUTS = {
+    "padded": Collator("padded", 29, pad_id=1),
+    "one row": Collator("packed", 29, pad_id=1),
+    "rows of a block": Collator("packed", 29, pad_id=1, row_tokens=29),
+    "longer rows": Collator("packed", 29, pad_id=1, row_tokens=58),
+}
+
+
+def made(collator: Collator, rows: list[dict]) -> dict[str, torch.Tensor]:
+    batch = collator(rows)
     batch.pop("counts")
     return batch
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_give_the_losses_and_gradients_of_one_by_one(
     model: torch.nn.Module, rows: list[dict], layout: str, checkpointing: bool
 ) -> None:
@@ -86,7 +95,7 @@ def test_layouts_give_the_losses_and_gradients_of_one_by_one(
         model.activation_checkpointing_enable()
         model.train()
     try:
-        found = token_losses(model, model, batches(rows, layout, checkpointing))
+        found = token_losses(model, model, made(LAYOUTS[layout], rows))
         found_gradients = gradients(model, found)
     finally:
         model.activation_checkpointing_disable()
@@ -94,6 +103,40 @@ def test_layouts_give_the_losses_and_gradients_of_one_by_one(
     assert torch.allclose(found.sort().values, expected.sort().values, atol=1e-5)
     scale = expected_gradients.abs().max()
     assert (found_gradients - expected_gradients).abs().max() / scale < 1e-5
+
+
+def test_losses_may_weigh_differently_and_come_in_parts(
+    model: torch.nn.Module, rows: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each loss carries its own gradient, however many logits are worked on at once."""
+    batch = made(LAYOUTS["one row"], rows)
+    hidden = torch.randn(50, 97, generator=torch.Generator().manual_seed(3))
+    targets = torch.randint(0, 97, (50,), generator=torch.Generator().manual_seed(4))
+    weights = torch.linspace(-1, 2, 50)
+    logits = hidden.clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    (expected * weights).sum().backward()
+    for chunk in (1, 4 * 97 * 7, 10**9):
+        monkeypatch.setattr(losses, "CHUNK_BYTES", chunk)
+        ours = hidden.clone().requires_grad_()
+        found = losses._CrossEntropy.apply(ours * 1, targets)
+        (found * weights).sum().backward()
+        assert torch.allclose(found, expected, atol=1e-6)
+        assert torch.allclose(ours.grad, logits.grad, atol=1e-7)
+        assert torch.isfinite(token_losses(model, model, batch)).all()
+
+
+def test_logits_shifted_by_one_would_be_noticed(
+    model: torch.nn.Module, rows: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seeded fault: hidden states one place further on are asked for the same targets."""
+    expected = one_by_one(model, rows)
+    pad = torch.nn.functional.pad
+    monkeypatch.setattr(
+        losses.torch.nn.functional, "pad", lambda keep, sides: pad(keep, sides[::-1])
+    )
+    found = token_losses(model, model, made(LAYOUTS["padded"], rows))
+    assert (found.mean() - expected.mean()).abs() > 1e-3
 
 
 def test_a_mask_in_packed_rows_would_be_noticed(model: torch.nn.Module, rows: list[dict]) -> None:

@@ -1,0 +1,80 @@
+"""trainer.py without DeepSpeed: what a step's gradient is, and the check of packing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from test_batches import CLASSES, CONFIGS
+from transformers import TrainingArguments
+
+from neoxkit import losses
+from neoxkit.arguments import FIXED
+from neoxkit.batches import Collator
+from neoxkit.errors import UserError
+from neoxkit.trainer import KitTrainer
+
+LENGTHS = (11, 29, 5, 23, 17, 8, 12, 20)
+
+
+def trainer(folder: Path, row_tokens: int = 29) -> KitTrainer:
+    torch.manual_seed(0)
+    model = CLASSES["gpt_neox"](CONFIGS["gpt_neox"])
+    rows = []
+    for number, length in enumerate(LENGTHS):
+        ids = [2 + (7 * number + 3 * i) % 95 for i in range(length)]
+        begin = length // (2 + number % 3)  # shares of trained tokens differ
+        labels = [-100] * begin + ids[begin:]
+        rows.append({"input_ids": ids, "labels": labels, "length": length})
+    return KitTrainer(
+        model=model,
+        args=TrainingArguments(str(folder), use_cpu=True, report_to="none", **FIXED),
+        data_collator=Collator("packed", 29, 1, row_tokens),
+        train_dataset=Dataset.from_list(rows),
+    )
+
+
+def gradient(made: KitTrainer, micro: int, num_items: int | None) -> torch.Tensor:
+    """Of all rows in micro-batches; `num_items` None: each is divided by its own tokens."""
+    made.packing_checked = True
+    rows = list(made.train_dataset)
+    made.model.zero_grad()
+    for start in range(0, len(rows), micro):
+        batch = made.data_collator(rows[start : start + micro])
+        own = int((batch["labels"] != -100).sum())
+        made.compute_loss(made.model, batch, num_items_in_batch=num_items or own).backward()
+    return torch.cat([p.grad.flatten() for p in made.model.parameters() if p.grad is not None])
+
+
+def test_micro_batches_add_up_to_the_whole_steps_gradient(tmp_path: Path) -> None:
+    """And the seeded fault, division by each micro-batch's own tokens, would be noticed."""
+    made = trainer(tmp_path)
+    tokens = sum(label != -100 for row in made.train_dataset for label in row["labels"])
+    whole = gradient(made, 8, tokens)
+    scale = whole.abs().max()
+    for micro in (4, 2, 1):
+        assert (gradient(made, micro, tokens) - whole).abs().max() / scale < 1e-5
+    faulty = gradient(made, 2, None) / 4
+    assert (faulty - whole).abs().max() / scale > 1e-2
+
+
+@pytest.mark.parametrize("row_tokens", [0, 29, 58])
+def test_packing_that_is_exact_passes_the_check(tmp_path: Path, row_tokens: int) -> None:
+    made = trainer(tmp_path, row_tokens)
+    made._check_packing(made.model)
+    assert made.packing_checked
+
+
+@pytest.mark.parametrize("row_tokens", [0, 29])
+def test_packing_that_leaks_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_tokens: int
+) -> None:
+    made = trainer(tmp_path, row_tokens)
+    plain = losses.token_losses
+
+    def leaking(model: torch.nn.Module, lm: torch.nn.Module, batch: dict) -> torch.Tensor:
+        return plain(model, lm, {k: v for k, v in batch.items() if k != "position_ids"})
+
+    monkeypatch.setattr("neoxkit.trainer.token_losses", leaking)
+    with pytest.raises(UserError, match=r"^layout: packed rows change the loss .* -- set layout"):
+        made._check_packing(made.model)
