@@ -5,13 +5,14 @@ READY := .venv/ready
 TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 
-.PHONY: help setup demo test test-demo lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-demo test-slow lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
 	@echo "make demo    set up, then the three notebooks on the built-in sample and model"
 	@echo "make test    set up, then the tests"
 	@echo "make test-demo  the whole demo and what its model must answer"
+	@echo "make test-slow  what takes minutes: the compiled model"
 	@echo "make lab     JupyterLab in notebooks/"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"
@@ -38,6 +39,9 @@ test: $(READY)
 
 test-demo: $(READY)
 	@$(BIN)/python -m pytest -m demo
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

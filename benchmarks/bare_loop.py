@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="a name below data/tokenized")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--row-tokens", type=int, help="of a packed row; the kit's: block size")
     options = parser.parse_args()
     dataset, manifest = tokenized.load(paths.tokenized(options.dataset))
     rows = dataset["train"]
@@ -23,7 +24,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
     pad_id = models.pad_id(models.load_tokenizer(str(inputs.MODEL)))
     block_size = manifest["block_size"]
-    collate = Collator("packed", block_size, pad_id, block_size)
+    collate = Collator("packed", block_size, pad_id, options.row_tokens or block_size)
     clock = StepClock()
     for step in range(options.steps):
         at = step * options.batch

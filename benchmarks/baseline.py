@@ -90,18 +90,11 @@ def main() -> None:
     args = TrainingArguments(
         output_dir=str(inputs.WORK / "baseline"),
         deepspeed=str(inputs.REPOSITORY / "ds_configs" / "zero2.json"),
-        use_cpu=True,
         activation_checkpointing=True,
         per_device_train_batch_size=options.batch,
         train_sampling_strategy="sequential",
         max_steps=options.steps,
-        learning_rate=1e-5,
-        lr_scheduler_type="constant",
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **inputs.TRAINER,
     )
     tokenizer = AutoTokenizer.from_pretrained(inputs.MODEL)
     rows = rows_of(inputs.data_file(options.data), tokenizer, options)

@@ -21,6 +21,17 @@ FILES = {
     "taskmaster": "taskmaster4_small.txt",
     "oasst": "oasst_en100.txt",
 }
+# Of transformers' Trainer, for the programs that are not the kit.
+TRAINER = {
+    "use_cpu": True,
+    "learning_rate": 1e-5,
+    "lr_scheduler_type": "constant",
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+}
 NEEDED = ("gpt-neox-tokenizer", "pythia-configs/pythia-70m", *FILES.values())
 
 

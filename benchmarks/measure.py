@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import inputs
 import running
 import summary
+from neoxkit import launch
 from summary import Comparison, value
 
 HERE = inputs.REPOSITORY / "benchmarks"
@@ -26,13 +28,6 @@ TRL_PYTHON = inputs.REPOSITORY / ".venv-trl" / "bin" / "python"
 RESULTS, README = HERE / "results.json", HERE / "README.md"
 MEMORY_IS_WATCHED = ("tokenize_memory",)  # from outside, which costs the others some of their speed
 FIRST_BATCH = 4  # of the programs that are timed up to their first step: it should cost little
-
-# What launch.environment sets for the kit's own training, for the loop that is compared with it.
-OF_THE_KIT = {
-    "GOMP_SPINCOUNT": "3000",
-    "MALLOC_MMAP_THRESHOLD_": str(2**40),
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-}
 
 
 @dataclass(frozen=True)
@@ -245,7 +240,7 @@ def run_program(contest: str, name: str, command: Sequence[str]) -> dict[str, An
     python = str(TRL_PYTHON) if command[0] == "trl_peer.py" else sys.executable
     log = inputs.WORK / f"{contest}-{name.replace(' ', '-')}.log"
     script = [python, str(HERE / command[0]), *command[1:]]
-    env = environment() | (OF_THE_KIT if command[0] == "bare_loop.py" else {})
+    env = environment() | (launch.CPU_ENVIRONMENT if command[0] == "bare_loop.py" else {})
     watch = contest in MEMORY_IS_WATCHED
     try:
         result = running.run(script, env, inputs.WORK, log, watch)
@@ -387,6 +382,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def save(rounds: Rounds) -> None:
         write_report(summaries(chosen, rounds), rounds, options.quick)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else its programs would go on
     try:
         rounds = measure(chosen, QUICK if options.quick else FULL, options.rounds, save)
     except KeyboardInterrupt:

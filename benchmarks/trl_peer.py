@@ -17,6 +17,7 @@ from datasets import Dataset, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+import inputs
 from stepclock import StepClock
 
 
@@ -49,7 +50,6 @@ def sft_config(options: argparse.Namespace, num_tokens: int) -> SFTConfig:
     rows_a_step = num_tokens / options.row_tokens / options.steps
     return SFTConfig(
         output_dir=str(options.work / "trl"),
-        use_cpu=True,
         bf16=False,
         packing=True,
         packing_strategy="bfd",
@@ -58,13 +58,7 @@ def sft_config(options: argparse.Namespace, num_tokens: int) -> SFTConfig:
         per_device_train_batch_size=1,
         gradient_accumulation_steps=math.ceil(rows_a_step),
         max_steps=options.steps,
-        learning_rate=1e-5,
-        lr_scheduler_type="constant",
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **inputs.TRAINER,
     )
 
 

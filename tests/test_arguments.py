@@ -154,3 +154,16 @@ def test_a_broken_config_names_its_line(tmp_path: Path) -> None:
     config.write_text('{\n  "bf16": {,}\n}')
     with pytest.raises(UserError, match=r"mine\.json:2: is not JSON"):
         arguments.parse([*BASIC, "--deepspeed", str(config)])
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("bf16", True), ("fp16", True), ("fp32", None)]
+)
+def test_tf32_is_taken_where_the_rest_is_coarser(
+    monkeypatch: pytest.MonkeyPatch, precision: str, expected: bool | None
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(arguments, "is_torch_tf32_available", lambda: True)
+    training: dict = {}
+    arguments._set_precision(arguments.KitArguments(precision=precision), training, [])
+    assert training.get("tf32") is expected

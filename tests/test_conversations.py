@@ -352,3 +352,11 @@ def test_each_line_of_a_wrong_encoding_is_named(tmp_path: Path) -> None:
     lines = [line.split(": ")[0].rsplit(":", 1)[1] for line in str(refused.value).splitlines()]
     assert lines == ["1", "4", "5"]
     assert "at byte 7 (0xe9)" in str(refused.value).splitlines()[0]
+
+
+def test_a_misspelt_first_label_is_noted(write: Write) -> None:
+    """The whole turn becomes text before the first one, which nobody would expect."""
+    file = conversations.read(write(f"{TALK}Uesr: a\n\nAgent: b{END}\nBe kind.\n\n{TALK}"))
+    (what,) = file.facts.notes
+    assert "begins with another label than User: or Agent:" in what
+    assert file.facts.notes[what] == [4] and file.facts.with_preamble == 2

@@ -88,6 +88,15 @@ def test_the_training_cell_ends_with_one_status_and_one_curve(executed: Path) ->
     )
 
 
+def test_the_summary_tells_the_speed_and_how_it_was_reached(executed: Path) -> None:
+    cell = next(c for c in notebook(executed, "02_train").cells if "dashboard.summary" in c.source)
+    said = dict(line.split("  ", 1) for line in cell.outputs[0].data["text/plain"].splitlines())
+    facts = runs.finished(executed / "runs" / "e2e")
+    assert f"{facts['tokens_per_second']:,} useful tokens/s" in said["speed"]
+    assert said["MFU"].strip().startswith(f"{facts['mfu']:.1%} of the matrix products")
+    assert said["attention"].strip() == "sdpa, packed into rows of about 280 tokens"
+
+
 def test_the_run_holds_what_the_design_says(executed: Path) -> None:
     folder = executed / "runs" / "e2e"
     assert {

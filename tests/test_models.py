@@ -134,3 +134,26 @@ def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
     with pytest.raises(UserError, match=shown):
         models.load_tokenizer("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "half", "installed", "expected"),
+    [
+        ("auto", True, True, "flash_attention_2"),
+        ("auto", False, True, None),  # flash attention knows half precision alone
+        ("auto", True, False, None),
+        ("eager", True, True, "eager"),
+    ],
+)
+def test_flash_attention_is_taken_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, half: bool, installed: bool, expected: str | None
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: installed)
+    assert models.attention("tiny", wanted, half) == expected
+
+
+def test_an_attention_kernel_that_is_not_there_is_refused_by_its_name() -> None:
+    with pytest.raises(UserError, match=r"^attn_implementation: .* -- choose auto$"):
+        models.load_model("tiny", attention="flash_attention_2")
+    assert models.load_model("tiny", attention="eager").config._attn_implementation == "eager"

@@ -162,6 +162,17 @@ def test_two_ranks_with_zero3_train_to_the_same_losses(home: Path, unbroken: Pat
     assert start["num_parameters"] == metrics(unbroken)[0]["num_parameters"]
     assert losses(two) == pytest.approx(losses(unbroken), rel=1e-4)
     assert losses(two, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
+    work = [[e["tflop"] for e in metrics(f) if e["event"] == "train"] for f in (two, unbroken)]
+    assert work[0] == work[1] and all(work[0])  # sharded weights are counted whole
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_to_the_same_losses(home: Path, unbroken: Path) -> None:
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("torch_compile needs a C++ compiler (g++)")
+    compiled = train(run="compiled", torch_compile=True)
+    assert metrics(compiled)[0]["torch_compile"]
+    assert losses(compiled) == pytest.approx(losses(unbroken), rel=1e-5)
 
 
 def test_accumulation_with_checkpointing_trains_to_the_same_losses(

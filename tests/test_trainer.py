@@ -8,8 +8,8 @@ from datasets import Dataset
 from test_batches import CLASSES, CONFIGS
 from transformers import TrainingArguments
 
-from neoxkit import losses
-from neoxkit.arguments import FIXED
+from neoxkit import losses, train
+from neoxkit.arguments import FIXED, KitArguments
 from neoxkit.batches import Collator
 from neoxkit.errors import UserError
 from neoxkit.trainer import KitTrainer
@@ -51,6 +51,12 @@ def test_micro_batches_add_up_to_the_whole_steps_gradient(tmp_path: Path) -> Non
     made = trainer(tmp_path)
     tokens = sum(label != -100 for row in made.train_dataset for label in row["labels"])
     whole = gradient(made, 8, tokens)
+    batch = made.data_collator(list(made.train_dataset))
+    loss = made.compute_loss(made.model, dict(batch), num_items_in_batch=tokens)
+    batch.pop("counts")
+    assert loss.item() == pytest.approx(
+        losses.token_losses(made.model, made.model, batch).mean().item()
+    )
     scale = whole.abs().max()
     for micro in (4, 2, 1):
         assert (gradient(made, micro, tokens) - whole).abs().max() / scale < 1e-5
@@ -65,16 +71,49 @@ def test_packing_that_is_exact_passes_the_check(tmp_path: Path, row_tokens: int)
     assert made.packing_checked
 
 
-@pytest.mark.parametrize("row_tokens", [0, 29])
+LEAKS = {  # which batches lose their positions: (that, row_tokens of the training)
+    "always": (lambda batch: True, 29),
+    "always, one row": (lambda batch: True, 0),
+    "in several rows": (lambda batch: len(batch["input_ids"]) > 1, 29),  # as flash attention does
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
 def test_packing_that_leaks_stops_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_tokens: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leak: str
 ) -> None:
+    loses, row_tokens = LEAKS[leak]
     made = trainer(tmp_path, row_tokens)
     plain = losses.token_losses
 
     def leaking(model: torch.nn.Module, lm: torch.nn.Module, batch: dict) -> torch.Tensor:
-        return plain(model, lm, {k: v for k, v in batch.items() if k != "position_ids"})
+        kept = {k: v for k, v in batch.items() if k != "position_ids" or not loses(batch)}
+        return plain(model, lm, kept)
 
     monkeypatch.setattr("neoxkit.trainer.token_losses", leaking)
     with pytest.raises(UserError, match=r"^layout: packed rows change the loss .* -- set layout"):
         made._check_packing(made.model)
+
+
+@pytest.mark.parametrize(
+    ("attention", "gpu", "given", "expected"),
+    [
+        ("sdpa", False, 0, 64),
+        ("sdpa", True, 0, 128),
+        ("eager", False, 100, 100),
+        ("flash_attention_2", True, 0, 0),  # one row: in several, conversations would leak
+    ],
+)
+def test_rows_are_as_long_as_the_attention_kernel_wants(
+    monkeypatch: pytest.MonkeyPatch, attention: str, gpu: bool, given: int, expected: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    kit = KitArguments(block_size=64, row_tokens=given)
+    train._set_row_tokens(kit, attention)
+    assert kit.row_tokens == expected
+
+
+@pytest.mark.parametrize(("attention", "given"), [("sdpa", 63), ("flash_attention_2", 640)])
+def test_rows_that_can_not_be_are_refused(attention: str, given: int) -> None:
+    with pytest.raises(UserError, match=r"^row_tokens: "):
+        train._set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)

@@ -13,6 +13,7 @@ from transformers.utils import is_torch_tf32_available
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near
+from neoxkit.settings import ATTENTIONS
 
 # What transformers 5 renamed or dropped: old flag -> (new flag, or None; fixed value or None).
 RENAMED: dict[str, tuple[str | None, str | None]] = {
@@ -42,9 +43,6 @@ REFUSED = {
 }
 
 
-ATTENTIONS = ["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
-
-
 @dataclass
 class KitArguments:
     """What the trainer takes besides transformers' TrainingArguments."""
@@ -68,8 +66,8 @@ class KitArguments:
     attn_implementation: str = field(
         default="auto",
         metadata={
-            "help": "auto, sdpa, eager, flash_attention_2, flex_attention.",
-            "choices": ATTENTIONS,
+            "help": f"{', '.join(ATTENTIONS)}.",
+            "choices": list(ATTENTIONS),
         },
     )
     precision: str = field(

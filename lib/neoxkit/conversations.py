@@ -84,36 +84,39 @@ def read(path: Path, agent_name: str = "") -> ConversationFile:
         raise UserError("agent_name", f"{agent_name!r} can't answer {USER}", "give the other name")
     format = "jsonl" if path.suffix.lower() in (".jsonl", ".json") else "text"
     found, digest = blocks.cut(path, jsonl=format == "jsonl")
-    if not found or (len(found) == 1 and not blocks.read(path, found[0]).strip()):
+    first = blocks.read(path, found[0]) if found else ""
+    if len(found) < 2 and not first.strip():
         where = f"{paths.short(path)}:1"
         raise UserError(where, "the file is empty", "write conversations into it")
     if format == "jsonl":
         name = agent_name or "Agent"
         facts = _examine_all(path, format, name, found)
     else:
-        _refuse_other_formats(path, blocks.read(path, found[0]))
-        name, facts = _examine_text(path, agent_name, found)
+        _refuse_other_formats(path, first)
+        name, facts = _examine_text(path, agent_name, found, first)
     if facts.faults:
         raise Faults(facts.faults)
     if not facts.replies:
-        raise _nobody_answers(path, format, name, facts, found)
+        raise _nobody_answers(path, format, name, facts, first)
     return ConversationFile(path, format, name, found, digest, facts)
 
 
-def _examine_text(path: Path, agent_name: str, found: Sequence[Block]) -> tuple[str, Facts]:
-    """The agent's name and the facts of a text file.
+def _examine_text(
+    path: Path, agent_name: str, found: Sequence[Block], first: str
+) -> tuple[str, Facts]:
+    """The agent's name and the facts of a text file whose first block is given.
 
     The name in the first block is nearly always the whole file's: all blocks are examined with it
     while they vote, and again only if they vote for another.
     """
     if agent_name:
         return agent_name, _examine_all(path, "text", agent_name, found)
-    first, _ = text_format.split_at_end_marks(blocks.read(path, found[0]))
-    guess = text_format.votes(first).likely()
+    pieces, _ = text_format.split_at_end_marks(first)
+    guess = text_format.votes(pieces).likely()
     facts = _examine_all(path, "text", guess, found, vote=True)
     name = text_format.choose_name(path, facts.votes)
     if not name:
-        raise text_format.no_turns(path, first, facts.votes)
+        raise text_format.no_turns(path, pieces, facts.votes)
     return name, facts if name == guess else _examine_all(path, "text", name, found)
 
 
@@ -151,14 +154,12 @@ def _parse(
     return conversations, Facts(notes=notes, faults=faults, votes=votes)
 
 
-def _nobody_answers(
-    path: Path, format: str, name: str, facts: Facts, found: Sequence[Block]
-) -> UserError:
+def _nobody_answers(path: Path, format: str, name: str, facts: Facts, first: str) -> UserError:
     if format == "jsonl":
         where = f"{paths.short(path)}:1"
         return UserError(where, "no turns found by the assistant", "check the roles")
-    first, _ = text_format.split_at_end_marks(blocks.read(path, found[0]))
-    return text_format.no_replies(path, name, facts.notes, text_format.votes(first))
+    pieces, _ = text_format.split_at_end_marks(first)
+    return text_format.no_replies(path, name, facts.notes, text_format.votes(pieces))
 
 
 def read_sides(

@@ -35,8 +35,8 @@ def token_losses(
 class _CrossEntropy(torch.autograd.Function):
     """Cross entropy that needs no memory but the logits: backward makes them their own gradient.
 
-    torch's keeps two more tensors as large as the logits; writing to so much new memory took a
-    quarter of a training step on a CPU. Logits of shape (tokens, vocabulary); losses in fp32.
+    torch's keeps two more tensors as large as the logits, which a CPU spends much of a step on.
+    Logits of shape (tokens, vocabulary); losses in fp32.
     """
 
     @staticmethod

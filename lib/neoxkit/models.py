@@ -88,9 +88,9 @@ def load_model(
             attn_implementation=attention,
         )
     except (OSError, ValueError, ImportError) as fault:
-        if attention and attention in str(fault):
-            first = " ".join(str(fault).split()).split(". ")[0]
-            raise UserError("attn_implementation", first, "choose auto") from fault
+        if attention and "attention" in str(fault).lower():
+            what = f"{attention} can't be used ({shorten(str(fault))})"
+            raise UserError("attn_implementation", what, "choose auto") from fault
         raise _cannot_load(name, "model", fault) from fault
 
 

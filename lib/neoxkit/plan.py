@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from neoxkit import changes, models, paths, runs, tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.tiny import TINY
+from neoxkit.workers import num_cores
 
 # Settings that the trainer knows by another name, and those that are not its own.
 _TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
@@ -30,7 +30,7 @@ def num_ranks(settings: TrainSettings) -> int:
     gpus = num_gpus()
     if gpus and settings.num_ranks > gpus:
         raise UserError("num_ranks", f"got {settings.num_ranks}, there are {gpus} GPUs", "lower it")
-    if not gpus and settings.num_ranks > (cores := os.cpu_count() or 1):
+    if not gpus and settings.num_ranks > (cores := num_cores()):
         what = f"got {settings.num_ranks} CPU processes, there are {cores} cores"
         raise UserError("num_ranks", what, "lower it")
     return settings.num_ranks or gpus or 1

@@ -16,6 +16,8 @@ import yaml
 from neoxkit import paths
 from neoxkit.errors import UserError
 
+ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
+
 
 def setting(
     default: Any,
@@ -204,7 +206,7 @@ class TrainSettings(Settings):
     attn_implementation: str = setting(
         "auto",
         "auto: flash attention where it is installed, else sdpa",
-        choices=("auto", "sdpa", "eager", "flash_attention_2", "flex_attention"),
+        choices=ATTENTIONS,
     )
     torch_compile: bool = setting(False, "compile the model: a slower start, faster steps on a GPU")
     ds_config: str = setting(

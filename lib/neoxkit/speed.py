@@ -8,7 +8,8 @@ arXiv:2001.08361, and Chowdhery et al. 2022, arXiv:2204.02311, appendix B), for 
 
 `weights`: of all matrices but the embeddings and the output layer, which works at trained tokens
 only. `pairs`: a token and one it may look at, n (n + 1) / 2 in a conversation of n. The 3: backward
-costs twice forward. Neither padding nor recomputed activations count as useful.
+costs twice forward. Neither padding nor recomputed activations count as useful. GPT-Neo's local
+layers look less far back; they are counted as if they did not.
 """
 
 import resource

@@ -144,11 +144,15 @@ class Table:
 
     def replies(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every reply that lies wholly in its row: the row's index, and start, end, over."""
-        count = self.store.num_replies[self.at]
-        rows = np.repeat(np.arange(len(self)), count)
-        replies = self.store.replies[ragged(self.store.first_reply[self.at], count)]
+        rows, replies = self._all_replies()
         whole = replies[:, 2] <= self.length[rows]
         return rows[whole], replies[whole]
+
+    def _all_replies(self) -> tuple[np.ndarray, np.ndarray]:
+        """Those beyond a shortened row's end, too."""
+        count = self.store.num_replies[self.at]
+        replies = self.store.replies[ragged(self.store.first_reply[self.at], count)]
+        return np.repeat(np.arange(len(self)), count), replies
 
     def spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The stretches of trained tokens: row index, start, end (not included)."""
@@ -156,9 +160,7 @@ class Table:
             rows = np.arange(len(self))
             starts, ends = self.store.first[self.at], self.length
         else:
-            count = self.store.num_replies[self.at]
-            rows = np.repeat(np.arange(len(self)), count)
-            replies = self.store.replies[ragged(self.store.first_reply[self.at], count)]
+            rows, replies = self._all_replies()
             starts, ends = replies[:, 0], np.minimum(replies[:, 2], self.length[rows])
         starts = np.maximum(starts, 1)
         some = starts < ends

@@ -145,7 +145,8 @@ def _set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
 
     Flash attention sees where conversations begin only if a micro-batch is one row; in more rows
     they would leak into each other. The other kernels build masks that grow with the square of a
-    row: on a CPU rows of one block size were fastest, a GPU wants fewer and longer ones.
+    row: on a CPU rows of one block size were fastest (benchmarks/bare_loop.py --row-tokens); a GPU
+    wants fewer and longer ones.
     """
     if attention.startswith("flash"):
         if kit.row_tokens:

@@ -59,7 +59,7 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
 def _begin(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    gc.disable()  # it looked through the same plain objects again and again: half of the reading
+    gc.disable()  # it would look through the same plain objects again and again
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other cores have workers of their own
     threading.Thread(target=_end_with_parent, daemon=True).start()
