@@ -20,7 +20,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from neoxkit import paths, runs
+from neoxkit import paths, runs, tokenized
+from neoxkit.errors import UserError
 
 RUN = "picture"
 PICTURE = Path(__file__).with_name("training.png")
@@ -94,6 +95,11 @@ def train_and_look(page: Page, address: str, notebook: str) -> None:
 
 def main() -> None:
     """Make the picture with a run of its own, which is deleted afterwards."""
+    try:
+        tokenized.load_manifest(paths.tokenized("sample"))
+    except UserError as mistake:
+        print(f"error: {mistake} (make demo)", file=sys.stderr)
+        sys.exit(2)
     folder = paths.run(RUN)
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as place:
@@ -105,7 +111,7 @@ def main() -> None:
         runs.write_json(Path(place) / "02_train.ipynb", notebook)
         with jupyterlab(Path(place)) as address, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            page = browser.new_page(viewport={"width": 1000, "height": 760})
+            page = browser.new_page(viewport={"width": 1000, "height": 900})
             train_and_look(page, address, "02_train.ipynb")
             browser.close()
     shutil.rmtree(folder, ignore_errors=True)

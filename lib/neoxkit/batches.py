@@ -1,4 +1,4 @@
-"""Rows to batches: padded to the block size, or packed without padding and as exact.
+"""Rows to batches: padded to the block size, or packed with little padding and as exact.
 
 Conversations of a packed row can't see each other: the model gets position ids that restart at 0
 with each conversation and neither an attention mask nor a cache; with either, conversations leak

@@ -138,7 +138,7 @@ def training(
             ),
             (
                 "padding",
-                "next to none (packed)" if chosen.layout == "packed" else f"{padding:.0%} (padded)",
+                "little (packed)" if chosen.layout == "packed" else f"{padding:.0%} (padded)",
             ),
         ]
         rates = plots.schedule(

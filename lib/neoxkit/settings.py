@@ -200,7 +200,9 @@ class TrainSettings(Settings):
         0, "0: the dataset's; smaller: leave longer conversations out", least=0
     )
     layout: str = setting(
-        "packed", "packed: no padding, exact; padded: to block_size", choices=("packed", "padded")
+        "packed",
+        "packed: little padding, as exact; padded: to block_size",
+        choices=("packed", "padded"),
     )
     row_tokens: int = setting(0, "about how long a packed row is; 0: by the device", least=0)
     attn_implementation: str = setting(
