@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from neoxkit import losses
-from neoxkit.batches import Collator, packed, padded, place
+from neoxkit.batches import Collator, even_rows, packed, padded, place
 from neoxkit.losses import token_losses
 
 CONFIGS = {
@@ -141,7 +141,7 @@ def test_logits_shifted_by_one_would_be_noticed(
 
 def test_a_mask_in_packed_rows_would_be_noticed(model: torch.nn.Module, rows: list[dict]) -> None:
     """The seeded fault: with a mask of ones (or without positions) conversations see each other."""
-    batch = packed(rows, 58, 1)
+    batch = packed(rows, even_rows(LENGTHS, 2), 1)
     expected = one_by_one(model, rows).sort().values
     masked = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
     bare = {k: v for k, v in batch.items() if k != "position_ids"}
@@ -163,18 +163,27 @@ def test_a_batch_holds_each_conversation_once_and_nothing_else(rows: list[dict])
 
 
 def test_positions_restart_with_each_conversation(rows: list[dict]) -> None:
-    batch = packed(rows, 58, 1)
+    batch = packed(rows, even_rows(LENGTHS, 2), 1)
     assert (batch["position_ids"] == 0).sum() >= len(rows)
     starts = batch["position_ids"][:, 1:] == 0
     steps = batch["position_ids"][:, 1:] - batch["position_ids"][:, :-1]
     assert torch.all(starts | (steps == 1))
 
 
-def test_rows_of_a_batch_are_about_equally_full() -> None:
+@pytest.mark.parametrize("row_tokens", [280, 560])
+def test_rows_of_a_batch_are_about_equally_full(row_tokens: int) -> None:
+    """Little padding, every conversation once, rows at most about twice as long as asked for."""
     generator = torch.Generator().manual_seed(2)
     lengths = torch.randint(10, 281, (64,), generator=generator).tolist()
-    rows = place(lengths, 560)
+    rows = place(lengths, row_tokens)
     assert sorted(i for row in rows for i in row) == list(range(64))
     filled = [sum(lengths[i] for i in row) for row in rows]
-    assert 1 - sum(filled) / (max(filled) * len(filled)) < 0.1
-    assert place(lengths, 560) == rows
+    assert 1 - sum(filled) / (max(filled) * len(filled)) < 0.05
+    assert max(filled) < 2.2 * row_tokens
+    assert place(lengths, row_tokens) == rows
+
+
+def test_longer_rows_are_chosen_where_they_save_more_padding_than_attention_costs() -> None:
+    assert place([200, 200, 200], 300) == [[0, 1, 2]]  # two rows would be 400 wide
+    assert len(place([300] * 8, 300)) == 8  # nothing to save
+    assert len(place([2000, 2000, 2000], 3000)) == 2  # attention would cost more than padding

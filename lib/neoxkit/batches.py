@@ -17,16 +17,42 @@ from neoxkit.table import NOT_TRAINED
 Row = Mapping[str, Sequence[int]]
 
 
+# About how wide rows are at which attention costs as much as everything else: measured on two CPU
+# cores at the shape of Pythia-70m (benchmarks/bare_loop.py --row-tokens). It only weighs rows.
+ATTENTION_TOKENS = 2000
+
+
 def place(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Spread items over as few rows of about `row_tokens` as hold them, all about equally full.
+    """Spread items over the rows that cost least: of about `row_tokens`, or up to twice as long.
+
+    A few more tokens in a row often even the rows out: that saves padding, and costs attention.
+    Returns the items' indices, a list a row.
+
+    >>> place([6, 6, 6], 9)
+    [[0, 1, 2]]
+    >>> place([5, 7, 5, 7], 12)
+    [[1, 0], [3, 2]]
+    """
+    most = math.ceil(sum(lengths) / row_tokens)
+    choices = (even_rows(lengths, num) for num in range(most, math.ceil(most / 2) - 1, -1))
+    return min(choices, key=lambda rows: _cost(rows, lengths))
+
+
+def _cost(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
+    """Of computing a batch, in tokens: padding counts as well, and what attention adds."""
+    width = max(sum(lengths[i] for i in items) for items in rows)
+    return len(rows) * width * (1 + width / ATTENTION_TOKENS)
+
+
+def even_rows(lengths: Sequence[int], num_rows: int) -> list[list[int]]:
+    """Spread items over so many rows, all about equally full.
 
     Longest first, each into the emptiest row: the rows of one batch are as wide as the widest, so
-    even rows waste least. Returns the items' indices, a list a row.
+    even rows waste least.
 
-    >>> place([3, 7, 5, 4], 10)
+    >>> even_rows([3, 7, 5, 4], 2)
     [[1, 0], [2, 3]]
     """
-    num_rows = math.ceil(sum(lengths) / row_tokens)
     rows: list[list[int]] = [[] for _ in range(num_rows)]
     filled = [(0, r) for r in range(num_rows)]
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -50,16 +76,18 @@ def padded(rows: Sequence[Row], width: int, pad_id: int) -> dict[str, torch.Tens
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def packed(rows: Sequence[Row], row_tokens: int, pad_id: int) -> dict[str, torch.Tensor]:
+def packed(
+    rows: Sequence[Row], places: Sequence[Sequence[int]], pad_id: int
+) -> dict[str, torch.Tensor]:
     """input_ids, position_ids, labels of shape (packed rows, longest packed row).
 
-    The few padding tokens at a row's end form a sequence of their own that is not trained on.
+    `places`: the rows of each packed row, from `place` or `even_rows`. The few padding tokens at a
+    packed row's end form a sequence of their own that is not trained on.
 
     >>> rows = [{"input_ids": [7, 8], "labels": [-100, 8]}, {"input_ids": [5], "labels": [-100]}]
-    >>> packed(rows, 4, 1)["position_ids"]
+    >>> packed(rows, [[0, 1]], 1)["position_ids"]
     tensor([[0, 1, 0]])
     """
-    places = place([len(row["input_ids"]) for row in rows], row_tokens)
     width = max(sum(len(rows[i]["input_ids"]) for i in items) for items in places)
     input_ids = torch.full((len(places), width), pad_id)
     labels = torch.full((len(places), width), NOT_TRAINED)
@@ -94,7 +122,9 @@ class Collator:
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
         if self.layout == "packed":
-            batch = packed(rows, self.row_tokens or sum(lengths), self.pad_id)
+            one_row = even_rows(lengths, 1)
+            places = place(lengths, self.row_tokens) if self.row_tokens else one_row
+            batch = packed(rows, places, self.pad_id)
         else:
             batch = padded(rows, self.block_size, self.pad_id)
         counts = torch.tensor([sum(lengths), sum(n * (n + 1) // 2 for n in lengths)])

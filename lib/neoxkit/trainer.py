@@ -1,6 +1,5 @@
 """A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from neoxkit import speed
-from neoxkit.batches import packed, padded, place
+from neoxkit.batches import even_rows, packed, padded
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
 from neoxkit.table import NOT_TRAINED
@@ -66,15 +65,14 @@ class KitTrainer(Trainer):
         shortest = sorted(range(len(rows)), key=rows["length"][:].__getitem__)[:NUM_CHECKED]
         chosen = [rows[i] for i in shortest]
         lengths = [len(row["input_ids"]) for row in chosen]
-        num_rows = 2 if self.data_collator.row_tokens else 1  # as training has them
-        row_tokens = math.ceil(sum(lengths) / num_rows)
+        places = even_rows(lengths, 2 if self.data_collator.row_tokens else 1)  # as in training
         # In the order in which a packed batch holds them, which is that of its losses.
-        in_order = [chosen[i] for row in place(lengths, row_tokens) for i in row]
+        in_order = [chosen[i] for items in places for i in items]
         model.eval()
         together, side_by_side, *alone = (
             token_losses(model, self.model, self._prepare_inputs(batch))
             for batch in (
-                packed(chosen, row_tokens, pad_id),
+                packed(chosen, places, pad_id),
                 padded(in_order, max(lengths), pad_id),
                 *(padded([row], len(row["input_ids"]), pad_id) for row in in_order),
             )
