@@ -18,7 +18,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "files and settings": ("turns", "settings", "runs", "guard"),
     "conversations": ("blocks", "text_format", "json_format", "conversations"),
     "tokens": ("tiny", "table", "tokens", "policy", "tokenized"),
-    "tensors": ("batches", "losses", "models", "arguments"),
+    "tensors": ("batches", "sampler", "losses", "gloo", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies", "speed"),
     "plans": ("changes", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),

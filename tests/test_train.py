@@ -154,11 +154,16 @@ def test_padded_rows_train_to_the_same_losses(home: Path, unbroken: Path) -> Non
     assert losses(padded, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
 
 
-def test_two_ranks_with_zero3_train_to_the_same_losses(home: Path, unbroken: Path) -> None:
-    """Half the conversations a rank, twice the ranks, everything sharded: the same steps."""
-    two = train(run="two", num_ranks=2, per_device_train_batch_size=4, ds_config="zero3")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_ranks_train_to_the_same_losses(home: Path, unbroken: Path, stage: int) -> None:
+    """Half the conversations a rank, twice the ranks, more and more sharded: the same steps."""
+    config = json.loads((home / "ds_configs" / f"zero{max(stage, 2)}.json").read_text("utf-8"))
+    config["zero_optimization"]["stage"] = stage
+    path = home / f"stage{stage}.json"
+    path.write_text(json.dumps(config), "utf-8")
+    two = train(run=f"two{stage}", num_ranks=2, per_device_train_batch_size=4, ds_config=str(path))
     start = metrics(two)[0]
-    assert (start["num_ranks"], start["zero_stage"]) == (2, 3)
+    assert (start["num_ranks"], start["zero_stage"]) == (2, stage)
     assert start["num_parameters"] == metrics(unbroken)[0]["num_parameters"]
     assert losses(two) == pytest.approx(losses(unbroken), rel=1e-4)
     assert losses(two, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)

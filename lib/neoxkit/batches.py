@@ -44,8 +44,10 @@ def _cost(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
     return len(rows) * width * (1 + width / ATTENTION_TOKENS)
 
 
-def even_rows(lengths: Sequence[int], num_rows: int) -> list[list[int]]:
-    """Spread items over so many rows, all about equally full.
+def even_rows(
+    lengths: Sequence[int], num_rows: int, most_items: int | None = None
+) -> list[list[int]]:
+    """Spread items over so many rows of at most so many items, all about equally full.
 
     Longest first, each into the emptiest row: the rows of one batch are as wide as the widest, so
     even rows waste least.
@@ -58,7 +60,8 @@ def even_rows(lengths: Sequence[int], num_rows: int) -> list[list[int]]:
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         tokens, r = heapq.heappop(filled)
         rows[r].append(i)
-        heapq.heappush(filled, (tokens + lengths[i], r))
+        if len(rows[r]) != most_items:
+            heapq.heappush(filled, (tokens + lengths[i], r))
     return rows
 
 

@@ -21,9 +21,10 @@ CPU_ENVIRONMENT = {
     # Threads that wait spin less: beside another busy process training was 1.6 times as fast, alone
     # as fast as with the default.
     "GOMP_SPINCOUNT": "3000",
-    # glibc keeps the memory of tensors up to 32 MiB, instead of handing it back after each step and
-    # asking for it again page by page. Keeping larger ones, too, is faster still and takes GiBs.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    # glibc keeps the memory of tensors, instead of handing it back after each step and asking for
+    # it again page by page. DeepSpeed's buckets must be small for it (ds_configs): kept ones of
+    # 800 MB broke the memory up so that it grew by GiBs.
+    "MALLOC_MMAP_THRESHOLD_": str(2**40),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
 

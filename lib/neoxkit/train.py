@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, changes, export, models, paths, runs, speed, tokenized
+from neoxkit import arguments, changes, export, gloo, models, paths, runs, speed, tokenized
 from neoxkit.batches import Collator
 from neoxkit.errors import UserError, shorten
 from neoxkit.metrics import Metrics
@@ -67,6 +67,8 @@ def run(parsed: arguments.Parsed) -> None:
     kit, args = parsed.kit, parsed.training
     if args.hf_deepspeed_config:
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
+        if not torch.cuda.is_available():
+            gloo.use_broadcasts()
     folder = Path(args.output_dir)
     if runs.state(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")

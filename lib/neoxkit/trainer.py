@@ -3,6 +3,9 @@
 from typing import Any
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler
+from datasets import Dataset
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -10,6 +13,7 @@ from neoxkit import speed
 from neoxkit.batches import even_rows, packed, padded
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
+from neoxkit.sampler import EvenRanks
 from neoxkit.table import NOT_TRAINED
 
 NUM_CHECKED = 4  # conversations, the shortest, in the check of packing
@@ -29,6 +33,17 @@ class KitTrainer(Trainer):
         # device, so that counting never waits for it.
         self.counts = torch.zeros(4, dtype=torch.float64, device=self.args.device)
         self.packing_checked = False
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """The Trainer's order; several ranks share each step of it so that none waits long."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        sampler = super()._get_train_sampler(rows)
+        if self.args.world_size == 1 or type(sampler) not in (RandomSampler, SequentialSampler):
+            return sampler
+        if type(sampler) is RandomSampler:  # what accelerate would make of it
+            sampler = SeedableRandomSampler(rows, data_seed=self.args.data_seed)
+        size = self.args.per_device_train_batch_size
+        return EvenRanks(sampler, rows["length"][:], self.args.world_size, size)
 
     def compute_loss(
         self,
