@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True, help="conversations a step, on average")
-    parser.add_argument("--row-tokens", type=int, default=560, help="TRL's max_length")
+    parser.add_argument("--row-tokens", type=int, default=280, help="TRL's max_length")
     options = parser.parse_args()
     rows = load_from_disk(options.dataset)["train"].select_columns(["input_ids", "labels"])
     rows = rows.select(range(options.steps * options.batch))
