@@ -6,7 +6,9 @@ import pytest
 import torch
 from datasets import Dataset
 from test_batches import CLASSES, CONFIGS
+from torch.utils.data import Sampler
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from neoxkit import losses, train
 from neoxkit.arguments import FIXED, KitArguments
@@ -44,6 +46,35 @@ def gradient(made: KitTrainer, micro: int, num_items: int | None) -> torch.Tenso
         own = int((batch["labels"] != -100).sum())
         made.compute_loss(made.model, batch, num_items_in_batch=num_items or own).backward()
     return torch.cat([p.grad.flatten() for p in made.model.parameters() if p.grad is not None])
+
+
+def sampler(made: KitTrainer, num_ranks: int) -> Sampler:
+    """What so many ranks would train in the order of, by micro-batches of two."""
+    made.args.per_device_train_batch_size = 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingArguments, "world_size", num_ranks)
+        return made._get_train_sampler()
+
+
+def test_ranks_share_each_step_of_the_trainers_order_evenly(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    shuffled = sampler(made, 2)
+    orders = []
+    for epoch in (0, 1):
+        shuffled.set_epoch(epoch)
+        orders.append(list(shuffled))
+        assert sorted(orders[-1]) == list(range(len(LENGTHS)))
+        for step in (orders[-1][:4], orders[-1][4:]):
+            tokens = [LENGTHS[i] for i in step]
+            least = min(abs(sum(tokens) - 2 * (tokens[0] + other)) for other in tokens[1:])
+            assert abs(sum(tokens[:2]) - sum(tokens[2:])) == least
+    assert orders[0] != orders[1]
+    shuffled.set_epoch(0)  # as a run that goes on does
+    assert list(shuffled) == orders[0]
+    made.args.train_sampling_strategy = "sequential"
+    assert list(sampler(made, 2)) == [1, 2, 3, 0, 7, 5, 4, 6]
+    made.args.train_sampling_strategy = "group_by_length"  # a person's own choice is kept
+    assert type(sampler(made, 2)) is LengthGroupedSampler
 
 
 def test_micro_batches_add_up_to_the_whole_steps_gradient(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from neoxkit.table import NOT_TRAINED
 Row = Mapping[str, Sequence[int]]
 
 
-# About how wide rows are at which attention costs as much as everything else: measured on two CPU
-# cores at the shape of Pythia-70m (benchmarks/bare_loop.py --row-tokens). It only weighs rows.
+# About how wide rows are at which attention costs as much as everything else: what the speeds with
+# rows of 280 and 560 tokens say, at the shape of Pythia-70m on two CPU cores (756 and 705 useful
+# tokens/s: benchmarks/bare_loop.py --row-tokens). It only weighs ways to place conversations.
 ATTENTION_TOKENS = 2000
 
 
@@ -112,9 +113,9 @@ class Collator:
     """Makes one micro-batch of the conversations the sampler chose.
 
     The layout changes how they lie in memory and nothing else: the same conversations, loss and
-    gradients in both. `row_tokens` is about how long a packed row is; 0 puts a micro-batch into one
-    row. `counts` (shape (2,)): tokens that are no padding, and pairs of a token and one that it may
-    look at.
+    gradients in both. `row_tokens` is about how long a packed row is, up to twice where that saves
+    padding; 0 puts a micro-batch into one row. `counts` (shape (2,)): tokens that are no padding,
+    and pairs of a token and one that it may look at.
     """
 
     layout: str
@@ -125,8 +126,7 @@ class Collator:
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
         if self.layout == "packed":
-            one_row = even_rows(lengths, 1)
-            places = place(lengths, self.row_tokens) if self.row_tokens else one_row
+            places = place(lengths, self.row_tokens or sum(lengths))
             batch = packed(rows, places, self.pad_id)
         else:
             batch = padded(rows, self.block_size, self.pad_id)

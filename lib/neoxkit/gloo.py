@@ -9,10 +9,10 @@ from deepspeed.runtime.zero import stage_1_and_2
 
 
 def use_broadcasts() -> None:
-    """Let ZeRO 1 and 2 share the new weights by broadcasts, several times as fast with gloo.
+    """Let ZeRO 1 and 2 share the new weights by broadcasts, which gloo is quicker at.
 
-    For ranks on a CPU only. Call it before training; DeepSpeed 0.19 has a setting for it
-    (`allgather_partitions`) that it does not read.
+    For ranks on a CPU only; call it before training. DeepSpeed 0.19 documents a setting for it,
+    `allgather_partitions`, and does not read it.
     """
     stage_1_and_2.all_gather_dp_groups = broadcast_partitions
 

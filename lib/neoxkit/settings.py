@@ -204,7 +204,9 @@ class TrainSettings(Settings):
         "packed: little padding, as exact; padded: to block_size",
         choices=("packed", "padded"),
     )
-    row_tokens: int = setting(0, "about how long a packed row is; 0: by the device", least=0)
+    row_tokens: int = setting(
+        0, "about how long a packed row is, or twice; 0: by the device", least=0
+    )
     attn_implementation: str = setting(
         "auto",
         "auto: flash attention where it is installed, else sdpa",
