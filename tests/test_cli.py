@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from neoxkit import cli, doctor, launch, paths, runs
+from neoxkit import cli, doctor, lock, paths, runs
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -275,8 +275,8 @@ def test_what_a_later_notebook_would_refuse_is_refused_before_the_first(
 def test_a_run_that_trains_now_keeps_its_dataset(
     capsys: CapSys, papermill: Papermill, finished: Path
 ) -> None:
-    with (finished / launch.LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (finished / lock.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         assert refused(capsys, "run").startswith("run: demo is training now ")
     assert papermill.calls == []
 

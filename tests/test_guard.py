@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import launch
-from neoxkit.guard import STOPPED
+from neoxkit import launch, lock
+from neoxkit.guard import LOCKED, STOPPED
 
 # A stand-in for the runner, its launcher and two ranks: each waits for its children, and all of
 # them ignore TERM when they are told to.
@@ -121,15 +121,15 @@ def test_the_exit_code_and_the_output_are_the_commands(tmp_path: Path, code: int
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    assert launch.locked_by(tmp_path) is None
+    assert lock.locked_by(tmp_path) is None
     guard = start(tmp_path)
-    assert launch.locked_by(tmp_path) == guard.pid
+    assert lock.locked_by(tmp_path) == guard.pid
     second = start(tmp_path, command=[sys.executable, "-c", "print('must not run')"])
-    assert second.wait(timeout=20) == STOPPED
+    assert second.wait(timeout=20) == LOCKED
     assert "must not run" not in (tmp_path / "log").read_text()
     os.killpg(guard.pid, signal.SIGKILL)
     guard.wait()
-    assert launch.locked_by(tmp_path) is None
+    assert lock.locked_by(tmp_path) is None
 
 
 def test_every_run_has_a_port_of_its_own() -> None:

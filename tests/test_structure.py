@@ -15,23 +15,23 @@ LIB = Path(neoxkit.__file__).parent
 LEVELS: dict[str, tuple[str, ...]] = {
     "the kit's name": ("__init__",),
     "ground": ("errors", "paths", "workers"),
-    "files and settings": ("turns", "settings", "runs", "guard"),
+    "files and settings": ("turns", "settings", "runs", "lock", "guard"),
     "conversations": ("blocks", "text_format", "json_format", "conversations"),
     "tokens": ("tiny", "table", "tokens", "policy", "tokenized"),
     "tensors": ("batches", "sampler", "losses", "gloo", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies", "speed"),
-    "plans": ("changes", "plan"),
+    "plans": ("changes", "listing", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),
-    "look": ("plots", "views"),
+    "look": ("plots", "views", "browser"),
     "notebook": ("controls", "dashboard"),
     "shell": ("doctor", "terminal", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "paths", "workers", "turns", "settings", "runs", "guard", "blocks", "text_format",
-    "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized", "models",
-    "plots", "views", "changes", "plan", "launch", "controls", "dashboard", "doctor", "terminal",
-    "cli",
+    "errors", "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
+    "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy",
+    "tokenized", "models", "plots", "views", "changes", "plan", "launch", "controls",
+    "dashboard", "doctor", "terminal", "cli", "listing", "browser",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

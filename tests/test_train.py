@@ -14,8 +14,9 @@ import torch
 from conftest import REPOSITORY, command, metrics, tokenize, train_to_the_end
 from datasets import load_from_disk
 
-from neoxkit import evaluate, launch, paths, plan, runs, tokenized
-from neoxkit.errors import TrainingError, UserError
+from neoxkit import evaluate, launch, listing, lock, paths, plan, runs, tokenized
+from neoxkit.errors import Stopped, TrainingError, UserError
+from neoxkit.guard import STOPPED
 from neoxkit.settings import TrainSettings
 
 STEPS = 8
@@ -211,6 +212,30 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> N
     assert weights_sha256(folder) == weights_sha256(unbroken)
     counted = [runs.finished(f)["trained_tokens"] for f in (folder, unbroken)]
     assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
+    home: Path, unbroken: Path, ranks: int
+) -> None:
+    settings = BASE.replace(run=f"asked-{ranks}", num_ranks=ranks)
+    training = launch.start(settings)
+    assert launch.start(settings) is training is launch.attach(settings.run)
+    while not runs.read_events(training.folder):
+        assert training.poll() is None
+        time.sleep(0.02)
+    training.interrupt()
+    assert training.process.wait(timeout=60) == STOPPED
+    step = metrics(training.folder)[-1]["step"]
+    assert metrics(training.folder)[-1]["event"] == "stop" and 0 < step < STEPS
+    with pytest.raises(Stopped, match=rf"stopped, step {step} is saved -- run it again to go on"):
+        training.check()
+    assert listing.standing(training.folder).state == "stopped"
+    assert not lock.asked_to_stop(training.folder)
+    if ranks == 1:
+        assert weights_sha256(train(run=settings.run)) == weights_sha256(unbroken)
+        starts = [e["resumed_step"] for e in metrics(training.folder) if e["event"] == "start"]
+        assert starts == [0, step]
 
 
 def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(

@@ -74,6 +74,9 @@ class KitArguments:
         default="auto",
         metadata={"help": "auto, fp32, bf16, fp16.", "choices": ["auto", "fp32", "bf16", "fp16"]},
     )
+    num_replies: int = field(
+        default=3, metadata={"help": "Questions answered at every evaluation; 0: none."}
+    )
     use_fast_tokenizer: bool = field(
         default=True, metadata={"help": "Accepted as in the examples; always fast."}
     )

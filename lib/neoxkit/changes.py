@@ -10,7 +10,13 @@ from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
 
 # A resumed run may differ from its first start in these.
-_MAY_CHANGE = {"logging_steps", "report_to", "per_device_eval_batch_size", "save_total_limit"}
+_MAY_CHANGE = {
+    "logging_steps",
+    "num_replies",
+    "report_to",
+    "per_device_eval_batch_size",
+    "save_total_limit",
+}
 _OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data says it in words
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
 

@@ -3,18 +3,20 @@
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neoxkit import __version__, launch, paths, plan, runs, terminal
-from neoxkit.errors import Faults, UserError, near, shorten
+from neoxkit import __version__, launch, listing, lock, paths, plan, runs, terminal
+from neoxkit.errors import Faults, Stopped, UserError, near, shorten
+from neoxkit.guard import STOPPED
 from neoxkit.settings import (
     EvaluateSettings,
     Settings,
@@ -29,7 +31,7 @@ STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command's exit code: 0 done, 1 a notebook failed, 2 a person's mistake."""
+    """The exit code: 0 done, 1 a notebook failed, 2 a person's mistake, 75 a training stopped."""
     parser = _parser()
     options = parser.parse_args(argv)
     try:
@@ -71,6 +73,18 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", allow_abbrev=False, help="what this machine has and what is missing"
     )
     doctor.set_defaults(call=lambda _: _doctor())
+    listed = commands.add_parser("runs", allow_abbrev=False, help="every run and how it stands")
+    listed.set_defaults(call=lambda _: _list_runs())
+    stop = commands.add_parser(
+        "stop",
+        allow_abbrev=False,
+        help="stop a training: it finishes its step and saves",
+        description="Ask the training in runs/RUN to finish its step, save and stop, and wait "
+        "until it has. The same command that started it goes on from there.",
+    )
+    stop.add_argument("run", metavar="RUN")
+    stop.add_argument("--now", action="store_true", help="end it at once, without saving")
+    stop.set_defaults(call=lambda options: _stop(options.run, options.now))
     return parser
 
 
@@ -79,6 +93,30 @@ def _doctor() -> int:
 
     print(doctor.report())
     return 0
+
+
+def _list_runs() -> int:
+    print(terminal.runs_table(listing.all_runs()))
+    return 0
+
+
+def _stop(run: str, now: bool) -> int:
+    """Returns when the training is gone; 0 where it saved and stopped, or had come to its end."""
+    folder = paths.run(run)
+    pid = lock.locked_by(folder)
+    if not pid:
+        raise UserError("RUN", f"{run} is not training", "see neoxkit runs")
+    if now:
+        os.kill(pid, signal.SIGTERM)  # the guard, which ends the whole tree
+    else:
+        lock.ask_to_stop(folder)
+        print(f"{run} finishes its step and saves ...", flush=True)
+    while lock.locked_by(folder):
+        time.sleep(0.2)
+    lock.answer_stop(folder)  # a training that was just over has not looked
+    standing = listing.standing(folder)
+    print(terminal.how_it_stands(standing))
+    return 0 if now or standing.state in ("stopped", "finished") else 1
 
 
 def read_parameters(options: argparse.Namespace) -> dict[str, Any]:
@@ -194,7 +232,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> None:
     if first:
         plan.check_files(first)
     if train:
-        launch.refuse_locked(paths.run(train.run))
+        lock.refuse_locked(paths.run(train.run))
         plan.check_before_tokenizing(first, train) if first else plan.check(train)
     if last:
         if last.questions_file:
@@ -213,8 +251,28 @@ def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
     if outset:
         _say(outset)
     _say(f"its log: {paths.short(folder / runs.LOG)}")
-    with nullcontext() if runs.state(folder) == "finished" else terminal.following(folder):
+    if runs.state(folder) == "finished":
         yield
+        return
+    with terminal.following(folder), _interrupt_stops(folder):
+        yield
+
+
+@contextmanager
+def _interrupt_stops(folder: Path) -> Iterator[None]:
+    """While the block runs, the first Ctrl-C asks the training to save and stop."""
+
+    def ask(*_: Any) -> None:
+        if not lock.locked_by(folder) or lock.asked_to_stop(folder):
+            raise KeyboardInterrupt
+        lock.ask_to_stop(folder)
+        _say("finishes its step and saves; Ctrl-C again ends it at once")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _say(text: str) -> None:
@@ -243,6 +301,9 @@ def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any])
 
 def _failed(fault: Any, target: Path) -> int:
     """Say what a failed cell said; the exit code."""
+    if fault.ename == Stopped.__name__:
+        print(fault.evalue, file=sys.stderr)
+        return STOPPED
     mistake = fault.ename in MISTAKES
     said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
     print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)

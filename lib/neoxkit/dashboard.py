@@ -6,67 +6,134 @@ from typing import Any
 
 from IPython.display import display
 
-from neoxkit import paths, plots, runs, views
-from neoxkit.errors import UserError
+from neoxkit import browser, launch, paths, plots, runs, views
+from neoxkit.errors import Stopped, shorten
 from neoxkit.launch import Training
 from neoxkit.views import View
 
 REDRAW_SECONDS = 1.0  # at most one redraw in this time
 DRAWING_SHARE = 0.05  # at most this share of a core goes into drawing: on a CPU it slows training
+LOG_LINES = 15  # of the end of train.log
+SHOWN_EVALUATIONS = 6  # in the table of replies: the first, and the last ones
 
 
-def watch(training: Training) -> dict[str, Any]:
-    """Follow a training until it ends; returns what FINISHED.json says, raises when it failed.
+def watch(training: Training | str) -> dict[str, Any]:
+    """Follow a training (or a run, by its name) until it ends; returns what FINISHED.json says.
 
-    A run that was finished before is shown as it is; nothing is trained.
+    Raises when it failed. A run that was finished before is shown as it is; nothing is trained.
 
-    Interrupting the cell stops the whole process tree; running it again goes on from the newest
-    checkpoint.
+    Interrupting the cell lets a training that was started here finish its step, save and stop (the
+    second interrupt ends it at once); running the cell again goes on. A training that another
+    process started goes on without the cell. When the browser is closed, the cell ends and the
+    training goes on: opened again, the cell watches it again.
     """
-    events: list[dict[str, Any]] = []
-    num_drawn = 0
-    reader = runs.EventReader(training.folder)
-    begun, next_drawing = time.monotonic(), 0.0
+    training = launch.attach(training) if isinstance(training, str) else training
+    screen = _Screen(training)
     try:
-        line = display(status([], 0.0), display_id=True)
-        picture = display(plots.curve([]), display_id=True)
-        while training.poll() is None:
-            events += reader.poll()
-            now = time.monotonic()
-            if now >= next_drawing:
-                line.update(status(runs.history(events), now - begun))
-                if len(events) > num_drawn:
-                    picture.update(plots.curve(runs.history(events), training.folder.name))
-                    num_drawn = len(events)
-                took = time.monotonic() - now
-                next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
-            time.sleep(0.2)
-    except KeyboardInterrupt:
-        training.stop()
-        raise UserError("run", *_stopped(training)) from None
+        while True:
+            try:
+                if training.poll() is not None:
+                    break
+                if screen.draw():
+                    _leave_if_nobody_looks(training)
+                time.sleep(0.2)
+            except KeyboardInterrupt:
+                training.interrupt()
+    except Stopped:
+        raise
     except BaseException:
         training.stop()
         raise
     finally:
-        events = runs.history(events + reader.poll())
-        line.update(status(events, time.monotonic() - begun, ended=training.poll()))
-        picture.update(plots.curve(events, training.folder.name))
+        screen.draw_last()
     return training.check()
 
 
-def _stopped(training: Training) -> tuple[str, str]:
-    checkpoints = runs.whole_checkpoints(training.folder)
-    if checkpoints:
-        remedy = "run the cell again (with restart off) to go on from it"
-        return f"stopped; {checkpoints[-1].name} is saved", remedy
-    return "stopped before the first checkpoint", "run the cell again to begin anew"
+def _leave_if_nobody_looks(training: Training) -> None:
+    """End the cell, not the training: a busy kernel could show nothing to a browser that returns.
+
+    The notebook that is opened again has new outputs, which this cell does not know.
+    """
+    if browser.num_tabs() == 0:
+        what = "the browser was closed; the training goes on"
+        raise Stopped(training.folder.name, what, "run this cell again to watch it")
 
 
-def status(events: Sequence[Mapping[str, Any]], seconds: float, ended: int | None = None) -> View:
+class _Screen:
+    """The outputs of a watching cell: status line, plot, replies, and the log folded away."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.folder = training, training.folder
+        self.reader, self.events = runs.EventReader(self.folder), []
+        self.begun, self.next_drawing, self.num_drawn, self.log = time.monotonic(), 0.0, 0, None
+        self.line = display(status([], 0.0), display_id=True)
+        self.picture = display(plots.curve([]), display_id=True)
+        self.replies = display(views.NOTHING, display_id=True)
+        self.log_end = display(views.NOTHING, display_id=True)
+
+    def draw(self) -> bool:
+        """Draw what is new, but not too often; whether it was time to."""
+        now = time.monotonic()
+        if now < self.next_drawing:
+            return False
+        self._draw(None)
+        took = time.monotonic() - now
+        self.next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
+        return True
+
+    def draw_last(self) -> None:
+        """Draw how it ended, or how it stands where only the watching ended."""
+        self.num_drawn = -1
+        self._draw(self.training.poll())
+
+    def _draw(self, ended: int | None) -> None:
+        self.events += self.reader.poll()
+        events = runs.history(self.events)
+        seconds = time.monotonic() - self.begun
+        self.line.update(status(events, seconds, ended, self.training.asked_to_stop))
+        if len(self.events) != self.num_drawn:
+            self.num_drawn = len(self.events)
+            self.picture.update(plots.curve(events, self.folder.name))
+            self.replies.update(replies(events))
+        if (log := log_end(self.folder / runs.LOG)) != self.log:
+            self.log = log
+            self.log_end.update(log)
+
+
+def replies(events: Sequence[Mapping[str, Any]]) -> View:
+    """What the model answered to the same questions at its evaluations, the newest last."""
+    told = [e for e in events if e["event"] == "replies"]
+    if not told:
+        return views.NOTHING
+    shown = told if len(told) <= SHOWN_EVALUATIONS else told[:1] + told[1 - SHOWN_EVALUATIONS :]
+    header = ("step", *(shorten(r["asked"], 80) for r in told[-1]["replies"]))
+    rows = [(f"{e['step']:,}", *(r["reply"] or "(nothing)" for r in e["replies"])) for e in shown]
+    return views.table(rows, header)
+
+
+def log_end(path: Any) -> View:
+    """The last lines of a training's log, folded away; what the plot shows is left out."""
+    if not path.is_file():
+        return views.NOTHING
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 20_000, 0))
+        text = file.read().decode("utf-8", "replace")
+    lines = [line.rpartition("\r")[2] for line in text.split("\n")]
+    lines = [line for line in lines if line.strip() and not line.startswith("{")]
+    return views.folded(f"the end of {paths.short(path)}", "\n".join(lines[-LOG_LINES:]))
+
+
+def status(
+    events: Sequence[Mapping[str, Any]],
+    seconds: float,
+    ended: int | None = None,
+    stopping: bool = False,
+) -> View:
     """The status line: step, epoch, loss, speed (see speed.py), time left, memory."""
     start = next((e for e in reversed(events) if e["event"] == "start"), None)
     train = [e for e in events if e["event"] == "train"]
     finished = any(e["event"] == "done" for e in events)
+    stopped = bool(events) and events[-1]["event"] == "stop"
     if start is None:
         text = "Loading the model" if ended is None else "It ended before the first step"
         return _line(f"{text} ... {seconds:.0f} s", None, 1)
@@ -84,11 +151,20 @@ def status(events: Sequence[Mapping[str, Any]], seconds: float, ended: int | Non
         if finished:
             parts.append("finished")
         elif ended is not None:
-            parts.append("ended early")
+            parts.append("stopped" if stopped else "ended early")
+        elif stopping:
+            parts.append("finishing the step and saving")
         else:
             parts.append(f"{_left(train, planned)} left")
-        parts.append(f"{last['memory_gib']:.1f} GiB a rank")
+        parts.append(_memory(last))
     return _line(" · ".join(parts), step, planned)
+
+
+def _memory(train: Mapping[str, Any]) -> str:
+    """Peak memory, of every rank or GPU."""
+    by_rank = [f"{gib:.1f}" for gib in train.get("memory_gib_by_rank", [train["memory_gib"]])]
+    least, most = min(by_rank, key=float), max(by_rank, key=float)
+    return f"{least} to {most} GiB a rank" if least != most else f"{most} GiB a rank"
 
 
 def _left(train: Sequence[Mapping[str, Any]], planned: int) -> str:

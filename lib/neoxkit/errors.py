@@ -15,6 +15,8 @@ class UserError(ValueError):
     block_size: must be at least 8, got 4 -- choose 8 or more
     """
 
+    label = "error"
+
     def __init__(self, where: str, what: str, remedy: str) -> None:
         super().__init__(f"{where}: {what} -- {remedy}")
 
@@ -28,7 +30,7 @@ class UserError(ValueError):
             import traceback
 
             return traceback.format_exception(self)
-        return [f"error: {self}"]
+        return [f"{self.label}: {self}"]
 
 
 class Faults(UserError):
@@ -47,8 +49,16 @@ def _again(kind: type[UserError], sentence: str) -> UserError:
     return fault
 
 
+class Stopped(UserError):
+    """Somebody stopped a training, or the watching of it: nothing is wrong, and it can go on."""
+
+    label = "stopped"
+
+
 class TrainingError(RuntimeError):
     """Training ended without success for a reason that is not a mistake in the settings."""
+
+    label = "error"
 
     _render_traceback_ = UserError._render_traceback_
 

@@ -15,25 +15,25 @@ import signal
 import subprocess
 import sys
 import time
+from typing import IO
 
 import psutil
 
 GRACE_SECONDS = 5.0  # between asking and killing
 STOPPED = 75  # exit code when somebody stopped the command
+LOCKED = 73  # exit code when another guard holds the lock
 
 
 def main() -> int:
-    """Run the command under guard; its exit code, 128 + the signal that ended it, or STOPPED."""
+    """Run the command under guard; its exit code, 128 + a signal's number, STOPPED or LOCKED."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--log", required=True)
     parser.add_argument("--lock", required=True)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     lock = open(options.lock, "a")  # noqa: SIM115, PTH123 - held until this process is gone
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return STOPPED
+    if not _locked(lock):
+        return LOCKED
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
@@ -53,6 +53,17 @@ def main() -> int:
         return STOPPED
     code = child.wait()
     return code if code >= 0 else 128 - code
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock, unless another holds it for longer than a look at it takes."""
+    for _ in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(0.05)
+    return False
 
 
 def _end_of_file(seconds: float) -> bool:

@@ -1,6 +1,5 @@
 """The DeepSpeed command, the guard around its process tree, and whether it came to a good end."""
 
-import fcntl
 import os
 import socket
 import subprocess
@@ -9,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import paths, plan, runs, tokenized
-from neoxkit.errors import TrainingError, UserError
-from neoxkit.guard import GRACE_SECONDS, STOPPED
+from neoxkit import changes, lock, paths, plan, runs, tokenized
+from neoxkit.errors import Stopped, TrainingError, UserError
+from neoxkit.guard import GRACE_SECONDS, LOCKED, STOPPED
 from neoxkit.settings import TrainSettings
 from neoxkit.workers import num_cores
 
-LOCK = ".lock"
 # What a training on a CPU is started with, unless the environment says otherwise.
 CPU_ENVIRONMENT = {
     # Threads that wait spin less: beside another busy process training was 1.6 times as fast, alone
@@ -31,67 +29,89 @@ CPU_ENVIRONMENT = {
 
 @dataclass
 class Training:
-    """A training that was started (or was found finished: `process` is None)."""
+    """A training: started by this process, by another one (`process` is None), or ended before."""
 
     folder: Path
     process: subprocess.Popen | None
     since: int  # where metrics.jsonl ended before the start, in bytes
-    stopped: bool = False
+    asked_to_stop: bool = False
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
-        return 0 if self.process is None else self.process.poll()
+        """The exit code, or None while it runs; 0 for one of another process."""
+        if self.process is None:
+            return None if lock.locked_by(self.folder) else 0
+        return self.process.poll()
+
+    def interrupt(self) -> None:
+        """Ask it to finish the step, save and stop; the second time, end the whole tree at once.
+
+        One that has no step behind it yet is ended at once. One of another process goes on.
+        """
+        if self.process is None:
+            what = "it trains on without this cell"
+            remedy = f"run the cell again to watch it, neoxkit stop {self.folder.name} to stop it"
+            raise Stopped(self.folder.name, what, remedy)
+        begun = any(e["event"] == "start" for e in self._events())
+        if self.asked_to_stop or not begun:
+            self.stop()
+        else:
+            self.asked_to_stop = True
+            lock.ask_to_stop(self.folder)
 
     def stop(self) -> None:
         """End the whole tree; returns when it is gone."""
-        self.stopped = True
         if self.process and self.process.poll() is None:
             self.process.stdin.close()
             self.process.wait(timeout=2 * GRACE_SECONDS + 5)
 
     def check(self) -> dict[str, Any]:
         """What FINISHED.json says; raises unless the run really finished."""
-        code = self.poll()
-        events = runs.EventReader(self.folder, self.since).poll()
-        messages = [e["message"] for e in events if e["event"] == "error"]
-        log = paths.short(self.folder / runs.LOG)
-        if code == STOPPED and not self.stopped:
-            raise UserError(
-                "run", "another process trains in this folder", "wait, or rename the run"
-            )
-        if code == 2 and messages:
-            raise UserError(*_in_parts(messages[-1]))
+        code, events = self.poll(), self._events()
+        last = events[-1] if events else {}
+        message = last["message"] if last.get("event") == "error" else ""
+        if code == LOCKED:
+            lock.refuse_locked(self.folder)
+        if code == STOPPED or last.get("event") == "stop":
+            raise Stopped(self.folder.name, *self._where_it_stopped())
+        if code == 2 and message:
+            raise UserError(*_in_parts(message))
         if code == 0 and (self.folder / runs.FINISHED).is_file():
             facts = runs.read_json(self.folder / runs.FINISHED)
             if facts["step"] == facts["planned_steps"]:
                 return facts
-        reason = messages[-1] if messages else f"exit code {code}, no result was written"
+        reason = message or f"exit code {code}, no result was written"
+        log = paths.short(self.folder / runs.LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
+
+    def _events(self) -> list[dict[str, Any]]:
+        return runs.EventReader(self.folder, self.since).poll()
+
+    def _where_it_stopped(self) -> tuple[str, str]:
+        checkpoints = runs.whole_checkpoints(self.folder)
+        if not checkpoints:
+            return "stopped before the first checkpoint", "run it again to begin anew"
+        step = checkpoints[-1].name.split("-")[1]
+        return f"stopped, step {int(step):,} is saved", "run it again to go on"
+
+
+_started: dict[Path, Training] = {}  # by this process: what a second start of it finds
+
+
+def attach(run: str) -> Training:
+    """A run that was started here or by another process, or that ended: to watch it."""
+    folder = paths.run(run)
+    own = _started.get(folder)
+    if own and own.poll() is None:
+        return own
+    if runs.state(folder) == "new" and not lock.locked_by(folder):
+        raise UserError("run", f"{paths.short(folder)} was not started", "see neoxkit runs")
+    return Training(folder, None, 0)
 
 
 def _in_parts(sentence: str) -> tuple[str, str, str]:
     where, _, rest = sentence.partition(": ")
     what, _, remedy = rest.rpartition(" -- ")
     return where, what, remedy
-
-
-def locked_by(folder: Path) -> int | None:
-    """The process that trains in a folder right now, if any: the lock dies with its holder."""
-    path = folder / LOCK
-    if not path.exists():
-        return None
-    with path.open("r+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return int(path.read_text().strip() or 0) or -1
-    return None
-
-
-def refuse_locked(folder: Path) -> None:
-    """Refuse a folder in which a training runs right now."""
-    if pid := locked_by(folder):
-        raise UserError("run", f"{folder.name} is training now (process {pid})", "wait, or stop it")
 
 
 def check_evaluable(folder: Path) -> None:
@@ -104,11 +124,16 @@ def check_evaluable(folder: Path) -> None:
 def start(settings: TrainSettings) -> Training:
     """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree.
 
-    A finished run is not started again: the Training that comes back has ended well already.
+    A finished run is not started again: the Training that comes back has ended well already. Nor is
+    one that this process has started before and that still runs.
     """
     folder = paths.run(settings.run)
     arguments = plan.check(settings)
-    refuse_locked(folder)
+    own = _started.get(folder)
+    if own and own.poll() is None:
+        changes.refuse_changes(runs.read_json(folder / runs.ARGUMENTS), arguments)
+        return own
+    lock.refuse_locked(folder)
     if settings.restart and runs.state(folder) != "new":
         runs.set_aside(folder)
     metrics = folder / runs.METRICS
@@ -117,9 +142,10 @@ def start(settings: TrainSettings) -> Training:
         return Training(folder, None, since)
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.ARGUMENTS, arguments)
+    lock.answer_stop(folder)
     ranks = plan.num_ranks(settings)
     guard = [sys.executable, "-m", "neoxkit.guard"]
-    guard += ["--log", str(folder / runs.LOG), "--lock", str(folder / LOCK), "--"]
+    guard += ["--log", str(folder / runs.LOG), "--lock", str(folder / lock.LOCK), "--"]
     process = subprocess.Popen(
         [*guard, *runner_command(ranks), str(folder / runs.ARGUMENTS)],
         stdin=subprocess.PIPE,
@@ -127,9 +153,10 @@ def start(settings: TrainSettings) -> Training:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd=paths.root(),
-        env=environment(ranks),
+        env=environment(ranks) | {lock.GUARDED: "1"},
     )
-    return Training(folder, process, since)
+    _started[folder] = Training(folder, process, since)
+    return _started[folder]
 
 
 def runner_command(ranks: int) -> list[str]:

@@ -3,15 +3,20 @@
 import importlib.metadata
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from neoxkit import runs
+from neoxkit import lock, runs
 from neoxkit.arguments import Parsed
 from neoxkit.errors import UserError
+from neoxkit.replies import Question, asked, reply
+
+REPLY_TOKENS = 32  # longest reply during training
 
 
 class Metrics(TrainerCallback):
@@ -85,6 +90,7 @@ class Metrics(TrainerCallback):
                 "trained_tokens",
                 "padding_share",
                 "memory_gib",
+                "memory_gib_by_rank",
             ]
             self.write(
                 "train",
@@ -124,6 +130,43 @@ class Metrics(TrainerCallback):
             )
             self.write("checkpoint", state, folder=checkpoint.name)
         self.last = time.perf_counter()
+
+
+class Replies(TrainerCallback):
+    """Writes what the model answers to the same few questions at every evaluation."""
+
+    def __init__(self, folder: Path, questions: Sequence[Question], tokenizer: Any) -> None:
+        self.folder, self.questions, self.tokenizer = folder, questions, tokenizer
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        together = is_deepspeed_zero3_enabled()  # every rank holds a part of the weights
+        if not self.questions or not (state.is_world_process_zero or together):
+            return
+        prompts = [question.prompt for question in self.questions]
+        answers = reply(model, self.tokenizer, prompts, max_new_tokens=REPLY_TOKENS)
+        if state.is_world_process_zero:
+            told = [
+                {"asked": asked(question), "reply": answer.text, "ended": answer.ended}
+                for question, answer in zip(self.questions, answers, strict=True)
+            ]
+            runs.append_event(self.folder, "replies", step=state.global_step, replies=told)
+
+
+class StopOnRequest(TrainerCallback):
+    """Ends the training after the step in which somebody asked for it, with a checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stopped = folder, False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        asked = torch.tensor([lock.asked_to_stop(self.folder)], dtype=torch.int32)
+        if args.world_size > 1:  # one rank may see the file before another does
+            asked = asked.to(args.device)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if asked.item() and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_log = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
 
 
 def _zero_stage(args: Any) -> int | None:

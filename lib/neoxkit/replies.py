@@ -55,10 +55,23 @@ def example(questions: Sequence[Question]) -> str:
     >>> example([Question("User: Hi\\n\\nAgent: Yes?\\n\\nUser: How?\\n\\nAgent:", None)])
     'How?'
     """
-    if not questions:
-        return "Hello."
-    last = f"\n\n{questions[0].prompt}".rpartition(f"\n\n{USER}: ")[2]
+    return asked(questions[0]) if questions else "Hello."
+
+
+def asked(question: Question) -> str:
+    """What the user says last in a question."""
+    last = f"\n\n{question.prompt}".rpartition(f"\n\n{USER}: ")[2]
     return last.rpartition("\n\n")[0]
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly over them.
+
+    >>> spread(list(range(10)), 3), spread([1, 2], 3), spread([1, 2], 0)
+    ([0, 3, 6], [1, 2], [])
+    """
+    step = max(len(items) / max(most, 1), 1)
+    return [items[int(i * step)] for i in range(min(most, len(items)))]
 
 
 def questions_for(

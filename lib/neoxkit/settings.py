@@ -244,6 +244,9 @@ class TrainSettings(Settings):
     save_total_limit: int = setting(2, "checkpoints kept", least=1)
     logging_steps: float = setting(5, "log every so many steps; below 1: a share", above=0)
     seed: int = setting(42, "seed of data order and dropout", least=0)
+    num_replies: int = setting(
+        3, "questions answered at every evaluation, to see it learn; 0: none", least=0
+    )
     report_to: str = setting("none", "none, tensorboard, wandb, mlflow, ...")
     restart: bool = setting(False, "begin anew and keep the old run beside it")
     training_arguments: dict = setting({}, "any other TrainingArguments field, by name")

@@ -4,13 +4,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from neoxkit import paths, runs
 from neoxkit.conversations import lines_in_short
+from neoxkit.listing import Standing
 
 REWRITE_SECONDS = 1.0  # on a terminal: one line, written over
 LINE_SECONDS = 30.0  # into a file or a pipe: a new line at most so often
@@ -69,6 +70,52 @@ def _show(text: str, on_terminal: bool, out: TextIO) -> None:
         print(f"\r\x1b[K{(INDENT + text)[:width].rstrip(' ·')}", end="", file=out, flush=True)
     else:
         print(f"{INDENT}{text}", file=out, flush=True)
+
+
+def runs_table(standings: Sequence[Standing]) -> str:
+    """A line a run: state, step, losses, and when it last changed."""
+    if not standings:
+        return "no run yet -- neoxkit run, or 02_train in JupyterLab"
+    header = ("run", "state", "step", "train loss", "eval loss", "changed")
+    rows = [
+        (s.run, s.state, _steps(s), _loss_of(s.train_loss), _loss_of(s.eval_loss), _ago(s.changed))
+        for s in standings
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join(lines + [f"{s.run}: {s.says}" for s in standings if s.says])
+
+
+def how_it_stands(standing: Standing) -> str:
+    """One sentence on a run that has just ended."""
+    remedy = "" if standing.state == "finished" else " -- the command that started it goes on"
+    return f"{standing.run}: {standing.state} at step {_steps(standing)}{remedy}"
+
+
+def _steps(standing: Standing) -> str:
+    if standing.planned is None:
+        return "none"
+    return f"{standing.step:,} of {standing.planned:,}"
+
+
+def _loss_of(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.4f}"
+
+
+def _ago(then: float) -> str:
+    """How long ago a time (seconds since 1970) was.
+
+    >>> _ago(time.time() - 30), _ago(time.time() - 7300), _ago(time.time() - 3 * 86400)
+    ('30 s ago', '2 h ago', '3 days ago')
+    """
+    seconds = max(time.time() - then, 0)
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds / 86400:.0f} days ago"
 
 
 def counted(manifest: Mapping[str, Any], where: bool = False) -> str:

@@ -19,10 +19,23 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, changes, export, gloo, models, paths, runs, speed, tokenized
+from neoxkit import (
+    arguments,
+    changes,
+    export,
+    gloo,
+    lock,
+    models,
+    paths,
+    replies,
+    runs,
+    speed,
+    tokenized,
+)
 from neoxkit.batches import Collator
 from neoxkit.errors import UserError, shorten
-from neoxkit.metrics import Metrics
+from neoxkit.guard import STOPPED
+from neoxkit.metrics import Metrics, Replies, StopOnRequest
 from neoxkit.trainer import KitTrainer
 
 # Without this a CPU start compiles an extension for minutes; gloo was measured to be as fast.
@@ -33,14 +46,13 @@ PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, and return the exit code: 0 done, 2 a person's mistake (one line on stderr)."""
+    """Train, and return the exit code: 0 done, 2 a person's mistake (one line), 75 stopped."""
     argv = sys.argv[1:] if argv is None else argv
     folder = next((Path(a).parent for a in argv if a.endswith("arguments.json")), None)
     try:
         parsed = arguments.parse(argv)
         folder = Path(parsed.training.output_dir)
-        run(parsed)
-        return 0
+        return 0 if run(parsed) else STOPPED
     except UserError as mistake:
         _report(folder, str(mistake))
         if _is_first():
@@ -62,8 +74,11 @@ def _report(folder: Path | None, message: str) -> None:
         runs.append_event(folder, "error", message=message)
 
 
-def run(parsed: arguments.Parsed) -> None:
-    """Load, train (from the newest whole checkpoint if there is one), evaluate, export."""
+def run(parsed: arguments.Parsed) -> bool:
+    """Load, train (from the newest whole checkpoint if there is one), evaluate, export.
+
+    False where somebody asked it to stop: what is there is saved, and it can go on.
+    """
     kit, args = parsed.kit, parsed.training
     if args.hf_deepspeed_config:
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
@@ -76,6 +91,7 @@ def run(parsed: arguments.Parsed) -> None:
     tokenizer = models.load_tokenizer(kit.model_name_or_path)
     tokenized.check_tokenizer(tokenizer, manifest)
     folder.mkdir(parents=True, exist_ok=True)
+    held = lock.hold(folder) if _is_first() else None  # noqa: F841 - until this function is over
     if parsed.flags is not None:
         _record_flags(folder, parsed.flags)
     _keep_manifest(folder, manifest)
@@ -96,12 +112,31 @@ def run(parsed: arguments.Parsed) -> None:
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
     )
+    stop = StopOnRequest(folder)
+    trainer.add_callback(stop)
+    if kit.num_replies and len(sides["eval"]):
+        asked, _ = replies.questions_for(manifest, sides["eval"], tokenizer)
+        trainer.add_callback(Replies(folder, replies.spread(asked, kit.num_replies), tokenizer))
     trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
     checkpoints = runs.whole_checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    if stop.stopped:
+        _say_stopped(folder, trainer.state.global_step)
+        return False
     if len(sides["eval"]) and args.do_eval:
         trainer.evaluate_once()
     export.finish(trainer, tokenizer, kit, manifest, folder)
+    return True
+
+
+def _say_stopped(folder: Path, step: int) -> None:
+    _barrier()  # no rank looks for the wish any more
+    if _is_first():
+        runs.append_event(folder, "stop", step=step)
+        lock.answer_stop(folder)
+        print(
+            f"stopped after step {step} as asked; the same command goes on from there", flush=True
+        )
 
 
 def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]]:

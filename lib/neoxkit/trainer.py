@@ -144,8 +144,8 @@ class KitTrainer(Trainer):
             logs["tokens"], logs["trained_tokens"] = int(tokens), int(trained)
             logs["padding_share"] = round(1 - tokens / cells, 4) if cells else 0.0
             logs["flop"] = self.shape.training_flop(tokens, trained, pairs)
-            logs["memory_gib"] = round(
-                self.accelerator.gather(memory.to(self.args.device)).max().item(), 2
-            )
+            by_rank = self.accelerator.gather(memory.to(self.args.device)).tolist()
+            logs["memory_gib_by_rank"] = [round(gib, 2) for gib in by_rank]
+            logs["memory_gib"] = max(logs["memory_gib_by_rank"])
             self.counts = torch.zeros_like(self.counts)
         super().log(logs, start_time)

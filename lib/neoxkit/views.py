@@ -36,6 +36,9 @@ class View:
         return {"text/html": self.html, "text/plain": self.text}
 
 
+NOTHING = View("", "")
+
+
 def visible(text: str) -> str:
     """Text as it can be looked at safely: control, bidi and unassigned characters become marks.
 
@@ -76,6 +79,14 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> View:
     )
     opening = f"<thead><tr>{head}</tr></thead>" if head else ""
     return View(f"<table>{opening}<tbody>{body}</tbody></table>", text)
+
+
+def folded(title: str, text: str) -> View:
+    """A longer text behind its title; in plain text the title alone."""
+    if not text:
+        return NOTHING
+    body = f'<pre style="overflow-x:auto">{escape(text)}</pre>'
+    return View(f"<details><summary>{escape(title)}</summary>{body}</details>", f"({title})")
 
 
 def settings_table(settings: Settings) -> View:
@@ -149,8 +160,9 @@ def replies(
     most: int = 12,
 ) -> View:
     """Questions with both models' replies: at most `most`, spread evenly over them."""
-    step = max(len(questions) / most, 1)
-    at = [int(i * step) for i in range(min(most, len(questions)))]
+    from neoxkit.replies import spread  # needs torch, which whoever has replies has loaded
+
+    at = spread(range(len(questions)), most)
     rows = [
         (
             questions[i].prompt.rsplit("\n\n", 1)[0],

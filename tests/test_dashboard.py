@@ -1,0 +1,229 @@
+"""Watching without a browser: what the cell shows, and what an interrupt and a closed tab do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neoxkit import browser, dashboard, launch, lock, runs, views
+from neoxkit.errors import Stopped, TrainingError, UserError
+
+START = {
+    "step": 0, "resumed_step": 0, "planned_steps": 40, "matmul_peak_tflops": 0.1, "notices": [],
+}  # fmt: skip
+TRAIN = {
+    "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-3, "tokens": 100, "trained_tokens": 50,
+    "padding_share": 0.1, "memory_gib": 1.5, "memory_gib_by_rank": [1.25, 1.5], "seconds": 1.0,
+    "tokens_per_second": 100.0, "tflop": 0.01, "mfu": 0.5,
+}  # fmt: skip
+
+
+class Outputs(list):
+    """Stands in for IPython's display: the current content of each output, in order."""
+
+    def __call__(self, thing: Any, **_: Any) -> Any:
+        at = len(self)
+        self.append(thing)
+        return type("Handle", (), {"update": lambda _, new: self.__setitem__(at, new)})()
+
+
+class Process:
+    """A guard that ends when `script` (one callable a poll) has run out."""
+
+    def __init__(self, *script: Any, code: int = 0) -> None:
+        self.script, self.code, self.stdin = list(script), code, self
+        self.closed = False
+
+    def poll(self) -> int | None:
+        if self.closed:
+            return 75
+        if self.script:
+            self.script.pop(0)()
+            return None
+        return self.code
+
+    def close(self) -> None:
+        self.closed = True
+
+    def wait(self, timeout: float) -> None:
+        assert self.closed
+
+
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch) -> Outputs:
+    outputs = Outputs()
+    monkeypatch.setattr(dashboard, "display", outputs)
+    monkeypatch.setattr(dashboard.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(dashboard, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(dashboard, "DRAWING_SHARE", 1e9)
+    monkeypatch.setattr(browser, "num_tabs", lambda: None)
+    return outputs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("notebooks", "ds_configs", "runs/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(launch, "_started", {})
+    return tmp_path / "runs" / "mine"
+
+
+def nothing() -> None:
+    pass
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def begin(folder: Path, *steps: int) -> None:
+    runs.append_event(folder, "start", **START)
+    for step in steps:
+        runs.append_event(folder, "train", step=step, **TRAIN)
+
+
+def finish(folder: Path) -> None:
+    runs.append_event(folder, "done", step=40)
+    runs.write_json(folder / runs.FINISHED, {"step": 40, "planned_steps": 40})
+
+
+def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> None:
+    process = Process(lambda: begin(folder, 5), nothing, lambda: finish(folder))
+    assert dashboard.watch(launch.Training(folder, process, 0))["step"] == 40
+    line, picture, replies, log = outputs
+    assert "finished" in line.text and "1.2 to 1.5 GiB a rank" in line.text
+    assert len(picture.axes[0].get_lines()[0].get_xdata()) == 1
+    assert replies == log == views.NOTHING
+
+
+def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Outputs) -> None:
+    begin(folder, 5)
+    said = []
+    process = Process(
+        interrupt,
+        lambda: said.append(lock.asked_to_stop(folder)),
+        lambda: said.append(outputs[0].text),
+        interrupt,
+        nothing,  # while it is ended
+    )
+    with pytest.raises(Stopped, match="mine: stopped before the first checkpoint -- run it again"):
+        dashboard.watch(launch.Training(folder, process, 0))
+    assert said[0] is True and process.closed
+
+
+def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs: Outputs) -> None:
+    def stop() -> None:
+        (folder / "checkpoint-7").mkdir()
+        runs.write_checkpoint_manifest(folder / "checkpoint-7", step=7)
+        runs.append_event(folder, "stop", step=7)
+
+    process = Process(lambda: begin(folder, 5), interrupt, stop, code=75)
+    with pytest.raises(Stopped, match="mine: stopped, step 7 is saved -- run it again to go on"):
+        dashboard.watch(launch.Training(folder, process, 0))
+    assert not process.closed
+    assert "stopped" in outputs[0].text
+
+
+def test_an_interrupt_before_the_first_step_ends_it_at_once(folder: Path, outputs: Outputs) -> None:
+    process = Process(interrupt, nothing)
+    with pytest.raises(Stopped, match="before the first checkpoint"):
+        dashboard.watch(launch.Training(folder, process, 0))
+    assert process.closed and not lock.asked_to_stop(folder)
+
+
+def test_a_closed_browser_ends_the_cell_and_not_the_training(
+    folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tabs = [1, 0]
+    monkeypatch.setattr(browser, "num_tabs", lambda: tabs.pop(0))
+    process = Process(lambda: begin(folder, 5), nothing, nothing)
+    with pytest.raises(Stopped, match="the browser was closed; the training goes on"):
+        dashboard.watch(launch.Training(folder, process, 0))
+    assert not process.closed and not lock.asked_to_stop(folder)
+
+
+def test_any_other_fault_ends_the_training(
+    folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(nothing, nothing)
+    monkeypatch.setattr(browser, "num_tabs", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dashboard.watch(launch.Training(folder, process, 0))
+    assert process.closed
+
+
+def test_watching_by_name_leaves_the_training_alone(
+    folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(folder, 5, 10)
+    held = [lock.hold(folder)]
+
+    def end_after_two_looks(seconds: float, looks: list[int] = []) -> None:  # noqa: B006
+        looks.append(1)
+        if len(looks) == 2:
+            finish(folder)
+            held.pop().close()
+
+    monkeypatch.setattr(dashboard.time, "sleep", end_after_two_looks)
+    assert dashboard.watch("mine")["step"] == 40
+    assert len(outputs[1].axes[0].get_lines()[0].get_xdata()) == 2  # the whole curve
+
+
+def test_interrupting_who_only_watches_stops_nothing(
+    folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(folder, 5)
+    held = lock.hold(folder)
+    monkeypatch.setattr(dashboard.time, "sleep", lambda seconds: interrupt())
+    with pytest.raises(Stopped, match=r"mine: it trains on without this cell .* neoxkit stop mine"):
+        dashboard.watch("mine")
+    assert not lock.asked_to_stop(folder)
+    assert "left" in outputs[0].text  # drawn as what it is: running
+    held.close()
+
+
+@pytest.mark.parametrize(
+    ("event", "error"), [("error", TrainingError), ("stop", Stopped), ("train", TrainingError)]
+)
+def test_a_run_that_ended_without_success_says_so(
+    folder: Path, outputs: Outputs, event: str, error: type
+) -> None:
+    begin(folder, 5)
+    runs.append_event(folder, event, step=6, message="no memory left", **TRAIN)
+    with pytest.raises(error, match={"error": "no memory left"}.get(event)):
+        dashboard.watch("mine")
+
+
+def test_an_unknown_run_is_refused(folder: Path, outputs: Outputs) -> None:
+    with pytest.raises(UserError, match="runs/mine was not started"):
+        dashboard.watch("mine")
+
+
+def test_replies_show_the_first_evaluation_and_the_newest(folder: Path) -> None:
+    events = [
+        {"event": "replies", "step": step, "replies": [{"asked": "a<b>?", "reply": f"r{step}"}]}
+        for step in range(10)
+    ]
+    assert dashboard.replies([]) == views.NOTHING
+    view = dashboard.replies(events)
+    assert [line.split()[0] for line in view.text.splitlines()] == [
+        "step", "0", "5", "6", "7", "8", "9",
+    ]  # fmt: skip
+    assert "a&lt;b&gt;?" in view.html and "<b>" not in view.html
+    assert len(dashboard.replies(events[:6]).text.splitlines()) == 7
+
+
+def test_the_end_of_the_log_is_folded_escaped_and_without_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    assert dashboard.log_end(path) == views.NOTHING
+    path.write_text(
+        "{'loss': 1}\n" + "x" * 30_000 + "\n10%|\r100%|<script>\n{'loss': 2}\n\x1b[1mend"
+    )
+    view = dashboard.log_end(path)
+    assert view.html.startswith("<details><summary>")
+    assert "100%|&lt;script&gt;" in view.html and "␛[1mend" in view.html
+    assert "10%|\r" not in view.html and "loss" not in view.html
+    path.write_text("".join(f"line {i}\n" for i in range(100)))
+    assert "line 85\n" in dashboard.log_end(path).html
+    assert "line 84\n" not in dashboard.log_end(path).html

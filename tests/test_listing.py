@@ -1,0 +1,75 @@
+"""How runs stand, from their files alone."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from neoxkit import listing, lock, runs, terminal
+
+START = {"planned_steps": 100, "resumed_step": 0, "step": 0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("notebooks", "ds_configs", "runs/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    folder = tmp_path / "runs" / "mine"
+    runs.append_event(folder, "start", **START)
+    runs.append_event(folder, "train", step=10, loss=2.5)
+    runs.append_event(folder, "eval", step=10, loss=2.25)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("event", "state"),
+    [("train", "killed"), ("stop", "stopped"), ("error", "failed"), ("done", "killed")],
+)
+def test_the_last_event_says_how_a_run_ended(folder: Path, event: str, state: str) -> None:
+    runs.append_event(folder, event, step=20, loss=1.5, message="it broke")
+    found = listing.standing(folder)
+    assert (found.run, found.state, found.step, found.planned) == ("mine", state, 20, 100)
+    assert found.eval_loss == 2.25 and found.train_loss == (1.5 if event == "train" else 2.5)
+    assert found.says == ("it broke" if event == "error" else "")
+
+
+def test_finished_and_training_are_seen_at_once(folder: Path) -> None:
+    held = lock.hold(folder)
+    assert listing.standing(folder).state == "training"
+    held.close()
+    runs.write_json(folder / runs.FINISHED, {})
+    assert listing.standing(folder).state == "finished"
+
+
+def test_a_resumed_run_has_the_step_it_went_back_to(folder: Path) -> None:
+    runs.append_event(folder, "train", step=50, loss=1.0)
+    runs.append_event(folder, "start", **START | {"resumed_step": 10, "step": 10})
+    assert listing.standing(folder).step == 10
+
+
+def test_the_table_has_every_run_and_the_newest_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "never-started").mkdir()
+    second = folder.parent / "second"
+    second.mkdir()
+    lines = (folder / runs.METRICS).read_text()
+    (second / runs.METRICS).write_text(lines)
+    later = time.time() + 5
+    monkeypatch.setattr(time, "time", lambda: later)
+    runs.append_event(second, "error", message="no memory left")
+    found = listing.all_runs()
+    assert [s.run for s in found] == ["second", "mine"]
+    header, first, other, says = terminal.runs_table(found).splitlines()
+    assert header.split("  ")[0] == "run"
+    assert first.split()[:6] == ["second", "failed", "10", "of", "100", "2.5000"]
+    assert other.split()[1] == "killed"
+    assert says == "second: no memory left"
+
+
+def test_no_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("notebooks", "ds_configs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    assert terminal.runs_table(listing.all_runs()).startswith("no run yet")

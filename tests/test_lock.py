@@ -1,0 +1,46 @@
+"""Who trains in a run folder, and the wish that it stop."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from neoxkit import lock
+from neoxkit.errors import UserError
+
+
+def test_a_held_folder_is_refused_until_it_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    assert lock.locked_by(folder) is None
+    held = lock.hold(folder)
+    assert lock.locked_by(folder) == os.getpid()
+    with pytest.raises(UserError, match=rf"mine is training now \(process {os.getpid()}\)"):
+        lock.hold(folder)
+    held.close()
+    assert lock.locked_by(folder) is None
+    lock.refuse_locked(folder)
+
+
+def test_looking_takes_nothing(tmp_path: Path) -> None:
+    """Two may look at once: a look that held the folder would say that somebody trains there."""
+    (tmp_path / lock.LOCK).touch()
+    with (tmp_path / lock.LOCK).open("r+") as other:
+        lock.fcntl.flock(other, lock.fcntl.LOCK_SH)
+        assert lock.locked_by(tmp_path) is None
+
+
+def test_a_guarded_training_leaves_the_lock_to_its_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(lock.GUARDED, "1")
+    assert lock.hold(tmp_path) is None and lock.locked_by(tmp_path) is None
+
+
+def test_a_wish_of_the_past_does_not_stop_a_new_start(tmp_path: Path) -> None:
+    assert not lock.asked_to_stop(tmp_path)
+    lock.ask_to_stop(tmp_path)
+    assert lock.asked_to_stop(tmp_path)
+    lock.hold(tmp_path).close()
+    assert not lock.asked_to_stop(tmp_path)
+    lock.answer_stop(tmp_path)  # nobody asked: no fault
