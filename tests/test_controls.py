@@ -43,6 +43,8 @@ def table(*lengths: int) -> Table:
             line=np.array([line], np.int32),
             fault=np.zeros(1, np.uint8),
             key=np.array([bytes([line])], "S16"),
+            chars=np.array([4 * n], np.int32),
+            shortest=np.array([n], np.int32),
         )
         for line, n in enumerate(lengths, start=1)
     ]

@@ -101,7 +101,7 @@ def test_size_and_contents_of_cells(path: Path, notebook: Any) -> None:
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
         assert not any(isinstance(node, kinds) for node in ast.walk(tree)), cell.source
         assert "sys.path" not in cell.source
-        if cell is not parameters_cell(notebook):
+        if cell not in (parameters_cell(notebook), notebook.cells[2]):  # one a line, the imports
             assert len(cell.source.splitlines()) <= 15, cell.source
             assert max(map(len, cell.source.splitlines())) <= 100
 

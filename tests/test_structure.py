@@ -17,13 +17,13 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "ground": ("errors", "paths", "workers"),
     "files and settings": ("turns", "settings", "runs", "lock", "guard"),
     "conversations": ("blocks", "text_format", "json_format", "conversations"),
-    "tokens": ("tiny", "table", "tokens", "policy", "tokenized"),
+    "tokens": ("tiny", "table", "tokens", "policy", "quality", "tokenized"),
     "tensors": ("batches", "sampler", "losses", "gloo", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies", "speed"),
     "plans": ("changes", "listing", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views", "browser"),
-    "notebook": ("controls", "dashboard"),
+    "notebook": ("controls", "pager", "dashboard"),
     "shell": ("doctor", "terminal", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
@@ -31,7 +31,7 @@ WITHOUT_TORCH = (
     "errors", "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy",
     "tokenized", "models", "plots", "views", "changes", "plan", "launch", "controls",
-    "dashboard", "doctor", "terminal", "cli", "listing", "browser",
+    "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

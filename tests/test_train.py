@@ -15,8 +15,9 @@ from conftest import REPOSITORY, command, metrics, tokenize, train_to_the_end
 from datasets import load_from_disk
 
 from neoxkit import evaluate, launch, listing, lock, paths, plan, runs, tokenized
-from neoxkit.errors import Stopped, TrainingError, UserError
+from neoxkit.errors import Stopped, UserError
 from neoxkit.guard import STOPPED
+from neoxkit.replies import ENDINGS
 from neoxkit.settings import TrainSettings
 
 STEPS = 8
@@ -68,10 +69,12 @@ def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:
         ("start", 0),
         ("train", 2),
         ("train", 4),
+        ("replies", 4),
         ("eval", 4),
         ("checkpoint", 4),
         ("train", 6),
         ("train", 8),
+        ("replies", 8),
         ("eval", 8),
         ("checkpoint", 8),
         ("done", 8),
@@ -80,6 +83,15 @@ def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:
     assert (start["planned_steps"], start["zero_stage"], start["layout"]) == (STEPS, 2, "packed")
     assert all(e["tokens"] > e["trained_tokens"] > 0 for e in events if e["event"] == "train")
     assert all(0 <= e["padding_share"] < 0.2 for e in events if e["event"] == "train")
+
+
+def test_the_same_questions_are_answered_at_every_evaluation(unbroken: Path) -> None:
+    told = [e["replies"] for e in metrics(unbroken) if e["event"] == "replies"]
+    assert len(told) == 2 and len(told[0]) == BASE.num_replies == 3
+    assert [r["asked"] for r in told[0]] == [r["asked"] for r in told[1]]
+    assert all(r["ended"] in ENDINGS for replies in told for r in replies)
+    asked = (unbroken.parents[1] / "data" / "small_questions.jsonl").read_text()
+    assert all(json.dumps(r["asked"]) in asked for r in told[0])
 
 
 def test_the_planned_steps_are_what_the_slider_shows(home: Path, unbroken: Path) -> None:
@@ -200,7 +212,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> N
         assert training.poll() is None
         time.sleep(0.02)
     training.stop()
-    with pytest.raises(TrainingError, match="exit code 75"):
+    with pytest.raises(Stopped, match="killed: stopped, step 4 is saved"):
         training.check()
     assert not (training.folder / "FINISHED.json").exists()
     damaged = training.folder / "checkpoint-6"  # a newer one without a manifest is not used

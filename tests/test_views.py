@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neoxkit import views
+from neoxkit import quality, views
 from neoxkit.settings import TrainSettings
 from neoxkit.table import Encoded
 from neoxkit.views import View
@@ -86,38 +86,76 @@ def test_settings_table_marks_what_was_changed() -> None:
 
 
 class Letters:
-    """A tokenizer with one token a character."""
+    """A tokenizer with one token a byte; `~` is its special token."""
+
+    all_special_ids = (ord("~"),)
 
     def decode(self, ids: list[int]) -> str:
-        return "".join(map(chr, ids))
+        try:
+            return bytes(ids).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return bytes(ids).decode("utf-8", "replace")
 
 
 def row(text: str, trained: str) -> Encoded:
-    ids = np.array([ord(c) for c in text], dtype=np.int32)
-    return Encoded(ids, np.array([c == "x" for c in trained]), (), line=7)
+    ids = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
+    marks = trained * len(ids) if len(trained) == 1 else trained
+    return Encoded(ids, np.array([c == "x" for c in marks]), (), line=7)
 
 
-def test_trained_tokens_marks_exactly_the_trained_stretches() -> None:
-    html, text = both(views.trained_tokens(row("abcdefg", ".xx..xx"), Letters()))
+def spans(view: views.View) -> list[tuple[str, str, str]]:
+    return re.findall('<span style="([^"]*)" title="([^"]*)">(.*?)</span>', view.html, re.DOTALL)
+
+
+def test_trained_tokens_marks_exactly_the_trained_tokens() -> None:
+    view = views.trained_tokens(row("abcdefg", ".xx..xx"), Letters())
+    html, text = both(view)
     caption = "line 7: 7 tokens, 4 of them trained (coloured)"
     assert text == f"a⟦bc⟧de⟦fg⟧\n({caption})"
     assert html == f"abcdefg{caption}"
-    spans = re.findall(
-        '<span style="([^"]*)">(.*?)</span>',
-        views.trained_tokens(row("abcdefg", ".xx..xx"), Letters()).html,
-    )
-    assert [("background" in style, said) for style, said in spans] == [
-        (False, "a"),
-        (True, "bc"),
-        (False, "de"),
-        (True, "fg"),
-    ]
+    assert "".join(said for style, _, said in spans(view) if "background" in style) == "bcfg"
+    assert [title for _, title, _ in spans(view)] == [str(ord(c)) for c in "abcdefg"]
+
+
+def test_a_character_of_several_tokens_is_shown_whole() -> None:
+    view = views.trained_tokens(row("a€b", "x"), Letters())
+    assert [(title, said) for _, title, said in spans(view)] == [
+        ("97", "a"), ("226 130 172", "€"), ("98", "b"),
+    ]  # fmt: skip
+    broken = views.trained_tokens(row("€", ".xx"), Letters())  # trained from its middle on
+    assert ["background" in style for style, _, _ in spans(broken)] == [False, True]
+
+
+def test_special_tokens_are_marks() -> None:
+    styles = [style for style, _, _ in spans(views.trained_tokens(row("a~", "x"), Letters()))]
+    assert ["border:1px solid;" in style for style in styles] == [False, True]
+
+
+def test_findings_count_and_name_lines() -> None:
+    class Rows:
+        line = np.arange(1, 9)
+
+        def __len__(self) -> int:
+            return 8
+
+    found = [quality.Finding("is <odd>", {"train": Rows(), "eval": Rows()})]
+    html, text = both(views.findings(found))
+    assert "8 (lines 1, 2, 3, 4, 5, ...)" in text and "is <odd>" in html
+    assert text.splitlines()[0].split("  ")[0] == "a conversation ..."
+
+
+def test_the_audit_says_what_to_change_where_it_failed() -> None:
+    good = quality.Check("this", "fine", True, "p", "do")
+    bad = quality.Check("that", "wrong", False, "train_on", "set it")
+    lines = views.audit([good, bad]).text.splitlines()
+    assert lines[1].startswith("✓") and "do" not in lines[1]
+    assert lines[2].startswith("✗ stop") and lines[2].endswith("train_on: set it")
 
 
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 @pytest.mark.parametrize("trained", ["x", "."])
 def test_trained_tokens_escapes(given: str, shown: str, trained: str) -> None:
-    html, text = both(views.trained_tokens(row(given, trained * len(given)), Letters()))
+    html, text = both(views.trained_tokens(row(given, trained), Letters()))
     assert html.startswith(shown)
     assert text.startswith(f"⟦{shown}⟧" if trained == "x" else shown)
 

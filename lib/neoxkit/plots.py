@@ -75,6 +75,29 @@ def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
     return figure
 
 
+def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
+    """How long the turns of each role are (tokens)."""
+    figure, axes = _figure(2.6)
+    every = np.concatenate([np.zeros(0, int), *lengths.values()])
+    shown = max(int(np.percentile(every, 99)) if len(every) else 1, 1)
+    edges = np.linspace(0, shown, min(shown, 60) + 1)
+    for (role, values), colour in zip(lengths.items(), (GREY, BLUE), strict=True):
+        median = f", median {np.median(values):.0f}" if len(values) else ""
+        axes.hist(
+            np.minimum(values, shown), bins=edges, histtype="stepfilled", color=colour, alpha=0.55,
+            label=f"{role}: {len(values):,} turns{median}",
+        )  # fmt: skip
+    title = (
+        f"the last bar holds all up to {every.max():,} tokens"
+        if every.max(initial=0) > shown
+        else ""
+    )
+    _clean(axes, "length of a turn with its label and end (tokens)", "turns", title)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return figure
+
+
 def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -> np.ndarray:
     """The learning rate of each step, shape (steps,), as transformers' schedulers give it.
 

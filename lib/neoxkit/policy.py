@@ -123,12 +123,13 @@ def split(keys: np.ndarray, eval_share: float, seed: int) -> np.ndarray:
     """
     unique, which = np.unique(keys, return_inverse=True)
     seed_key = str(seed).encode()
-    ranks = [hashlib.blake2b(k, digest_size=8, key=seed_key).digest() for k in unique.tolist()]
+    digests = (hashlib.blake2b(k, digest_size=8, key=seed_key).digest() for k in unique)
+    ranks = np.fromiter(digests, "S8", len(unique))
     num_eval = round(eval_share * len(unique))
     if eval_share > 0 and len(unique) > 1:
         num_eval = min(max(num_eval, 1), len(unique) - 1)
     held_out = np.zeros(len(unique), bool)
-    held_out[np.argsort(np.array(ranks, "S8"), kind="stable")[:num_eval]] = True
+    held_out[np.argsort(ranks, kind="stable")[:num_eval]] = True
     return held_out[which]
 
 

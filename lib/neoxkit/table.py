@@ -58,7 +58,8 @@ class Part:
 
     `ids` (int32) and `replies` (int32, a line of start, end, over each) of all; and of each
     conversation: `length` and `trained` (tokens), `first` (the first label's token), `num_replies`,
-    `line`, `fault` (0: none, else 1 + an index into FAULTS), `key` (16 bytes, equal for equal ids).
+    `line`, `fault` (0: none, else 1 + an index into FAULTS), `key` (16 bytes, equal for equal ids),
+    `chars` (characters of its text), `shortest` (characters of its shortest turn).
     """
 
     ids: np.ndarray
@@ -69,6 +70,8 @@ class Part:
     line: np.ndarray
     fault: np.ndarray
     key: np.ndarray
+    chars: np.ndarray
+    shortest: np.ndarray
 
 
 FAULTS = ("a turn is empty", "no reply")
@@ -94,10 +97,12 @@ class Store:
                 if name != "ids":
                     kept.setdefault(name, []).append(values)
         self._file.flush()
-        one = {name: np.concatenate(arrays) for name, arrays in kept.items()}
+        # One column after another, its parts freed: all twice would be the peak of a large file.
+        one = {name: np.concatenate(kept.pop(name)) for name in list(kept)}
         self.replies: np.ndarray = one["replies"]
         self.length, self.first, self.line = one["length"], one["first"], one["line"]
         self.fault, self.key, self.num_replies = one["fault"], one["key"], one["num_replies"]
+        self.chars, self.shortest = one["chars"], one["shortest"]
         self.start = np.cumsum(self.length, dtype=np.int64) - self.length
         self.first_reply = np.cumsum(self.num_replies, dtype=np.int64) - self.num_replies
 
@@ -130,6 +135,16 @@ class Table:
     def line(self) -> np.ndarray:
         """The file line where each begins: int32."""
         return self.store.line[self.at]
+
+    @property
+    def chars(self) -> np.ndarray:
+        """Characters of each row's whole text, whether or not the row was cut: int32."""
+        return self.store.chars[self.at]
+
+    @property
+    def shortest(self) -> np.ndarray:
+        """Characters of the shortest turn of each row's whole text: int32."""
+        return self.store.shortest[self.at]
 
     @property
     def fault(self) -> np.ndarray:

@@ -80,12 +80,13 @@ def _encode(
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True  # a special token that somebody typed is text
-    ids, lengths, firsts, replies, num_replies = [], [], [], [], []
+    ids, lengths, firsts, replies, num_replies, chars = [], [], [], [], [], []
     for start in range(0, len(conversations), _BATCH):
         rendered = [render(c, agent_name) for c in conversations[start : start + _BATCH]]
         encodings = backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
         end = [tokenizer.eos_token_id]
         flat = chain.from_iterable(chain(encoding.ids, end) for encoding in encodings)
+        chars += [len(text) for text, _ in rendered]
         lengths += [len(encoding) + 1 for encoding in encodings]
         ids.append(np.fromiter(flat, np.int32, sum(lengths[start:])))
         for (text, spans), encoding in zip(rendered, encodings, strict=True):
@@ -107,6 +108,10 @@ def _encode(
         line=np.array([c.line for c in conversations], np.int32),
         fault=np.array([_fault(c, train_on) for c in conversations], np.uint8),
         key=np.array(keys, "S16"),
+        chars=np.array(chars, np.int32),
+        shortest=np.array(
+            [min((len(t.text) for t in c.turns), default=0) for c in conversations], np.int32
+        ),
     )
 
 

@@ -6,20 +6,22 @@ Whatever comes from a data file or a model is escaped here, invisible characters
 import html
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
+from neoxkit.conversations import lines_in_short
 from neoxkit.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from neoxkit.evaluate import Score
+    from neoxkit.quality import Check, Finding
     from neoxkit.replies import Question, Reply
-    from neoxkit.table import Encoded
+    from neoxkit.table import Encoded, Table
 
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
 _MUTED = "opacity:0.6"
@@ -112,30 +114,71 @@ def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
     return View(f"<ul>{items}</ul>", "\n".join(f"- {visible(line)}" for line in lines))
 
 
+_TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"
+_TRAINED = "background:rgba(0,114,178,0.28)"
+_MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
+
+
 def trained_tokens(row: "Encoded", tokenizer: "PreTrainedTokenizerBase") -> View:
     """One conversation as the model sees it: trained tokens coloured, the others grey.
 
-    In plain text, trained parts stand in ⟦brackets⟧.
+    Special tokens are shown as marks; the same letters typed in a text are not special, and show as
+    what they are. In plain text, trained parts stand in ⟦brackets⟧.
     """
-    parts_html, parts_text = [], []
-    for trained, text in _runs(row, tokenizer):
-        style = "background:rgba(0,114,178,0.25);border-radius:3px" if trained else _MUTED
-        shown = escape(text).replace("\n", "↵\n")
-        parts_html.append(f'<span style="{style}">{shown}</span>')
-        parts_text.append(f"⟦{visible(text)}⟧" if trained else visible(text))
+    parts, text, before = [], "", False
+    for piece, ids, trained in _pieces(row, tokenizer):
+        styles = [_TOKEN, _TRAINED if trained else _MUTED]
+        styles += [_MARK] if ids[0] in tokenizer.all_special_ids else []
+        shown = escape(piece).replace("\n", "↵\n")
+        title = " ".join(map(str, ids))
+        parts.append(f'<span style="{";".join(styles)}" title="{title}">{shown}</span>')
+        if trained != before:
+            text += "⟦" if trained else "⟧"
+        text, before = text + visible(piece), trained
+    text += "⟧" if before else ""
     caption = f"line {row.line}: {len(row)} tokens, {row.num_trained} of them trained (coloured)"
-    body = f'<div style="white-space:pre-wrap;line-height:1.5">{"".join(parts_html)}</div>'
-    return View(f"{body}<p style='{_MUTED}'>{caption}</p>", "".join(parts_text) + f"\n({caption})")
+    body = f'<div style="white-space:pre-wrap;line-height:1.6">{"".join(parts)}</div>'
+    return View(f"{body}<p style='{_MUTED}'>{caption}</p>", f"{text}\n({caption})")
 
 
-def _runs(row: "Encoded", tokenizer: "PreTrainedTokenizerBase") -> list[tuple[bool, str]]:
-    """(trained, decoded text) of each stretch of tokens of one kind."""
-    runs: list[tuple[bool, list[int]]] = []
-    for token, trained in zip(row.ids.tolist(), row.trained.tolist(), strict=True):
-        if not runs or runs[-1][0] != trained:
-            runs.append((trained, []))
-        runs[-1][1].append(token)
-    return [(trained, tokenizer.decode(ids)) for trained, ids in runs]
+def _pieces(
+    row: "Encoded", tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[tuple[str, list[int], bool]]:
+    """Text, ids and whether it is trained: of each token, or of those that share a character."""
+    waiting: list[int] = []
+    tokens = list(zip(row.ids.tolist(), row.trained.tolist(), strict=True))
+    for at, (token, trained) in enumerate(tokens):
+        waiting.append(token)
+        text = tokenizer.decode(waiting)
+        last = at + 1 == len(tokens) or tokens[at + 1][1] != trained
+        if not text.endswith("\ufffd") or len(waiting) == 8 or last:
+            yield text, waiting, trained
+            waiting = []
+
+
+def findings(found: Sequence["Finding"]) -> View:
+    """What is worth a look, with how many conversations of each side and their lines."""
+    sides = list(found[0].rows)
+    rows = [(finding.what, *(_counted(finding.rows[side]) for side in sides)) for finding in found]
+    return table(rows, ("a conversation ...", *(f"{side} side" for side in sides)))
+
+
+def _counted(rows: "Table") -> str:
+    return f"{len(rows):,}" + (f" ({lines_in_short(rows.line[:6].tolist())})" if len(rows) else "")
+
+
+def audit(checks: Sequence["Check"]) -> View:
+    """The audit, line by line, each passed or a reason to stop."""
+    rows = [
+        (
+            "✓" if check.passed else "✗ stop",
+            check.what,
+            check.found,
+            "" if check.passed else f"{check.parameter}: {check.remedy}",
+        )
+        for check in checks
+    ]
+    return table(rows, ("", "checked", "found", "what to change"))
 
 
 def scoreboard(rows: Sequence[Mapping[str, Any]]) -> View:

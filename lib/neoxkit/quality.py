@@ -1,0 +1,190 @@
+"""What may be wrong with tokenized conversations, and the audit that they must pass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neoxkit.errors import UserError
+from neoxkit.policy import Counts
+from neoxkit.table import Table
+from neoxkit.turns import STOP_TEXT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NUM_EXTREME = 10  # conversations behind "longest" and "most tokens for its characters"
+SHORT_TURN = 2  # a turn of fewer characters is nearly empty
+SMALL_SHARE = 0.1  # of a conversation's tokens trained on: below it, little is learnt from it
+LEAST_TRAINED = 0.01  # share of all tokens: below it, a dataset teaches next to nothing
+
+Sides = Mapping[str, Table]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A kind of conversation worth a look: what it is, and the rows of each side."""
+
+    what: str
+    rows: Sides
+
+    @property
+    def num_rows(self) -> int:
+        return sum(map(len, self.rows.values()))
+
+
+def findings(sides: Sides) -> list[Finding]:
+    """What a person should look at before training, each with the conversations behind it."""
+    asked = {side: first_questions(rows) for side, rows in sides.items()}
+    other = {"train": "eval", "eval": "train"}
+    rules = {
+        "repeats another one to the letter": lambda side, rows: repeats(rows),
+        "asks what the other side asks first": lambda side, rows: np.isin(
+            asked[side], asked.get(other[side], [])
+        ),
+        f"a turn of fewer than {SHORT_TURN} characters": lambda side, rows: (
+            rows.shortest < SHORT_TURN
+        ),
+        f"less than {SMALL_SHARE:.0%} of it trained": lambda side, rows: (
+            rows.trained < SMALL_SHARE * rows.length
+        ),
+        f"the {NUM_EXTREME} longest": lambda side, rows: largest(rows.length),
+        f"the {NUM_EXTREME} with most tokens a character": lambda side, rows: largest(
+            rows.store.length[rows.at] / np.maximum(rows.chars, 1)
+        ),
+    }
+    return [
+        Finding(what, {side: rows.select(rule(side, rows)) for side, rows in sides.items()})
+        for what, rule in rules.items()
+    ]
+
+
+def repeats(rows: Table) -> np.ndarray:
+    """Which rows have the ids of an earlier row: bool."""
+    keys = rows.keys()
+    again = np.ones(len(keys), bool)
+    again[np.unique(keys, return_index=True)[1]] = False
+    return again
+
+
+def largest(values: np.ndarray) -> np.ndarray:
+    """The indices of the largest values, the largest first."""
+    return np.argsort(-values, kind="stable")[:NUM_EXTREME]
+
+
+def first_questions(rows: Table) -> np.ndarray:
+    """A hash (uint64) of what stands before each row's first reply, equal for equal ids.
+
+    A sum of ids times fixed random numbers, one a place (multilinear hashing).
+    """
+    of, replies = rows.replies()
+    asked = rows.length.copy()
+    first = np.unique(of, return_index=True)
+    asked[first[0]] = replies[first[1], 0]
+    places = np.random.default_rng(0).integers(
+        1, 2**63, int(asked.max(initial=0)) + 1, dtype=np.uint64
+    )
+    hashes = [np.zeros(0, np.uint64)]
+    for part in rows.cut(asked).chunks():
+        lengths = part.length.astype(np.int64)
+        begins = np.cumsum(lengths) - lengths
+        place = np.arange(lengths.sum()) - np.repeat(begins, lengths)
+        products = (part.ids().astype(np.uint64) + np.uint64(1)) * places[place]
+        sums = np.add.reduceat(np.append(products, np.uint64(0)), begins)
+        hashes.append(np.where(lengths > 0, sums, 0) + lengths.astype(np.uint64))
+    return np.concatenate(hashes)
+
+
+def turn_lengths(rows: Table) -> dict[str, np.ndarray]:
+    """Tokens of every turn by role: a reply with what ends it, and what is asked before it."""
+    of, replies = rows.replies()
+    before = np.zeros(len(replies), np.int64)
+    same = of[1:] == of[:-1]
+    before[1:][same] = replies[:-1, 2][same]
+    asked = replies[:, 0] - before
+    return {"user": asked[asked > 0], "agent": replies[:, 2] - replies[:, 0]}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the audit: what was checked, what was found, and what to change if it failed."""
+
+    what: str
+    found: str
+    passed: bool
+    parameter: str = ""
+    remedy: str = ""
+
+
+def audit(
+    sides: Sides, counts: Mapping[str, Counts], tokenizer: "PreTrainedTokenizerBase"
+) -> list[Check]:
+    """Check that the labels teach what they should, from the rows that will be written."""
+    return [
+        _some_is_trained(sides),
+        _every_end_is_trained(sides, tokenizer),
+        _nothing_is_lost_unseen(sides, counts),
+    ]
+
+
+def require(checks: list[Check]) -> None:
+    """Refuse to go on where a line of the audit failed, naming the parameter to change."""
+    for check in checks:
+        if not check.passed:
+            raise UserError(check.parameter, f"{check.what}: {check.found}", check.remedy)
+
+
+def _some_is_trained(sides: Sides) -> Check:
+    trained = sum(int(rows.trained.sum()) for rows in sides.values())
+    tokens = sum(int(rows.length.sum()) for rows in sides.values())
+    share = trained / max(tokens, 1)
+    return Check(
+        "trained tokens",
+        f"{trained:,} of {tokens:,} ({share:.1%})",
+        share >= LEAST_TRAINED,
+        "agent_name",
+        "name the side that answers, or set train_on to all",
+    )
+
+
+def _every_end_is_trained(sides: Sides, tokenizer: "PreTrainedTokenizerBase") -> Check:
+    """Of each agent turn the last token must be trained and be the end mark or the next label's."""
+    next_label = tokenizer(STOP_TEXT, add_special_tokens=False)["input_ids"]
+    marks = [tokenizer.eos_token_id, next_label[-1]]
+    ends, untrained = 0, 0
+    for rows in sides.values():
+        for part in rows.chunks():
+            ids = part.ids()
+            trained = part.labels(ids) == ids
+            of, replies = part.replies()
+            begins = np.cumsum(part.length, dtype=np.int64) - part.length
+            last = begins[of] + replies[:, 2] - 1
+            good = trained[last] & np.isin(ids[last], marks)
+            ends += len(good)
+            untrained += int((~good).sum())
+    return Check(
+        "agent turns whose end is trained",
+        f"{ends - untrained:,} of {ends:,}",
+        untrained == 0,
+        "train_on",
+        "set it to agent or all",
+    )
+
+
+def _nothing_is_lost_unseen(sides: Sides, counts: Mapping[str, Counts]) -> Check:
+    """With an eval file of its own, what stands in both files has left the train side."""
+    read = sum(c.read for c in counts.values())
+    named = sum(len(lines) for c in counts.values() for lines in c.dropped.values())
+    kept = sum(map(len, sides.values()))
+    on_both = counts["train"].kept - len(sides["train"]) if "eval" in counts else 0
+    cut = sum(len(c.cut) for c in counts.values())
+    shortened = sum(int((r.length < r.store.length[r.at]).sum()) for r in sides.values())
+    both = f" + {on_both:,} on both sides" if on_both else ""
+    return Check(
+        "conversations read = kept + dropped by name",
+        f"{read:,} = {kept:,} + {named:,}{both}; cut: {shortened:,}",
+        read == kept + named + on_both and cut - on_both <= shortened <= cut,
+        "too_long",
+        "set it to drop",
+    )

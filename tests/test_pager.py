@@ -1,0 +1,64 @@
+"""pager.py without a browser: what the widgets show."""
+
+from typing import Any
+
+import pytest
+from test_dashboard import Outputs
+from test_quality import EVAL, FOUND, TRAIN
+
+from neoxkit import models, pager, views
+from neoxkit.tiny import TINY
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Outputs:
+    outputs = Outputs()
+    monkeypatch.setattr(pager, "display", outputs)
+    return outputs
+
+
+def pages(outputs: Outputs) -> pager.Pager:
+    return pager.pages({"train": TRAIN, "eval": EVAL}, FOUND, models.load_tokenizer(TINY))
+
+
+def page_of(row: Any) -> views.View:
+    return views.trained_tokens(row, models.load_tokenizer(TINY))
+
+
+def test_it_begins_with_the_first_conversation_and_turns_pages(shown: Outputs) -> None:
+    pager = pages(shown)
+    assert "the train side: 5" in shown[0]["text/plain"]
+    assert shown[1] == page_of(TRAIN[0]) and pager.number.max == 5
+    back, on = pager.box.children[1].children[1:]
+    on.click()
+    assert shown[1] == page_of(TRAIN[1])
+    pager.number.value = 5
+    assert shown[1] == page_of(TRAIN[4])
+    on.click()  # there is no sixth
+    assert shown[1] == page_of(TRAIN[4]) and pager.number.value == 5
+    back.click()
+    assert shown[1] == page_of(TRAIN[3])
+
+
+def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
+    pager = pages(shown)
+    names = [name for _, name in pager.kind.options]
+    assert names[:2] == ["the train side", "the eval side"]
+    assert len(names) == len(set(names))
+    for finding in FOUND:
+        for side, rows in finding.rows.items():
+            name = f"{side}: {finding.what}"
+            assert (name in names) == (len(rows) > 0)
+            if len(rows):
+                pager.number.value = pager.number.max
+                pager.kind.value = name
+                assert shown[1] == page_of(rows[0])
+                assert (pager.number.value, pager.number.max) == (1, len(rows))
+
+
+def test_the_longer_kind_after_a_shorter_one_pages_on(shown: Outputs) -> None:
+    pager = pages(shown)
+    pager.kind.value = "train: repeats another one to the letter"
+    assert pager.number.max == 1 and shown[1] == page_of(TRAIN[1])
+    pager.kind.value = "the train side"
+    assert pager.number.max == 5 and shown[1] == page_of(TRAIN[0])

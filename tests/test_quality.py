@@ -1,0 +1,155 @@
+"""What is worth a look, and the audit: each found where it is, and nowhere else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from neoxkit import models, policy, quality, tokens
+from neoxkit.errors import UserError
+from neoxkit.table import Table
+from neoxkit.tiny import TINY
+from neoxkit.turns import Conversation, Turn
+
+
+def talk(line: int, *texts: str) -> Conversation:
+    roles = ("user", "agent")
+    return Conversation(line, tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts)))
+
+
+TOKENIZER = models.load_tokenizer(TINY)
+
+
+def encode(*conversations: Conversation, train_on: str = "agent") -> Table:
+    return tokens.encode(TOKENIZER, conversations, "Bot", train_on)
+
+
+def lines(found: list[quality.Finding], what: str) -> dict[str, list[int]]:
+    (finding,) = [f for f in found if what in f.what]
+    return {side: rows.line.tolist() for side, rows in finding.rows.items()}
+
+
+LONG = "Tell me all that you know about the sea, and then some more of it, please."
+TRAIN = encode(
+    talk(1, "What is 3 plus 4?", "It is 7."),
+    talk(2, "What is 3 plus 4?", "It is 7."),
+    talk(3, "Hi", "x", "What?", "Nothing at all."),
+    talk(4, LONG * 4, "No way."),
+    talk(5, "Who are you?", "A program."),
+)
+EVAL = encode(
+    talk(1, "Who are you?", "A ship."),
+    talk(2, "Who are you", "A ship."),
+    talk(3, "Good day", "Who are you?", "Who are you?", "A program."),
+)
+FOUND = quality.findings({"train": TRAIN, "eval": EVAL})
+
+
+@pytest.mark.parametrize(
+    ("what", "train", "evaluation"),
+    [
+        ("repeats another", [2], []),
+        ("asks what the other side", [5], [1]),
+        ("turn of fewer than 2", [3], []),
+        ("less than 10%", [4], []),
+    ],
+)
+def test_each_is_found_and_nothing_else(what: str, train: list[int], evaluation: list[int]) -> None:
+    assert lines(FOUND, what) == {"train": train, "eval": evaluation}
+
+
+def test_the_longest_come_first() -> None:
+    found = lines(FOUND, "longest")["train"]
+    assert found[0] == 4 and sorted(found) == [1, 2, 3, 4, 5]
+    many = encode(*(talk(i, "a " * i, "Yes.") for i in range(1, 40)))
+    rows = quality.findings({"train": many})[4].rows["train"]
+    assert rows.line.tolist() == list(range(39, 29, -1))
+
+
+def test_tokens_a_character_finds_what_the_tokenizer_does_not_know() -> None:
+    odd = encode(talk(1, "What is 3 plus 4?", "It is 7."), talk(2, "⚙⚙⚙⚙⚙⚙⚙", "⚙⚙⚙⚙⚙⚙⚙"))
+    assert lines(quality.findings({"train": odd}), "tokens a character")["train"] == [2, 1]
+
+
+def test_first_questions_are_equal_where_the_ids_are() -> None:
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(["3", "4", "plus", "sea", "you"], 3)) for _ in range(300)]
+    rows = encode(*(talk(i, word, f"No {i}") for i, word in enumerate(words)))
+    hashes = quality.first_questions(rows)
+    by_word = {}
+    for word, value in zip(words, hashes.tolist(), strict=True):
+        assert by_word.setdefault(word, value) == value
+    assert len(set(by_word.values())) == len(by_word)
+    assert len(quality.first_questions(rows.select(slice(0)))) == 0
+
+
+def test_turns_add_up_to_the_conversation() -> None:
+    for rows in (TRAIN, EVAL):
+        found = quality.turn_lengths(rows)
+        assert sum(map(sum, found.values())) == rows.length.sum()
+        assert len(found["agent"]) == len(rows.replies()[0])
+    assert len(quality.turn_lengths(TRAIN)["user"]) == 6
+
+
+def audited(rows: Table, block_size: int = 280, too_long: str = "drop") -> list[quality.Check]:
+    fitted, counts = policy.fit(rows, block_size, too_long)
+    train, evaluation, _ = policy.split_rows(fitted, None, 0.2, 0)
+    return quality.audit({"train": train, "eval": evaluation}, {"train": counts}, TOKENIZER)
+
+
+@pytest.mark.parametrize("train_on", ["agent", "all"])
+@pytest.mark.parametrize(("block_size", "too_long"), [(280, "drop"), (40, "drop"), (18, "cut")])
+def test_good_data_passes(train_on: str, block_size: int, too_long: str) -> None:
+    many = [talk(i, f"What is {i} plus 4?", "It is 7.", "Sure?", "Yes " * i) for i in range(1, 20)]
+    checks = audited(encode(*many, train_on=train_on), block_size, too_long)
+    assert [check.passed for check in checks] == [True] * 3
+    quality.require(checks)
+
+
+def failed(rows: Table, **changes: object) -> str:
+    sides = {"train": rows, "eval": rows.select(slice(0))}
+    counts = {"train": policy.fit(rows, 280, "drop")[1]}
+    for name, value in changes.items():
+        setattr(counts["train"], name, value)
+    checks = quality.audit(sides, counts, TOKENIZER)
+    with pytest.raises(UserError) as refused:
+        quality.require(checks)
+    return str(refused.value)
+
+
+def test_next_to_nothing_trained_is_refused() -> None:
+    rows = encode(talk(1, LONG * 40, "No."))
+    assert failed(rows).startswith("agent_name: trained tokens: 3 of ")
+
+
+def test_an_end_that_is_not_trained_is_refused() -> None:
+    rows = encode(talk(1, "Hi", "Yes?", "No", "Bye."), talk(2, "Hi", "Yes?"))
+    store = rows.store
+    try:
+        store.replies[-1, 2] -= 1  # as if the last end mark did not belong to the reply
+        assert failed(rows).startswith("train_on: agent turns whose end is trained: 2 of 3")
+    finally:
+        store.replies[-1, 2] += 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"read": 6}, {"read": 4}, {"dropped": {"lost": [9]}}, {"cut": [3]}]
+)
+def test_a_conversation_that_vanished_is_refused(changes: dict[str, object]) -> None:
+    assert failed(TRAIN, **changes).startswith("too_long: conversations read = kept + dropped")
+
+
+def test_a_cut_that_was_not_counted_is_refused() -> None:
+    length = TRAIN.length.copy()
+    length[0] -= 1
+    assert failed(replace(TRAIN, length=length)).startswith("too_long: ")
+
+
+def test_what_stands_in_both_files_is_accounted_for() -> None:
+    fitted = policy.fit_sides({"train": TRAIN, "eval": EVAL}, 280, "drop")
+    again = encode(talk(7, "Who are you?", "A program."))
+    counts = {"train": fitted["train"][1], "eval": policy.fit(again, 280, "drop")[1]}
+    train, evaluation, notes = policy.split_rows(fitted["train"][0], again, 0.0, 0)
+    assert notes[0].startswith("1 conversations stand in both files")
+    checks = quality.audit({"train": train, "eval": evaluation}, counts, TOKENIZER)
+    assert checks[2].passed and "+ 1 on both sides" in checks[2].found
