@@ -5,7 +5,7 @@ READY := .venv/ready
 TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 
-.PHONY: help setup demo test test-demo test-slow lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-demo test-slow test-browser lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    set up, then the tests"
 	@echo "make test-demo  the whole demo and what its model must answer"
 	@echo "make test-slow  what takes minutes: the compiled model"
+	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
 	@echo "make lab     JupyterLab in notebooks/"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"
@@ -43,6 +44,10 @@ test-demo: $(READY)
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -m slow
 
+test-browser: $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@$(BIN)/python -m pytest -m browser
+
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -51,7 +56,7 @@ lab: $(READY)
 
 picture: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	@$(BIN)/python docs/screenshot.py
+	@$(BIN)/python tests/picture.py
 
 # TRL has an environment of its own, with the same torch and transformers, so that it can't disturb the kit's.
 $(TRL_READY): benchmarks/trl-requirements.txt constraints.txt

@@ -137,7 +137,7 @@ def test_a_closed_browser_ends_the_cell_and_not_the_training(
 ) -> None:
     tabs = [1, 0]
     monkeypatch.setattr(browser, "num_tabs", lambda: tabs.pop(0))
-    process = Process(lambda: begin(folder, 5), nothing, nothing)
+    process = Process(lambda: begin(folder, 5), *[nothing] * 9)
     with pytest.raises(Stopped, match="the browser was closed; the training goes on"):
         dashboard.watch(launch.Training(folder, process, 0))
     assert not process.closed and not lock.asked_to_stop(folder)

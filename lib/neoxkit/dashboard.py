@@ -1,5 +1,6 @@
 """Watch a training in a notebook: one status line and one plot, redrawn from metrics.jsonl."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,11 +31,12 @@ def watch(training: Training | str) -> dict[str, Any]:
     training = launch.attach(training) if isinstance(training, str) else training
     screen = _Screen(training)
     try:
-        while True:
+        for turn in itertools.count():
             try:
                 if training.poll() is not None:
                     break
-                if screen.draw():
+                screen.draw()
+                if turn % 3 == 0:  # a browser that returns needs longer than these 0.6 s
                     _leave_if_nobody_looks(training)
                 time.sleep(0.2)
             except KeyboardInterrupt:
@@ -71,15 +73,13 @@ class _Screen:
         self.replies = display(views.NOTHING, display_id=True)
         self.log_end = display(views.NOTHING, display_id=True)
 
-    def draw(self) -> bool:
-        """Draw what is new, but not too often; whether it was time to."""
+    def draw(self) -> None:
+        """Draw what is new, but not too often."""
         now = time.monotonic()
-        if now < self.next_drawing:
-            return False
-        self._draw(None)
-        took = time.monotonic() - now
-        self.next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
-        return True
+        if now >= self.next_drawing:
+            self._draw(None)
+            took = time.monotonic() - now
+            self.next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
 
     def draw_last(self) -> None:
         """Draw how it ended, or how it stands where only the watching ended."""

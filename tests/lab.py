@@ -1,0 +1,153 @@
+"""A JupyterLab of its own and a headless Chromium that opens its notebooks."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+TOKEN = "of-the-tests"
+READY = """document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'
+    && !/No Kernel/.test(document.querySelector('.jp-KernelName')?.textContent ?? 'No Kernel')"""
+SETTINGS = {  # file below lab's settings: what it holds
+    "notebook-extension/tracker": {
+        "windowingMode": "none"
+    },  # else cells out of sight are not there
+    "notebook-extension/panel": {},
+    "apputils-extension/themes": {},
+}
+
+
+@contextmanager
+def jupyterlab(notebooks: Path, theme: str = "JupyterLab Light") -> Iterator[str]:
+    """A JupyterLab with settings of its own; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        config = Path(folder) / "config" / "labconfig"
+        config.mkdir(parents=True)
+        news = {"@jupyterlab/apputils-extension:announcements": True}
+        (config / "page_config.json").write_text(json.dumps({"disabledExtensions": news}))
+        for name, values in SETTINGS.items():
+            values = values | ({"theme": theme} if name.endswith("themes") else {})
+            file = Path(folder) / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+        names = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_DATA_DIR": "data",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+            "IPYTHONDIR": "ipython",
+        }
+        env = os.environ | {name: f"{folder}/{part}" for name, part in names.items()}
+        lab = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+             f"--port={port}", f"--IdentityProvider.token={TOKEN}",
+             "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={notebooks}"],
+            env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            for _ in range(120):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            lab.send_signal(signal.SIGTERM)
+            lab.wait(timeout=30)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium of this machine."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Notebook:
+    """A notebook in a tab of its own; `faults` are console errors and requests that leave."""
+
+    def __init__(
+        self, browser: Browser, address: str, name: str, width: int = 1000, height: int = 900
+    ) -> None:
+        self.faults: list[str] = []
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url))
+        self.page.goto(f"{address}/lab/tree/{name}?token={TOKEN}&reset")
+        self.page.wait_for_function(READY, timeout=60_000)
+
+    def _said(self, message: Any) -> None:
+        if message.type == "error":
+            self.faults.append(f"{message.text} ({message.location.get('url', '')})")
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
+            self.faults.append(f"asked for {url}")
+
+    def command(self, name: str) -> None:
+        """One of JupyterLab's commands; returns at once."""
+        self.page.evaluate(f"void window.jupyterapp.commands.execute('{name}')")
+
+    def run_all(self) -> None:
+        self.command("notebook:run-all-cells")
+
+    def run(self, part: str) -> None:
+        """Run the code cell whose source holds a text."""
+        at = self.number(part)
+        self.page.evaluate(
+            f"window.jupyterapp.shell.currentWidget.content.activeCellIndex = {at}; void 0"
+        )
+        self.command("notebook:run-cell")
+
+    def number(self, part: str) -> int:
+        """Of the one cell whose source holds a text."""
+        cells = "window.jupyterapp.shell.currentWidget.content.model.cells"
+        sources = self.page.evaluate(
+            f"Array.from({{length: {cells}.length}}, (_, i) => {cells}.get(i).sharedModel.source)"
+        )
+        (at,) = [i for i, source in enumerate(sources) if part in source]
+        return at
+
+    def outputs(self, part: str) -> Any:
+        """Where the outputs of the cell with this text are."""
+        return (
+            self.page.locator(".jp-Cell").nth(self.number(part)).locator(".jp-Cell-outputWrapper")
+        )
+
+    def wait_for(self, part: str, text: str, seconds: float = 60) -> None:
+        """Until the outputs of a cell hold a text."""
+        self.outputs(part).get_by_text(text).first.wait_for(timeout=1000 * seconds)
+
+    def wait_until_idle(self, seconds: float = 60) -> None:
+        self.page.wait_for_function(READY, timeout=1000 * seconds)
+
+    def picture(self, part: str) -> str:
+        """The newest picture among the outputs of a cell, as its data address."""
+        image = self.outputs(part).locator("img[src^='data:image/png']").last
+        return image.get_attribute("src", timeout=60_000) or ""
+
+    def close(self) -> None:
+        self.page.close()
