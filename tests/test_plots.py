@@ -161,3 +161,22 @@ def test_comparison_bars_are_the_evaluations_numbers() -> None:
     assert [bar.get_height() for bar in right.patches] == [25.0, 25.0, 75.0, 75.0]
     assert {text.get_text() for text in right.texts} == {"1/4", "3/4"}
     assert math.isclose(right.get_ylim()[0], 0)
+
+
+def test_smoothing_follows_a_level_and_not_the_noise() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, 400)
+    smooth = plots.smoothed(3 + noise)
+    assert np.std(smooth[50:]) < 0.4 and abs(smooth[50:].mean() - 3) < 0.3
+    assert plots.smoothed([5.0, 1.0])[0] == 5.0  # begins with the first value
+    assert abs(plots.smoothed([9.0] * 50 + [1.0] * 350)[-1] - 1) < 0.1
+
+
+@pytest.mark.parametrize(("points", "shown"), [(19, False), (20, True)])
+def test_few_points_are_drawn_as_they_are(points: int, shown: bool) -> None:
+    train = {
+        "event": "train", "loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 1.0, "mfu": 0.1,
+        "padding_share": 0.1,
+    }  # fmt: skip
+    figure = plots.curve([train | {"step": i} for i in range(points)])
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert ("train loss, smoothed" in labels) == shown and "eval loss" in labels

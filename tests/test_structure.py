@@ -20,10 +20,10 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tokens": ("tiny", "table", "tokens", "policy", "quality", "tokenized"),
     "tensors": ("batches", "sampler", "losses", "gloo", "models", "arguments"),
     "parts of the work": ("metrics", "export", "replies", "speed"),
-    "plans": ("changes", "listing", "plan"),
+    "plans": ("changes", "estimates", "listing", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views", "browser"),
-    "notebook": ("controls", "pager", "dashboard"),
+    "notebook": ("controls", "pager", "chat", "dashboard"),
     "shell": ("doctor", "terminal", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
@@ -31,7 +31,7 @@ WITHOUT_TORCH = (
     "errors", "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy",
     "tokenized", "models", "plots", "views", "changes", "plan", "launch", "controls",
-    "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
+    "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager", "estimates",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

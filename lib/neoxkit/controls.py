@@ -4,19 +4,21 @@ A slider never acts by itself: the cell below reads `controls.settings`. Under p
 moves a slider, so the parameters win and the same cells show the same consequences.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import plan, plots, policy, views
+from neoxkit import estimates, plan, plots, policy, views
 from neoxkit.settings import Settings, TokenizeSettings, TrainSettings
 from neoxkit.table import Table
 from neoxkit.views import View
 
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
+_POWERS = tuple(2**i for i in range(9))
 _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
 
 
@@ -73,7 +75,7 @@ class Controls:
             else "as the parameters say"
         )
         command = self.settings.papermill_command()
-        html = f"{view.html}<p>{views.escape(says)}</p><pre>{views.escape(command)}</pre>"
+        html = f"{view.html}<p>{views.escape(says)}</p>{views.command(command).html}"
         return View(html, f"{view.text}\n{says}\n{command}"), picture
 
 
@@ -92,54 +94,81 @@ def _slider(label: str, values: Sequence[Any], value: Any, show: Callable[[Any],
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
+    measured = estimates.last_run(settings.model_name_or_path)
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, plots.Picture]:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
         _, counts = policy.fit(encoded, chosen.block_size, too_long)
-        return views.table(counts.rows()), plots.length_histogram(encoded.length, chosen.block_size)
+        rows = counts.rows() + _rows(counts.kept, counts.tokens, chosen.block_size)
+        rows.append(("time an epoch", _time(measured, counts.tokens)))
+        return views.table(rows), plots.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
     slider = _slider("block size", values, settings.block_size, lambda v: f"{v} tokens")
     return Controls(settings, {"block_size": slider}, consequences).show()
 
 
-def training(
-    settings: TrainSettings, lengths: Sequence[int], trained: Sequence[int], largest: int
-) -> Controls:
-    """02's sliders: the learning rate's schedule over the real steps, and a smaller block size.
+def _rows(conversations: int, tokens: int, block_size: int) -> list[tuple[str, str]]:
+    """Rows an epoch, packed and padded to the block size."""
+    padding = 1 - tokens / max(conversations * block_size, 1)
+    packed = f"about {math.ceil(tokens / block_size):,} of {block_size:,} tokens, little padding"
+    return [
+        ("rows an epoch, packed", packed),
+        (
+            "rows an epoch, padded",
+            f"{conversations:,} of {block_size:,} tokens, {padding:.0%} padding",
+        ),
+    ]
 
-    `lengths` and `trained`: tokens and trained tokens of each conversation of the train side;
-    `largest`: the dataset's block size.
+
+def _time(measured: estimates.Measured | None, num_tokens: float) -> str:
+    if not measured:
+        return "unknown: this model was not trained on this machine yet"
+    return f"{measured.time(num_tokens)}, {measured.speed()}"
+
+
+def training(
+    settings: TrainSettings,
+    lengths: Sequence[int],
+    trained: Sequence[int],
+    manifest: Mapping[str, Any],
+) -> Controls:
+    """02's sliders: the learning rate's schedule over the real steps, and what a step is made of.
+
+    `lengths` and `trained`: tokens and trained tokens of each conversation of the train side.
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
     ranks = plan.num_ranks(settings)
+    base = settings.model_name_or_path or manifest["model_name_or_path"]
+    measured = estimates.last_run(base, ranks)
 
     def consequences(chosen: TrainSettings) -> tuple[View, plots.Picture]:
-        limit = chosen.block_size or largest
+        limit = chosen.block_size or manifest["block_size"]
         fits = all_lengths <= limit
-        steps = plan.num_steps(chosen, int(fits.sum()), ranks)
-        an_epoch = plan.num_steps(
-            chosen.replace(num_train_epochs=1, max_steps=-1), int(fits.sum()), ranks
-        )
+        kept, tokens = int(fits.sum()), int(all_lengths[fits].sum())
+        steps = plan.num_steps(chosen, kept, ranks)
+        an_epoch = plan.num_steps(chosen.replace(num_train_epochs=1, max_steps=-1), kept, ranks)
         conversations = (
             chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps * ranks
         )
-        kept_tokens = int(all_lengths[fits].sum())
-        padding = 1 - kept_tokens / max(int(fits.sum()) * limit, 1)
+        a_step = min(conversations, kept) * tokens / max(kept, 1)
         lost = 1 - all_trained[fits].sum() / max(all_trained.sum(), 1)
+        packed, padded = _rows(kept, tokens, limit)
+        memory = "unknown until a first run"
+        if measured:
+            memory = f"{measured.memory_gib:.1f} GiB in run {measured.run}, "
+            memory += f"of {measured.batch_size} conversations a micro-batch"
         rows = [
-            ("conversations trained on", f"{fits.sum():,} of {len(fits):,}"),
+            ("conversations trained on", f"{kept:,} of {len(fits):,}"),
             ("trained tokens left out", f"{lost:.1%}"),
+            packed if chosen.layout == "packed" else padded,
             ("optimizer steps", f"{steps:,} ({an_epoch:,} an epoch)"),
             (
-                "a step",
-                f"{conversations} conversations, about "
-                f"{conversations * kept_tokens / max(fits.sum(), 1):,.0f} tokens, {ranks} rank(s)",
+                "a step (effective batch)",
+                f"{conversations} conversations, about {a_step:,.0f} tokens, {ranks} rank(s)",
             ),
-            (
-                "padding",
-                "little (packed)" if chosen.layout == "packed" else f"{padding:.0%} (padded)",
-            ),
+            ("time", _time(measured, steps * a_step)),
+            ("memory of a rank", memory),
         ]
         rates = plots.schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type
@@ -149,10 +178,14 @@ def training(
     longest = int(all_lengths.max())
     sizes = [0] + [v for v in _BLOCK_SIZES if v < longest]
     show_size = lambda v: f"{v} tokens" if v else "the dataset's"  # noqa: E731
+    dials: dict[str, tuple[str, Sequence[Any], Callable[[Any], str]]] = {
+        "learning_rate": ("learning rate", _RATES, lambda v: f"{v:g}"),
+        "block_size": ("block size", sizes, show_size),
+        "per_device_train_batch_size": ("batch size", _POWERS, str),
+        "gradient_accumulation_steps": ("accumulation", _POWERS, str),
+    }
     sliders = {
-        "learning_rate": _slider(
-            "learning rate", _RATES, settings.learning_rate, lambda v: f"{v:g}"
-        ),
-        "block_size": _slider("block size", sizes, settings.block_size, show_size),
+        name: _slider(label, values, getattr(settings, name), show)
+        for name, (label, values, show) in dials.items()
     }
     return Controls(settings, sliders, consequences).show()

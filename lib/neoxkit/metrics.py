@@ -44,6 +44,7 @@ class Metrics(TrainerCallback):
             conversations_a_step=args.train_batch_size
             * args.gradient_accumulation_steps
             * args.world_size,
+            micro_batch=args.train_batch_size,
             dataset=kit.dataset,
             model=kit.model_name_or_path,
             model_type=model.config.model_type,

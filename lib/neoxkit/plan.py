@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from neoxkit import changes, models, paths, runs, tokenized
+from neoxkit import changes, estimates, models, paths, runs, tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.tiny import TINY
@@ -71,8 +71,7 @@ def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
     if config != paths.root() / "ds_configs" / f"{settings.ds_config}.json":
         values["deepspeed"] = paths.short(config)
     if settings.model_name_or_path != TINY and settings.model_name_or_path:
-        name = paths.portable(settings.model_name_or_path)
-        values["model_name_or_path"] = name if paths.local_folder(name) else models.resolve(name)
+        values["model_name_or_path"] = estimates.base_name(settings.model_name_or_path)
     values["report_to"] = _reporters(settings.report_to)
     return values | _other_arguments(settings, values)
 

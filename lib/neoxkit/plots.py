@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
+SMOOTHED_FROM = 20  # points; fewer are drawn as they are
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
 
@@ -130,6 +131,20 @@ def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     return figure
 
 
+def smoothed(values: Sequence[float]) -> np.ndarray:
+    """An exponential moving average over about a tenth of the values, not pulled to the first.
+
+    >>> smoothed([1.0, 1.0, 1.0]).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    keep = 1 - 2 / (len(values) / 10 + 1) if len(values) > 10 else 0.0
+    averages, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        averages.append(total / weight)
+    return np.array(averages)
+
+
 def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
     return points[::stride] + (points[-1:] if (len(points) - 1) % stride else [])
@@ -150,10 +165,15 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     rate_axes.set_ylim(bottom=0)
     rate_axes.spines[["top", "left"]].set_visible(False)
-    axes.plot(
-        [e["step"] for e in train], [e["loss"] for e in train], color=BLUE, label="train loss"
-    )
-    axes.plot(
+    steps, losses = [e["step"] for e in train], [e["loss"] for e in train]
+    smooth = len(train) >= SMOOTHED_FROM
+    lines = axes.plot(
+        steps, losses, color=BLUE, label="train loss",
+        alpha=0.35 if smooth else 1, linewidth=1 if smooth else 1.5,
+    )  # fmt: skip
+    if smooth:
+        lines += axes.plot(steps, smoothed(losses), color=BLUE, label="train loss, smoothed")
+    lines += axes.plot(
         [e["step"] for e in evals], [e["loss"] for e in evals],
         color=ORANGE, marker="o", markersize=5, label="eval loss",
     )  # fmt: skip
@@ -166,7 +186,7 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
     if starts:
         axes.set_xlim(0, max(starts[-1]["planned_steps"], 1))
     axes.set_ylim(bottom=0)
-    handles = [*axes.get_lines()[:2], rate_axes.get_lines()[0]]
+    handles = [*lines, rate_axes.get_lines()[0]]
     axes.legend(handles=handles, frameon=False, loc="upper right")
     _speed(below, train)
     return figure

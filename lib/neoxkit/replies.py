@@ -1,6 +1,6 @@
 """Questions from files or from the eval side, and a model's replies to them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
 from neoxkit import conversations, models, paths
 from neoxkit.errors import UserError
@@ -144,8 +145,11 @@ def reply(
     batch_size: int = 32,
     seed: int = 0,
     progress: Progress = silent,
+    growing: Callable[[str], None] | None = None,
 ) -> list[Reply]:
     """Answer prompts in batches of about equal length, in their own order.
+
+    `growing` is called with the text so far at every token; it takes a single prompt.
 
     A reply ends at the end mark or where the model begins the next `User:` turn; one that reaches
     `max_new_tokens` ran on. A prompt that leaves no room for them is "too long" and not answered.
@@ -174,12 +178,31 @@ def reply(
                 pad_token_id=models.pad_id(tokenizer),
                 stop_strings=[STOP_TEXT],
                 tokenizer=tokenizer,
+                streamer=_Growing(tokenizer, growing) if growing else None,
                 **options,
             )[:, ids.shape[1] :]
             for i, tokens in zip(at, new.tolist(), strict=True):
                 replies[i] = _ended(tokenizer, tokens)
             progress(min(start + batch_size, len(order)), len(order))
     return replies
+
+
+class _Growing(BaseStreamer):
+    """Hands over a reply as it grows, cut where it ends."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], None]) -> None:
+        self.tokenizer, self.show = tokenizer, show
+        self.ids: list[int] | None = None  # None until the prompt has come
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.ids is None:
+            self.ids = []
+            return
+        self.ids += value.flatten().tolist()
+        self.show(_ended(self.tokenizer, self.ids).text)
+
+    def end(self) -> None:
+        """Whoever asked gets the whole reply."""
 
 
 def _pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

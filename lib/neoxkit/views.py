@@ -91,6 +91,16 @@ def folded(title: str, text: str) -> View:
     return View(f"<details><summary>{escape(title)}</summary>{body}</details>", f"({title})")
 
 
+def command(line: str) -> View:
+    """A line for a shell, with a button that copies it."""
+    copy = (
+        "navigator.clipboard.writeText(this.previousElementSibling.textContent)"
+        ".then(() => { this.textContent = 'Copied' })"
+    )
+    text = f'<pre style="white-space:pre-wrap;margin:0">{escape(line)}</pre>'
+    return View(f'<div>{text}<button onclick="{copy}">Copy</button></div>', visible(line))
+
+
 def settings_table(settings: Settings) -> View:
     """Every setting with its value, its help, and a mark where it differs from its default."""
     changed = settings.changed()

@@ -1,0 +1,164 @@
+"""Talk to the base and to the tuned model, side by side, in a notebook."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import display
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from neoxkit import evaluate, paths, views
+from neoxkit.replies import Reply, reply
+from neoxkit.settings import EvaluateSettings
+from neoxkit.turns import END_MARK, USER, Conversation, Turn, prompt, render
+
+KEPT = "chat.txt"  # conversations that were kept, in a run's folder
+_TURN = "white-space:pre-wrap;margin:4px 0;padding:4px 8px;border-radius:6px"
+_COLOURS = {"user": "background:rgba(128,128,128,0.18)", "agent": "background:rgba(0,114,178,0.22)"}
+_ENDINGS = {
+    "ran on": "cut at the longest reply",
+    "too long": "no room left: begin a new conversation",
+}
+
+Model = Callable[[], PreTrainedModel]  # loads it at the first question
+
+
+class Side:
+    """One model's conversation, drawn as it grows."""
+
+    def __init__(self, name: str, model: Model, file: Path, agent_name: str) -> None:
+        self.name, self.model, self.agent_name = name, model, agent_name
+        self.turns: list[Turn] = []
+        self.note, self._file = "", file
+        self.shown = widgets.HTML()
+        self.keep = widgets.Button(
+            description="Keep", tooltip=f"Add this conversation to {paths.short(file)}"
+        )
+        self.keep.on_click(lambda _: self.keep_it())
+        self.box = widgets.VBox([self.shown, self.keep], layout={"width": "50%"})
+        self.draw()
+
+    def draw(self, growing: str | None = None) -> None:
+        """Show the turns, and a reply that is not whole yet."""
+        turns = self.turns + ([Turn("agent", f"{growing} ▌")] if growing is not None else [])
+        names = {"user": USER, "agent": self.agent_name}
+        body = "".join(
+            f'<div style="{_TURN};{_COLOURS[turn.role]}"><b>{views.escape(names[turn.role])}</b> '
+            f"{views.escape(turn.text)}</div>"
+            for turn in turns
+        )
+        note = f"<i>{views.escape(self.note)}</i>" if self.note else ""
+        self.shown.value = f"<b>{views.escape(self.name)}</b>{body}{note}"
+
+    def ask(self, question: str, answer: Callable[..., Reply]) -> None:
+        """Add the question and the model's answer to it; `answer` does the work."""
+        self.turns.append(Turn("user", question))
+        self.note = ""
+        self.draw("")
+        asked = prompt(Conversation(0, tuple(self.turns)), self.agent_name)
+        said = answer(self.model(), asked, self.draw)
+        self.turns.append(Turn("agent", said.text))
+        self.note = _ENDINGS.get(said.ended, "" if said.text else "it said nothing")
+        self.draw()
+
+    def clear(self) -> None:
+        self.turns, self.note = [], ""
+        self.draw()
+
+    def keep_it(self) -> None:
+        """Append the conversation to the file, as 01_tokenize reads it."""
+        if not self.turns or not all(turn.text for turn in self.turns):
+            self.note = "not kept: a turn is empty" if self.turns else "not kept: nothing was said"
+        else:
+            text, _ = render(Conversation(0, tuple(self.turns)), self.agent_name)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(f"{text}{END_MARK}\n")
+            self.note = f"kept in {paths.short(self._file)}"
+        self.draw()
+
+
+class Chat:
+    """The box: a question for both models, the length and temperature of their replies."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        tokenizer: PreTrainedTokenizerBase,
+        agent_name: str,
+        settings: EvaluateSettings,
+        file: Path,
+    ) -> None:
+        self._tokenizer, self._seed = tokenizer, settings.seed
+        self.sides = [Side(name, model, file, agent_name) for name, model in models.items()]
+        wide = {"style": {"description_width": "8em"}, "layout": {"width": "26em"}}
+        temperature = settings.temperature if settings.do_sample else 0.0
+        self.temperature = widgets.FloatSlider(
+            value=temperature, min=0, max=max(2.0, temperature), step=0.1,
+            description="temperature", tooltip="0: always the likeliest token", **wide,
+        )  # fmt: skip
+        longest = settings.max_new_tokens
+        self.length = widgets.IntSlider(
+            value=longest, min=1, max=max(256, longest), description="longest reply", **wide
+        )
+        self.question = widgets.Text(
+            placeholder="Ask both models, then press Enter", continuous_update=False,
+            layout={"width": "100%"},
+        )  # fmt: skip
+        self.question.observe(lambda change: self.ask(change["new"]), "value")
+        new = widgets.Button(description="New conversation", layout={"width": "12em"})
+        new.on_click(lambda _: [side.clear() for side in self.sides])
+        self.box = widgets.VBox(
+            [
+                widgets.HBox([self.length, self.temperature, new]),
+                widgets.HBox([side.box for side in self.sides]),
+                self.question,
+            ]
+        )
+
+    def show(self) -> "Chat":
+        """Display the box; returns itself."""
+        bundle = self.box._repr_mimebundle_()
+        bundle["text/plain"] = "(chat box, with a kernel)"
+        display(bundle, raw=True)
+        return self
+
+    def ask(self, question: str) -> None:
+        """Ask every model, one after another; the replies grow as they are made."""
+        if not question.strip():
+            return
+        self.question.value = ""
+        for side in self.sides:
+            side.ask(question.strip(), self._answer)
+
+    def _answer(self, model: PreTrainedModel, asked: str, show: Callable[[str], None]) -> Reply:
+        sampled = self.temperature.value > 0
+        (said,) = reply(
+            model,
+            self._tokenizer,
+            [asked],
+            max_new_tokens=self.length.value,
+            do_sample=sampled,
+            temperature=self.temperature.value if sampled else 1.0,
+            seed=self._seed,
+            growing=show,
+        )
+        self._seed += sampled  # the same question sampled again gets another answer
+        return said
+
+
+def chat(
+    facts: Mapping[str, Any],
+    folder: Path,
+    tuned: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    agent_name: str,
+    settings: EvaluateSettings,
+) -> Chat:
+    """A chat box for the base (loaded at the first question) and the tuned model of a run; shown."""
+    models: dict[str, Model] = {
+        "base": cache(lambda: evaluate.load(facts, folder, "base")),
+        "tuned": lambda: tuned,
+    }
+    return Chat(models, tokenizer, agent_name, settings, folder / KEPT).show()

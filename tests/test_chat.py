@@ -1,0 +1,113 @@
+"""chat.py without a browser: what both models are asked, what is shown, and what is kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from neoxkit import chat, conversations, models, paths, replies, tiny
+from neoxkit.settings import EvaluateSettings
+from neoxkit.tiny import TINY
+from neoxkit.turns import Conversation, Turn, prompt
+
+TOKENIZER = models.load_tokenizer(TINY)
+SETTINGS = EvaluateSettings(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return models.for_inference(TINY, "float32")
+
+
+@pytest.fixture
+def box(model: torch.nn.Module, tmp_path: Path) -> chat.Chat:
+    loads = {"base": lambda: model, "tuned": lambda: model}
+    return chat.Chat(loads, TOKENIZER, "Joi", SETTINGS, tmp_path / "chat.txt")
+
+
+def test_growing_ends_with_the_reply_itself(model: torch.nn.Module) -> None:
+    for seed in range(3):
+        options = {"max_new_tokens": 12, "do_sample": True, "seed": seed}
+        grown: list[str] = []
+        asked = ["User: Hi\n\nJoi:"]
+        (said,) = replies.reply(model, TOKENIZER, asked, **options, growing=grown.append)
+        assert [said] == replies.reply(model, TOKENIZER, asked, **options)
+        assert grown[-1] == said.text and len(grown) > 1
+
+
+def test_both_models_are_asked_with_all_turns_so_far(
+    box: chat.Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def answer(model: object, tokenizer: object, prompts: list[str], **_: object) -> list:
+        asked.append(prompts[0])
+        return [replies.Reply(f"r{len(asked)}", "end mark", 1)]
+
+    monkeypatch.setattr(chat, "reply", answer)
+    box.question.value = "  One? "
+    assert box.question.value == ""
+    box.question.value = "Two?"
+    first = [Turn("user", "One?")]
+    for at, side in enumerate(box.sides):
+        said = first + [Turn("agent", f"r{at + 1}"), Turn("user", "Two?")]
+        assert asked[at] == prompt(Conversation(0, tuple(first)), "Joi")
+        assert asked[at + 2] == prompt(Conversation(0, tuple(said)), "Joi")
+        assert side.turns == [*said, Turn("agent", f"r{at + 3}")]
+    box.question.value = "   "
+    assert len(asked) == 4
+    box.box.children[0].children[2].click()  # a new conversation
+    assert all(side.turns == [] for side in box.sides)
+
+
+def test_everything_is_escaped(box: chat.Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "<script>alert(1)</script>\u202e"
+    said = replies.Reply(hostile, "ran on", 1)
+    monkeypatch.setattr(chat, "reply", lambda *_, growing, **__: growing(hostile) or [said])
+    box.question.value = hostile
+    for side in box.sides:
+        assert "<script" not in side.shown.value
+        assert side.shown.value.count("&lt;script&gt;alert(1)&lt;/script&gt;‹U+202E›") == 2
+        assert "cut at the longest reply" in side.shown.value
+
+
+def test_what_is_kept_is_read_again(box: chat.Chat, tmp_path: Path) -> None:
+    side = box.sides[1]
+    side.keep_it()
+    assert "nothing was said" in side.shown.value and not (tmp_path / "chat.txt").exists()
+    for name in ("Hi", "What?"):
+        side.turns += [Turn("user", name), Turn("agent", f"{name}, you say.\n\nWell.")]
+    side.keep_it()
+    side.keep_it()
+    found = conversations.read(tmp_path / "chat.txt")
+    assert found.agent_name == "Joi"
+    assert [c.turns for c in found.conversations] == [tuple(side.turns)] * 2
+    side.turns.append(Turn("agent", ""))
+    side.keep_it()
+    assert "a turn is empty" in side.shown.value
+    assert len(conversations.read(tmp_path / "chat.txt").conversations) == 2
+
+
+def test_temperature_zero_is_greedy_and_above_it_varies(box: chat.Chat) -> None:
+    assert box.temperature.value == 0
+    side = box.sides[0]
+    for _ in range(2):
+        side.ask("Hi", box._answer)
+        side.turns = side.turns[-1:]
+    assert side.turns == side.turns[:1]
+    greedy = {replies.reply(side.model(), TOKENIZER, ["User: Hi\n\nJoi:"], max_new_tokens=6)[0]}
+    box.temperature.value = 1.5
+    asked = "User: Hi\n\nJoi:"
+    assert len({box._answer(side.model(), asked, lambda _: None) for _ in range(4)} | greedy) > 2
+
+
+def test_a_parameter_outside_the_sliders_range_widens_it(
+    model: torch.nn.Module, tmp_path: Path
+) -> None:
+    settings = EvaluateSettings(max_new_tokens=2000, do_sample=True, temperature=3.5)
+    wide = chat.Chat({"base": lambda: model}, TOKENIZER, "Joi", settings, tmp_path / "x")
+    assert (wide.length.value, wide.temperature.value) == (2000, 3.5)
+
+
+def test_the_folder_of_the_tiny_model_is_there() -> None:
+    assert tiny.tiny_folder().is_relative_to(paths.root())

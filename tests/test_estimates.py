@@ -1,0 +1,50 @@
+"""What the next run will take, from what the last one took."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from neoxkit import estimates, runs
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("notebooks", "ds_configs", "runs", "models/own"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    return tmp_path
+
+
+def write(home: Path, run: str, model: str, age: int, speeds: list[float], ranks: int = 1) -> None:
+    folder = home / "runs" / run
+    folder.mkdir()
+    runs.append_event(folder, "start", step=0, model=model, num_ranks=ranks, micro_batch=16)
+    for step, speed in enumerate(speeds):
+        runs.append_event(folder, "train", step=step, tokens_per_second=speed, memory_gib=1.5)
+    os.utime(folder / runs.METRICS, (1e9 - age, 1e9 - age))
+
+
+def test_the_last_run_of_the_same_model_is_taken(home: Path) -> None:
+    assert estimates.last_run("tiny") is None
+    write(home, "old", "tiny", 9, [100.0, 300.0, 900.0])
+    write(home, "other", "EleutherAI/pythia-70m", 1, [5.0])
+    write(home, "just-begun", "tiny", 0, [])
+    found = estimates.last_run("tiny")
+    assert found == estimates.Measured("old", 300.0, 1.5, 16)
+    assert estimates.last_run("pythia-70m").run == "other"  # the short name of the same model
+    write(home, "two", "tiny", 2, [500.0], ranks=2)
+    assert estimates.last_run("tiny").run == "two"
+    assert estimates.last_run("tiny", 1).run == "old"
+
+
+def test_a_folder_is_known_by_its_place_below_the_root(home: Path) -> None:
+    write(home, "mine", "models/own", 1, [5.0])
+    assert estimates.last_run(str(home / "models" / "own")).run == "mine"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"), [(1000, "about 10 s"), (60_000, "about 10 min"), (1e6, "about 2.8 h")]
+)
+def test_time_in_words(tokens: float, said: str) -> None:
+    assert estimates.Measured("x", 100.0, 1.0, 16).time(tokens) == said
