@@ -1,159 +1,77 @@
-"""The notebooks in a real JupyterLab under headless Chromium (make test-browser)."""
+"""browser.py without one: who started the kernel, and what its server tells."""
 
 import json
-import re
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import nbformat
+import ipywidgets
 import pytest
-from conftest import make_home, tokenize, train_to_the_end
+from test_dashboard import Outputs
 
-pytest.importorskip(
-    "playwright", reason="playwright is not installed (pip install -e '.[browser]')"
+from neoxkit import browser
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["python", "-m", "papermill", "a.ipynb"], True),
+        (["/venv/bin/python", "/venv/bin/papermill", "a.ipynb"], True),
+        (["python", "-m", "neoxkit.cli", "run"], True),
+        (["/venv/bin/python", "/venv/bin/neoxkit", "run"], True),
+        (["python", "-m", "jupyterlab", "--no-browser"], False),
+        (["/venv/bin/python", "/venv/bin/jupyter-lab", "/home/neoxkit"], False),
+        ([], False),
+    ],
 )
-
-import lab
-
-from neoxkit import listing, runs
-from neoxkit.settings import TrainSettings
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not lab.CHROMIUM, reason="the Debian package chromium is not installed"),
-]
-HOSTILE = (
-    "User: What is <b>this</b>?\n\n"
-    "Agent: <script>window.hacked = 1</script>\x1b[31m.<|endoftext|>\n"
-)
-WATCH = "dashboard.watch(launch.start"
-Open = Callable[..., lab.Notebook]
+def test_widgets_are_shown_where_somebody_can_move_them(
+    command: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = type("Process", (), {"__init__": lambda *_: None, "cmdline": lambda _: command})
+    monkeypatch.setattr(browser.psutil, "Process", parent)
+    outputs = Outputs()
+    monkeypatch.setattr(browser, "display", outputs)
+    browser.unattended.cache_clear()
+    browser.show(ipywidgets.IntSlider(), "(a slider)")
+    browser.unattended.cache_clear()
+    assert outputs[0]["text/plain"] == "(a slider)"
+    assert ("application/vnd.jupyter.widget-view+json" in outputs[0]) != expected
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = make_home(tmp_path_factory.mktemp("home"))
-    text = (folder / "data" / "small.txt").read_text()
-    (folder / "data" / "hostile.txt").write_text(HOSTILE + text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NEOXKIT_HOME", str(folder))
-        tokenize("small.txt", "small")
-        yield folder
+@pytest.fixture
+def server() -> Iterator[tuple[str, list]]:
+    """A server that answers as Jupyter's does; gives its address and what it was asked."""
+    asked: list = [{"connections": 2}]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(asked[0]).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    served = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{served.server_port}/api/kernels/k", asked
+    served.shutdown()
 
 
-@pytest.fixture(scope="module")
-def opened(home: Path) -> Iterator[Open]:
-    """Opens a notebook, or a copy of it that is named by its run and has other parameters."""
-    with lab.jupyterlab(home / "notebooks") as address, lab.chromium() as browser:
-
-        def open_notebook(name: str, **parameters: object) -> lab.Notebook:
-            if parameters:
-                source = home / "notebooks" / f"{name}.ipynb"
-                name = f"{name}-{parameters.get('run') or parameters['dataset']}"
-                set_parameters(source, source.with_stem(name), parameters)
-            return lab.Notebook(browser, address, f"{name}.ipynb")
-
-        yield open_notebook
+def test_the_server_is_asked_for_this_kernel(
+    server: tuple[str, list], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, asked = server
+    monkeypatch.setattr(browser, "_address", lambda: (address, "secret"))
+    assert browser.num_tabs() == 2
+    assert asked[1] == ("/api/kernels/k", "token secret")
+    asked[0] = {"message": "no such kernel"}
+    assert browser.num_tabs() is None
 
 
-def set_parameters(source: Path, target: Path, values: dict[str, object]) -> None:
-    nb = nbformat.read(source, as_version=4)
-    (cell,) = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
-    for name, value in values.items():
-        cell.source, count = re.subn(
-            rf"(?m)^({name}: \w+ = )\S+", rf"\g<1>{json.dumps(value)}", cell.source
-        )
-        assert count == 1, name
-    nbformat.write(nb, target)
-
-
-def events(home: Path, run: str, kind: str) -> list[dict]:
-    return [e for e in runs.read_events(home / "runs" / run) if e["event"] == kind]
-
-
-def wait_until(true: Callable[[], object], tab: lab.Notebook, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        tab.page.wait_for_timeout(100)
-
-
-def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
-    tab = opened("01_tokenize", train_file="data/hostile.txt", dataset="hostile", block_size=280)
-    tab.run_all()
-    tab.wait_for("tokenized.save(", "Tokenized conversations")
-    dial = "controls.block_size("
-    before, kept = tab.picture(dial), tab.outputs(dial).inner_text()
-    assert "as the parameters say" in kept
-    tab.outputs(dial).locator(".noUi-handle").focus()
-    tab.page.keyboard.press("Home")
-    tab.wait_for(dial, "block_size: 280 → 64")
-    wait_until(lambda: tab.picture(dial) != before, tab)
-    assert tab.outputs(dial).inner_text() != kept
-    tab.run("fitted = policy.fit_sides")
-    tab.wait_for("fitted = policy.fit_sides", "longer than 64 tokens")
-    pages = "pager.pages("
-    assert "window.hacked = 1" in tab.outputs(pages).inner_text()
-    assert tab.page.evaluate("window.hacked") is None
-    first = tab.outputs(pages).inner_text()
-    tab.outputs(pages).locator(".noUi-handle").focus()
-    tab.page.keyboard.press("ArrowRight")
-    wait_until(lambda: tab.outputs(pages).inner_text() != first, tab)
-    assert "line 4:" in tab.outputs(pages).inner_text()
-    assert tab.faults == []
-    tab.close()
-
-
-def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
-    tab = opened("02_train", dataset="small", run="lab", max_steps=300, eval_steps=100)
-    tab.run_all()
-    tab.wait_for(WATCH, "left")
-    pictures: set[str] = set()
-    wait_until(lambda: pictures.add(tab.picture(WATCH)) or len(pictures) >= 3, tab)
-    assert not (home / "runs" / "lab" / runs.FINISHED).exists()
-    tab.command("notebook:interrupt-kernel")
-    tab.wait_for(WATCH, "stopped: lab: stopped, step", seconds=30)
-    assert listing.standing(home / "runs" / "lab").state == "stopped"
-    tab.wait_until_idle()
-    tab.run_all()
-    tab.wait_for("dashboard.summary(", "final eval loss", seconds=120)
-    assert runs.finished(home / "runs" / "lab")["step"] == 300
-    (stopped,) = events(home, "lab", "stop")
-    assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
-    assert tab.faults == []
-    tab.close()
-
-
-def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened: Open) -> None:
-    tab = opened("02_train", dataset="small", run="away", max_steps=500, eval_steps=0.5)
-    tab.run_all()
-    tab.wait_for(WATCH, "left")
-    tab.command("docmanager:save")
-    tab.page.wait_for_timeout(1000)
-    tab.close()
-    step = events(home, "away", "train")[-1]["step"]
-    back = opened("02_train-away")
-    wait_until(lambda: events(home, "away", "train")[-1]["step"] > step, back)
-    back.wait_until_idle(30)  # the cell has ended, the training has not
-    assert listing.standing(home / "runs" / "away").state == "training"
-    back.run(WATCH)
-    back.wait_for(WATCH, "left", seconds=30)
-    first = back.picture(WATCH)
-    wait_until(lambda: back.picture(WATCH) != first, back)
-    back.wait_for(WATCH, "finished", seconds=120)
-    assert [e["resumed_step"] for e in events(home, "away", "start")] == [0]
-    assert back.faults == []
-    back.close()
-
-
-def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> None:
-    same = {"dataset": "small", "max_steps": 8, "eval_steps": 4}
-    tab = opened("02_train", run="run-all", **same)
-    tab.run_all()
-    tab.wait_for("dashboard.summary(", "final eval loss", seconds=90)
-    facts = runs.finished(home / "runs" / "run-all")
-    other = runs.finished(train_to_the_end(TrainSettings(run="elsewhere", **same)))
-    assert (facts["train_loss"], facts["eval_loss"]) == (other["train_loss"], other["eval_loss"])
-    assert tab.faults == []
-    tab.close()
+def test_without_a_server_nobody_is_said_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser, "_address", lambda: None)
+    assert browser.num_tabs() is None
+    monkeypatch.setattr(browser, "_address", lambda: ("http://127.0.0.1:9/x", "t"))
+    assert browser.num_tabs() is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neoxkit import chat, conversations, models, paths, replies, tiny
+from neoxkit import chat, conversations, models, replies
 from neoxkit.settings import EvaluateSettings
 from neoxkit.tiny import TINY
 from neoxkit.turns import Conversation, Turn, prompt
@@ -50,7 +50,7 @@ def test_both_models_are_asked_with_all_turns_so_far(
     box.question.value = "Two?"
     first = [Turn("user", "One?")]
     for at, side in enumerate(box.sides):
-        said = first + [Turn("agent", f"r{at + 1}"), Turn("user", "Two?")]
+        said = [*first, Turn("agent", f"r{at + 1}"), Turn("user", "Two?")]
         assert asked[at] == prompt(Conversation(0, tuple(first)), "Joi")
         assert asked[at + 2] == prompt(Conversation(0, tuple(said)), "Joi")
         assert side.turns == [*said, Turn("agent", f"r{at + 3}")]
@@ -107,7 +107,3 @@ def test_a_parameter_outside_the_sliders_range_widens_it(
     settings = EvaluateSettings(max_new_tokens=2000, do_sample=True, temperature=3.5)
     wide = chat.Chat({"base": lambda: model}, TOKENIZER, "Joi", settings, tmp_path / "x")
     assert (wide.length.value, wide.temperature.value) == (2000, 3.5)
-
-
-def test_the_folder_of_the_tiny_model_is_there() -> None:
-    assert tiny.tiny_folder().is_relative_to(paths.root())

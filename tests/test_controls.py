@@ -7,7 +7,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import controls, estimates, plan, policy, views
+from neoxkit import browser, controls, estimates, plan, policy, views
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.table import Part, Store, Table
 
@@ -28,6 +28,7 @@ class Screen:
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(controls, "display", screen)
+    monkeypatch.setattr(browser, "display", screen)
     monkeypatch.setattr(plan, "num_gpus", lambda: 0)
     monkeypatch.setattr(estimates, "last_run", lambda *_: None)
     return screen

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbconvert
 import nbformat
 import psutil
 import pytest
@@ -76,12 +77,19 @@ def test_each_picture_is_there_once(executed: Path, name: str) -> None:
     assert sum("image/png" in o.get("data", {}) for o in outputs(nb)) == PICTURES[name]
 
 
-def test_the_training_cell_ends_with_one_status_and_one_curve(executed: Path) -> None:
-    cell = next(c for c in notebook(executed, "02_train").cells if "dashboard.watch(" in c.source)
+def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path) -> None:
+    cell = next(
+        c for c in notebook(executed, "02_train").cells if "dashboard.watch(launch" in c.source
+    )
     assert [sorted(o.data) for o in cell.outputs] == [
         ["text/html", "text/plain"],
         ["image/png", "text/plain"],
+        ["text/html", "text/plain"],
+        ["text/html", "text/plain"],
     ]
+    rows = re.findall(r"<tr><td[^>]*>(.*?)</td>", cell.outputs[2].data["text/html"])
+    assert rows == ["10", "20", "30"]
+    assert "the end of runs/e2e/train.log" in cell.outputs[3].data["text/html"]
     assert re.match(
         r"step 30 of 30 · epoch .* · loss .* useful tokens/s · padding .*% · MFU .*% · finished",
         cell.outputs[0].data["text/plain"],
@@ -153,6 +161,40 @@ def test_plain_papermill_says_the_run_is_finished_and_trains_nothing(
         )
     assert done.returncode == 0, done.stderr
     assert (executed / "runs" / "e2e" / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_html_shows_everything_without_a_kernel(executed: Path, name: str) -> None:
+    html, _ = nbconvert.HTMLExporter().from_notebook_node(notebook(executed, name))
+    assert html.count('src="data:image/png;base64,') == PICTURES[name]
+    assert not re.search(r"\w+\(\)\s*</pre>", html)  # a widget's name where it should stand
+    assert '<script type="application/vnd.jupyter.widget-view' not in html  # an empty place
+    assert "with a kernel" in html
+    assert all('value="30"' in bar for bar in re.findall("<progress[^>]*>", html))
+
+
+def test_the_notebooks_data_is_looked_at_and_passes_the_audit(executed: Path) -> None:
+    said = "\n".join(
+        o.data["text/plain"]
+        for o in outputs(notebook(executed, "01_tokenize"))
+        if "text/plain" in o.get("data", {})
+    )
+    assert said.count("✓") == 3 and "✗" not in said
+    assert "asks what the other side asks first" in said
+    assert "(with a kernel: pages through the train side: " in said
+
+
+def test_a_data_set_that_fails_the_audit_is_not_written(executed: Path, tmp_path: Path) -> None:
+    text = f"User: {'Tell me more. ' * 200}\n\nAgent: No.<|endoftext|>\n"
+    path = tmp_path / "next_to_nothing.txt"
+    path.write_text(text * 2 + text.replace("more", "less"))
+    flags = ["-p", "train_file", str(path), "-p", "dataset", "poor", "-p", "block_size", "999"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        done = command("neoxkit.cli", "run", "--only", "01_tokenize", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: agent_name: trained tokens: ")
+    assert not (executed / "data" / "tokenized" / "poor").exists()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from test_dashboard import Outputs
 from test_quality import EVAL, FOUND, TRAIN
 
-from neoxkit import models, pager, views
+from neoxkit import browser, models, pager, views
 from neoxkit.tiny import TINY
 
 
@@ -14,6 +14,7 @@ from neoxkit.tiny import TINY
 def shown(monkeypatch: pytest.MonkeyPatch) -> Outputs:
     outputs = Outputs()
     monkeypatch.setattr(pager, "display", outputs)
+    monkeypatch.setattr(browser, "display", outputs)
     return outputs
 
 

@@ -171,7 +171,7 @@ def test_smoothing_follows_a_level_and_not_the_noise() -> None:
     assert abs(plots.smoothed([9.0] * 50 + [1.0] * 350)[-1] - 1) < 0.1
 
 
-@pytest.mark.parametrize(("points", "shown"), [(19, False), (20, True)])
+@pytest.mark.parametrize(("points", "shown"), [(49, False), (50, True)])
 def test_few_points_are_drawn_as_they_are(points: int, shown: bool) -> None:
     train = {
         "event": "train", "loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 1.0, "mfu": 0.1,

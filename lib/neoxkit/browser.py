@@ -6,6 +6,32 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
+import ipywidgets as widgets
+import psutil
+from IPython.display import display
+
+UNATTENDED = {"papermill", "neoxkit", "nbconvert", "jupyter-nbconvert", "jupyter-execute"}
+
+
+def show(box: widgets.Widget, text: str) -> None:
+    """Display a widget; where nobody can move it, the text that stands for it alone.
+
+    A widget in a notebook that papermill executed is an empty place in its HTML.
+    """
+    bundle = {} if unattended() else box._repr_mimebundle_()
+    display({**bundle, "text/plain": text}, raw=True)
+
+
+@cache
+def unattended() -> bool:
+    """Whether this kernel was started by a program that executes notebooks."""
+    try:
+        command = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return False
+    program = command[2:3] if command[1:2] == ["-m"] else command[1:2]
+    return any(Path(name).stem in UNATTENDED for name in program)
+
 
 def num_tabs() -> int | None:
     """Connections to this process's kernel; None where no Jupyter server tells (papermill, say)."""

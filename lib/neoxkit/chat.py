@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-from IPython.display import display
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import evaluate, paths, views
+from neoxkit import browser, evaluate, paths, views
 from neoxkit.replies import Reply, reply
 from neoxkit.settings import EvaluateSettings
 from neoxkit.turns import END_MARK, USER, Conversation, Turn, prompt, render
@@ -92,7 +91,7 @@ class Chat:
     ) -> None:
         self._tokenizer, self._seed = tokenizer, settings.seed
         self.sides = [Side(name, model, file, agent_name) for name, model in models.items()]
-        wide = {"style": {"description_width": "8em"}, "layout": {"width": "26em"}}
+        wide = {"style": {"description_width": "7em"}, "layout": {"width": "22em"}}
         temperature = settings.temperature if settings.do_sample else 0.0
         self.temperature = widgets.FloatSlider(
             value=temperature, min=0, max=max(2.0, temperature), step=0.1,
@@ -107,11 +106,13 @@ class Chat:
             layout={"width": "100%"},
         )  # fmt: skip
         self.question.observe(lambda change: self.ask(change["new"]), "value")
-        new = widgets.Button(description="New conversation", layout={"width": "12em"})
+        new = widgets.Button(description="Clear", tooltip="Begin a new conversation")
         new.on_click(lambda _: [side.clear() for side in self.sides])
         self.box = widgets.VBox(
             [
-                widgets.HBox([self.length, self.temperature, new]),
+                widgets.HBox(
+                    [self.length, self.temperature, new], layout={"flex_flow": "row wrap"}
+                ),
                 widgets.HBox([side.box for side in self.sides]),
                 self.question,
             ]
@@ -119,9 +120,7 @@ class Chat:
 
     def show(self) -> "Chat":
         """Display the box; returns itself."""
-        bundle = self.box._repr_mimebundle_()
-        bundle["text/plain"] = "(chat box, with a kernel)"
-        display(bundle, raw=True)
+        browser.show(self.box, "(chat box, with a kernel)")
         return self
 
     def ask(self, question: str) -> None:
@@ -156,7 +155,7 @@ def chat(
     agent_name: str,
     settings: EvaluateSettings,
 ) -> Chat:
-    """A chat box for the base (loaded at the first question) and the tuned model of a run; shown."""
+    """A box for the base (loaded at the first question) and the tuned model of a run; shown."""
     models: dict[str, Model] = {
         "base": cache(lambda: evaluate.load(facts, folder, "base")),
         "tuned": lambda: tuned,

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import estimates, plan, plots, policy, views
+from neoxkit import browser, estimates, plan, plots, policy, views
 from neoxkit.settings import Settings, TokenizeSettings, TrainSettings
 from neoxkit.table import Table
 from neoxkit.views import View
@@ -43,9 +43,7 @@ class Controls:
     def show(self) -> "Controls":
         """Display the sliders, their consequences and the picture; returns itself."""
         names = ", ".join(f"{n} {getattr(self.settings, n)}" for n in self._sliders)
-        bundle = self.box._repr_mimebundle_()
-        bundle["text/plain"] = f"(sliders, with a kernel: {names})"
-        display(bundle, raw=True)
+        browser.show(self.box, f"(sliders, with a kernel: {names})")
         view, picture = self._views()
         self._handles = (display(view, display_id=True), display(picture, display_id=True))
         return self

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 from IPython.display import display
 
-from neoxkit import views
+from neoxkit import browser, views
 from neoxkit.quality import Finding
 from neoxkit.table import Table
 
@@ -38,9 +38,7 @@ class Pager:
 
     def show(self) -> "Pager":
         """Display the widgets and the first conversation; returns itself."""
-        bundle = self.box._repr_mimebundle_()
-        bundle["text/plain"] = f"(with a kernel: pages through {self.kind.options[0][0]})"
-        display(bundle, raw=True)
+        browser.show(self.box, f"(with a kernel: pages through {self.kind.options[0][0]})")
         self._handle = display(self.page(), display_id=True)
         return self
 

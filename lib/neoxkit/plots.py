@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
-SMOOTHED_FROM = 20  # points; fewer are drawn as they are
+SMOOTHED_FROM = 50  # points; fewer are drawn as they are
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
 

@@ -90,16 +90,16 @@ class Store:
         folder = paths.root() / "data" / "tokenized"  # not /tmp, which may be memory
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        kept: dict[str, list[np.ndarray]] = {}
+        # Columns that grow in place: many small arrays to join later would hold their memory twice.
+        columns: dict[str, tuple[bytearray, np.dtype]] = {}
         for part in parts:
             self._file.write(part.ids.data)
             for name, values in vars(part).items():
                 if name != "ids":
-                    kept.setdefault(name, []).append(values)
+                    columns.setdefault(name, (bytearray(), values.dtype))[0].extend(values.data)
         self._file.flush()
-        # One column after another, its parts freed: all twice would be the peak of a large file.
-        one = {name: np.concatenate(kept.pop(name)) for name in list(kept)}
-        self.replies: np.ndarray = one["replies"]
+        one = {name: np.frombuffer(raw, dtype) for name, (raw, dtype) in columns.items()}
+        self.replies: np.ndarray = one["replies"].reshape(-1, 3)
         self.length, self.first, self.line = one["length"], one["first"], one["line"]
         self.fault, self.key, self.num_replies = one["fault"], one["key"], one["num_replies"]
         self.chars, self.shortest = one["chars"], one["shortest"]

@@ -1,0 +1,182 @@
+"""The notebooks in a real JupyterLab under headless Chromium (make test-browser)."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import make_home, tokenize, train_to_the_end
+
+pytest.importorskip(
+    "playwright", reason="playwright is not installed (pip install -e '.[browser]')"
+)
+
+import lab
+
+from neoxkit import listing, runs
+from neoxkit.settings import TrainSettings
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not lab.CHROMIUM, reason="the Debian package chromium is not installed"),
+]
+HOSTILE = (
+    "User: What is <b>this</b>?\n\n"
+    "Agent: <script>window.hacked = 1</script>\x1b[31m.<|endoftext|>\n"
+)
+WATCH = "dashboard.watch(launch.start"
+Open = Callable[..., lab.Notebook]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = make_home(tmp_path_factory.mktemp("home"))
+    text = (folder / "data" / "small.txt").read_text()
+    (folder / "data" / "hostile.txt").write_text(HOSTILE + text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(folder))
+        tokenize("small.txt", "small")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def opened(home: Path) -> Iterator[Open]:
+    """Opens a notebook, or a copy of it that is named by its run and has other parameters."""
+    with lab.jupyterlab(home / "notebooks") as address, lab.chromium() as browser:
+
+        def open_notebook(name: str, **parameters: object) -> lab.Notebook:
+            if parameters:
+                source = home / "notebooks" / f"{name}.ipynb"
+                name = f"{name}-{parameters.get('run') or parameters['dataset']}"
+                set_parameters(source, source.with_stem(name), parameters)
+            return lab.Notebook(browser, address, f"{name}.ipynb")
+
+        yield open_notebook
+
+
+def set_parameters(source: Path, target: Path, values: dict[str, object]) -> None:
+    nb = nbformat.read(source, as_version=4)
+    (cell,) = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    for name, value in values.items():
+        cell.source, count = re.subn(
+            rf"(?m)^({name}: \w+ = )\S+", rf"\g<1>{json.dumps(value)}", cell.source
+        )
+        assert count == 1, name
+    nbformat.write(nb, target)
+
+
+def events(home: Path, run: str, kind: str) -> list[dict]:
+    return [e for e in runs.read_events(home / "runs" / run) if e["event"] == kind]
+
+
+def wait_until(true: Callable[[], object], tab: lab.Notebook, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        tab.page.wait_for_timeout(100)
+
+
+def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
+    tab = opened("01_tokenize", train_file="data/hostile.txt", dataset="hostile", block_size=280)
+    tab.run_all()
+    tab.wait_for("tokenized.save(", "Tokenized conversations")
+    dial = "controls.block_size("
+    before, kept = tab.picture(dial), tab.outputs(dial).inner_text()
+    assert "as the parameters say" in kept
+    tab.outputs(dial).locator(".noUi-handle").focus()
+    tab.page.keyboard.press("Home")
+    tab.wait_for(dial, "block_size: 280 → 64")
+    wait_until(lambda: tab.picture(dial) != before, tab)
+    assert tab.outputs(dial).inner_text() != kept
+    tab.run("fitted = policy.fit_sides")
+    tab.wait_for("fitted = policy.fit_sides", "longer than 64 tokens")
+    pages = "pager.pages("
+    assert "window.hacked = 1" in tab.outputs(pages).inner_text()
+    assert tab.page.evaluate("window.hacked") is None
+    first = tab.outputs(pages).inner_text()
+    tab.outputs(pages).locator(".noUi-handle").focus()
+    tab.page.keyboard.press("ArrowRight")
+    wait_until(lambda: tab.outputs(pages).inner_text() != first, tab)
+    assert "line 4:" in tab.outputs(pages).inner_text()
+    assert tab.faults == []
+    tab.close()
+
+
+def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
+    tab = opened("02_train", dataset="small", run="lab", max_steps=300, eval_steps=100)
+    tab.run_all()
+    tab.wait_for(WATCH, "left")
+    pictures: set[str] = set()
+    wait_until(lambda: pictures.add(tab.picture(WATCH)) or len(pictures) >= 3, tab)
+    assert not (home / "runs" / "lab" / runs.FINISHED).exists()
+    tab.command("notebook:interrupt-kernel")
+    tab.wait_for(WATCH, "stopped: lab: stopped, step", seconds=30)
+    assert listing.standing(home / "runs" / "lab").state == "stopped"
+    tab.wait_until_idle()
+    tab.run_all()
+    tab.wait_for("dashboard.summary(", "final eval loss", seconds=120)
+    assert runs.finished(home / "runs" / "lab")["step"] == 300
+    (stopped,) = events(home, "lab", "stop")
+    assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
+    assert tab.faults == []
+    tab.close()
+
+
+def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened: Open) -> None:
+    tab = opened("02_train", dataset="small", run="away", max_steps=500, eval_steps=0.5)
+    tab.run_all()
+    tab.wait_for(WATCH, "left")
+    tab.command("docmanager:save")
+    tab.page.wait_for_timeout(1000)
+    tab.close()
+    step = events(home, "away", "train")[-1]["step"]
+    back = opened("02_train-away")
+    wait_until(lambda: events(home, "away", "train")[-1]["step"] > step, back)
+    back.wait_until_idle(30)  # the cell has ended, the training has not
+    assert listing.standing(home / "runs" / "away").state == "training"
+    back.run(WATCH)
+    back.wait_for(WATCH, "left", seconds=30)
+    first = back.picture(WATCH)
+    wait_until(lambda: back.picture(WATCH) != first, back)
+    back.wait_for(WATCH, "finished", seconds=120)
+    assert [e["resumed_step"] for e in events(home, "away", "start")] == [0]
+    assert back.faults == []
+    back.close()
+
+
+def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> None:
+    same = {"dataset": "small", "max_steps": 8, "eval_steps": 4}
+    tab = opened("02_train", run="run-all", **same)
+    tab.run_all()
+    tab.wait_for("dashboard.summary(", "final eval loss", seconds=90)
+    facts = runs.finished(home / "runs" / "run-all")
+    other = runs.finished(train_to_the_end(TrainSettings(run="elsewhere", **same)))
+    assert (facts["train_loss"], facts["eval_loss"]) == (other["train_loss"], other["eval_loss"])
+    assert tab.faults == []
+    tab.close()
+
+
+def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None:
+    train_to_the_end(TrainSettings(run="talk", dataset="small", max_steps=8, eval_steps=4))
+    tab = opened("03_evaluate", run="talk", num_questions=4, max_new_tokens=8)
+    tab.run_all()
+    box = "chat.chat("
+    field = tab.outputs(box).locator("input[type=text]")
+    field.wait_for(timeout=90_000)
+    tab.wait_until_idle()
+    field.fill("What is <b>3</b> plus 4?")
+    field.press("Enter")
+    wait_until(lambda: tab.outputs(box).inner_text().count("What is") == 2, tab)
+    columns = tab.outputs(box).locator(".widget-html")
+    wait_until(lambda: all("▌" not in text for text in columns.all_inner_texts()), tab)
+    wait_until(lambda: tab.page.evaluate(lab.READY), tab)
+    said = columns.all_inner_texts()
+    assert [text.split("\n")[0].split("User")[0].strip() for text in said] == ["base", "tuned"]
+    for text in said:
+        assert "User What is <b>3</b> plus 4?" in text and "Agent" in text
+    assert field.input_value() == ""
+    assert tab.faults == []
+    tab.close()
