@@ -396,3 +396,22 @@ def test_doctor_names_a_kernel_of_another_python(
     found = doctor._kernel()
     assert found[-1].found == "python3 -> /other/python"
     assert "ipykernel install" in found[-1].remedy
+
+
+@pytest.mark.parametrize("name", ["nobody", "demo"])
+def test_what_does_not_train_can_not_be_stopped(capsys: CapSys, finished: Path, name: str) -> None:
+    assert refused(capsys, "stop", name) == f"RUN: {name} is not training -- see neoxkit runs"
+
+
+def test_runs_are_listed(capsys: CapSys, finished: Path) -> None:
+    assert cli.main(["runs"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.startswith("run") and line.split()[:2] == ["demo", "finished"]
+
+
+def test_a_stopped_training_ends_the_command_with_a_code_of_its_own(
+    capsys: CapSys, folder: Path, tmp_path: Path
+) -> None:
+    fault = type("Fault", (), {"ename": "Stopped", "evalue": "demo: stopped -- run it again"})
+    assert cli._failed(fault, tmp_path) == 75
+    assert capsys.readouterr().err == "demo: stopped -- run it again\n"

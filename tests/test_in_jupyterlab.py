@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import make_home, tokenize, train_to_the_end
+from conftest import command, make_home, tokenize, train_to_the_end
 
 pytest.importorskip(
     "playwright", reason="playwright is not installed (pip install -e '.[browser]')"
@@ -68,6 +68,12 @@ def set_parameters(source: Path, target: Path, values: dict[str, object]) -> Non
     nbformat.write(nb, target)
 
 
+def papermill(notebook: str, **parameters: object) -> None:
+    flags = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
+    done = command("neoxkit.cli", "run", "--only", notebook, *flags)
+    assert done.returncode == 0, done.stderr
+
+
 def events(home: Path, run: str, kind: str) -> list[dict]:
     return [e for e in runs.read_events(home / "runs" / run) if e["event"] == kind]
 
@@ -83,6 +89,10 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab = opened("01_tokenize", train_file="data/hostile.txt", dataset="hostile", block_size=280)
     tab.run_all()
     tab.wait_for("tokenized.save(", "Tokenized conversations")
+    written = home / "data" / "tokenized" / "hostile" / "manifest.json"
+    in_the_browser = runs.read_json(written)
+    papermill("01_tokenize", train_file="data/hostile.txt", dataset="hostile")
+    assert runs.read_json(written) == in_the_browser
     dial = "controls.block_size("
     before, kept = tab.picture(dial), tab.outputs(dial).inner_text()
     assert "as the parameters say" in kept
@@ -161,7 +171,8 @@ def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> Non
 
 def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None:
     train_to_the_end(TrainSettings(run="talk", dataset="small", max_steps=8, eval_steps=4))
-    tab = opened("03_evaluate", run="talk", num_questions=4, max_new_tokens=8)
+    small = {"run": "talk", "num_questions": 4, "max_new_tokens": 8}
+    tab = opened("03_evaluate", **small)
     tab.run_all()
     box = "chat.chat("
     field = tab.outputs(box).locator("input[type=text]")
@@ -178,5 +189,9 @@ def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None
     for text in said:
         assert "User What is <b>3</b> plus 4?" in text and "Agent" in text
     assert field.input_value() == ""
+    written = home / "runs" / "talk" / "evaluation.json"
+    in_the_browser = runs.read_json(written)
+    papermill("03_evaluate", **small)
+    assert runs.read_json(written) == in_the_browser
     assert tab.faults == []
     tab.close()

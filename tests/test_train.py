@@ -14,7 +14,7 @@ import torch
 from conftest import REPOSITORY, command, metrics, tokenize, train_to_the_end
 from datasets import load_from_disk
 
-from neoxkit import evaluate, launch, listing, lock, paths, plan, runs, tokenized
+from neoxkit import cli, evaluate, launch, listing, lock, paths, plan, runs, tokenized
 from neoxkit.errors import Stopped, UserError
 from neoxkit.guard import STOPPED
 from neoxkit.replies import ENDINGS
@@ -228,7 +228,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> N
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
-    home: Path, unbroken: Path, ranks: int
+    home: Path, unbroken: Path, ranks: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = BASE.replace(run=f"asked-{ranks}", num_ranks=ranks)
     training = launch.start(settings)
@@ -236,7 +236,11 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     while not runs.read_events(training.folder):
         assert training.poll() is None
         time.sleep(0.02)
-    training.interrupt()
+    if ranks == 1:
+        training.interrupt()
+    else:
+        assert cli.main(["stop", settings.run]) == 0
+        assert "stopped at step" in capsys.readouterr().out
     assert training.process.wait(timeout=60) == STOPPED
     step = metrics(training.folder)[-1]["step"]
     assert metrics(training.folder)[-1]["event"] == "stop" and 0 < step < STEPS
