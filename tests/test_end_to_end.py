@@ -1,6 +1,7 @@
 """The three notebooks under papermill with real DeepSpeed, from another working directory."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from conftest import command, make_home
 
-from neoxkit import runs
+from neoxkit import listing, runs
 
 PARAMETERS = {
     "train_file": "mine.txt",  # in the folder the command is called from
@@ -247,6 +248,33 @@ def training_processes(home: Path) -> list[psutil.Process]:
     return found
 
 
+def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed: Path) -> None:
+    flags = ["-p", "dataset", "e2e", "-p", "run", "asked", "-p", "max_steps", "100000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        kit = subprocess.Popen(
+            [sys.executable, "-m", "neoxkit.cli", "run", "--only", "02_train", *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+    folder = executed / "runs" / "asked"
+    wait_for_a_step(folder, kit)
+    os.killpg(kit.pid, signal.SIGINT)  # as a terminal does
+    said, errors = kit.communicate(timeout=60)
+    assert kit.returncode == 75
+    assert "finishes its step and saves; Ctrl-C again ends it at once" in said
+    standing = listing.standing(folder)
+    assert standing.state == "stopped" and runs.whole_checkpoints(folder)
+    assert errors == f"asked: stopped, step {standing.step:,} is saved -- run it again to go on\n"
+    assert training_processes(folder) == []
+
+
+def wait_for_a_step(folder: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while not any(e["event"] == "train" for e in runs.read_events(folder)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> None:
     """Interrupted or killed in the middle: nothing is left, and the run is no success."""
@@ -260,10 +288,7 @@ def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> N
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
     folder = executed / "runs" / name
-    deadline = time.monotonic() + 90
-    while not any(e["event"] == "train" for e in runs.read_events(folder)):
-        assert papermill.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_a_step(folder, papermill)
     assert len(training_processes(folder)) >= 4  # guard, runner, launcher, rank
     papermill.send_signal(number)
     papermill.wait(timeout=60)
