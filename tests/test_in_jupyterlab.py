@@ -116,7 +116,7 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
 
 
 def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
-    tab = opened("02_train", dataset="small", run="lab", max_steps=300, eval_steps=100)
+    tab = opened("02_train", dataset="small", run="lab", max_steps=200, eval_steps=100)
     tab.run_all()
     tab.wait_for(WATCH, "left")
     pictures: set[str] = set()
@@ -128,7 +128,7 @@ def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
     tab.wait_until_idle()
     tab.run_all()
     tab.wait_for("dashboard.summary(", "final eval loss", seconds=120)
-    assert runs.finished(home / "runs" / "lab")["step"] == 300
+    assert runs.finished(home / "runs" / "lab")["step"] == 200
     (stopped,) = events(home, "lab", "stop")
     assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
     assert tab.faults == []
