@@ -19,7 +19,7 @@ from neoxkit.errors import UserError
 RUN = "picture"
 PICTURE = Path(__file__).parents[1] / "docs" / "training.png"
 STATUS = """[...document.querySelectorAll('.jp-OutputArea-output')]
-    .find(e => /tokens\\/s/.test(e.textContent))"""
+    .find(e => /^\\s*step [\\d,]+ of [\\d,]+ ·/.test(e.textContent))"""
 HALFWAY = f"""(() => {{
     const status = /step ([\\d,]+) of ([\\d,]+)/.exec({STATUS}?.textContent ?? '');
     const [at, of] = (status ?? []).slice(1).map(s => Number(s.replaceAll(',', '')));

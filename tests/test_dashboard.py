@@ -175,7 +175,8 @@ def test_interrupting_who_only_watches_stops_nothing(
 ) -> None:
     begin(folder, 5)
     held = lock.hold(folder)
-    monkeypatch.setattr(dashboard.time, "sleep", lambda seconds: interrupt())
+    times = iter(range(5))
+    monkeypatch.setattr(dashboard.time, "sleep", lambda seconds: next(times) < 9 and interrupt())
     with pytest.raises(Stopped, match=r"mine: it trains on without this cell .* neoxkit stop mine"):
         dashboard.watch("mine")
     assert not lock.asked_to_stop(folder)
