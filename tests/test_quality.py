@@ -83,6 +83,13 @@ def test_first_questions_are_equal_where_the_ids_are() -> None:
     assert len(quality.first_questions(rows.select(slice(0)))) == 0
 
 
+def test_only_the_first_question_of_a_conversation_counts() -> None:
+    one = encode(talk(1, "Hi", "Yes?", "Who are you?", "A program."))
+    other = encode(talk(1, "Hi", "No.", "What?", "Nothing."), talk(2, "Who are you?", "A ship."))
+    first, again, different = [*quality.first_questions(one), *quality.first_questions(other)]
+    assert first == again != different
+
+
 def test_turns_add_up_to_the_conversation() -> None:
     for rows in (TRAIN, EVAL):
         found = quality.turn_lengths(rows)

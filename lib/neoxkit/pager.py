@@ -54,7 +54,7 @@ class Pager:
         self.number.value = 1
 
     def _step(self, by: int) -> None:
-        self.number.value = min(max(self.number.value + by, 1), self.number.max)
+        self.number.value += by  # the slider itself stays within its ends
 
     def _draw(self) -> None:
         if self._handle:

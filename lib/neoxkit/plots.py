@@ -132,12 +132,12 @@ def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
-    """An exponential moving average over about a tenth of the values, not pulled to the first.
+    """An exponential moving average over about a twentieth of the values, not pulled to the first.
 
     >>> smoothed([1.0, 1.0, 1.0]).tolist()
     [1.0, 1.0, 1.0]
     """
-    keep = 1 - 2 / (len(values) / 10 + 1) if len(values) > 10 else 0.0
+    keep = 1 - 2 / (len(values) / 20 + 1) if len(values) > 20 else 0.0
     averages, total, weight = [], 0.0, 0.0
     for value in values:
         total, weight = keep * total + value, keep * weight + 1

@@ -92,7 +92,7 @@ def first_questions(rows: Table) -> np.ndarray:
         place = np.arange(lengths.sum()) - np.repeat(begins, lengths)
         products = (part.ids().astype(np.uint64) + np.uint64(1)) * places[place]
         sums = np.add.reduceat(np.append(products, np.uint64(0)), begins)
-        hashes.append(np.where(lengths > 0, sums, 0) + lengths.astype(np.uint64))
+        hashes.append(np.where(lengths > 0, sums, np.uint64(0)))
     return np.concatenate(hashes)
 
 
