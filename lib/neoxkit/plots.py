@@ -94,6 +94,7 @@ def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
         else ""
     )
     _clean(axes, "length of a turn with its label and end (tokens)", "turns", title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure
