@@ -415,3 +415,15 @@ def test_a_stopped_training_ends_the_command_with_a_code_of_its_own(
     fault = type("Fault", (), {"ename": "Stopped", "evalue": "demo: stopped -- run it again"})
     assert cli._failed(fault, tmp_path) == 75
     assert capsys.readouterr().err == "demo: stopped -- run it again\n"
+
+
+def test_stop_now_signals_nobody_before_the_holder_is_known(
+    capsys: CapSys, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """os.kill(-1) would end every process of the user."""
+    holders = iter([lock.UNKNOWN, lock.UNKNOWN, 12345, None])
+    killed = []
+    monkeypatch.setattr(lock, "locked_by", lambda folder: next(holders, None))
+    monkeypatch.setattr(cli.os, "kill", lambda pid, number: killed.append(pid))
+    assert cli.main(["stop", "demo", "--now"]) == 0
+    assert killed == [12345]

@@ -43,6 +43,13 @@ def test_a_folder_is_known_by_its_place_below_the_root(home: Path) -> None:
     assert estimates.last_run(str(home / "models" / "own")).run == "mine"
 
 
+def test_a_run_of_an_earlier_version_is_passed_over(home: Path) -> None:
+    write(home, "old", "tiny", 1, [100.0])
+    file = home / "runs" / "old" / runs.METRICS
+    file.write_text(file.read_text().replace(', "micro_batch": 16', ""))
+    assert estimates.last_run("tiny") is None
+
+
 @pytest.mark.parametrize(
     ("tokens", "said"), [(1000, "about 10 s"), (60_000, "about 10 min"), (1e6, "about 2.8 h")]
 )

@@ -103,7 +103,8 @@ def _list_runs() -> int:
 def _stop(run: str, now: bool) -> int:
     """Returns when the training is gone; 0 where it saved and stopped, or had come to its end."""
     folder = paths.run(run)
-    pid = lock.locked_by(folder)
+    while (pid := lock.locked_by(folder)) == lock.UNKNOWN:
+        time.sleep(0.05)  # it has just begun
     if not pid:
         raise UserError("RUN", f"{run} is not training", "see neoxkit runs")
     if now:

@@ -53,6 +53,8 @@ def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
     train = [e for e in events if e["event"] == "train"]
     if not start or not train or start["model"] != model:
         return None
+    if "micro_batch" not in start:  # of an earlier version
+        return None
     if num_ranks not in (0, start["num_ranks"]):
         return None
     return Measured(

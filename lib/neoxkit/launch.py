@@ -87,11 +87,10 @@ class Training:
         return runs.EventReader(self.folder, self.since).poll()
 
     def _where_it_stopped(self) -> tuple[str, str]:
-        checkpoints = runs.whole_checkpoints(self.folder)
-        if not checkpoints:
+        step = runs.saved_step(self.folder)
+        if step is None:
             return "stopped before the first checkpoint", "run it again to begin anew"
-        step = checkpoints[-1].name.split("-")[1]
-        return f"stopped, step {int(step):,} is saved", "run it again to go on"
+        return f"stopped, step {step:,} is saved", "run it again to go on"
 
 
 _started: dict[Path, Training] = {}  # by this process: what a second start of it finds

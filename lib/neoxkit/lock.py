@@ -9,6 +9,7 @@ from neoxkit.errors import UserError
 
 LOCK = ".lock"
 STOP = "STOP"  # this file in a run folder asks its training to save and stop
+UNKNOWN = -1  # a holder that has not written its process id yet; never to be signalled
 GUARDED = "NEOXKIT_GUARDED"  # set in the environment of a training whose guard holds the lock
 
 
@@ -21,7 +22,7 @@ def locked_by(folder: Path) -> int | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may look at once
         except OSError:
-            return int(path.read_text().strip() or 0) or -1
+            return int(path.read_text().strip() or 0) or UNKNOWN
     return None
 
 

@@ -29,10 +29,6 @@ class Finding:
     what: str
     rows: Sides
 
-    @property
-    def num_rows(self) -> int:
-        return sum(map(len, self.rows.values()))
-
 
 def findings(sides: Sides) -> list[Finding]:
     """What a person should look at before training, each with the conversations behind it."""

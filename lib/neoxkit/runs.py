@@ -119,6 +119,12 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     return [p for p in found if checkpoint_fault(p) is None]
 
 
+def saved_step(folder: Path) -> int | None:
+    """The step of the newest whole checkpoint, from which a run would go on."""
+    whole = whole_checkpoints(folder)
+    return int(whole[-1].name.split("-")[1]) if whole else None
+
+
 def write_checkpoint_manifest(checkpoint: Path, **facts: Any) -> None:
     """List a checkpoint's files with their sizes, last of all: only then does it count as whole."""
     files = {

@@ -25,8 +25,7 @@ def outset(folder: Path) -> str:
         return "already trained: shown as it is"
     if state == "new":
         return ""
-    checkpoints = runs.whole_checkpoints(folder)
-    step = checkpoints[-1].name.split("-")[1] if checkpoints else ""
+    step = runs.saved_step(folder)
     return f"goes on from step {step}" if step else "begins anew: no checkpoint was saved"
 
 
