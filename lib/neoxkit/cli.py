@@ -1,6 +1,7 @@
 """`neoxkit`: strict papermill over the three notebooks, and a look at the machine."""
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -283,6 +284,8 @@ def _say(text: str) -> None:
 def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> Any:
     """Execute one notebook; papermill's error of the cell that failed, if one did."""
     import papermill  # slow: after every value was checked
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # else it tells of slow autosaves
     from papermill.exceptions import PapermillExecutionError
 
     try:

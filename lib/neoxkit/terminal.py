@@ -73,6 +73,8 @@ def _show(text: str, on_terminal: bool, out: TextIO) -> None:
 
 def runs_table(standings: Sequence[Standing]) -> str:
     """A line a run: state, step, losses, and when it last changed."""
+    from neoxkit import views  # IPython, which no other command needs at its start
+
     if not standings:
         return "no run yet -- neoxkit run, or 02_train in JupyterLab"
     header = ("run", "state", "step", "train loss", "eval loss", "changed")
@@ -80,12 +82,8 @@ def runs_table(standings: Sequence[Standing]) -> str:
         (s.run, s.state, _steps(s), _loss_of(s.train_loss), _loss_of(s.eval_loss), _ago(s.changed))
         for s in standings
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
-    return "\n".join(lines + [f"{s.run}: {s.says}" for s in standings if s.says])
+    says = [f"{s.run}: {s.says}" for s in standings if s.says]
+    return "\n".join([views.table(rows, header).text, *says])
 
 
 def how_it_stands(standing: Standing) -> str:

@@ -115,7 +115,9 @@ def run(parsed: arguments.Parsed) -> bool:
     stop = StopOnRequest(folder)
     trainer.add_callback(stop)
     if kit.num_replies and len(sides["eval"]):
-        asked, _ = replies.questions_for(manifest, sides["eval"], tokenizer)
+        # Of a large eval side only some rows are looked at; a few of them may have no reply.
+        some = replies.spread(range(len(sides["eval"])), 10 * kit.num_replies)
+        asked, _ = replies.questions_for(manifest, sides["eval"].select(some), tokenizer)
         trainer.add_callback(Replies(folder, replies.spread(asked, kit.num_replies), tokenizer))
     trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
     checkpoints = runs.whole_checkpoints(folder)
