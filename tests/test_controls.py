@@ -62,14 +62,27 @@ def manifest(block_size: int) -> dict[str, Any]:
 ROWS = table(10, 50, 70, 70, 130, 300)
 
 
+def dial(control: controls.Controls, label: str) -> list[ipywidgets.Widget]:
+    """Its slider and its field."""
+    rows = [w for w in control.box.children if isinstance(w, ipywidgets.HBox)]
+    return next(list(row.children) for row in rows if row.children[0].description == label)
+
+
 def slider(control: controls.Controls, label: str) -> ipywidgets.SelectionSlider:
-    found = [w for w in control.box.children if getattr(w, "description", "") == label]
-    assert len(found) == 1
-    return found[0]
+    return dial(control, label)[0]
+
+
+def field(control: controls.Controls, label: str) -> ipywidgets.Text:
+    return dial(control, label)[1]
+
+
+def mistake(control: controls.Controls) -> str:
+    return next(w.value for w in control.box.children if type(w) is ipywidgets.HTML)
 
 
 def press(control: controls.Controls, label: str) -> None:
-    next(w for w in control.box.children if w.description == label).click()
+    buttons = [w for w in control.box.children if isinstance(w, ipywidgets.Button)]
+    next(w for w in buttons if w.description == label).click()
 
 
 @pytest.mark.parametrize("value", [8, 77, 280, 300, 9999])
@@ -127,6 +140,47 @@ def test_two_sliders_add_up(screen: Screen) -> None:
     assert control.overrides() == {"block_size": (0, 64)}
     control.reset()
     assert control.settings == settings
+
+
+def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
+    settings = TrainSettings()
+    control = controls.training(settings, [10, 130, 300], [5, 60, 150], manifest(300))
+    assert field(control, "learning rate").value == "0.002"
+    field(control, "learning rate").value = "0.9"  # the slider ends at 0.01
+    assert slider(control, "learning rate").value == 0.9
+    field(control, "learning rate").value = " 3.3e-5"  # and has no such value
+    assert slider(control, "learning rate").value == 3.3e-5 == control.settings.learning_rate
+    values = [v for _, v in slider(control, "learning rate").options]
+    assert values == sorted(values) and {3.3e-5, 0.9, 2e-3} < set(values)
+    assert "learning_rate: 0.002 → 3.3e-05" in screen.shown[1].text
+    slider(control, "learning rate").value = 1e-5
+    assert field(control, "learning rate").value == "1e-05"
+    press(control, "Reset")
+    assert field(control, "learning rate").value == "0.002" and control.settings == settings
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "said"),
+    [
+        ("learning rate", "fast", "learning_rate: must be a number, got &#x27;fast&#x27;"),
+        ("learning rate", "-1", "learning_rate: must be above 0"),
+        ("learning rate", "", "learning_rate: must be a number"),
+        ("batch size", "2.5", "per_device_train_batch_size: must be a whole number"),
+        ("block size", "5", "block_size: must be at least 8"),
+        ("block size", "301", "block_size: "),  # more than the dataset's
+        ("block size", "<script>", "must be a whole number, got &#x27;&lt;script&gt;&#x27;"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_a_line(
+    screen: Screen, label: str, text: str, said: str
+) -> None:
+    settings = TrainSettings()
+    control = controls.training(settings, [10, 130, 300], [5, 60, 150], manifest(300))
+    before = list(screen.shown)
+    field(control, label).value = text
+    assert said in mistake(control) and control.settings == settings and screen.shown == before
+    field(control, label).value = "0.5" if label == "learning rate" else "64"
+    assert mistake(control) == "" and control.settings != settings
 
 
 @pytest.mark.parametrize("too_long", ["drop", "cut", "error"])
@@ -188,11 +242,29 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert len(rates) == 6 and max(rates) <= settings.learning_rate
 
 
+def test_memory_grows_with_the_tokens_of_a_micro_batch(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = estimates.Measured("old", 100.0, 1.0, 3.0, 16, 1600.0)
+    monkeypatch.setattr(estimates, "last_run", lambda *_: last)
+    settings = TrainSettings(per_device_train_batch_size=8)
+    control = controls.training(settings, [100] * 40, [50] * 40, manifest(100))
+    told = "; 3 with 1,600 in run old"
+    assert facts(screen)["memory of a rank"] == "about 2 GiB with 800 tokens a micro-batch" + told
+    slider(control, "batch size").value = 32
+    assert facts(screen)["memory of a rank"].startswith("about 5 GiB with 3,200 tokens")
+    slider(control, "batch size").value = 64  # more than there are
+    assert facts(screen)["memory of a rank"].startswith("about 6 GiB with 4,000 tokens")
+    assert facts(screen)["time"].startswith("about 3 min")  # 4 epochs of 40 x 100 at 100 a second
+    controls.block_size(TokenizeSettings(block_size=280), table(50, 150))
+    assert "about 3 GiB with 1,600 tokens" in screen.shown[4].text  # 16 of 100
+
+
 def test_a_saved_notebook_says_what_the_sliders_were(screen: Screen) -> None:
     controls.training(
         TrainSettings(learning_rate=1e-5, block_size=64), [10, 130], [5, 60], manifest(130)
     )
     assert screen.shown[0]["text/plain"] == (
-        "(sliders, with a kernel: learning_rate 1e-05, block_size 64, "
+        "(dials, with a kernel: learning_rate 1e-05, block_size 64, "
         "per_device_train_batch_size 16, gradient_accumulation_steps 1)"
     )

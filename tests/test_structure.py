@@ -23,7 +23,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "plans": ("changes", "estimates", "listing", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views", "browser"),
-    "notebook": ("controls", "pager", "chat", "dashboard"),
+    "notebook": ("dials", "controls", "pager", "chat", "dashboard"),
     "shell": ("doctor", "terminal", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}

@@ -1,19 +1,22 @@
-"""Sliders that override a parameter in sight: what they change, and what follows from it.
+"""Dials that override a parameter in sight: what they change, and what follows from it.
 
-A slider never acts by itself: the cell below reads `controls.settings`. Under papermill nobody
-moves a slider, so the parameters win and the same cells show the same consequences.
+A dial never acts by itself: the cell below reads `controls.settings`. Under papermill nobody
+turns a dial, so the parameters win and the same cells show the same consequences.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import browser, estimates, plan, plots, policy, views
-from neoxkit.settings import Settings, TokenizeSettings, TrainSettings
+from neoxkit import browser, estimates, plan, plots, policy, tokenized, views
+from neoxkit.dials import Dial
+from neoxkit.errors import UserError
+from neoxkit.settings import Settings, TokenizeSettings, TrainSettings, convert
 from neoxkit.table import Table
 from neoxkit.views import View
 
@@ -23,42 +26,57 @@ _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
 
 
 class Controls:
-    """Sliders over a settings object; `settings` is the settings with what the sliders say."""
+    """Dials over a settings object; `settings` is the settings with what the dials say."""
 
     def __init__(
         self,
         settings: Settings,
-        sliders: dict[str, widgets.SelectionSlider],
+        dials: Mapping[str, Dial],
         consequences: Callable[[Any], tuple[View, plots.Picture]],
     ) -> None:
         self.settings = self._given = settings
-        self._sliders, self._consequences = sliders, consequences
+        self._dials, self._consequences = dials, consequences
         self._handles: tuple[Any, Any] | None = None
-        for name, slider in sliders.items():
-            slider.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
+        for name, dial in dials.items():
+            dial.on_change(partial(self._moved, name), partial(self._typed, name))
+        self._mistake = widgets.HTML()
         reset = widgets.Button(description="Reset", tooltip="Back to the parameters cell")
         reset.on_click(lambda _: self.reset())
-        self.box = widgets.VBox([*sliders.values(), reset])
+        self.box = widgets.VBox([*(d.box for d in dials.values()), self._mistake, reset])
 
     def show(self) -> "Controls":
         """Display the sliders, their consequences and the picture; returns itself."""
-        names = ", ".join(f"{n} {getattr(self.settings, n)}" for n in self._sliders)
-        browser.show(self.box, f"(sliders, with a kernel: {names})")
+        names = ", ".join(f"{n} {getattr(self.settings, n)}" for n in self._dials)
+        browser.show(self.box, f"(dials, with a kernel: {names})")
         view, picture = self._views()
         self._handles = (display(view, display_id=True), display(picture, display_id=True))
         return self
 
     def reset(self) -> None:
         """Back to what the parameters cell says."""
-        for name, slider in self._sliders.items():
-            slider.value = getattr(self._given, name)
+        for name, dial in self._dials.items():
+            dial.put(getattr(self._given, name))
 
     def overrides(self) -> dict[str, tuple[Any, Any]]:
         """What the sliders changed: name -> (parameter, now)."""
-        pairs = {n: (getattr(self._given, n), getattr(self.settings, n)) for n in self._sliders}
+        pairs = {n: (getattr(self._given, n), getattr(self.settings, n)) for n in self._dials}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
+    def _typed(self, name: str, text: str) -> None:
+        """Take over what stands in a field; what can't be is refused in a line."""
+        rule = type(self.settings).__dataclass_fields__[name]
+        try:
+            value = convert(name, rule.type, text, rule.default)
+            self._consequences(self.settings.replace(**{name: value}))
+        except UserError as mistake:
+            self._mistake.value = f"<b>{views.escape(mistake)}</b>"
+            return
+        self._mistake.value = ""
+        self._dials[name].put(value)
+
     def _moved(self, name: str, value: Any) -> None:
+        if value == getattr(self.settings, name):
+            return
         self.settings = self.settings.replace(**{name: value})
         if self._handles:
             for handle, shown in zip(self._handles, self._views(), strict=True):
@@ -77,18 +95,6 @@ class Controls:
         return View(html, f"{view.text}\n{says}\n{command}"), picture
 
 
-def _slider(label: str, values: Sequence[Any], value: Any, show: Callable[[Any], str]) -> Any:
-    """A slider over a list of values, which always holds the parameter's own value."""
-    return widgets.SelectionSlider(
-        options=[(show(v), v) for v in sorted({*values, value})],
-        value=value,
-        description=label,
-        continuous_update=False,
-        style={"description_width": "8em"},
-        layout={"width": "36em"},
-    )
-
-
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
@@ -99,11 +105,13 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
         _, counts = policy.fit(encoded, chosen.block_size, too_long)
         rows = counts.rows() + _rows(counts.kept, counts.tokens, chosen.block_size)
         rows.append(("time an epoch", _time(measured, counts.tokens)))
+        mean = counts.tokens / max(counts.kept, 1)
+        rows.append(("memory of a rank", _memory(measured, mean)))
         return views.table(rows), plots.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
-    slider = _slider("block size", values, settings.block_size, lambda v: f"{v} tokens")
-    return Controls(settings, {"block_size": slider}, consequences).show()
+    dial = Dial("block size", values, settings.block_size, lambda v: f"{v} tokens")
+    return Controls(settings, {"block_size": dial}, consequences).show()
 
 
 def _rows(conversations: int, tokens: int, block_size: int) -> list[tuple[str, str]]:
@@ -125,6 +133,15 @@ def _time(measured: estimates.Measured | None, num_tokens: float) -> str:
     return f"{measured.time(num_tokens)}, {measured.speed()}"
 
 
+def _memory(
+    measured: estimates.Measured | None, tokens: float, micro_batch: int | None = None
+) -> str:
+    """Of micro-batches of so many conversations (None: as in the last run) of so many tokens."""
+    if not measured:
+        return "unknown until a first run"
+    return measured.memory((micro_batch or measured.micro_batch) * tokens)
+
+
 def training(
     settings: TrainSettings,
     lengths: Sequence[int],
@@ -141,6 +158,7 @@ def training(
     measured = estimates.last_run(base, ranks)
 
     def consequences(chosen: TrainSettings) -> tuple[View, plots.Picture]:
+        tokenized.check_block_size(chosen.block_size, manifest)
         limit = chosen.block_size or manifest["block_size"]
         fits = all_lengths <= limit
         kept, tokens = int(fits.sum()), int(all_lengths[fits].sum())
@@ -152,10 +170,8 @@ def training(
         a_step = min(conversations, kept) * tokens / max(kept, 1)
         lost = 1 - all_trained[fits].sum() / max(all_trained.sum(), 1)
         packed, padded = _rows(kept, tokens, limit)
-        memory = "unknown until a first run"
-        if measured:
-            memory = f"{measured.memory_gib:.1f} GiB in run {measured.run}, "
-            memory += f"of {measured.batch_size} conversations a micro-batch"
+        a_row = tokens / max(kept, 1) if chosen.layout == "packed" else limit
+        micro_batch = min(chosen.per_device_train_batch_size, math.ceil(kept / ranks))
         rows = [
             ("conversations trained on", f"{kept:,} of {len(fits):,}"),
             ("trained tokens left out", f"{lost:.1%}"),
@@ -166,7 +182,7 @@ def training(
                 f"{conversations} conversations, about {a_step:,.0f} tokens, {ranks} rank(s)",
             ),
             ("time", _time(measured, steps * a_step)),
-            ("memory of a rank", memory),
+            ("memory of a rank", _memory(measured, a_row, micro_batch)),
         ]
         rates = plots.schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type
@@ -176,14 +192,13 @@ def training(
     longest = int(all_lengths.max())
     sizes = [0] + [v for v in _BLOCK_SIZES if v < longest]
     show_size = lambda v: f"{v} tokens" if v else "the dataset's"  # noqa: E731
-    dials: dict[str, tuple[str, Sequence[Any], Callable[[Any], str]]] = {
-        "learning_rate": ("learning rate", _RATES, lambda v: f"{v:g}"),
-        "block_size": ("block size", sizes, show_size),
-        "per_device_train_batch_size": ("batch size", _POWERS, str),
-        "gradient_accumulation_steps": ("accumulation", _POWERS, str),
+    dials = {
+        name: Dial(label, values, getattr(settings, name), show)
+        for name, label, values, show in (
+            ("learning_rate", "learning rate", _RATES, lambda v: f"{v:g}"),
+            ("block_size", "block size", sizes, show_size),
+            ("per_device_train_batch_size", "batch size", _POWERS, str),
+            ("gradient_accumulation_steps", "accumulation", _POWERS, str),
+        )
     }
-    sliders = {
-        name: _slider(label, values, getattr(settings, name), show)
-        for name, (label, values, show) in dials.items()
-    }
-    return Controls(settings, sliders, consequences).show()
+    return Controls(settings, dials, consequences).show()

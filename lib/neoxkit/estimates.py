@@ -10,12 +10,28 @@ from neoxkit.tiny import TINY
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a run: useful tokens a second of all ranks, peak memory of a rank, and its micro-batch."""
+    """Of a run: useful tokens a second of all ranks; memory of a rank; its micro-batches.
+
+    `model_gib` was taken before the first step (weights, optimizer, libraries), `memory_gib` is the
+    peak; `micro_batch` counts conversations, `micro_batch_tokens` their mean tokens with padding.
+    """
 
     run: str
     tokens_per_second: float
+    model_gib: float
     memory_gib: float
-    batch_size: int
+    micro_batch: int
+    micro_batch_tokens: float
+
+    def memory(self, num_tokens: float) -> str:
+        """Peak memory of a rank with micro-batches of so many tokens, in words.
+
+        What the steps added to the model is taken to grow with their tokens.
+        """
+        steps_gib = self.memory_gib - self.model_gib
+        gib = self.model_gib + steps_gib * num_tokens / self.micro_batch_tokens
+        run = f"{self.memory_gib:.2g} with {self.micro_batch_tokens:,.0f} in run {self.run}"
+        return f"about {gib:.2g} GiB with {num_tokens:,.0f} tokens a micro-batch; {run}"
 
     def time(self, num_tokens: float) -> str:
         """How long so many useful tokens take, in words."""
@@ -53,13 +69,17 @@ def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
     train = [e for e in events if e["event"] == "train"]
     if not start or not train or start["model"] != model:
         return None
-    if "micro_batch" not in start:  # of an earlier version
+    if "model_gib" not in start:  # of an earlier version
         return None
     if num_ranks not in (0, start["num_ranks"]):
         return None
+    micro_batches = train[-1]["step"] * start["conversations_a_step"] / start["micro_batch"]
     return Measured(
         run=folder.name,
         tokens_per_second=median(e["tokens_per_second"] for e in train[-20:]),
+        model_gib=start["model_gib"],
         memory_gib=max(e["memory_gib"] for e in train),
-        batch_size=start["micro_batch"],
+        micro_batch=start["micro_batch"],
+        micro_batch_tokens=sum(e["tokens"] / (1 - e["padding_share"]) for e in train)
+        / micro_batches,
     )

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from neoxkit import lock, runs
+from neoxkit import lock, runs, speed
 from neoxkit.arguments import Parsed
 from neoxkit.errors import UserError
 from neoxkit.replies import Question, asked, reply
@@ -45,6 +45,7 @@ class Metrics(TrainerCallback):
             * args.gradient_accumulation_steps
             * args.world_size,
             micro_batch=args.train_batch_size,
+            model_gib=round(speed.memory_gib(), 3),  # with gradients' and optimizer's places
             dataset=kit.dataset,
             model=kit.model_name_or_path,
             model_type=model.config.model_type,

@@ -16,6 +16,7 @@ import resource
 import time
 from dataclasses import dataclass
 
+import psutil
 import torch
 from transformers import PreTrainedModel
 
@@ -77,3 +78,10 @@ def peak_memory_gib() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def memory_gib() -> float:
+    """Of this process, now: the GPU's allocation, or its resident size."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.memory_allocated() / 2**30
+    return psutil.Process().memory_info().rss / 2**30

@@ -1,0 +1,51 @@
+"""A dial: a slider over the usual values, and beside it a field to type any other value into."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+
+class Dial:
+    """A slider and a field that show one value; any value that is put widens the slider."""
+
+    def __init__(
+        self, label: str, values: Sequence[Any], value: Any, show: Callable[[Any], str]
+    ) -> None:
+        self._values, self._show, self._quiet = {*values, value}, show, False
+        self._moved: Callable[[Any], None] = lambda _: None
+        self.slider = widgets.SelectionSlider(
+            options=self._options(),
+            value=value,
+            description=label,
+            continuous_update=False,
+            style={"description_width": "8em"},
+            layout={"width": "36em"},
+        )
+        self.field = widgets.Text(
+            value=str(value),
+            tooltip=f"{label}: any other value, then Enter",
+            continuous_update=False,
+            layout={"width": "8em"},
+        )
+        self.box = widgets.HBox([self.slider, self.field])
+
+    def on_change(self, moved: Callable[[Any], None], typed: Callable[[str], None]) -> None:
+        """Call `moved` with a new value of the dial, `typed` with what was typed into its field."""
+        self._moved = moved
+        self.slider.observe(lambda change: self._quiet or self.put(change["new"]), "value")
+        self.field.observe(lambda change: self._quiet or typed(change["new"]), "value")
+
+    def put(self, value: Any) -> None:
+        """Turn to a value; one that the slider does not have yet widens it."""
+        self._quiet = True  # new options move a slider to the first of them
+        if value not in self._values:
+            self._values.add(value)
+            self.slider.options = self._options()
+        self.slider.value = value
+        self.field.value = str(value)
+        self._quiet = False
+        self._moved(value)
+
+    def _options(self) -> list[tuple[str, Any]]:
+        return [(self._show(value), value) for value in sorted(self._values)]
