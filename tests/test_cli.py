@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from neoxkit import cli, doctor, lock, paths, runs
+from neoxkit import cli, doctor, lock, parameters, paths, pipeline, runs
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -322,7 +322,7 @@ def test_an_error_stands_below_the_line_of_progress(
         yield
         print("the line is over", file=sys.stderr)
 
-    monkeypatch.setattr(cli.terminal, "following", following)
+    monkeypatch.setattr(pipeline.terminal, "following", following)
     papermill.failure, papermill.fails_at = Failure("TrainingError", "no result"), "02_train"
     assert cli.main(["run"]) == 1
     assert capsys.readouterr().err.splitlines()[:2] == [
@@ -341,7 +341,7 @@ def test_argparse_refuses_what_is_no_command(
 
 
 def test_a_parameter_has_one_type_in_all_notebooks() -> None:
-    for name, field in cli._fields().items():
+    for name, field in parameters._fields().items():
         for stage in (TokenizeSettings, TrainSettings, EvaluateSettings):
             assert stage.__dataclass_fields__.get(name) is None or (
                 stage.__dataclass_fields__[name].type is field.type
@@ -413,7 +413,7 @@ def test_a_stopped_training_ends_the_command_with_a_code_of_its_own(
     capsys: CapSys, folder: Path, tmp_path: Path
 ) -> None:
     fault = type("Fault", (), {"ename": "Stopped", "evalue": "demo: stopped -- run it again"})
-    assert cli._failed(fault, tmp_path) == 75
+    assert pipeline._failed(fault, tmp_path) == 75
     assert capsys.readouterr().err == "demo: stopped -- run it again\n"
 
 

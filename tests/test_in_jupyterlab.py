@@ -101,6 +101,12 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab.wait_for(dial, "block_size: 280 → 64")
     wait_until(lambda: tab.picture(dial) != before, tab)
     assert tab.outputs(dial).inner_text() != kept
+    tab.outputs(dial).locator("input[type=text]").fill("77")
+    tab.page.keyboard.press("Enter")
+    tab.wait_for(dial, "block_size: 280 → 77")
+    tab.outputs(dial).locator("input[type=text]").fill("64")
+    tab.page.keyboard.press("Enter")
+    tab.wait_for(dial, "block_size: 280 → 64")
     tab.run("fitted = policy.fit_sides")
     tab.wait_for("fitted = policy.fit_sides", "longer than 64 tokens")
     pages = "pager.pages("

@@ -1,6 +1,7 @@
 """Who trains in a run folder, and the wish that it stop."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_looking_takes_nothing(tmp_path: Path) -> None:
     with (tmp_path / lock.LOCK).open("r+") as other:
         lock.fcntl.flock(other, lock.fcntl.LOCK_SH)
         assert lock.locked_by(tmp_path) is None
+
+
+def test_a_look_delays_a_start_and_does_not_refuse_it(tmp_path: Path) -> None:
+    (tmp_path / lock.LOCK).touch()
+    with (tmp_path / lock.LOCK).open("r+") as look:
+        lock.fcntl.flock(look, lock.fcntl.LOCK_SH)
+        threading.Timer(0.1, look.close).start()
+        lock.hold(tmp_path).close()
 
 
 def test_a_guarded_training_leaves_the_lock_to_its_guard(

@@ -24,7 +24,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views", "browser"),
     "notebook": ("dials", "controls", "pager", "chat", "dashboard"),
-    "shell": ("doctor", "terminal", "cli"),
+    "shell": ("doctor", "terminal", "parameters", "pipeline", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (

@@ -8,16 +8,17 @@ whole session to end and then ends it. It clears the session after a normal end 
 """
 
 import argparse
-import fcntl
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from typing import IO
+from pathlib import Path
 
 import psutil
+
+from neoxkit import lock
 
 GRACE_SECONDS = 5.0  # between asking and killing
 STOPPED = 75  # exit code when somebody stopped the command
@@ -31,12 +32,9 @@ def main() -> int:
     parser.add_argument("--lock", required=True)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    lock = open(options.lock, "a")  # noqa: SIM115, PTH123 - held until this process is gone
-    if not _locked(lock):
+    held = lock.take(Path(options.lock))  # until this process is gone
+    if not held:
         return LOCKED
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: asked.append(number))
@@ -53,17 +51,6 @@ def main() -> int:
         return STOPPED
     code = child.wait()
     return code if code >= 0 else 128 - code
-
-
-def _locked(file: IO[str]) -> bool:
-    """Take the lock, unless another holds it for longer than a look at it takes."""
-    for _ in range(10):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            time.sleep(0.05)
-    return False
 
 
 def _end_of_file(seconds: float) -> bool:

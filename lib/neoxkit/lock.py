@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import IO
 
@@ -29,19 +30,38 @@ def locked_by(folder: Path) -> int | None:
 def refuse_locked(folder: Path) -> None:
     """Refuse a folder in which a training runs right now."""
     if pid := locked_by(folder):
-        remedy = f'wait, watch("{folder.name}"), or neoxkit stop {folder.name}'
-        raise UserError("run", f"{folder.name} is training now (process {pid})", remedy)
+        raise _is_training(folder, pid)
+
+
+def _is_training(folder: Path, pid: int) -> UserError:
+    remedy = f'wait, watch("{folder.name}"), or neoxkit stop {folder.name}'
+    return UserError("run", f"{folder.name} is training now (process {pid})", remedy)
+
+
+def take(path: Path) -> IO[str] | None:
+    """Take a lock until the file is closed; None where another holds it longer than a look does."""
+    file = path.open("a")
+    for _ in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.05)
+            continue
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        return file
+    file.close()
+    return None
 
 
 def hold(folder: Path) -> IO[str] | None:
     """Take the lock of a training that has no guard; it is held until the file is closed."""
     if os.environ.get(GUARDED):
         return None
-    refuse_locked(folder)
-    file = (folder / LOCK).open("w")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    file = take(folder / LOCK)
+    if not file:
+        raise _is_training(folder, locked_by(folder) or UNKNOWN)
     answer_stop(folder)
     return file
 

@@ -281,3 +281,6 @@ class EvaluateSettings(Settings):
         for question in self.my_questions:
             if not isinstance(question, str) or not question.strip():
                 raise UserError("my_questions", f"got {question!r}", 'write ["one?", "two?"]')
+
+
+STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)

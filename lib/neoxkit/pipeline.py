@@ -1,0 +1,150 @@
+"""The three notebooks in order through papermill: what is refused first, what is said meanwhile."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neoxkit import launch, lock, paths, plan, runs, terminal
+from neoxkit.errors import Faults, Stopped, UserError
+from neoxkit.guard import STOPPED
+from neoxkit.settings import STAGES, EvaluateSettings, Settings, TokenizeSettings, TrainSettings
+
+MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known
+
+
+def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
+    """Execute the stages in order; stops at the first that fails, its copy kept.
+
+    Everything that can be refused is refused before the first of them writes anything.
+    """
+    stages = [stage for stage in STAGES if not only or stage.notebook in only]
+    own = {
+        stage: {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
+        for stage in stages
+    }
+    settings = {stage: stage(**values) for stage, values in own.items()}  # refuses bad values early
+    for name in parameters:
+        if name != "run" and not any(name in values for values in own.values()):
+            raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
+    folder = _folder(settings, parameters.get("run"))
+    _check_before(settings)
+    train = settings.get(TrainSettings)
+    if train and train.restart and runs.state(folder) != "new":
+        print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, stage in enumerate(stages, start=1):
+        target = folder / f"{stage.notebook}.ipynb"
+        print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
+        begun = time.monotonic()
+        with _watched(stage, folder):
+            fault = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
+        if fault:
+            return _failed(fault, target)
+        _say(f"{time.monotonic() - begun:.0f} s")
+        if stage is TokenizeSettings:
+            _say(terminal.tokenized_note(runs.read_json(_dataset(settings) / runs.MANIFEST)))
+    trained = folder if stages != [TokenizeSettings] else None
+    print(f"done: {terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)}")
+    return 0
+
+
+def _folder(settings: Mapping[type[Settings], Any], run: str | None) -> Path:
+    """Where the executed notebooks go: the run's folder; the dataset's name if there is no run."""
+    alone = settings[TokenizeSettings].dataset if list(settings) == [TokenizeSettings] else None
+    return paths.run(run or alone or TrainSettings.run)
+
+
+def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
+    first = settings.get(TokenizeSettings)
+    return paths.tokenized(first.dataset) if first else None
+
+
+def _check_before(settings: Mapping[type[Settings], Any]) -> None:
+    """Refuse now what a notebook would refuse later, after others have written their files."""
+    first, train, last = (settings.get(stage) for stage in STAGES)
+    if first:
+        plan.check_files(first)
+    if train:
+        lock.refuse_locked(paths.run(train.run))
+        plan.check_before_tokenizing(first, train) if first else plan.check(train)
+    if last:
+        if last.questions_file:
+            paths.find("questions_file", last.questions_file)
+        if not train:
+            launch.check_evaluable(paths.run(last.run))
+
+
+@contextmanager
+def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
+    """Around 02: how the run begins, where its log is, and how it goes."""
+    if stage is not TrainSettings:
+        yield
+        return
+    outset = terminal.outset(folder)
+    if outset:
+        _say(outset)
+    _say(f"its log: {paths.short(folder / runs.LOG)}")
+    if runs.state(folder) == "finished":
+        yield
+        return
+    with terminal.following(folder), _interrupt_stops(folder):
+        yield
+
+
+@contextmanager
+def _interrupt_stops(folder: Path) -> Iterator[None]:
+    """While the block runs, the first Ctrl-C asks the training to save and stop."""
+
+    def ask(*_: Any) -> None:
+        if not lock.locked_by(folder) or lock.asked_to_stop(folder):
+            raise KeyboardInterrupt
+        lock.ask_to_stop(folder)
+        _say("finishes its step and saves; Ctrl-C again ends it at once")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say(text: str) -> None:
+    print(f"{terminal.INDENT}{text}", flush=True)
+
+
+def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> Any:
+    """Execute one notebook; papermill's error of the cell that failed, if one did."""
+    import papermill  # slow: after every value was checked
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # else it tells of slow autosaves
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        papermill.execute_notebook(
+            str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
+            str(target),
+            parameters=dict(parameters),
+            autosave_cell_every=1,
+            # 02 has a line of its own
+            progress_bar=sys.stderr.isatty() and stage is not TrainSettings,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
+        )
+        return None
+    except PapermillExecutionError as fault:
+        return fault
+
+
+def _failed(fault: Any, target: Path) -> int:
+    """Say what a failed cell said; the exit code."""
+    if fault.ename == Stopped.__name__:
+        print(fault.evalue, file=sys.stderr)
+        return STOPPED
+    mistake = fault.ename in MISTAKES
+    said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
+    print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)
+    return 2 if mistake else 1
