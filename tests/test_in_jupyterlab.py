@@ -157,10 +157,17 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     back.wait_for(WATCH, "left", seconds=30)
     first = back.picture(WATCH)
     wait_until(lambda: back.picture(WATCH) != first, back)
-    back.wait_for(WATCH, "finished", seconds=120)
+    cell = nbformat.v4.new_code_cell('from neoxkit import dashboard\n\ndashboard.watch("away")')
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), home / "notebooks" / "second.ipynb")
+    second = opened("second")
+    second.run_all()
+    second.wait_for("watch", "left", seconds=30)
+    for tab in (back, second):
+        tab.wait_for("watch(", "finished", seconds=120)
     assert [e["resumed_step"] for e in events(home, "away", "start")] == [0]
-    assert back.faults == []
+    assert back.faults == second.faults == []
     back.close()
+    second.close()
 
 
 def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> None:
