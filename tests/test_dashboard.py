@@ -1,11 +1,12 @@
 """Watching without a browser: what the cell shows, and what an interrupt and a closed tab do."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from neoxkit import browser, dashboard, launch, lock, runs, views
+from neoxkit import browser, checkpoints, dashboard, launch, lock, runs, views
 from neoxkit.errors import Stopped, TrainingError, UserError
 
 START = {
@@ -31,7 +32,7 @@ class Process:
     """A guard that ends when `script` (one callable a poll) has run out."""
 
     def __init__(self, *script: Any, code: int = 0) -> None:
-        self.script, self.code, self.stdin = list(script), code, self
+        self.script, self.code = list(script), code
         self.closed = False
 
     def poll(self) -> int | None:
@@ -42,7 +43,8 @@ class Process:
             return None
         return self.code
 
-    def close(self) -> None:
+    def send_signal(self, number: int) -> None:
+        assert number == signal.SIGQUIT
         self.closed = True
 
     def wait(self, timeout: float) -> None:
@@ -115,7 +117,7 @@ def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Out
 def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs: Outputs) -> None:
     def stop() -> None:
         (folder / "checkpoint-7").mkdir()
-        runs.write_checkpoint_manifest(folder / "checkpoint-7", step=7)
+        checkpoints.seal(folder / "checkpoint-7", step=7)
         runs.append_event(folder, "stop", step=7)
 
     process = Process(lambda: begin(folder, 5), interrupt, stop, code=75)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest import command, make_home
 
-from neoxkit import listing, runs
+from neoxkit import checkpoints, listing, runs
 
 PARAMETERS = {
     "train_file": "mine.txt",  # in the folder the command is called from
@@ -263,7 +263,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
     assert kit.returncode == 75
     assert "finishes its step and saves; Ctrl-C again ends it at once" in said
     standing = listing.standing(folder)
-    assert standing.state == "stopped" and runs.whole_checkpoints(folder)
+    assert standing.state == "stopped" and checkpoints.whole(folder)
     assert errors == f"asked: stopped, step {standing.step:,} is saved -- run it again to go on\n"
     assert training_processes(folder) == []
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import launch, lock
-from neoxkit.guard import LOCKED, STOPPED
+from neoxkit import alive, launch, lock, runs
+from neoxkit.guard import LOCKED, SILENT, STOPPED
 
 # A stand-in for the runner, its launcher and two ranks: each waits for its children, and all of
 # them ignore TERM when they are told to.
@@ -38,7 +38,7 @@ def start(
 ) -> subprocess.Popen:
     (folder / "tree.py").write_text(TREE)
     tree = [sys.executable, str(folder / "tree.py"), "2", str(stubborn), str(folder)]
-    guard = ["neoxkit.guard", "--log", str(folder / "log"), "--lock", str(folder / ".lock"), "--"]
+    guard = ["neoxkit.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
         [sys.executable, "-m", *guard, *(command or tree)],
         stdin=subprocess.PIPE,
@@ -69,7 +69,7 @@ def left(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-@pytest.mark.parametrize("how", ["end of file", "TERM", "INT", "HUP"])
+@pytest.mark.parametrize("how", ["end of file", "TERM", "INT", "HUP", "QUIT"])
 def test_a_stop_leaves_nothing_within_ten_seconds(tmp_path: Path, how: str, stubborn: bool) -> None:
     guard = start(tmp_path, stubborn)
     assert len(left(tmp_path)) == 5  # guard, runner, launcher, two ranks
@@ -81,6 +81,59 @@ def test_a_stop_leaves_nothing_within_ten_seconds(tmp_path: Path, how: str, stub
     assert guard.wait(timeout=20) == STOPPED
     assert left(tmp_path) == []
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("how", ["TERM", "INT", "HUP"])
+def test_a_training_that_makes_steps_is_asked_and_the_second_time_ended(
+    tmp_path: Path, how: str
+) -> None:
+    guard = start(tmp_path)
+    alive.Signs(tmp_path, 0).give()
+    guard.send_signal(getattr(signal, f"SIG{how}"))
+    wait_for(lambda: lock.asked_to_stop(tmp_path))
+    lock.answer_stop(tmp_path)
+    time.sleep(0.5)
+    assert guard.poll() is None and len(left(tmp_path)) == 5
+    assert not lock.asked_to_stop(tmp_path)  # it asks once
+    guard.send_signal(getattr(signal, f"SIG{how}"))
+    assert guard.wait(timeout=20) == STOPPED and left(tmp_path) == []
+
+
+def test_signs_of_an_earlier_start_are_none(tmp_path: Path) -> None:
+    alive.Signs(tmp_path, 0).give()
+    guard = start(tmp_path)
+    guard.send_signal(signal.SIGTERM)
+    assert guard.wait(timeout=20) == STOPPED and not lock.asked_to_stop(tmp_path)
+
+
+def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks: one is stopped, and the other would wait for it for ever."""
+    monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "1")
+    code = """
+        import faulthandler, os, signal, sys, time
+        from pathlib import Path
+        from neoxkit import alive
+        folder = Path(sys.argv[1])
+        faulthandler.register(signal.SIGUSR1)
+        if os.fork() == 0:
+            alive.Signs(folder, 1).give()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        def waits_for_the_other():
+            while True:
+                signs.give()
+                time.sleep(0.05)
+        signs = alive.Signs(folder, 0)
+        waits_for_the_other()
+    """
+    guard = start(tmp_path, command=[sys.executable, "-c", textwrap.dedent(code), str(tmp_path)])
+    assert guard.wait(timeout=20) == SILENT
+    assert left(tmp_path) == []
+    (event,) = runs.read_events(tmp_path)
+    assert event["event"] == "error"
+    assert event["message"].startswith("rank 1 gave no sign of life for ")
+    assert "in waits_for_the_other" in (tmp_path / runs.LOG).read_text()
 
 
 def test_a_killed_owner_takes_everything_along(tmp_path: Path) -> None:
@@ -117,7 +170,7 @@ def test_the_exit_code_and_the_output_are_the_commands(tmp_path: Path, code: int
         tmp_path, command=[sys.executable, "-c", f"print('said'); raise SystemExit({code})"]
     )
     assert guard.wait(timeout=20) == code
-    assert (tmp_path / "log").read_text() == "said\n"
+    assert (tmp_path / runs.LOG).read_text() == "said\n"
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
@@ -126,7 +179,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     assert lock.locked_by(tmp_path) == guard.pid
     second = start(tmp_path, command=[sys.executable, "-c", "print('must not run')"])
     assert second.wait(timeout=20) == LOCKED
-    assert "must not run" not in (tmp_path / "log").read_text()
+    assert "must not run" not in (tmp_path / runs.LOG).read_text()
     os.killpg(guard.pid, signal.SIGKILL)
     guard.wait()
     assert lock.locked_by(tmp_path) is None

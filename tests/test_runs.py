@@ -105,62 +105,6 @@ def test_state_and_finished(tmp_path: Path) -> None:
     assert runs.finished(tmp_path) == {"step": 9}
 
 
-def checkpoint(folder: Path, step: int) -> Path:
-    path = folder / f"checkpoint-{step}"
-    (path / "global_step").mkdir(parents=True)
-    (path / "model.safetensors").write_bytes(b"12345")
-    (path / "global_step" / "shard.pt").write_bytes(b"123")
-    runs.write_checkpoint_manifest(path, step=step)
-    return path
-
-
-def test_a_whole_checkpoint(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path, 2)
-    manifest = runs.read_json(path / runs.MANIFEST)
-    files = {"model.safetensors": 5, str(Path("global_step", "shard.pt")): 3}
-    assert manifest == {"step": 2, "files": files}
-    assert runs.checkpoint_fault(path) is None
-    runs.write_checkpoint_manifest(path, step=2)  # a second time: it doesn't list itself
-    assert runs.checkpoint_fault(path) is None
-
-
-@pytest.mark.parametrize(
-    ("spoil", "fault"),
-    [
-        (lambda p: (p / runs.MANIFEST).unlink(), "its manifest is missing"),
-        (lambda p: (p / runs.MANIFEST).write_text('{"files": {'), "its manifest is missing"),
-        (lambda p: (p / runs.MANIFEST).write_text("[]"), "its manifest is missing"),
-        (lambda p: (p / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (
-            lambda p: (p / "model.safetensors").write_bytes(b"1234"),
-            "model.safetensors has 4 bytes instead of 5",
-        ),
-        (lambda p: (p / "global_step" / "shard.pt").unlink(), "shard.pt is missing"),
-    ],
-)
-def test_a_checkpoint_that_is_not_whole_is_passed_over(
-    tmp_path: Path, spoil: Any, fault: str
-) -> None:
-    good, bad = checkpoint(tmp_path, 2), checkpoint(tmp_path, 10)
-    spoil(bad)
-    assert fault in (runs.checkpoint_fault(bad) or "")
-    assert runs.whole_checkpoints(tmp_path) == [good]
-
-
-def test_whole_checkpoints_go_by_number(tmp_path: Path) -> None:
-    for step in (10, 2, 100):
-        checkpoint(tmp_path, step)
-    (tmp_path / "checkpoint-5").mkdir()  # no manifest
-    found = [path.name for path in runs.whole_checkpoints(tmp_path)]
-    assert found == ["checkpoint-2", "checkpoint-10", "checkpoint-100"]
-
-
-def test_only_the_trainers_own_folders_are_checkpoints(tmp_path: Path) -> None:
-    for name in ("checkpoint-7.old-1", "checkpoint-best-8", "checkpoint-9x"):
-        checkpoint(tmp_path, 7).rename(tmp_path / name)
-    assert runs.whole_checkpoints(tmp_path) == []
-
-
 def test_write_json_leaves_the_old_file_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

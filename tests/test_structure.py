@@ -15,11 +15,19 @@ LIB = Path(neoxkit.__file__).parent
 LEVELS: dict[str, tuple[str, ...]] = {
     "the kit's name": ("__init__",),
     "ground": ("errors", "paths", "workers"),
-    "files and settings": ("turns", "settings", "runs", "lock", "guard"),
+    "files and settings": (
+        "turns",
+        "settings",
+        "runs",
+        "checkpoints",
+        "alive",
+        "lock",
+        "guard",
+    ),
     "conversations": ("blocks", "text_format", "json_format", "conversations"),
     "tokens": ("tiny", "table", "tokens", "policy", "quality", "tokenized"),
-    "tensors": ("batches", "sampler", "losses", "gloo", "models", "arguments"),
-    "parts of the work": ("metrics", "export", "replies", "speed"),
+    "tensors": ("batches", "sampler", "losses", "gloo", "pickles", "models", "arguments"),
+    "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
     "plans": ("changes", "estimates", "listing", "plan"),
     "work": ("trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views", "browser"),
@@ -32,6 +40,7 @@ WITHOUT_TORCH = (
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy",
     "tokenized", "models", "plots", "views", "changes", "plan", "launch", "controls",
     "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager", "estimates",
+    "checkpoints", "alive", "universal",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

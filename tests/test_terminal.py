@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import runs, terminal
+from neoxkit import checkpoints, runs, terminal
 
 TRAIN = {
     "epoch": 1.0, "loss": 2.5, "tokens_per_second": 900.0, "padding_share": 0.01, "mfu": 0.4,
@@ -58,7 +58,7 @@ def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
     runs.append_event(tmp_path, "start")
     assert terminal.outset(tmp_path) == "begins anew: no checkpoint was saved"
     (tmp_path / "checkpoint-8").mkdir()
-    runs.write_checkpoint_manifest(tmp_path / "checkpoint-8")
+    checkpoints.seal(tmp_path / "checkpoint-8")
     assert terminal.outset(tmp_path) == "goes on from step 8"
     runs.write_json(tmp_path / runs.FINISHED, {})
     assert terminal.outset(tmp_path) == "already trained: shown as it is"

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +15,21 @@ import pytest
 import torch
 from conftest import REPOSITORY, command, metrics, tokenize, train_to_the_end
 from datasets import load_from_disk
+from safetensors.torch import load_file
 
-from neoxkit import cli, evaluate, launch, listing, lock, paths, plan, runs, tokenized
+from neoxkit import (
+    alive,
+    checkpoints,
+    cli,
+    evaluate,
+    launch,
+    listing,
+    lock,
+    paths,
+    plan,
+    runs,
+    tokenized,
+)
 from neoxkit.errors import Stopped, UserError
 from neoxkit.guard import STOPPED
 from neoxkit.replies import ENDINGS
@@ -300,8 +315,76 @@ def test_other_ranks_can_not_go_on_from_a_checkpoint(home: Path, unbroken: Path)
     shutil.copytree(unbroken, unbroken.with_name("ranks"))
     arguments = unbroken.with_name("ranks") / "arguments.json"
     arguments.write_text(arguments.read_text().replace("runs/unbroken", "runs/ranks"))
-    with pytest.raises(UserError, match=r"num_ranks: checkpoint-8 was written by 1 rank\(s\)"):
+    with pytest.raises(UserError) as refused:
         launch.start(BASE.replace(run="ranks", num_ranks=2))
+    assert str(refused.value) == (
+        "num_ranks: checkpoint-8 is of 1 rank under ZeRO 2, this start of 2 ranks under ZeRO 2 -- "
+        "add num_ranks to allow_change, or begin a new run with model_name_or_path "
+        "runs/ranks/checkpoint-8"
+    )
+    with pytest.raises(UserError) as refused:
+        launch.start(BASE.replace(run="ranks", ds_config="zero3", allow_change=["ds_config"]))
+    assert str(refused.value) == (
+        "ds_config: checkpoint-8 is of 1 rank under ZeRO 2, this start of 1 rank under ZeRO 3 -- "
+        "go back, or begin a new run with model_name_or_path runs/ranks/checkpoint-8"
+    )
+
+
+def stopped_after(settings: TrainSettings, step: int) -> Path:
+    """The folder of a run that was asked to stop, and did so, at its first step or later."""
+    training = launch.start(settings)
+    while not any(e["step"] >= step for e in runs.read_events(training.folder)):
+        assert training.poll() is None
+        time.sleep(0.02)
+    training.interrupt()
+    assert training.process.wait(timeout=60) == STOPPED
+    return training.folder
+
+
+def test_other_ranks_go_on_by_a_universal_checkpoint(home: Path, unbroken: Path) -> None:
+    half = {"num_ranks": 2, "per_device_train_batch_size": 4}
+    stopped_after(BASE.replace(run="halves", **half), 0)
+    other = ["num_ranks", "per_device_train_batch_size"]
+    folder = train(run="halves", allow_change=other)
+    starts = [(e["num_ranks"], e["resumed_step"] > 0) for e in metrics(folder)
+              if e["event"] == "start"]  # fmt: skip
+    assert starts == [(2, False), (1, True)]
+    assert losses(folder)[-1] == pytest.approx(losses(unbroken)[-1], rel=1e-4)
+    assert losses(folder, "eval")[-1] == pytest.approx(losses(unbroken, "eval")[-1], rel=1e-4)
+    assert not (folder / ".universal").exists()
+
+
+def test_an_allowed_change_takes_effect(home: Path) -> None:
+    settings = BASE.replace(run="allowed", lr_scheduler_type="constant", warmup_steps=0)
+    folder = stopped_after(settings, 0)
+    saved = load_file(checkpoints.whole(folder)[-1] / "model.safetensors")
+    changed = settings.replace(learning_rate=1e-12, max_steps=STEPS + 2)
+    with pytest.raises(UserError, match=r"learning_rate 0.002 -> 1e-12; max_steps 8 -> 10\)"):
+        launch.start(changed)
+    train_to_the_end(changed.replace(allow_change=["learning_rate", "max_steps"]))
+    events = metrics(folder)
+    (step,) = [e["step"] for e in events if e["event"] == "stop"]
+    rates = [e["learning_rate"] for e in events if e["event"] == "train" and e["step"] > step]
+    assert rates and rates == [1e-12] * len(rates)
+    tuned = load_file(folder / "model" / "model.safetensors")
+    assert all((tuned[name] - saved[name]).abs().max() < 1e-9 for name in saved)
+    assert runs.finished(folder)["step"] == STEPS + 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_term_saves_and_stops(home: Path, ranks: int) -> None:
+    """To the guard, as a scheduler sends it, and to a rank, as a launcher does."""
+    settings = BASE.replace(run=f"term-{ranks}", num_ranks=ranks, max_steps=400)
+    training = launch.start(settings)
+    while len(pids := alive.Watch(training.folder).ranks()) < ranks:
+        assert training.poll() is None
+        time.sleep(0.02)
+    target = training.process.pid if ranks == 1 else pids[-1]
+    os.kill(target, signal.SIGTERM)
+    assert training.process.wait(timeout=60) == STOPPED
+    with pytest.raises(Stopped, match=r"stopped, step \d+ is saved -- run it again to go on"):
+        training.check()
+    assert listing.standing(training.folder).state == "stopped"
 
 
 def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
@@ -350,7 +433,7 @@ def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home:
 def test_a_failed_run_never_looks_like_success(home: Path) -> None:
     """A loss that is not a number stops the run there, and nothing is exported."""
     zero_by_zero = {"adam_epsilon": 0.0}  # the step of an embedding row that no token used
-    with pytest.raises(UserError, match="the loss is nan at step 2"):
+    with pytest.raises(UserError, match="the loss is not finite at step 2; nothing was saved"):
         train(run="nan", logging_steps=1, training_arguments=zero_by_zero)
     folder = paths.run("nan")
     assert not (folder / "FINISHED.json").exists() and not (folder / "model").exists()

@@ -77,6 +77,10 @@ class KitArguments:
     num_replies: int = field(
         default=3, metadata={"help": "Questions answered at every evaluation; 0: none."}
     )
+    allow_change: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Arguments that may differ from those the run began with."},
+    )
     use_fast_tokenizer: bool = field(
         default=True, metadata={"help": "Accepted as in the examples; always fast."}
     )
@@ -245,3 +249,10 @@ def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[st
     if kit.precision != "fp32" and on_gpu and is_torch_tf32_available():
         training.setdefault("tf32", True)  # what is left in fp32 is finer than the rest still
     training["bf16"], training["fp16"] = kit.precision == "bf16", kit.precision == "fp16"
+
+
+def zero_stage(args: TrainingArguments) -> int | None:
+    """DeepSpeed's ZeRO stage; None without DeepSpeed."""
+    if args.hf_deepspeed_config is None:
+        return None
+    return args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)

@@ -1,11 +1,11 @@
 """May a run go on? What differs between how it was started and what is asked for now."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neoxkit import paths, runs, tokenized
+from neoxkit import checkpoints, paths, runs, tokenized, universal
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
 
@@ -16,24 +16,56 @@ _MAY_CHANGE = {
     "report_to",
     "per_device_eval_batch_size",
     "save_total_limit",
+    "allow_change",
 }
+_TRAINER_NAMES = {"ds_config": "deepspeed"}
 _OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data says it in words
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
 
 
-def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def refuse_changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()
+) -> None:
     """Refuse to go on with a run under other settings, with a list old -> new."""
-    changed = [
-        f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
-        for name in sorted({*old, *new} - _MAY_CHANGE - _OF_THE_DATA)
+    free = _MAY_CHANGE | _OF_THE_DATA | {_TRAINER_NAMES.get(name, name) for name in allowed}
+    changed = {
+        name: f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
+        for name in sorted({*old, *new} - free)
         if old.get(name) != new.get(name)
-    ]
+    }
     if changed:
         raise UserError(
             "run",
-            f"was started with other settings ({'; '.join(changed)})",
-            "restore them, choose another run name, or set restart",
+            f"was started with other settings ({'; '.join(changed.values())})",
+            "restore them, name them in allow_change, choose another run name, or set restart",
         )
+
+
+def refuse_other_ranks(
+    folder: Path, num_ranks: int, zero_stage: int | None, allowed: Sequence[str] = ()
+) -> None:
+    """A checkpoint of DeepSpeed's is of as many ranks, and of the ZeRO stage, that wrote it.
+
+    It can be converted for another number of ranks, where `allowed` names `num_ranks`.
+    """
+    for checkpoint in checkpoints.whole(folder)[-1:]:
+        manifest = checkpoints.manifest(checkpoint)
+        was, now = (manifest["num_ranks"], manifest["zero_stage"]), (num_ranks, zero_stage)
+        convertible = was[1] == now[1] and (now[1] or 0) <= universal.MOST_ZERO_STAGE
+        if was == now or (convertible and "num_ranks" in allowed):
+            continue
+        remedy = f"begin a new run with model_name_or_path {paths.short(checkpoint)}"
+        raise UserError(
+            "num_ranks" if was[1] == now[1] else "ds_config",
+            f"{checkpoint.name} is of {_ranks(*was)}, this start of {_ranks(*now)}",
+            f"add num_ranks to allow_change, or {remedy}"
+            if convertible
+            else f"go back, or {remedy}",
+        )
+
+
+def _ranks(num_ranks: int, zero_stage: int | None) -> str:
+    return f"{num_ranks} rank{'s'[: num_ranks > 1]} under ZeRO {zero_stage or 0}"
 
 
 def _shown(value: Any) -> str:

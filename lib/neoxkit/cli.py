@@ -94,7 +94,7 @@ def _stop(run: str, now: bool) -> int:
     if not pid:
         raise UserError("RUN", f"{run} is not training", "see neoxkit runs")
     if now:
-        os.kill(pid, signal.SIGTERM)  # the guard, which ends the whole tree
+        os.kill(pid, signal.SIGQUIT)  # the guard, which ends the whole tree
     else:
         lock.ask_to_stop(folder)
         print(f"{run} finishes its step and saves ...", flush=True)

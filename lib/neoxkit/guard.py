@@ -1,10 +1,12 @@
 """A small process around a training: when its owner is gone, so is everything it started.
 
-    python -m neoxkit.guard --log train.log --lock .lock -- COMMAND ...
+    python -m neoxkit.guard --run runs/NAME -- COMMAND ...
 
-It leads a session of its own, runs the command in it with its output in the log, and watches its
-standard input and its parent. At end of file, at another parent, or at TERM, INT or HUP it asks the
-whole session to end and then ends it. It clears the session after a normal end as well.
+It leads a session of its own, runs the command in it with its output in the run's log, and watches
+its standard input and its parent. At end of file or at another parent it asks the whole session to
+end and soon ends it. At TERM, INT or HUP it asks the training to finish its step, save and stop; at
+a second one, or at QUIT, it ends everything at once. A training whose ranks give no sign of life is
+ended, their stacks in the log. It clears the session after a normal end as well.
 """
 
 import argparse
@@ -18,39 +20,62 @@ from pathlib import Path
 
 import psutil
 
-from neoxkit import lock
+from neoxkit import alive, lock, runs
 
 GRACE_SECONDS = 5.0  # between asking and killing
+STACKS_SECONDS = 2.0  # for the ranks to write their stacks
 STOPPED = 75  # exit code when somebody stopped the command
 LOCKED = 73  # exit code when another guard holds the lock
+SILENT = 70  # exit code when a rank made no progress
 
 
 def main() -> int:
-    """Run the command under guard; its exit code, 128 + a signal's number, STOPPED or LOCKED."""
+    """Run the command under guard; its exit code, 128 + a signal's number, or one of ours."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--log", required=True)
-    parser.add_argument("--lock", required=True)
+    parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    held = lock.take(Path(options.lock))  # until this process is gone
+    held = lock.take(options.run / lock.LOCK)  # until this process is gone
     if not held:
         return LOCKED
+    watch = alive.Watch(options.run)
+    watch.forget()
     asked: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda number, _: asked.append(number))
     owner = os.getppid()
-    with open(options.log, "ab") as log:  # noqa: PTH123
+    with (options.run / runs.LOG).open("ab") as log:
         child = subprocess.Popen(
             options.command[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
-    stopped = False
-    while child.poll() is None and not stopped:
-        stopped = _end_of_file(0.2) or os.getppid() != owner or bool(asked)
+    wished = False
+    while child.poll() is None:
+        if _end_of_file(0.2) or os.getppid() != owner:
+            clear_session()
+            return STOPPED
+        if signal.SIGQUIT in asked or len(asked) > 1 or (asked and not watch.ranks()):
+            clear_session(grace_seconds=0)
+            return STOPPED
+        if asked and not wished:
+            lock.ask_to_stop(options.run)
+            wished = True
+        if silent := watch.silent():
+            _tell(options.run, watch, silent)
+            clear_session(grace_seconds=0)
+            return SILENT
     clear_session()
-    if stopped:
-        return STOPPED
     code = child.wait()
     return code if code >= 0 else 128 - code
+
+
+def _tell(run: Path, watch: alive.Watch, silent: alive.Silent) -> None:
+    """Have every rank write its stacks into the log, and say in the metrics what happened."""
+    for pid in watch.ranks():
+        if psutil.pid_exists(pid) and os.getsid(pid) == os.getsid(0):
+            os.kill(pid, signal.SIGUSR1)
+    time.sleep(STACKS_SECONDS)
+    what = f"rank {silent.rank} gave no sign of life for {silent.seconds:.0f} s"
+    runs.append_event(run, "error", message=f"{what}; the stacks of all ranks are in {runs.LOG}")
 
 
 def _end_of_file(seconds: float) -> bool:
@@ -62,10 +87,10 @@ def _end_of_file(seconds: float) -> bool:
         return False
 
 
-def clear_session() -> None:
+def clear_session(grace_seconds: float = GRACE_SECONDS) -> None:
     """End every other process of this session: TERM first, KILL after the grace time."""
-    for ask in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + GRACE_SECONDS
+    for ask, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, GRACE_SECONDS)):
+        deadline = time.monotonic() + seconds
         while (left := others()) and time.monotonic() < deadline:
             for pid in left:
                 try:

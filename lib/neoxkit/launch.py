@@ -1,6 +1,7 @@
 """The DeepSpeed command, the guard around its process tree, and whether it came to a good end."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, lock, paths, plan, runs, tokenized
+from neoxkit import changes, checkpoints, lock, paths, plan, runs, tokenized
 from neoxkit.errors import Stopped, TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS, LOCKED, STOPPED
 from neoxkit.settings import TrainSettings
@@ -25,6 +26,8 @@ CPU_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**40),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
+
+_KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the runner, or a rank by its launcher
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Training:
     def stop(self) -> None:
         """End the whole tree; returns when it is gone."""
         if self.process and self.process.poll() is None:
-            self.process.stdin.close()
+            self.process.send_signal(signal.SIGQUIT)
             self.process.wait(timeout=2 * GRACE_SECONDS + 5)
 
     def check(self) -> dict[str, Any]:
@@ -79,7 +82,7 @@ class Training:
             facts = runs.read_json(self.folder / runs.FINISHED)
             if facts["step"] == facts["planned_steps"]:
                 return facts
-        reason = message or f"exit code {code}, no result was written"
+        reason = message or _reason(code)
         log = paths.short(self.folder / runs.LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
 
@@ -87,10 +90,17 @@ class Training:
         return runs.EventReader(self.folder, self.since).poll()
 
     def _where_it_stopped(self) -> tuple[str, str]:
-        step = runs.saved_step(self.folder)
+        step = checkpoints.saved_step(self.folder)
         if step is None:
             return "stopped before the first checkpoint", "run it again to begin anew"
         return f"stopped, step {step:,} is saved", "run it again to go on"
+
+
+def _reason(code: int) -> str:
+    """What an exit code says of a training that left no word."""
+    if code in _KILLED:
+        return "a process of it was killed: most often memory ran out"
+    return f"exit code {code}, no result was written"
 
 
 _started: dict[Path, Training] = {}  # by this process: what a second start of it finds
@@ -130,7 +140,8 @@ def start(settings: TrainSettings) -> Training:
     arguments = plan.check(settings)
     own = _started.get(folder)
     if own and own.poll() is None:
-        changes.refuse_changes(runs.read_json(folder / runs.ARGUMENTS), arguments)
+        began = runs.read_json(folder / runs.ARGUMENTS)
+        changes.refuse_changes(began, arguments, settings.allow_change)
         return own
     lock.refuse_locked(folder)
     if settings.restart and runs.state(folder) != "new":
@@ -143,8 +154,7 @@ def start(settings: TrainSettings) -> Training:
     runs.write_json(folder / runs.ARGUMENTS, arguments)
     lock.answer_stop(folder)
     ranks = plan.num_ranks(settings)
-    guard = [sys.executable, "-m", "neoxkit.guard"]
-    guard += ["--log", str(folder / runs.LOG), "--lock", str(folder / lock.LOCK), "--"]
+    guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
         [*guard, *runner_command(ranks), str(folder / runs.ARGUMENTS)],
         stdin=subprocess.PIPE,

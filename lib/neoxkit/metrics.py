@@ -1,4 +1,4 @@
-"""The Trainer's callback that writes metrics.jsonl and marks checkpoints as whole."""
+"""The Trainer's callbacks that write metrics.jsonl: how it goes, and what the model answers."""
 
 import importlib.metadata
 import math
@@ -11,16 +11,15 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from neoxkit import lock, runs, speed
-from neoxkit.arguments import Parsed
-from neoxkit.errors import UserError
+from neoxkit import runs, speed
+from neoxkit.arguments import Parsed, zero_stage
 from neoxkit.replies import Question, asked, reply
 
 REPLY_TOKENS = 32  # longest reply during training
 
 
 class Metrics(TrainerCallback):
-    """Writes metrics.jsonl (rank 0 alone), marks checkpoints as whole, stops at a loss of NaN."""
+    """Writes metrics.jsonl (rank 0 alone)."""
 
     def __init__(self, folder: Path, parsed: Parsed, matmul_peak: float) -> None:
         self.folder, self.parsed, self.matmul_peak = folder, parsed, matmul_peak
@@ -61,7 +60,7 @@ class Metrics(TrainerCallback):
             matmul_peak_tflops=round(self.matmul_peak / 1e12, 4),
             num_ranks=args.world_size,
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            zero_stage=_zero_stage(args),
+            zero_stage=zero_stage(args),
             notices=self.parsed.notices,
             versions={
                 p: importlib.metadata.version(p) for p in ("torch", "transformers", "deepspeed")
@@ -77,12 +76,6 @@ class Metrics(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> None:
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise UserError(
-                    "learning_rate",
-                    f"the loss is {logs['loss']} at step {state.global_step}",
-                    "lower it, or use bf16 or fp32",
-                )
             seconds = max(self.seconds, 1e-9)
             keys = [
                 "loss",
@@ -122,15 +115,7 @@ class Metrics(TrainerCallback):
         )
         self.last = time.perf_counter()
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every rank has written its part
-        if state.is_world_process_zero:
-            checkpoint = self.folder / f"checkpoint-{state.global_step}"
-            runs.write_checkpoint_manifest(
-                checkpoint, step=state.global_step, num_ranks=args.world_size
-            )
-            self.write("checkpoint", state, folder=checkpoint.name)
+    def on_save(self, *_: Any, **__: Any) -> None:
         self.last = time.perf_counter()
 
 
@@ -152,26 +137,3 @@ class Replies(TrainerCallback):
                 for question, answer in zip(self.questions, answers, strict=True)
             ]
             runs.append_event(self.folder, "replies", step=state.global_step, replies=told)
-
-
-class StopOnRequest(TrainerCallback):
-    """Ends the training after the step in which somebody asked for it, with a checkpoint."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.stopped = folder, False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        asked = torch.tensor([lock.asked_to_stop(self.folder)], dtype=torch.int32)
-        if args.world_size > 1:  # one rank may see the file before another does
-            asked = asked.to(args.device)
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-        if asked.item() and state.global_step < state.max_steps:
-            self.stopped = True
-            control.should_log = control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-
-
-def _zero_stage(args: Any) -> int | None:
-    if args.hf_deepspeed_config is None:
-        return None
-    return args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)

@@ -138,7 +138,7 @@ def check(settings: TrainSettings) -> dict[str, Any]:
     arguments = _check_start(
         settings, settings.model_name_or_path or manifest["model_name_or_path"]
     )
-    if _goes_on(settings):
+    if _goes_on(settings) and "dataset" not in settings.allow_change:
         changes.refuse_other_data(paths.run(settings.run), manifest, arguments["dataset_sha256"])
     return arguments
 
@@ -146,7 +146,7 @@ def check(settings: TrainSettings) -> dict[str, Any]:
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """What `check` will refuse, as far as it is known before 01_tokenize replaces the dataset."""
     _check_start(settings, settings.model_name_or_path or first.model_name_or_path)
-    if _goes_on(settings):
+    if _goes_on(settings) and "dataset" not in settings.allow_change:
         changes.refuse_other_data(paths.run(settings.run), changes.planned_data(first))
 
 
@@ -166,8 +166,11 @@ def _check_start(settings: TrainSettings, base: str) -> dict[str, Any]:
     ranks = num_ranks(settings)
     if _goes_on(settings):
         folder = paths.run(settings.run)
-        changes.refuse_changes(runs.read_json(folder / runs.ARGUMENTS), arguments)
-        runs.check_ranks(folder, ranks)
+        began = runs.read_json(folder / runs.ARGUMENTS)
+        changes.refuse_changes(began, arguments, settings.allow_change)
+        config = runs.read_json(paths.ds_config("ds_config", settings.ds_config))
+        stage = config.get("zero_optimization", {}).get("stage", 0)
+        changes.refuse_other_ranks(folder, ranks, stage, settings.allow_change)
     return arguments
 
 

@@ -1,10 +1,9 @@
-"""A run folder: its files, its metrics, its checkpoints, and whether it is finished."""
+"""A run folder: its files, its metrics, and whether it is finished."""
 
 import hashlib
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,13 +22,27 @@ DATASET = "dataset.json"  # the manifest of the dataset that the run was started
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
+    """Write a JSON file so that a reader sees the old one or the new one, never half of it.
+
+    A power cut leaves one of the two as well: the file is on the disk before it takes its place.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        flush(part)
         part.replace(path)
+        flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:
@@ -110,56 +123,6 @@ def state(folder: Path) -> str:
     if (folder / FINISHED).exists():
         return "finished"
     return "started" if (folder / METRICS).exists() else "new"
-
-
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders whose manifest holds, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    found.sort(key=lambda p: int(p.name.split("-")[1]))
-    return [p for p in found if checkpoint_fault(p) is None]
-
-
-def saved_step(folder: Path) -> int | None:
-    """The step of the newest whole checkpoint, from which a run would go on."""
-    whole = whole_checkpoints(folder)
-    return int(whole[-1].name.split("-")[1]) if whole else None
-
-
-def write_checkpoint_manifest(checkpoint: Path, **facts: Any) -> None:
-    """List a checkpoint's files with their sizes, last of all: only then does it count as whole."""
-    files = {
-        str(path.relative_to(checkpoint)): path.stat().st_size
-        for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and path != checkpoint / MANIFEST
-    }
-    write_json(checkpoint / MANIFEST, {**facts, "files": files})
-
-
-def checkpoint_fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None."""
-    try:
-        files = read_json(checkpoint / MANIFEST)["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its manifest is missing: the save was interrupted"
-    for name, size in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-    return None
-
-
-def check_ranks(folder: Path, num_ranks: int) -> None:
-    """A checkpoint is of as many ranks as wrote it."""
-    for checkpoint in whole_checkpoints(folder)[-1:]:
-        wrote = read_json(checkpoint / MANIFEST).get("num_ranks", num_ranks)
-        if wrote != num_ranks:
-            raise UserError(
-                "num_ranks",
-                f"{checkpoint.name} was written by {wrote} rank(s), this start has {num_ranks}",
-                f"use {wrote}, or set restart",
-            )
 
 
 def set_aside(folder: Path) -> Path:

@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from neoxkit import paths
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, near
 
+# A run that goes on takes these from its checkpoint.
+_FROM_THE_START = ("run", "model_name_or_path", "from_scratch", "weight_decay", "precision")
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
@@ -249,6 +251,7 @@ class TrainSettings(Settings):
     )
     report_to: str = setting("none", "none, tensorboard, wandb, mlflow, ...")
     restart: bool = setting(False, "begin anew and keep the old run beside it")
+    allow_change: list = setting([], "settings that may differ from those the run began with")
     training_arguments: dict = setting({}, "any other TrainingArguments field, by name")
 
     def check(self) -> None:
@@ -256,6 +259,12 @@ class TrainSettings(Settings):
         paths.check_name("dataset", self.dataset)
         if self.block_size and self.block_size < 8:
             raise UserError("block_size", f"must be at least 8, got {self.block_size}", "or 0")
+        for name in self.allow_change:
+            if name in _FROM_THE_START:
+                raise UserError("allow_change", f"{name} can't change in a run", "begin a new run")
+            if name not in self.__dataclass_fields__:
+                remedy = near(str(name), self.__dataclass_fields__, "name settings of 02_train")
+                raise UserError("allow_change", f"{name!r} is no setting", remedy)
         if self.learning_rate > 1:
             raise UserError("learning_rate", f"got {self.learning_rate}", "1e-5 to 2e-3 is usual")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from neoxkit import paths, runs
+from neoxkit import checkpoints, paths, runs
 from neoxkit.conversations import lines_in_short
 from neoxkit.listing import Standing
 
@@ -25,7 +25,7 @@ def outset(folder: Path) -> str:
         return "already trained: shown as it is"
     if state == "new":
         return ""
-    step = runs.saved_step(folder)
+    step = checkpoints.saved_step(folder)
     return f"goes on from step {step}" if step else "begins anew: no checkpoint was saved"
 
 

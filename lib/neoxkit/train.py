@@ -4,7 +4,10 @@ deepspeed --module neoxkit.train runs/demo/arguments.json
 deepspeed --module neoxkit.train --dataset data/tokenized/sample --output_dir runs/demo --do_train
 """
 
+import faulthandler
 import os
+import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,26 +23,33 @@ from transformers.integrations.deepspeed import (
 )
 
 from neoxkit import (
+    alive,
     arguments,
     changes,
+    checkpoints,
     export,
     gloo,
     lock,
     models,
     paths,
+    pickles,
     replies,
     runs,
     speed,
     tokenized,
+    universal,
 )
 from neoxkit.batches import Collator
 from neoxkit.errors import UserError, shorten
 from neoxkit.guard import STOPPED
-from neoxkit.metrics import Metrics, Replies, StopOnRequest
+from neoxkit.metrics import Metrics, Replies
+from neoxkit.safety import Alive, SaveWhole, StepCheck
 from neoxkit.trainer import KitTrainer
 
 # Without this a CPU start compiles an extension for minutes; gloo was measured to be as fast.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+pickles.restrict()
 
 # Model families whose packed rows are known to be exact; every run checks its own as well.
 PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
@@ -47,6 +57,7 @@ PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, and return the exit code: 0 done, 2 a person's mistake (one line), 75 stopped."""
+    faulthandler.register(signal.SIGUSR1)  # the guard asks for the stacks of a rank that is silent
     argv = sys.argv[1:] if argv is None else argv
     folder = next((Path(a).parent for a in argv if a.endswith("arguments.json")), None)
     try:
@@ -93,9 +104,10 @@ def run(parsed: arguments.Parsed) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     held = lock.hold(folder) if _is_first() else None  # noqa: F841 - until this function is over
     if parsed.flags is not None:
-        _record_flags(folder, parsed.flags)
+        _record_flags(folder, parsed.flags, kit.allow_change)
     _keep_manifest(folder, manifest)
-    runs.check_ranks(folder, args.world_size)
+    stage = arguments.zero_stage(args)
+    changes.refuse_other_ranks(folder, args.world_size, stage, kit.allow_change)
     model = _load_model(parsed, folder)
     _set_row_tokens(kit, model.config._attn_implementation)
     models.check_vocabulary(model, tokenizer)
@@ -103,6 +115,8 @@ def run(parsed: arguments.Parsed) -> bool:
     if _is_first():
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
+    signs = alive.Signs(folder, args.process_index)
+    limit, args.save_total_limit = args.save_total_limit, None  # SaveWhole deletes, and later
     trainer = KitTrainer(
         model=model,
         args=args,
@@ -111,24 +125,45 @@ def run(parsed: arguments.Parsed) -> bool:
         ),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
+        signs=signs,
     )
-    stop = StopOnRequest(folder)
-    trainer.add_callback(stop)
+    check = StepCheck(folder, trainer)
+    trainer.add_callback(check)
     if kit.num_replies and len(sides["eval"]):
         # Of a large eval side only some rows are looked at; a few of them may have no reply.
         some = replies.spread(range(len(sides["eval"])), 10 * kit.num_replies)
         asked, _ = replies.questions_for(manifest, sides["eval"].select(some), tokenizer)
         trainer.add_callback(Replies(folder, replies.spread(asked, kit.num_replies), tokenizer))
     trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
-    checkpoints = runs.whole_checkpoints(folder)
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-    if stop.stopped:
+    trainer.add_callback(SaveWhole(folder, parsed, limit))
+    trainer.add_callback(Alive(signs))
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(folder, parsed))
+    shutil.rmtree(folder / universal.FOLDER, ignore_errors=True)
+    if check.stopped:
         _say_stopped(folder, trainer.state.global_step)
         return False
     if len(sides["eval"]) and args.do_eval:
         trainer.evaluate_once()
     export.finish(trainer, tokenizer, kit, manifest, folder)
     return True
+
+
+def _newest_checkpoint(folder: Path, parsed: arguments.Parsed) -> str | None:
+    """Where to go on from. Rank 0 looks at every byte of it, and the others take its word."""
+    args, found = parsed.training, [None, False]
+    if _is_first():
+        checkpoint, aside = checkpoints.newest(folder)
+        for line in aside:
+            print(f"notice: {line}", flush=True)
+        parsed.notices += aside
+        other = checkpoint and checkpoints.manifest(checkpoint)["num_ranks"] != args.world_size
+        found = [str(universal.convert(checkpoint) if other else checkpoint or ""), other]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(found)
+    path, is_universal = found
+    if is_universal:
+        args.hf_deepspeed_config.config["checkpoint"] = {"load_universal": True}
+    return path or None
 
 
 def _say_stopped(folder: Path, step: int) -> None:
@@ -205,11 +240,11 @@ def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
     return trainer.accelerator.reduce(here, "sum").item()
 
 
-def _record_flags(folder: Path, flags: dict[str, str]) -> None:
+def _record_flags(folder: Path, flags: dict[str, str], allowed: Sequence[str]) -> None:
     """What a shell said, kept as the notebook keeps it: going on with other flags is refused."""
     path = folder / runs.ARGUMENTS
     if path.exists() and runs.state(folder) != "new":
-        changes.refuse_changes(runs.read_json(path), flags)
+        changes.refuse_changes(runs.read_json(path), flags, allowed)
     if _is_first():
         runs.write_json(path, flags)
     _barrier()

@@ -1,5 +1,6 @@
 """A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from neoxkit import speed
+from neoxkit.alive import Signs
 from neoxkit.batches import even_rows, packed, padded
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
@@ -22,8 +24,9 @@ NUM_CHECKED = 4  # conversations, the shortest, in the check of packing
 class KitTrainer(Trainer):
     """A Trainer whose loss is per trained token of the whole step, over all ranks."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, signs: Signs | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.signs = signs
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.model_accepts_loss_kwargs = (
             True  # so that num_items_in_batch is counted, for any model
@@ -32,6 +35,9 @@ class KitTrainer(Trainer):
         # Tokens, pairs, trained tokens, cells of the batches since the last log; kept on the
         # device, so that counting never waits for it.
         self.counts = torch.zeros(4, dtype=torch.float64, device=self.args.device)
+        # Of the micro-batches of a step: is no token trained, is a loss not finite?
+        self.flags = torch.zeros(2, dtype=torch.bool, device=self.args.device)
+        self.grad_norm: float | None = None
         self.packing_checked = False
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -64,7 +70,37 @@ class KitTrainer(Trainer):
         cells = torch.full_like(trained, inputs["labels"].numel())
         self.counts += torch.stack([tokens, pairs, trained, cells])
         losses = token_losses(model, self.model, inputs)
-        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        num_items = torch.as_tensor(num_items_in_batch, device=losses.device)
+        loss = losses.sum() / num_items * self.accelerator.num_processes
+        self.flags |= torch.stack([num_items == 0, ~torch.isfinite(loss.detach())])
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> float | None:
+        self.grad_norm = super()._get_grad_norm(*args, **kwargs)
+        return self.grad_norm
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """A checkpoint brings its own learning rate along; another one (allow_change) wins."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler = self.lr_scheduler
+        for i, (group, share) in enumerate(
+            zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True)
+        ):
+            if scheduler.base_lrs[i] != self.args.learning_rate:
+                scheduler.base_lrs[i] = group["initial_lr"] = self.args.learning_rate
+                group["lr"] = self.args.learning_rate * share(scheduler.last_epoch)
+                scheduler._last_lr[i] = group["lr"]
+
+    def step_faults(self) -> tuple[bool, bool, bool]:
+        """Of the step that ended: no token trained, loss not finite, gradient not finite.
+
+        In fp16 a gradient that overflows is no fault: DeepSpeed skips the step, lowers the loss
+        scale, and raises when it can't be lowered further.
+        """
+        masked, loss = self.flags.tolist()
+        self.flags = torch.zeros_like(self.flags)
+        norm = 0.0 if self.grad_norm is None or self.args.fp16 else float(self.grad_norm)
+        return masked, loss, not (math.isfinite(norm) and norm >= 0)
 
     @torch.no_grad()
     def _check_packing(self, model: torch.nn.Module) -> None:
@@ -114,6 +150,8 @@ class KitTrainer(Trainer):
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for round_start in range(0, len(batches), world):
+            if self.signs:
+                self.signs.give()
             mine = round_start + rank
             batch = self.data_collator(
                 [self.eval_dataset[i] for i in batches[min(mine, len(batches) - 1)]]

@@ -1,0 +1,138 @@
+"""Checkpoints that are whole or not there: a manifest of their files, put in place last of all.
+
+A save writes its files into checkpoint-N; when every rank has written, they are flushed to the disk
+and hashed, and the manifest appears by one rename. A folder counts when its manifest holds.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from neoxkit import runs
+from neoxkit.errors import Faults, UserError
+from neoxkit.runs import MANIFEST
+
+LEAST_KEPT = 2  # one may be damaged while the next is not yet whole
+_GOING = ".going-"  # a checkpoint under deletion: half of one must not look like one
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer steps that are in a checkpoint."""
+    return int(checkpoint.name.split("-")[1])
+
+
+def folders(run: Path) -> list[Path]:
+    """Every checkpoint-N of a run, whole or not, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=step_of)
+
+
+def whole(run: Path) -> list[Path]:
+    """Those whose files are all there in their sizes, oldest first; no hash is taken."""
+    return [path for path in folders(run) if fault(path, hashes=False) is None]
+
+
+def saved_step(run: Path) -> int | None:
+    """The step of the newest of them, from which a run would go on."""
+    found = whole(run)
+    return step_of(found[-1]) if found else None
+
+
+def seal(checkpoint: Path, **facts: Any) -> None:
+    """Flush and hash a checkpoint's files and put its manifest in place; then it counts."""
+    for folder in (checkpoint, *(p for p in checkpoint.rglob("*") if p.is_dir())):
+        runs.flush(folder)
+    names = _files(checkpoint)
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip(names, pool.map(lambda n: _sealed(checkpoint / n), names), strict=True))
+    runs.write_json(checkpoint / MANIFEST, {**facts, "files": files})
+    runs.flush(checkpoint.parent)
+
+
+def _sealed(path: Path) -> dict[str, Any]:
+    runs.flush(path)
+    return {"size": path.stat().st_size, "sha256": runs.sha256(path)}
+
+
+def _files(checkpoint: Path) -> list[str]:
+    files = (path for path in checkpoint.rglob("*") if not path.is_dir())
+    return sorted(str(path.relative_to(checkpoint)) for path in files if path.name != MANIFEST)
+
+
+def manifest(checkpoint: Path) -> dict[str, Any]:
+    """What was sealed: step, num_ranks, zero_stage, dataset_sha256, arguments_sha256, files."""
+    return runs.read_json(checkpoint / MANIFEST)
+
+
+def fault(checkpoint: Path, hashes: bool = True) -> str | None:
+    """What is wrong with a checkpoint, or None; without `hashes`, sizes alone are compared."""
+    try:
+        files = {n: (f["size"], f["sha256"]) for n, f in manifest(checkpoint)["files"].items()}
+    except FileNotFoundError:
+        return "has no manifest, its save was interrupted"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "has a manifest that can't be read"
+    there = _files(checkpoint)
+    for name in sorted({*files, *there}):
+        if name not in there:
+            return f"{name} is missing"
+        if name not in files:
+            return f"{name} is not in its manifest"
+        path, (size, _) = checkpoint / name, files[name]
+        if path.is_symlink() or not path.is_file():
+            return f"{name} is no file"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
+    if not hashes:
+        return None
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda name: runs.sha256(checkpoint / name), files)
+        changed = [n for n, sha256 in zip(files, found, strict=True) if sha256 != files[n][1]]
+    return f"{changed[0]} has changed since it was saved" if changed else None
+
+
+def newest(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that holds (every hash), and a line for each that had to go aside.
+
+    A run that has saved before and has none that holds is refused, with a line for each: going on
+    would mean to begin anew. Leftovers of interrupted saves and deletions are no reason for that.
+    """
+    for leftover in run.glob(f"{_GOING}*"):
+        shutil.rmtree(leftover)
+    faults: dict[Path, str] = {}
+    for checkpoint in reversed(folders(run)):
+        if found := fault(checkpoint):
+            faults[checkpoint] = found
+            continue
+        return checkpoint, [_aside(path, why) for path, why in faults.items()]
+    had_saved = any(e["event"] == "checkpoint" for e in runs.read_events(run))
+    if had_saved:
+        raise Faults(
+            [
+                UserError(f"{run.name}/{path.name}", why, "bring it back, or set restart")
+                for path, why in faults.items()
+            ]
+            or [UserError(run.name, "its checkpoints are gone", "bring them back, or set restart")]
+        )
+    return None, [_aside(path, why) for path, why in faults.items()]
+
+
+def _aside(checkpoint: Path, why: str) -> str:
+    """Rename a checkpoint that does not hold, so that a new one can take its place."""
+    aside = runs.set_aside(checkpoint)
+    return f"{checkpoint.name} {why}; it is kept as {aside.name}"
+
+
+def rotate(run: Path, limit: int | None, spare: Sequence[Path] = ()) -> None:
+    """Delete the oldest whole checkpoints beyond the limit (at least 2; None: keep all)."""
+    if limit is None:
+        return
+    for checkpoint in whole(run)[: -max(limit, LEAST_KEPT)]:
+        if checkpoint not in spare:
+            going = checkpoint.with_name(f"{_GOING}{checkpoint.name}")
+            os.rename(checkpoint, going)  # noqa: PTH104 - an atomic step of its own
+            shutil.rmtree(going)

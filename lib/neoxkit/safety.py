@@ -1,0 +1,111 @@
+"""The Trainer's callbacks that keep a run safe: stop where it must, save whole, show it lives."""
+
+import hashlib
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from neoxkit import alive, checkpoints, lock, runs
+from neoxkit.arguments import Parsed, zero_stage
+from neoxkit.errors import UserError
+
+
+class StepCheck(TrainerCallback):
+    """After each step, all ranks agree: was anything not finite, and did somebody ask to stop?
+
+    A bad number ends the training at this step, before anything is saved or logged of it. A wish
+    (the STOP file, or TERM or INT to a rank) ends it with a checkpoint of this step.
+    """
+
+    def __init__(self, folder: Path, trainer: Any) -> None:
+        self.folder, self.trainer, self.stopped = folder, trainer, False
+        self._signalled = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):  # until now they ended it at once
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: Any) -> None:
+        self._signalled = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        wish = self._signalled or lock.asked_to_stop(self.folder)
+        told = torch.tensor([wish, *self.trainer.step_faults()], dtype=torch.int32)
+        if args.world_size > 1:
+            told = told.to(args.device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        wish, *bad = told.tolist()
+        if any(bad):
+            raise _not_finite(self.folder, state.global_step, *bad)
+        if wish and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_log = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+
+def _not_finite(folder: Path, step: int, masked: int, loss: int, gradient: int) -> UserError:
+    saved = checkpoints.saved_step(folder)
+    kept = f"step {saved} is saved" if saved else "nothing was saved"
+    if masked:
+        what = f"no token is trained on in step {step}: every label is -100; {kept}"
+        return UserError("dataset", what, "look at the audit of 01_tokenize")
+    what = "the loss" if loss else "the gradient"
+    what = f"{what} is not finite at step {step}; {kept}"
+    return UserError("learning_rate", what, "restart with a lower one, or with bf16 or fp32")
+
+
+class SaveWhole(TrainerCallback):
+    """Seals a checkpoint when every rank has written its part, then deletes the oldest."""
+
+    def __init__(self, folder: Path, parsed: Parsed, limit: int | None) -> None:
+        self.folder, self.parsed, self.limit = folder, parsed, limit
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if not state.is_world_process_zero:
+            return
+        checkpoint = self.folder / f"checkpoint-{state.global_step}"
+        ranks = range(args.world_size) if args.world_size > 1 else [None]
+        for rank in ranks:  # one that is missing would be passed over when the run goes on
+            name = "rng_state.pth" if rank is None else f"rng_state_{rank}.pth"
+            if not (checkpoint / name).is_file():
+                raise RuntimeError(f"{checkpoint.name}: {name} was not written")
+        arguments = self.folder / runs.ARGUMENTS
+        checkpoints.seal(
+            checkpoint,
+            step=state.global_step,
+            num_ranks=args.world_size,
+            zero_stage=zero_stage(args),
+            dataset_sha256=self.parsed.kit.dataset_sha256,
+            arguments_sha256=hashlib.sha256(arguments.read_bytes()).hexdigest(),
+        )
+        runs.append_event(self.folder, "checkpoint", step=state.global_step, folder=checkpoint.name)
+        best = [Path(state.best_model_checkpoint)] if state.best_model_checkpoint else []
+        checkpoints.rotate(self.folder, self.limit, best)
+
+
+class Alive(TrainerCallback):
+    """Signs of life of this rank (alive.py); `trainer.evaluation_loop` gives them as well."""
+
+    def __init__(self, signs: alive.Signs) -> None:
+        self.signs, self.begun = signs, 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.begun = time.monotonic()
+        self.signs.give()
+
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
+        self.signs.give()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.signs.stepped(time.monotonic() - self.begun)
+        if control.should_save or control.should_evaluate:
+            self.signs.give(silent=True)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.signs.give(silent=True)

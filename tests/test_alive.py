@@ -1,0 +1,85 @@
+"""Signs of life: how long a rank may be silent, and who notices."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from neoxkit import alive
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(alive, "time", clock)
+    return clock
+
+
+def allowed(folder: Path) -> float:
+    sign = json.loads((folder / alive.FOLDER / "3").read_text())
+    assert sign["pid"] == os.getpid()
+    return sign["allowed"]
+
+
+def test_a_sign_allows_ten_median_steps_and_at_least_two_minutes(
+    tmp_path: Path, clock: Clock
+) -> None:
+    signs = alive.Signs(tmp_path, 3)
+    signs.give()
+    assert allowed(tmp_path) == 120
+    for seconds in (5.0, 20.0, 900.0):
+        signs.stepped(seconds)
+    assert allowed(tmp_path) == 200
+    signs.give(silent=True)
+    assert allowed(tmp_path) == 1800
+    signs.give()
+    assert allowed(tmp_path) == 200
+
+
+def test_signs_are_written_twice_a_second_at_most(tmp_path: Path, clock: Clock) -> None:
+    signs, path = alive.Signs(tmp_path, 3), tmp_path / alive.FOLDER / "3"
+    signs.give()
+    path.unlink()
+    clock.now += 0.4
+    signs.give()
+    assert not path.exists()
+    clock.now += 0.1
+    signs.give()
+    assert path.exists()
+
+
+def test_a_rank_is_silent_when_it_gave_no_sign_for_longer_than_it_said(
+    tmp_path: Path, clock: Clock
+) -> None:
+    watch = alive.Watch(tmp_path)
+    assert watch.silent() is None and watch.ranks() == []
+    one, two = alive.Signs(tmp_path, 0), alive.Signs(tmp_path, 1)
+    one.give()
+    two.give()
+    assert watch.ranks() == [os.getpid()] * 2 and watch.silent() is None
+    clock.now += 119
+    assert watch.silent() is None
+    one.give()
+    os.utime(tmp_path / alive.FOLDER / "0", ns=(1, 1))  # another time than before, be it older
+    assert watch.silent() is None
+    clock.now += 2
+    assert watch.silent() == alive.Silent("1", os.getpid(), 121)
+
+
+def test_a_sign_that_is_being_written_is_no_fault(tmp_path: Path, clock: Clock) -> None:
+    alive.Signs(tmp_path, 0).give()
+    watch = alive.Watch(tmp_path)
+    watch.forget()
+    assert watch.ranks() == []
+    (tmp_path / alive.FOLDER / "0").write_text('{"pid')
+    clock.now += 1e6
+    assert watch.ranks() == [] and watch.silent() is None
