@@ -28,8 +28,8 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tokens": ("tiny", "table", "tokens", "policy", "quality", "tokenized"),
     "tensors": ("batches", "sampler", "losses", "gloo", "pickles", "models", "arguments"),
     "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
-    "plans": ("changes", "estimates", "listing", "plan"),
-    "work": ("trainer", "train", "evaluate", "launch"),
+    "plans": ("needs", "changes", "estimates", "listing", "plan"),
+    "work": ("failures", "trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views", "browser"),
     "notebook": ("dials", "controls", "pager", "chat", "dashboard"),
     "shell": ("doctor", "terminal", "parameters", "pipeline", "cli"),
@@ -40,7 +40,7 @@ WITHOUT_TORCH = (
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy",
     "tokenized", "models", "plots", "views", "changes", "plan", "launch", "controls",
     "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager", "estimates",
-    "checkpoints", "alive", "universal",
+    "checkpoints", "alive", "universal", "needs",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, checkpoints, lock, paths, plan, runs, tokenized
+from neoxkit import changes, checkpoints, lock, needs, paths, plan, runs, tokenized
 from neoxkit.errors import Stopped, TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS, LOCKED, STOPPED
 from neoxkit.settings import TrainSettings
@@ -82,9 +82,17 @@ class Training:
             facts = runs.read_json(self.folder / runs.FINISHED)
             if facts["step"] == facts["planned_steps"]:
                 return facts
-        reason = message or _reason(code)
+        reason = message or self._reason(code)
         log = paths.short(self.folder / runs.LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
+
+    def _reason(self, code: int) -> str:
+        """What an exit code says of a training that left no word."""
+        if code in _KILLED:
+            arguments = runs.read_json(self.folder / runs.ARGUMENTS)
+            remedy = needs.half_the_memory(arguments)
+            return f"a process of it was killed, most often as memory ran out: {remedy}"
+        return f"exit code {code}, no result was written"
 
     def _events(self) -> list[dict[str, Any]]:
         return runs.EventReader(self.folder, self.since).poll()
@@ -94,13 +102,6 @@ class Training:
         if step is None:
             return "stopped before the first checkpoint", "run it again to begin anew"
         return f"stopped, step {step:,} is saved", "run it again to go on"
-
-
-def _reason(code: int) -> str:
-    """What an exit code says of a training that left no word."""
-    if code in _KILLED:
-        return "a process of it was killed: most often memory ran out"
-    return f"exit code {code}, no result was written"
 
 
 _started: dict[Path, Training] = {}  # by this process: what a second start of it finds

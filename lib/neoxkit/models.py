@@ -105,6 +105,15 @@ def random_model(name: str, seed: int) -> "PreTrainedModel":
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
+def num_parameters(name: str) -> int:
+    """Weights of the model by that name, counted without loading one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_config(name)).num_parameters()
+
+
 def _config(name: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 

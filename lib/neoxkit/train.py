@@ -9,12 +9,14 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import deepspeed
+import psutil
 import torch
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import (
@@ -28,9 +30,11 @@ from neoxkit import (
     changes,
     checkpoints,
     export,
+    failures,
     gloo,
     lock,
     models,
+    needs,
     paths,
     pickles,
     replies,
@@ -51,6 +55,9 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 pickles.restrict()
 
+OTHERS_SECONDS = 0.5  # a mistake is told by the first rank where it fails in all
+LOST_SECONDS = 2.0  # a rank that lost another waits for the word of that one
+
 # Model families whose packed rows are known to be exact; every run checks its own as well.
 PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
 
@@ -60,29 +67,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     faulthandler.register(signal.SIGUSR1)  # the guard asks for the stacks of a rank that is silent
     argv = sys.argv[1:] if argv is None else argv
     folder = next((Path(a).parent for a in argv if a.endswith("arguments.json")), None)
+    parsed = None
     try:
         parsed = arguments.parse(argv)
         folder = Path(parsed.training.output_dir)
         return 0 if run(parsed) else STOPPED
     except UserError as mistake:
-        _report(folder, str(mistake))
-        if _is_first():
-            print(f"error: {mistake}", file=sys.stderr, flush=True)
-        return 2
+        return _refuse(folder, mistake)
     except Exception as fault:
-        _report(folder, shorten(" ".join(f"{type(fault).__name__}: {fault}".split()), 300))
-        traceback.print_exc()
+        if mistake := failures.explain(fault, parsed, folder):
+            return _refuse(folder, mistake)
+        said = shorten(" ".join(f"{type(fault).__name__}: {fault}".split()), 300)
+        if _report(folder, said, 0 if _is_alone() else LOST_SECONDS):
+            traceback.print_exc()
         return 1
+
+
+def _refuse(folder: Path | None, mistake: UserError) -> int:
+    """One line, no traceback."""
+    if os.environ.get("NEOXKIT_DEBUG") == "1":
+        traceback.print_exc()
+    if _report(folder, str(mistake), 0 if _is_first() else OTHERS_SECONDS):
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
+    return 2
 
 
 def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _report(folder: Path | None, message: str) -> None:
-    """One error event, for whoever reads metrics.jsonl."""
-    if folder and _is_first() and folder.is_dir():
-        runs.append_event(folder, "error", message=message)
+def _is_alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def _report(folder: Path | None, message: str, patience_seconds: float) -> bool:
+    """One error event, for whoever reads metrics.jsonl, unless another rank tells of one first."""
+    if not (folder and folder.is_dir()):
+        return _is_first()
+    time.sleep(patience_seconds)
+    newest = runs.read_events(folder)[-1:]
+    begun = psutil.Process().create_time()
+    if newest and newest[0]["event"] == "error" and newest[0]["time"] > begun:
+        return False
+    runs.append_event(folder, "error", message=message)
+    return True
 
 
 def run(parsed: arguments.Parsed) -> bool:
@@ -108,6 +136,7 @@ def run(parsed: arguments.Parsed) -> bool:
     _keep_manifest(folder, manifest)
     stage = arguments.zero_stage(args)
     changes.refuse_other_ranks(folder, args.world_size, stage, kit.allow_change)
+    _check_needs(parsed, folder)
     model = _load_model(parsed, folder)
     _set_row_tokens(kit, model.config._attn_implementation)
     models.check_vocabulary(model, tokenizer)
@@ -192,6 +221,38 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
         parsed.training.eval_strategy = "no"
         parsed.notices.append("the eval side is empty: no eval loss will be shown")
     return sides, manifest
+
+
+def _check_needs(parsed: arguments.Parsed, folder: Path) -> None:
+    """Refuse what this machine has no room for, before a weight is loaded."""
+    kit, args = parsed.kit, parsed.training
+    zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
+    job = needs.Job(
+        num_parameters=_num_parameters(kit.model_name_or_path, args),
+        num_ranks=args.world_size,
+        zero_stage=zero.get("stage", 0),
+        half=kit.precision != "fp32",
+        on_gpu=args.device.type == "cuda",
+        offload_optimizer=zero.get("offload_optimizer", {}).get("device") == "cpu",
+        offload_weights=zero.get("offload_param", {}).get("device") == "cpu",
+    )
+    if not _is_first():
+        return
+    needs.check_disk(folder, job, args.save_total_limit)
+    needs.check_host(job)
+    if job.on_gpu:
+        total = torch.cuda.get_device_properties(0).total_memory / needs.GIB
+        parsed.notices.append(needs.check_gpu(job, total))
+
+
+def _num_parameters(name: str, args: TrainingArguments) -> int:
+    """Of a model, without its weights."""
+    unset_hf_deepspeed_config()  # else ZeRO-3 would shard what is not there
+    try:
+        return models.num_parameters(name)
+    finally:
+        if args.hf_deepspeed_config:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
 def _load_model(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:

@@ -7,7 +7,7 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from neoxkit import speed
@@ -19,6 +19,20 @@ from neoxkit.sampler import EvenRanks
 from neoxkit.table import NOT_TRAINED
 
 NUM_CHECKED = 4  # conversations, the shortest, in the check of packing
+
+
+class _Epochs(TrainerCallback):
+    """Tells the sampler which epoch begins.
+
+    accelerate does so as well, but does not reach it where a run goes on inside an epoch: several
+    ranks would be served the first epoch's order.
+    """
+
+    def __init__(self, sampler: EvenRanks) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sampler.set_epoch(math.floor((state.epoch or 0) + 1e-6))
 
 
 class KitTrainer(Trainer):
@@ -49,7 +63,9 @@ class KitTrainer(Trainer):
         if type(sampler) is RandomSampler:  # what accelerate would make of it
             sampler = SeedableRandomSampler(rows, data_seed=self.args.data_seed)
         size = self.args.per_device_train_batch_size
-        return EvenRanks(sampler, rows["length"][:], self.args.world_size, size)
+        shared = EvenRanks(sampler, rows["length"][:], self.args.world_size, size)
+        self.add_callback(_Epochs(shared))
+        return shared
 
     def compute_loss(
         self,

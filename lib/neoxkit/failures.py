@@ -1,0 +1,52 @@
+"""What a failure inside a training means, in one line; None for what nobody foresaw."""
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neoxkit import checkpoints, needs, runs
+from neoxkit.arguments import Parsed
+from neoxkit.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NEARLY_FULL_BYTES = 2**22  # a writer in C++ does not say why it failed
+
+
+def explain(fault: Exception, parsed: Parsed | None, folder: Path | None) -> UserError | None:
+    """The line for memory that ran out, a full disk, or a loss scale that can't be lowered."""
+    if not (parsed and folder):
+        return None
+    text = str(fault)
+    if _is_out_of_memory(fault):
+        what = f"ran out ({_where(folder)})"
+        return UserError("memory", what, needs.half_the_memory(parsed.training.to_dict()))
+    if "loss scale already at minimum" in text:
+        what = f"the loss scale of fp16 is at its minimum ({_where(folder)})"
+        return UserError("precision", what, "use bf16 or fp32, or a lower learning_rate")
+    if _is_disk_full(fault, folder):
+        return UserError("disk", f"is full ({_where(folder)})", "free some space and run it again")
+    return None
+
+
+def _where(folder: Path) -> str:
+    """The last step that was seen, and what is saved."""
+    steps = [e["step"] for e in runs.history(runs.read_events(folder)) if "step" in e]
+    saved = checkpoints.saved_step(folder)
+    kept = f"step {saved} is saved" if saved else "nothing is saved yet"
+    return f"after step {max(steps)}; {kept}" if steps else kept
+
+
+def _is_out_of_memory(fault: Exception) -> bool:
+    return isinstance(fault, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
+    )
+
+
+def _is_disk_full(fault: Exception, folder: Path) -> bool:
+    if getattr(fault, "errno", None) in _FULL or "No space left" in str(fault):
+        return True
+    wrote: Any = isinstance(fault, RuntimeError | OSError) or "Safetensor" in type(fault).__name__
+    return bool(wrote) and shutil.disk_usage(folder).free < _NEARLY_FULL_BYTES

@@ -1,0 +1,136 @@
+"""What a training needs at least of the disk, the host's memory and the GPU's, by its weights.
+
+Bytes a weight: 4 in fp32 or 2 in half precision, as many for its gradient, and 12 for the optimizer
+(an fp32 copy and Adam's two moments). ZeRO shares out the optimizer over the ranks (from stage 1),
+the gradients (from 2) and the weights (3). Activations, buffers and libraries are not counted, so
+what is refused here could not have worked.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from neoxkit import checkpoints
+from neoxkit.errors import UserError
+
+OPTIMIZER_BYTES = 12
+GIB = 2**30
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the needs of a training on one machine."""
+
+    num_parameters: int
+    num_ranks: int
+    zero_stage: int
+    half: bool = False
+    on_gpu: bool = False
+    offload_optimizer: bool = False
+    offload_weights: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of one weight in the training's precision."""
+        return 2 if self.half else 4
+
+    def checkpoint_gib(self) -> float:
+        """A checkpoint: the model, DeepSpeed's own copy of it below ZeRO 3, and the optimizer."""
+        copies = 1 if self.zero_stage == 3 else 2
+        return self.num_parameters * (copies * self.weight_bytes + OPTIMIZER_BYTES) / GIB
+
+    def model_gib(self) -> float:
+        """The weights alone, as they are exported."""
+        return self.num_parameters * self.weight_bytes / GIB
+
+    def rank_gib(self) -> dict[str, float]:
+        """Weights, gradients and optimizer of one rank, on its device; what is offloaded is not."""
+        bytes_each = {
+            "weights": 0 if self.offload_weights else self._share(3, self.weight_bytes),
+            "gradients": self._share(2, self.weight_bytes),
+            "optimizer": 0 if self.offload_optimizer else self._share(1, OPTIMIZER_BYTES),
+        }
+        return {name: self.num_parameters * b / GIB for name, b in bytes_each.items()}
+
+    def host_gib(self) -> dict[str, float]:
+        """What all ranks together hold in the host's memory, at loading or later."""
+        loading = self.num_parameters * 4 * (1 if self.zero_stage == 3 else self.num_ranks) / GIB
+        if not self.on_gpu:
+            training = self.num_ranks * sum(self.rank_gib().values())
+            return {"loading": loading, "training": training}
+        offloaded = (OPTIMIZER_BYTES if self.offload_optimizer else 0) + (
+            self.weight_bytes if self.offload_weights else 0
+        )
+        return {"loading": loading, "offloading": self.num_parameters * offloaded / GIB}
+
+    def _share(self, stage: int, num_bytes: int) -> float:
+        return num_bytes / (self.num_ranks if self.zero_stage >= stage else 1)
+
+
+def check_disk(run: Path, job: Job, limit: int | None) -> None:
+    """There must be room for the checkpoints that are kept, the next one, and the model.
+
+    Without a limit all are kept; how many that will be is not known here, and two are asked for.
+    """
+    kept = max(limit or 0, checkpoints.LEAST_KEPT)
+    more = max(kept - len(checkpoints.whole(run)), 0) + 1
+    need = more * job.checkpoint_gib() + job.model_gib()
+    free = shutil.disk_usage(run).free / GIB
+    if need > free:
+        what = (
+            f"{need:.3g} GiB are needed for {more} checkpoints and the model, {free:.3g} are free"
+        )
+        least = checkpoints.LEAST_KEPT
+        remedy = f"free some, or set save_total_limit {least}" if kept > least else "free some"
+        raise UserError("disk", what, remedy)
+
+
+def check_host(job: Job) -> None:
+    """The host's memory must hold the larger of its parts."""
+    part, need = max(job.host_gib().items(), key=lambda item: item[1])
+    free = available_gib()
+    if need > free:
+        what = f"{part} {job.num_parameters:,} weights takes {need:.3g} GiB, {free:.3g} are free"
+        raise UserError("memory", what, "use a smaller model, fewer ranks, or zero3")
+
+
+def check_gpu(job: Job, total_gib: float) -> str:
+    """What a GPU must hold at least, in words; refused where it has less."""
+    parts = job.rank_gib()
+    need = sum(parts.values())
+    counted = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items())
+    said = f"a GPU needs {need:.1f} GiB ({counted}) and what the activations take"
+    if need > total_gib:
+        remedy = "use zero3_offload, more GPUs, or a smaller model"
+        raise UserError("ds_config", f"{said}, it has {total_gib:.1f}", remedy)
+    return f"{said}, of {total_gib:.1f}"
+
+
+def available_gib() -> float:
+    """Memory that can be had: of the machine, or of its container where that has less."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int(_CGROUP.read_text())
+        free = min(free, limit - int(_CGROUP.with_name("memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or none with a limit
+        pass
+    return free / GIB
+
+
+def half_the_memory(arguments: Mapping[str, Any]) -> str:
+    """The settings that need about half the activations and train the same steps, in words."""
+    batch = int(arguments.get("per_device_train_batch_size", 8))
+    accumulation = int(arguments.get("gradient_accumulation_steps", 1))
+    if batch > 1 and batch % 2 == 0:
+        return (
+            f"set per_device_train_batch_size {batch // 2} and gradient_accumulation_steps "
+            f"{2 * accumulation} (the same steps)"
+        )
+    if not (arguments.get("gradient_checkpointing") or arguments.get("activation_checkpointing")):
+        return "set gradient_checkpointing (the same steps)"
+    return "use zero3_offload, a smaller block_size, or a smaller model"

@@ -1,0 +1,240 @@
+"""Whatever kills a run, running it again finishes it, with the same bytes.
+
+The default tier takes a sample of each series; `make test-crash` takes them whole and writes
+RELIABILITY.md.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tokenize
+from zygote import Job, Sabotage, Zygote
+
+from neoxkit import checkpoints, launch, paths, plan, runs
+from neoxkit.settings import TrainSettings
+
+STEPS_AN_EPOCH = 8
+BASE = TrainSettings(
+    dataset="few",
+    model_name_or_path="data/models/dropout",
+    logging_steps=2,
+    eval_steps=6,
+    num_replies=0,
+)
+KINDS = [(1, 2), (1, 3), (2, 2), (2, 3)]  # ranks, ZeRO stage
+SHORT = {"max_steps": 6, "save_steps": 2}  # the second save is of step 4
+LONG = {"max_steps": 3 * STEPS_AN_EPOCH, "save_steps": 3}
+
+
+@dataclass
+class Crashes:
+    """Trainings that are begun, broken and gone on with; counts what should never happen."""
+
+    zygote: Zygote
+    false_successes: int = 0
+    num_runs: int = 0
+    unbroken: dict[str, str] = field(default_factory=dict)  # a run's kind: its weights' SHA-256
+
+    def settings(self, kind: tuple[int, int], **changes: Any) -> TrainSettings:
+        """Of a run of its own."""
+        ranks, stage = kind
+        self.num_runs += 1
+        return BASE.replace(
+            run=f"crash-{self.num_runs}",
+            num_ranks=ranks,
+            ds_config=f"zero{stage}",
+            per_device_train_batch_size=8 // ranks,
+            **changes,
+        )
+
+    def job(self, settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
+        """What the guard would start: the run's folder with its arguments."""
+        folder = paths.run(settings.run)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
+        return Job(
+            arguments=str(folder / runs.ARGUMENTS),
+            log=str(folder / runs.LOG),
+            ranks=settings.num_ranks,
+            sabotage=asdict(sabotage) if sabotage else {},
+        )
+
+    def broken(self, settings: TrainSettings, sabotage: Sabotage) -> list[int]:
+        """The exit codes of a training that must not come to its end."""
+        codes = self.zygote.run(self.job(settings, sabotage))
+        if not any(codes) or runs.state(paths.run(settings.run)) == "finished":
+            self.false_successes += 1
+        return codes
+
+    def goes_on(self, settings: TrainSettings) -> str:
+        """The weights' SHA-256 after the same start again; empty if it fails."""
+        codes = self.zygote.run(self.job(settings))
+        folder = paths.run(settings.run)
+        if any(codes) or runs.state(folder) != "finished":
+            return ""
+        sha256 = runs.sha256(folder / "model" / "model.safetensors")
+        shutil.rmtree(folder)
+        return sha256
+
+    def expected(self, settings: TrainSettings) -> str:
+        """What an unbroken run of these settings gives."""
+        kind = json.dumps(settings.as_dict() | {"run": ""})
+        if kind not in self.unbroken:
+            again = settings.replace(run=f"{settings.run}-unbroken")
+            self.unbroken[kind] = self.goes_on(again)
+            assert self.unbroken[kind]
+        return self.unbroken[kind]
+
+
+@pytest.fixture(scope="module")
+def crashes(session_home: Path) -> Iterator[Crashes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(session_home))
+        patch.chdir(session_home)
+        text = (session_home / "data" / "small.txt").read_text().split("<|endoftext|>\n")
+        few = "".join(f"{c}<|endoftext|>\n" for c in text[: 9 * STEPS_AN_EPOCH])
+        (session_home / "data" / "few.txt").write_text(few)
+        tokenize("few.txt", "few", eval_share=1 / 9)
+        model = session_home / "data" / "models" / "dropout"
+        shutil.copytree(session_home / "data" / "models" / "tiny", model)
+        config = json.loads((model / "config.json").read_text())
+        config |= {"attention_dropout": 0.1, "hidden_dropout": 0.1}
+        (model / "config.json").write_text(json.dumps(config))
+        zygote = Zygote(launch.environment(2))
+        yield Crashes(zygote)
+        zygote.close()
+
+
+def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) -> list[str]:
+    """The files that a rank writes in a save, in their order."""
+    settings = crashes.settings(kind, **SHORT)
+    folder = paths.run(settings.run)
+    listed = folder / "listed"
+    job = crashes.job(settings, Sabotage(rank=rank, where=where, listed=str(listed)))
+    assert not any(crashes.zygote.run(job))
+    names = listed.read_text().split() if listed.exists() else []
+    shutil.rmtree(folder)
+    return names
+
+
+def kill_at_a_write(
+    crashes: Crashes, kind: tuple[int, int], rank: int, where: str, at: int, how: str
+) -> bool:
+    """Whether the run that was killed there goes on to the bytes of the unbroken one."""
+    settings = crashes.settings(kind, **SHORT)
+    codes = crashes.broken(settings, Sabotage(rank=rank, where=where, at=at, how=how))
+    assert codes[rank] == -signal.SIGKILL
+    return crashes.goes_on(settings) == crashes.expected(settings)
+
+
+SAVE, EXPORT = "/checkpoint-4/", ".model.part"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "name", "how"),
+    [
+        ((1, 2), 0, "model.safetensors", "inside"),
+        ((1, 2), 0, "manifest.json", "before"),
+        ((2, 3), 1, "rng_state_1.pth", "before"),
+    ],
+)
+def test_a_run_killed_in_a_save_goes_on_to_the_same_bytes(
+    crashes: Crashes, kind: tuple[int, int], rank: int, name: str, how: str
+) -> None:
+    at = writes_of(crashes, kind, rank, SAVE).index(name)
+    assert kill_at_a_write(crashes, kind, rank, SAVE, at, how)
+    assert crashes.false_successes == 0
+
+
+def kill_at_random(
+    crashes: Crashes, kind: tuple[int, int], chance: random.Random, in_save: bool
+) -> tuple[bool, bool, bool]:
+    """Whether it went on to the same bytes; was it killed inside a save; in epoch 2 or later."""
+    settings = crashes.settings(kind, **LONG)
+    expected = crashes.expected(settings)
+    folder = paths.run(settings.run)
+    pids = crashes.zygote.begin(crashes.job(settings))
+    step = chance.randrange(3, LONG["max_steps"], 3)
+    wait_until(lambda: newest_step(folder) >= step or runs.state(folder) == "finished")
+    if in_save:
+        wait_until(lambda: is_saving(folder) or runs.state(folder) == "finished", pause=0)
+        time.sleep(chance.uniform(0, 0.05))
+    else:
+        time.sleep(chance.uniform(0, 0.3))
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # so that what is looked at is what is killed
+    inside, epoch_2 = is_saving(folder), newest_step(folder) >= STEPS_AN_EPOCH
+    over = runs.state(folder) == "finished"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    codes = crashes.zygote.end()
+    if not over and not any(codes):
+        crashes.false_successes += 1
+    return crashes.goes_on(settings) == expected, inside, epoch_2
+
+
+def newest_step(folder: Path) -> int:
+    return max((e.get("step", 0) for e in runs.read_events(folder)), default=0)
+
+
+def is_saving(folder: Path) -> bool:
+    return any(not (c / runs.MANIFEST).exists() for c in checkpoints.folders(folder))
+
+
+def wait_until(ready: Callable[[], bool], seconds: float = 60, pause: float = 0.002) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(pause)
+
+
+def test_a_run_killed_at_random_goes_on_to_the_same_bytes(crashes: Crashes) -> None:
+    chance = random.Random(1)
+    kinds = [KINDS[0], KINDS[3]]
+    results = [kill_at_random(crashes, kinds[i % 2], chance, i < 4) for i in range(6)]
+    assert [same for same, _, _ in results] == [True] * 6
+    assert sum(inside for _, inside, _ in results) >= 2 and any(late for *_, late in results)
+    assert crashes.false_successes == 0
+
+
+FAULTS = {  # what is wrong in a step: what is said
+    "nan": "learning_rate: the loss is not finite at step 4; step 2 is saved",
+    "inf": "learning_rate: the loss is not finite at step 4; step 2 is saved",
+    "gradient": "learning_rate: the gradient is not finite at step 4; step 2 is saved",
+    "masked": "dataset: no token is trained on in step 4: every label is -100; step 2 is saved",
+    "memory": "memory: ran out (after step 2; step 2 is saved) -- set per_device_train_batch_size",
+}
+
+
+def spoil_a_step(crashes: Crashes, kind: tuple[int, int], rank: int, how: str) -> bool:
+    """Whether the training said what is wrong, at once, with nothing saved of that step."""
+    settings = crashes.settings(kind, **SHORT)
+    codes = crashes.broken(settings, Sabotage(rank=rank, at=3, how=how))
+    folder = paths.run(settings.run)
+    said = [e["message"] for e in runs.read_events(folder) if e["event"] == "error"]
+    lines = [line for line in (folder / runs.LOG).read_text().splitlines() if "Traceback" in line]
+    return (
+        2 in codes
+        and all(message.startswith(FAULTS[how]) for message in said)
+        and bool(said)
+        and not lines
+        and [checkpoints.step_of(c) for c in checkpoints.folders(folder)] == [2]
+    )
+
+
+@pytest.mark.parametrize(("kind", "rank"), [((1, 2), 0), ((2, 3), 1)])
+@pytest.mark.parametrize("how", FAULTS)
+def test_a_step_that_is_not_finite_ends_the_run_there(
+    crashes: Crashes, kind: tuple[int, int], rank: int, how: str
+) -> None:
+    assert spoil_a_step(crashes, kind, rank, how)
+    assert crashes.false_successes == 0

@@ -1,0 +1,123 @@
+"""What a training needs, against what trainings were seen to need; and what is refused."""
+
+from collections import namedtuple
+from pathlib import Path
+
+import psutil
+import pytest
+
+from neoxkit import checkpoints, needs
+from neoxkit.errors import UserError
+from neoxkit.needs import GIB, Job
+
+BILLION = 10**9
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_bytes_a_weight_by_stage_and_precision() -> None:
+    def rank(**changes: object) -> dict[str, float]:
+        job = Job(num_parameters=GIB, num_ranks=4, **changes)
+        return {name: gib for name, gib in job.rank_gib().items()}
+
+    assert rank(zero_stage=0) == {"weights": 4, "gradients": 4, "optimizer": 12}
+    assert rank(zero_stage=1, half=True) == {"weights": 2, "gradients": 2, "optimizer": 3}
+    assert rank(zero_stage=2, half=True) == {"weights": 2, "gradients": 0.5, "optimizer": 3}
+    assert rank(zero_stage=3, half=True) == {"weights": 0.5, "gradients": 0.5, "optimizer": 3}
+    offloaded = rank(zero_stage=3, half=True, offload_optimizer=True, offload_weights=True)
+    assert offloaded == {"weights": 0, "gradients": 0.5, "optimizer": 0}
+
+
+def test_a_20b_model_in_bf16_is_what_the_papers_say() -> None:
+    job = Job(20 * BILLION, 8, 3, half=True, on_gpu=True)
+    assert job.model_gib() == pytest.approx(37.3, abs=0.1)
+    assert job.checkpoint_gib() == pytest.approx(20 * 14 / 1.0737, rel=1e-3)
+    assert sum(job.rank_gib().values()) == pytest.approx(37.3, abs=0.1)  # 16 bytes over 8 ranks
+
+
+def test_the_hosts_memory() -> None:
+    on_cpu = Job(GIB, 2, 2)
+    assert on_cpu.host_gib() == {"loading": 8, "training": 2 * (4 + 2 + 6)}
+    on_gpu = Job(GIB, 4, 3, half=True, on_gpu=True, offload_optimizer=True, offload_weights=True)
+    assert on_gpu.host_gib() == {"loading": 4, "offloading": 14}
+
+
+@pytest.mark.parametrize(
+    ("limit", "there", "more"),
+    [(2, 0, 3), (1, 0, 3), (5, 0, 6), (None, 0, 3), (2, 1, 2), (2, 9, 1)],
+)
+def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, there: int, more: int
+) -> None:
+    for step in range(there):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        checkpoints.seal(tmp_path / f"checkpoint-{step}")
+    job = Job(GIB, 1, 2)  # checkpoints of 20 GiB, a model of 4
+    need = 20 * more + 4
+    free = [need * GIB]
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda _: Usage(0, 0, free[0]))
+    needs.check_disk(tmp_path, job, limit)
+    free[0] -= GIB
+    with pytest.raises(UserError) as refused:
+        needs.check_disk(tmp_path, job, limit)
+    assert str(refused.value).startswith(
+        f"disk: {need} GiB are needed for {more} checkpoints and the model, {need - 1} are free -- "
+    )
+    assert ("set save_total_limit 2" in str(refused.value)) == (limit == 5)
+
+
+def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "available_gib", lambda: 24.0)
+    needs.check_host(Job(GIB, 2, 2))
+    monkeypatch.setattr(needs, "available_gib", lambda: 23.0)
+    with pytest.raises(UserError) as refused:
+        needs.check_host(Job(GIB, 2, 2))
+    assert str(refused.value) == (
+        "memory: training 1,073,741,824 weights takes 24 GiB, 23 are free -- "
+        "use a smaller model, fewer ranks, or zero3"
+    )
+
+
+def test_a_gpu_must_hold_weights_gradients_and_optimizer() -> None:
+    job = Job(GIB, 1, 2, half=True, on_gpu=True)
+    said = "a GPU needs 16.0 GiB (weights 2.0, gradients 2.0, optimizer 12.0) and what the "
+    assert needs.check_gpu(job, 16.0) == f"{said}activations take, of 16.0"
+    with pytest.raises(UserError) as refused:
+        needs.check_gpu(job, 15.9)
+    assert str(refused.value).startswith(f"ds_config: {said}activations take, it has 15.9 -- ")
+
+
+def test_a_container_may_have_less_than_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(needs, "_CGROUP", tmp_path / "memory.max")
+    machine = needs.available_gib()
+    assert machine == pytest.approx(psutil.virtual_memory().available / GIB, rel=0.1)
+    (tmp_path / "memory.current").write_text(f"{GIB // 8}\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert needs.available_gib() == pytest.approx(machine, rel=0.1)
+    (tmp_path / "memory.max").write_text(f"{GIB // 4}\n")
+    assert needs.available_gib() == 0.125
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        ({"per_device_train_batch_size": 16, "gradient_accumulation_steps": 3},
+         "set per_device_train_batch_size 8 and gradient_accumulation_steps 6 (the same steps)"),
+        ({"per_device_train_batch_size": "4"},
+         "set per_device_train_batch_size 2 and gradient_accumulation_steps 2 (the same steps)"),
+        ({"per_device_train_batch_size": 1}, "set gradient_checkpointing (the same steps)"),
+        ({"per_device_train_batch_size": 3}, "set gradient_checkpointing (the same steps)"),
+        ({"per_device_train_batch_size": 1, "gradient_checkpointing": True},
+         "use zero3_offload, a smaller block_size, or a smaller model"),
+    ],
+)  # fmt: skip
+def test_half_the_memory_at_the_same_effective_batch(arguments: dict, remedy: str) -> None:
+    assert needs.half_the_memory(arguments) == remedy
+
+
+def test_a_checkpoint_takes_what_was_estimated() -> None:
+    """Measured on the built-in model of 1,055,488 weights, two ranks: bytes of checkpoint-4."""
+    for stage, measured in ((2, 21_236_740), (3, 17_049_455)):
+        job = Job(1_055_488, 2, stage)
+        assert job.checkpoint_gib() * GIB == pytest.approx(measured, rel=0.01)

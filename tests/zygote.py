@@ -1,0 +1,331 @@
+"""Trainings that start at once, and meet their end where a test wants.
+
+A process that has imported everything forks the ranks of a training, so that a series of hundreds
+of kills takes minutes. The ranks run `neoxkit.train.main`, as under DeepSpeed's launcher.
+
+    python tests/zygote.py    reads a job a line from standard input, answers with pids, then codes
+"""
+
+import builtins
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Sabotage:
+    """Of one rank: kill it at a write below a folder, or spoil a step.
+
+    `where` is a part of the path ("/checkpoint-4/"); `at` numbers the writes there from 0; `how`:
+    "before" the file is opened, "inside" (half of it is written), or "full" (the disk is).
+    Without `at` the writes are only listed, in `listed`.
+
+    Without `where`, `at` numbers the micro-batches from 0, and `how` is what is wrong with one:
+    "nan" or "inf" (its loss), "gradient" (is NaN), "masked" (all of it), "memory" (runs out).
+
+    `without` takes one of the kit's own safeguards away, to see that a series notices.
+    """
+
+    rank: int = 0
+    where: str = ""
+    at: int = -1
+    how: str = "before"
+    listed: str = ""
+    without: str = ""
+
+
+@dataclass
+class Job:
+    """A training of so many ranks from an arguments.json; the environment is added to."""
+
+    arguments: str
+    log: str
+    ranks: int = 1
+    sabotage: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 120.0
+
+
+class Zygote:
+    """The other side: starts the process, hands it one job after another."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment, text=True,
+        )  # fmt: skip
+
+    def begin(self, job: Job) -> list[int]:
+        """The processes of its ranks."""
+        self.process.stdin.write(json.dumps(asdict(job)) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def end(self) -> list[int]:
+        """The exit codes of the ranks, once all are gone; negative for a signal."""
+        return json.loads(self.process.stdout.readline())
+
+    def run(self, job: Job) -> list[int]:
+        """Begin a job and wait for its end."""
+        self.begin(job)
+        return self.end()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+# What follows runs in the zygote and in its ranks.
+
+
+def _serve() -> None:
+    import deepspeed  # noqa: F401
+    import transformers  # noqa: F401
+
+    from neoxkit import train  # noqa: F401
+
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        job = Job(**json.loads(line))
+        port = _free_port()
+        pids = [_fork(job, rank, port) for rank in range(job.ranks)]
+        print(json.dumps(pids), file=answers, flush=True)
+        print(json.dumps(_wait(pids, job.seconds)), file=answers, flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait(pids: list[int], seconds: float) -> list[int]:
+    """Until all are gone; when one has failed, the others are killed, as a launcher does."""
+    codes: dict[int, int] = {}
+    deadline = time.monotonic() + seconds
+    while len(codes) < len(pids):
+        for pid in set(pids) - set(codes):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+        if any(codes.values()) or time.monotonic() > deadline:
+            for pid in set(pids) - set(codes):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    return [codes[pid] for pid in pids]
+
+
+def _fork(job: Job, rank: int, port: int) -> int:
+    if pid := os.fork():
+        return pid
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(job.ranks),
+        "LOCAL_SIZE": str(job.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **job.environment,
+    }
+    code = 70
+    try:
+        if job.sabotage and Sabotage(**job.sabotage).rank == rank:
+            _sabotage(Sabotage(**job.sabotage))
+        from neoxkit import train
+
+        code = train.main([job.arguments])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _sabotage(plan: Sabotage) -> None:
+    if plan.without:
+        _take_away(plan.without)
+    if plan.where:
+        _sabotage_writes(plan)
+    elif plan.at >= 0:
+        _sabotage_step(plan)
+
+
+def _take_away(what: str) -> None:
+    from neoxkit import checkpoints, trainer
+
+    if what == "manifest":  # the newest folder counts, whole or not
+        checkpoints.fault = lambda *_, **__: None
+        checkpoints.manifest = lambda _: {
+            "num_ranks": int(os.environ["WORLD_SIZE"]),
+            "zero_stage": 2,
+        }
+    elif what == "rng":
+        trainer.KitTrainer._load_rng_state = lambda *_: None
+    elif what == "filter":  # transformers' own default: NaN is taken for 0
+        trainer.KitTrainer.step_faults = lambda _: (False, False, False)
+
+
+def _sabotage_step(plan: Sabotage) -> None:
+    import torch
+
+    from neoxkit import trainer
+
+    compute_loss, count = trainer.KitTrainer.compute_loss, [0]
+
+    def sabotaged(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        number, count[0] = count[0], count[0] + 1
+        if number != plan.at:
+            return compute_loss(self, model, inputs, *args, **kwargs)
+        if plan.how == "memory":
+            torch.empty(2**60)
+        if plan.how == "masked":
+            inputs["labels"] = torch.full_like(inputs["labels"], -100)
+            kwargs["num_items_in_batch"] = torch.tensor(0)
+        if plan.how == "gradient":
+            hook = next(self.model.parameters()).register_hook(
+                lambda g: (hook.remove(), g * torch.nan)[1]
+            )
+        losses = trainer.token_losses
+        if plan.how in ("nan", "inf"):
+            trainer.token_losses = lambda *a: losses(*a) * float(plan.how)
+        try:
+            return compute_loss(self, model, inputs, *args, **kwargs)
+        finally:
+            trainer.token_losses = losses
+
+    trainer.KitTrainer.compute_loss = sabotaged
+
+
+def _sabotage_writes(plan: Sabotage) -> None:
+    """Put itself around every way in which a save writes a file."""
+    import safetensors.torch
+    import torch
+    import transformers.modeling_utils
+
+    count = [0]
+    quiet = [False]  # inside a write that is counted already
+
+    def is_meant(path: Any) -> bool:
+        try:
+            name = os.fspath(path)
+        except TypeError:
+            return False
+        return not quiet[0] and plan.where in str(name)
+
+    def meets_its_end(path: Any) -> str:
+        """What is to happen to this write: "" for nothing."""
+        number, count[0] = count[0], count[0] + 1
+        if plan.listed:
+            with raw_open(plan.listed, "a") as file:
+                file.write(f"{os.path.basename(os.fspath(path))}\n")  # noqa: PTH119
+        if number != plan.at:
+            return ""
+        if plan.how == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if plan.how == "full":
+            _fill_disk(Path(path).parent)
+        return plan.how
+
+    @contextmanager
+    def counted(path: Any) -> Iterator[None]:
+        how = meets_its_end(path)
+        quiet[0] = True
+        try:
+            yield
+        finally:
+            quiet[0] = False
+        if how == "inside":
+            os.truncate(path, os.stat(path).st_size // 2)  # noqa: PTH116
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def whole_file(write: Callable, position: int) -> Callable:
+        def sabotaged(*args: Any, **kwargs: Any) -> Any:
+            path = args[position] if len(args) > position else kwargs.get("filename")
+            if not is_meant(path):
+                return write(*args, **kwargs)
+            with counted(path):
+                return write(*args, **kwargs)
+
+        return sabotaged
+
+    raw_open = builtins.open
+
+    def sabotaged_open(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if not set(mode) & set("wax") or not is_meant(file):
+            return raw_open(file, mode, *args, **kwargs)
+        how = meets_its_end(file)
+        opened = raw_open(file, mode, *args, **kwargs)
+        if how == "inside":
+            write = opened.write
+
+            def half(data: Any) -> None:
+                write(data[: len(data) // 2])
+                opened.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            return _Instead(opened, half)
+        return opened
+
+    def before_rename(rename: Callable) -> Callable:
+        def sabotaged(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+            if is_meant(target):
+                meets_its_end(target)
+            return rename(source, target, *args, **kwargs)
+
+        return sabotaged
+
+    torch.save = whole_file(torch.save, 1)
+    save_file = whole_file(safetensors.torch.save_file, 1)
+    safetensors.torch.save_file = transformers.modeling_utils.safe_save_file = save_file
+    shutil.copyfile = whole_file(shutil.copyfile, 1)
+    builtins.open = io.open = sabotaged_open
+    os.rename, os.replace = before_rename(os.rename), before_rename(os.replace)
+
+
+class _Instead:
+    """A file whose `write` is another function."""
+
+    def __init__(self, file: Any, write: Callable) -> None:
+        self._file, self.write = file, write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "_Instead":
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *fault: Any) -> Any:
+        return self._file.__exit__(*fault)
+
+
+def _fill_disk(folder: Path) -> None:
+    """Leave no byte free on the folder's disk (a small one of its own, made for it)."""
+    ballast = os.open(folder.parent / "ballast", os.O_WRONLY | os.O_CREAT)
+    size = 2**20
+    while size:
+        try:
+            os.write(ballast, b"\0" * size)
+        except OSError:
+            size //= 2
+    os.close(ballast)
+
+
+if __name__ == "__main__":
+    _serve()
