@@ -27,7 +27,7 @@ def started(home: Path) -> Path:
     folder.mkdir(parents=True)
     runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(TRAIN))
     shutil.copy(paths.tokenized("kept") / runs.MANIFEST, folder / runs.DATASET)
-    runs.append_event(folder, "start", step=0)
+    runs.append_event(folder, "train", step=5)
     return folder
 
 

@@ -1,7 +1,10 @@
 """cli.py and doctor.py: a wrong word is refused in one line, before anything slow is imported."""
 
 import fcntl
+import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,7 +120,7 @@ def test_an_unknown_parameter_is_refused_with_the_near_one(
         ("block_size", "many", "block_size: must be a whole number, got 'many'"),
         ("restart", "perhaps", "restart: must be true or false, got 'perhaps'"),
         ("block_size", "4", "block_size: must be at least 8, got 4"),
-        ("learning_rate", "-1", "learning_rate: must be above 0, got -1.0"),
+        ("learning_rate", "-1", "learning_rate: must be above 0, got -1"),
         ("too_long", "crop", "too_long: got 'crop' -- choose one of drop, cut, error"),
         ("run", "../x", "run: '../x' is not a name"),
         ("my_questions", "[one", "my_questions: '[one' is not YAML"),
@@ -191,7 +194,10 @@ def test_flags_win_over_files_and_later_files_over_earlier(
         ("seed: 1\nrun: : x\n", "bad.yaml:2: is not YAML"),
         ("seed: 1\nrun: x\n\tblock_size: 3\n", "bad.yaml:3: is not YAML"),
         ("- seed\n", "bad.yaml:1: is no mapping"),
-        ("sead: 1\n", "sead: is not a parameter of these notebooks -- did you mean seed?"),
+        (
+            "sead: 1\n",
+            "bad.yaml:1: sead: is not a parameter of these notebooks -- did you mean seed?",
+        ),
         ("agent_name: 123\n", "agent_name: got the number 123 for a text"),
     ],
 )
@@ -427,3 +433,28 @@ def test_stop_now_signals_nobody_before_the_holder_is_known(
     monkeypatch.setattr(cli.os, "kill", lambda pid, number: killed.append(pid))
     assert cli.main(["stop", "demo", "--now"]) == 0
     assert killed == [12345]
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "neoxkit.cli", "runs"], stdout=writer,
+                          stderr=subprocess.PIPE, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(
+    capsys: CapSys, folder: Path, number: signal.Signals
+) -> None:
+    run = folder / "runs" / "mine"
+    run.mkdir(parents=True)
+    before = signal.getsignal(number)
+    with lock.take(run / lock.LOCK), pipeline._signals_stop(run):
+        signal.raise_signal(number)
+        assert lock.asked_to_stop(run)
+        lock.answer_stop(run)  # saved, and not over yet
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert capsys.readouterr().out.count("finishes its step and saves") == 1
+    assert signal.getsignal(number) is before

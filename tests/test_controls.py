@@ -230,7 +230,9 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert said["rows an epoch, padded"] == "20 of 280 tokens, 88% padding"
     assert said["time"].startswith("unknown") and said["memory of a rank"].startswith("unknown")
     slider(control, "batch size").value = 64  # more than there are
-    assert facts(screen)["a step (effective batch)"].startswith("256 conversations, about 650 tok")
+    assert facts(screen)["a step (effective batch)"].startswith(
+        "256 conversations, all there are, about 650"
+    )
     slider(control, "batch size").value = 2
     slider(control, "block size").value = 64
     said = facts(screen)

@@ -13,6 +13,7 @@ import pytest
 from neoxkit import conversations
 from neoxkit.errors import Faults, UserError
 from neoxkit.policy import split
+from neoxkit.text_format import GLUED
 from neoxkit.turns import Conversation, Span, Turn, prompt, render
 
 END = "<|endoftext|>"
@@ -119,13 +120,24 @@ def test_two_likely_agents_are_refused(write: Write, joi: int, rosey: int) -> No
     assert len(conversations.read(write(content + f"User: x{END}"), "Joi").conversations) > joi
 
 
+@pytest.mark.parametrize("given", ["", "Joi"])
+def test_a_misspelt_name_is_told(write: Write, given: str) -> None:
+    """It is read as text of the turn before; so is a paragraph that begins with "Note:"."""
+    right, wrong = f"User: a\n\nJoi: b{END}\n", f"User: a\n\nJoy: b{END}\n"
+    file = conversations.read(write(right * 30 + wrong + right * 9), given)
+    assert file.sentences()[-1] == (
+        "labels of neither side, read as text: Joy: (1, first in the conversation of line 91)"
+    )
+
+
 def test_preamble_and_unanswered_turn_are_kept(write: Write) -> None:
     file = conversations.read(write(f"\n\nBe kind.\n\nA: b\n\nUser: a\n\nJoi: b\n\nUser: c{END}\n"))
     assert file.conversations == [Conversation(3, talk("a", "b", "c"), "Be kind.\n\nA: b")]
     assert file.facts.notes == {}
     assert file.sentences()[1:] == [
         "with text before the first turn, kept and not trained on: 1",
-        "with an unanswered last turn: 1",
+        "with an unanswered last turn, not trained on: 1",
+        "labels of neither side, read as text: A: (1, first in the conversation of line 3)",
     ]
 
 
@@ -166,7 +178,7 @@ def test_end_mark_within_a_line_is_text(write: Write) -> None:
 def test_label_without_blank_line_is_text(write: Write) -> None:
     file = conversations.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
     assert file.conversations == [Conversation(2, talk("a", "b\nUser: c\nAgent: d", "e"))]
-    assert file.facts.notes == {"labels that follow no blank line, read as text": [5, 6]}
+    assert file.facts.notes == {GLUED: [5, 6]}
 
 
 @pytest.mark.parametrize("fence", ["```", "~~~", "````"])

@@ -211,7 +211,7 @@ def test_replies_show_the_first_evaluation_and_the_newest(folder: Path) -> None:
     assert dashboard.replies([]) == views.NOTHING
     view = dashboard.replies(events)
     assert [line.split()[0] for line in view.text.splitlines()] == [
-        "step", "0", "5", "6", "7", "8", "9",
+        "step", "0", "(4", "5", "6", "7", "8", "9",
     ]  # fmt: skip
     assert "a&lt;b&gt;?" in view.html and "<b>" not in view.html
     assert len(dashboard.replies(events[:6]).text.splitlines()) == 7

@@ -33,6 +33,12 @@ def test_a_score_does_not_depend_on_the_batch_size(home: Path, model: object) ->
     assert evaluate.score(model, rows.select([]), batch_size=4, pad_id=1) is None
 
 
+def test_no_question_has_no_reply(home: Path, model: object, tokenizer: object) -> None:
+    rows = load_from_disk(paths.tokenized("small"))["eval"]
+    none = evaluate.examine(model, tokenizer, rows.select([]), [], EvaluateSettings())
+    assert none == evaluate.Examination(None, [])
+
+
 class Parrot(torch.nn.Module):
     """Stands in for a model: says what it is told to, token by token, padded with the end mark."""
 

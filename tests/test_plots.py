@@ -143,8 +143,8 @@ def test_histogram_counts_every_conversation_once(lengths: list[int], block_size
     assert sum(over) == sum(n > block_size for n in lengths)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [
-        f"up to block size: {int(sum(fits)):,}",
-        f"longer: {int(sum(over)):,}",
+        f"{int(sum(fits)):,} conversations up to it",
+        f"{int(sum(over)):,} longer",
     ]
 
 

@@ -96,7 +96,10 @@ def test_state_and_finished(tmp_path: Path) -> None:
     assert runs.state(tmp_path) == "new"
     with pytest.raises(UserError, match=r"^run: .* is not finished -- run 02_train again$"):
         runs.finished(tmp_path)
-    runs.append_event(tmp_path, "start")
+    runs.append_event(tmp_path, "start", step=0)
+    runs.append_event(tmp_path, "error")
+    assert runs.state(tmp_path) == "new"  # nothing would be lost
+    runs.append_event(tmp_path, "train", step=2)
     assert runs.state(tmp_path) == "started"
     with pytest.raises(UserError, match="is not finished"):
         runs.finished(tmp_path)

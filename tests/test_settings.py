@@ -107,8 +107,23 @@ def test_a_number_for_a_text_is_refused_with_the_flag_that_keeps_it() -> None:
         ),
         (
             TrainSettings,
+            {"max_steps": 0},
+            "max_steps: is 0: no step -- choose 1 or more, or -1: by epochs",
+        ),
+        (
+            TrainSettings,
+            {"allow_change": ["lerning_rate"]},
+            "allow_change: 'lerning_rate' is no setting -- did you mean learning_rate?",
+        ),
+        (
+            TrainSettings,
+            {"allow_change": ["weight_decay"]},
+            "allow_change: weight_decay can't change in a run -- begin a new run",
+        ),
+        (
+            TrainSettings,
             {"num_train_epochs": 0},
-            "num_train_epochs: must be above 0, got 0.0 -- choose more than 0",
+            "num_train_epochs: must be above 0, got 0 -- choose more than 0",
         ),
         (
             TokenizeSettings,

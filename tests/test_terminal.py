@@ -55,7 +55,7 @@ def test_on_a_terminal_one_line_is_written_over(
 
 def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
     assert terminal.outset(tmp_path) == ""
-    runs.append_event(tmp_path, "start")
+    runs.append_event(tmp_path, "train", step=3)
     assert terminal.outset(tmp_path) == "begins anew: no checkpoint was saved"
     (tmp_path / "checkpoint-8").mkdir()
     checkpoints.seal(tmp_path / "checkpoint-8")

@@ -228,7 +228,7 @@ def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
         assert (counts.kept, counts.cut, counts.dropped) == (1, [], {})
     kept, counts = policy.fit(rows, n - 1, "drop")
     assert len(kept) == 0 and counts.dropped == {f"longer than {n - 1} tokens": [5]}
-    with pytest.raises(UserError, match=rf"^line 5: .*{n} tokens.* {n - 1} -- \S"):
+    with pytest.raises(UserError, match=rf"^train file, line 5: .*{n} tokens.* {n - 1} -- \S"):
         policy.fit(rows, n - 1, "error")
 
 

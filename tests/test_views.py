@@ -206,7 +206,7 @@ def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:
         assert "1.2346" in form and "1,234.500" in form and "9,876" in form and "base" not in form
     assert "empty" in views.scores({"base": None, "tuned": None}).text
     line = {"set": "s", "kind": "total", "base": 1, "tuned": 3, "questions": 4}
-    assert views.scoreboard([line]).text.splitlines()[1].split("  ")[-1].strip() == "75%"
+    assert views.scoreboard([line]).text.splitlines()[1].split("  ")[-1].strip() == "75.0%"
     counts = {"base": {"end mark": 1, "ran on": 2}, "tuned": {"end mark": 3, "ran on": 0}}
     assert [x.split()[-2:] for x in views.endings(counts).text.splitlines()[1:]] == [
         ["1", "2"],

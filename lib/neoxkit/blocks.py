@@ -98,11 +98,12 @@ def _refuse_binary(where: str, raw: bytes) -> None:
     if raw.startswith(b"version https://git-lfs"):
         raise UserError(f"{where}:1", "is a Git LFS pointer, not the file", "run git lfs pull")
     if b"\0" in raw[:4096]:
+        start = raw[:4096]
+        if start.count(b"\0") < len(start) / 4:
+            raise UserError(f"{where}:1", "is no text (it holds NUL bytes)", "give a text file")
         half = "LE" if raw[1:2] == b"\0" else "BE"
         raise UserError(
-            f"{where}:1",
-            "holds NUL bytes; it is UTF-16 or binary",
-            f"iconv -f UTF-16{half} -t UTF-8",
+            f"{where}:1", "is UTF-16, by its NUL bytes", f"iconv -f UTF-16{half} -t UTF-8"
         )
 
 

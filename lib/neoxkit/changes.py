@@ -69,7 +69,7 @@ def _ranks(num_ranks: int, zero_stage: int | None) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = str(value) if value != "" else "(empty)"
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 

@@ -48,7 +48,7 @@ class Side:
             f"{views.escape(turn.text)}</div>"
             for turn in turns
         )
-        note = f"<i>{views.escape(self.note)}</i>" if self.note else ""
+        note = f"<div><i>{views.escape(self.note)}</i></div>" if self.note else ""
         self.shown.value = f"<b>{views.escape(self.name)}</b>{body}{note}"
 
     def ask(self, question: str, answer: Callable[..., Reply]) -> None:
@@ -103,7 +103,7 @@ class Chat:
         )
         self.question = widgets.Text(
             placeholder="Ask both models, then press Enter", continuous_update=False,
-            layout={"width": "100%"},
+            layout={"width": "98%"},
         )  # fmt: skip
         self.question.observe(lambda change: self.ask(change["new"]), "value")
         new = widgets.Button(description="Clear", tooltip="Begin a new conversation")

@@ -17,12 +17,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        return options.call(options)
+        code = options.call(options)
+        sys.stdout.flush()
+        return code
     except UserError as mistake:
         if os.environ.get("NEOXKIT_DEBUG") == "1":
             raise
         print(f"error: {mistake}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # head, say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as fault:
         where = fault.filename or "disk"
         print(f"error: {where}: {fault.strerror} -- check the folder", file=sys.stderr)

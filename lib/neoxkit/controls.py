@@ -66,10 +66,11 @@ class Controls:
         """Take over what stands in a field; what can't be is refused in a line."""
         rule = type(self.settings).__dataclass_fields__[name]
         try:
-            value = convert(name, rule.type, text, rule.default)
+            value = convert(name, rule.type, text.replace(",", ""), rule.default)
             self._consequences(self.settings.replace(**{name: value}))
         except UserError as mistake:
-            self._mistake.value = f"<b>{views.escape(mistake)}</b>"
+            kept = f"still {getattr(self.settings, name)}"
+            self._mistake.value = f"<b>{views.escape(mistake)}; {kept}</b>"
             return
         self._mistake.value = ""
         self._dials[name].put(value)
@@ -172,6 +173,7 @@ def training(
         packed, padded = _rows(kept, tokens, limit)
         a_row = tokens / max(kept, 1) if chosen.layout == "packed" else limit
         micro_batch = min(chosen.per_device_train_batch_size, math.ceil(kept / ranks))
+        more = "" if conversations <= kept else ", all there are"
         rows = [
             ("conversations trained on", f"{kept:,} of {len(fits):,}"),
             ("trained tokens left out", f"{lost:.1%}"),
@@ -179,7 +181,8 @@ def training(
             ("optimizer steps", f"{steps:,} ({an_epoch:,} an epoch)"),
             (
                 "a step (effective batch)",
-                f"{conversations} conversations, about {a_step:,.0f} tokens, {ranks} rank(s)",
+                f"{conversations:,} conversations{more}, about {a_step:,.0f} tokens, "
+                f"{ranks} rank(s)",
             ),
             ("time", _time(measured, steps * a_step)),
             ("memory of a rank", _memory(measured, a_row, micro_batch)),

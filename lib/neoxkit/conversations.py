@@ -70,9 +70,21 @@ class ConversationFile:
             what = "with text before the first turn, kept and not trained on"
             said.append(f"{what}: {facts.with_preamble:,}")
         if facts.unanswered:
-            said.append(f"with an unanswered last turn: {facts.unanswered:,}")
+            said.append(f"with an unanswered last turn, not trained on: {facts.unanswered:,}")
+        if others := self._other_names():
+            said.append(f"labels of neither side, read as text: {others}")
         notes = sorted(facts.notes.items(), key=lambda note: note[1])
         return said + [f"{what}: {len(at):,} ({lines_in_short(at)})" for what, at in notes]
+
+    def _other_names(self, most: int = 5) -> str:
+        """Labels that begin a paragraph and are neither side's: a misspelt name is among them."""
+        votes = self.facts.votes
+        others = [n for n in votes.seen.most_common() if n[0] not in (USER, self.agent_name)]
+        shown = [
+            f"{name}: ({count:,}, first in the conversation of line {votes.lines[name]:,})"
+            for name, count in others[:most]
+        ]
+        return ", ".join(shown) + (", ..." if len(others) > most else "")
 
 
 def read(path: Path, agent_name: str = "") -> ConversationFile:
@@ -110,7 +122,7 @@ def _examine_text(
     while they vote, and again only if they vote for another.
     """
     if agent_name:
-        return agent_name, _examine_all(path, "text", agent_name, found)
+        return agent_name, _examine_all(path, "text", agent_name, found, vote=True)
     pieces, _ = text_format.split_at_end_marks(first)
     guess = text_format.votes(pieces).likely()
     facts = _examine_all(path, "text", guess, found, vote=True)

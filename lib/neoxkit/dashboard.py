@@ -69,7 +69,7 @@ class _Screen:
         self.reader, self.events = runs.EventReader(self.folder), []
         self.begun, self.next_drawing, self.num_drawn, self.log = time.monotonic(), 0.0, 0, None
         self.line = display(status([], 0.0), display_id=True)
-        self.picture = display(plots.curve([]), display_id=True)
+        self.picture = display(views.NOTHING, display_id=True)
         self.replies = display(views.NOTHING, display_id=True)
         self.log_end = display(views.NOTHING, display_id=True)
 
@@ -93,7 +93,8 @@ class _Screen:
         self.line.update(status(events, seconds, ended, self.training.asked_to_stop))
         if len(self.events) != self.num_drawn:
             self.num_drawn = len(self.events)
-            self.picture.update(plots.curve(events, self.folder.name))
+            if any(e["event"] in ("train", "eval") for e in events):
+                self.picture.update(plots.curve(events, self.folder.name))
             self.replies.update(replies(events))
         if (log := log_end(self.folder / runs.LOG)) != self.log:
             self.log = log
@@ -105,9 +106,12 @@ def replies(events: Sequence[Mapping[str, Any]]) -> View:
     told = [e for e in events if e["event"] == "replies"]
     if not told:
         return views.NOTHING
-    shown = told if len(told) <= SHOWN_EVALUATIONS else told[:1] + told[1 - SHOWN_EVALUATIONS :]
+    left_out = max(len(told) - SHOWN_EVALUATIONS, 0)
+    shown = told[:1] + told[1 + left_out :]
     header = ("step", *(shorten(r["asked"], 80) for r in told[-1]["replies"]))
     rows = [(f"{e['step']:,}", *(r["reply"] or "(nothing)" for r in e["replies"])) for e in shown]
+    if left_out:
+        rows.insert(1, (f"({left_out} more)", *("" for _ in told[-1]["replies"])))
     return views.table(rows, header)
 
 

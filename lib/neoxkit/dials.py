@@ -19,6 +19,7 @@ class Dial:
             value=value,
             description=label,
             continuous_update=False,
+            readout=False,  # the field beside it shows the value
             style={"description_width": "8em"},
             layout={"width": "36em"},
         )

@@ -43,7 +43,7 @@ class Measured:
 
     def speed(self) -> str:
         """Where the figure comes from, in words."""
-        return f"at {self.tokens_per_second:,.0f} useful tokens/s, as in run {self.run}"
+        return f"of steps, at {self.tokens_per_second:,.0f} useful tokens/s as in run {self.run}"
 
 
 def base_name(name: str) -> str:
@@ -53,14 +53,18 @@ def base_name(name: str) -> str:
 
 
 def last_run(model: str, num_ranks: int = 0) -> Measured | None:
-    """The last run of this model (0: on any number of ranks) that has logged steps."""
+    """The last finished run of this model (0: on any number of ranks), else one with steps."""
     name = base_name(model)
     folders = [p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}")]
-    for folder in sorted(folders, key=lambda f: -(f / runs.METRICS).stat().st_mtime):
+    for folder in sorted(folders, key=_finished_and_new, reverse=True):
         found = _measured(folder, name, num_ranks)
         if found:
             return found
     return None
+
+
+def _finished_and_new(folder: Path) -> tuple[bool, float]:
+    return (folder / runs.FINISHED).exists(), (folder / runs.METRICS).stat().st_mtime
 
 
 def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:

@@ -18,19 +18,28 @@ def read(files: Sequence[str], flags: Sequence[tuple[str, str]]) -> dict[str, An
     for name in files:
         path = paths.find("-f", name)
         try:
-            values = _from_yaml(path.read_text(encoding="utf-8")) or {}
+            text = path.read_text(encoding="utf-8")
+            values = _from_yaml(text) or {}
         except (OSError, UnicodeDecodeError):
             where = paths.short(path)
             raise UserError(where, "can't be read as text", "give a UTF-8 YAML file") from None
         except yaml.YAMLError as fault:
             mark = getattr(fault, "problem_mark", None)
             where = f"{paths.short(path)}:{mark.line + 1 if mark else 1}"
-            raise UserError(where, "is not YAML", "write one `name: value` a line") from None
+            why = getattr(fault, "problem", None) or "it can't be parsed"
+            remedy = "write one `name: value` a line, none indented"
+            raise UserError(where, f"is not YAML ({why})", remedy) from None
         if not isinstance(values, dict):
             raise UserError(f"{paths.short(path)}:1", "is no mapping", "write `name: value` lines")
-        given |= {str(k): v for k, v in values.items()}
-    given |= {name: _literal(name, value) for name, value in flags}
-    return {name: _checked(name, value) for name, value in given.items()}
+        lines = {name: f"{paths.short(path)}:{_line_of(text, name)}: " for name in map(str, values)}
+        given |= {str(k): _checked(str(k), v, lines[str(k)]) for k, v in values.items()}
+    return given | {name: _checked(name, _literal(name, value)) for name, value in flags}
+
+
+def _line_of(text: str, name: str) -> int:
+    """Where a name is given in a YAML file."""
+    found = re.search(rf"(?m)^[ \t{{\"']*{re.escape(name)}[\"']?[ \t]*:", text)
+    return text[: found.start()].count("\n") + 1 if found else 1
 
 
 def _fields() -> dict[str, Field]:
@@ -64,9 +73,10 @@ def _literal(name: str, value: str) -> Any:
         raise UserError(name, f"{value!r} is not YAML", example(name, kind, None)) from None
 
 
-def _checked(name: str, value: Any) -> Any:
+def _checked(name: str, value: Any, where: str = "") -> Any:
+    """The value as its parameter's type; `where` it was given, for a file."""
     known = _fields()
     if name not in known:
         remedy = near(name, known, shorten(f"known are {', '.join(known)}"))
-        raise UserError(name, "is not a parameter of these notebooks", remedy)
+        raise UserError(where + name, "is not a parameter of these notebooks", remedy)
     return convert(name, known[name].type, value, known[name].default)

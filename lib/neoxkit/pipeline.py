@@ -47,7 +47,9 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
             return _failed(fault, target)
         _say(f"{time.monotonic() - begun:.0f} s")
         if stage is TokenizeSettings:
-            _say(terminal.tokenized_note(runs.read_json(_dataset(settings) / runs.MANIFEST)))
+            manifest = runs.read_json(_dataset(settings) / runs.MANIFEST)
+            for line in (*manifest.get("notes", []), terminal.tokenized_note(manifest)):
+                _say(line)
     trained = folder if stages != [TokenizeSettings] else None
     print(f"done: {terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)}")
     return 0
@@ -92,25 +94,29 @@ def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
     if runs.state(folder) == "finished":
         yield
         return
-    with terminal.following(folder), _interrupt_stops(folder):
+    with terminal.following(folder), _signals_stop(folder):
         yield
 
 
 @contextmanager
-def _interrupt_stops(folder: Path) -> Iterator[None]:
-    """While the block runs, the first Ctrl-C asks the training to save and stop."""
+def _signals_stop(folder: Path) -> Iterator[None]:
+    """While the block runs, the first Ctrl-C or TERM asks the training to save and stop."""
+    asked = False
 
     def ask(*_: Any) -> None:
-        if not lock.locked_by(folder) or lock.asked_to_stop(folder):
+        nonlocal asked
+        if asked or not lock.locked_by(folder):
             raise KeyboardInterrupt
+        asked = True
         lock.ask_to_stop(folder)
-        _say("finishes its step and saves; Ctrl-C again ends it at once")
+        _say("finishes its step and saves; once more, and it ends at once")
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

@@ -15,6 +15,16 @@ from neoxkit.workers import num_cores
 
 # Settings that the trainer knows by another name, and those that are not its own.
 _TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
+_REPORTERS = (
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "comet_ml",
+    "clearml",
+    "neptune",
+    "trackio",
+    "swanlab",
+)
 _NOT_THE_TRAINERS = ("num_ranks", "restart", "training_arguments")
 
 
@@ -81,7 +91,12 @@ def _reporters(names: str) -> list[str]:
     found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
     for name in found:
         if importlib.util.find_spec(name) is None:
-            raise UserError("report_to", f"{name!r} is not installed", f"pip install {name}")
+            remedy = (
+                near(name, _REPORTERS, f"pip install {name}")
+                if name not in _REPORTERS
+                else f"pip install {name}"
+            )
+            raise UserError("report_to", f"{name!r} is not installed", remedy)
     return found or ["none"]
 
 

@@ -60,7 +60,7 @@ def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
         bins=edges,
         stacked=True,
         color=[BLUE, ORANGE],
-        label=[f"up to block size: {len(fits):,}", f"longer: {len(over):,}"],
+        label=[f"{len(fits):,} conversations up to it", f"{len(over):,} longer"],
     )
     axes.axvline(block_size, color=RED, linewidth=1.5, linestyle="--")
     axes.text(

@@ -53,7 +53,9 @@ def _where(lines: Sequence[int]) -> str:
     return f" ({lines_in_short(lines)})" if lines else ""
 
 
-def fit(encoded: Table, block_size: int, too_long: str = "drop") -> tuple[Table, Counts]:
+def fit(
+    encoded: Table, block_size: int, too_long: str = "drop", side: str = "train"
+) -> tuple[Table, Counts]:
     """Apply the length policy: conversations of at most `block_size` tokens are kept as they are.
 
     A longer one is dropped, or cut: after its last agent turn that fits, else (when not even the
@@ -65,7 +67,7 @@ def fit(encoded: Table, block_size: int, too_long: str = "drop") -> tuple[Table,
     if too_long == "error" and (long & ~faulty).any():
         row = int(np.flatnonzero(long & ~faulty)[0])
         raise UserError(
-            f"line {encoded.line[row]}",
+            f"{side} file, line {encoded.line[row]}",
             f"a conversation of {encoded.length[row]} tokens, block_size is {block_size}",
             "raise block_size, or set too_long to drop or cut",
         )
@@ -107,7 +109,7 @@ def fit_sides(
     encoded: Mapping[str, Table], block_size: int, too_long: str
 ) -> dict[str, tuple[Table, Counts]]:
     """`fit` for each file; refused when nothing is left to train on."""
-    fitted = {side: fit(rows, block_size, too_long) for side, rows in encoded.items()}
+    fitted = {side: fit(rows, block_size, too_long, side) for side, rows in encoded.items()}
     counts = fitted["train"][1]
     if not counts.kept:
         why = ", ".join(f"{len(at):,} {reason}" for reason, at in counts.dropped.items())

@@ -154,6 +154,8 @@ def reply(
     A reply ends at the end mark or where the model begins the next `User:` turn; one that reaches
     `max_new_tokens` ran on. A prompt that leaves no room for them is "too long" and not answered.
     """
+    if not prompts:
+        return []
     encoded = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]

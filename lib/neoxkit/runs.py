@@ -119,10 +119,11 @@ def history(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def state(folder: Path) -> str:
-    """One of "new", "finished", "started" (and not finished)."""
+    """One of "new", "finished", "started": it has made a step that was logged, or saved one."""
     if (folder / FINISHED).exists():
         return "finished"
-    return "started" if (folder / METRICS).exists() else "new"
+    made = any(e.get("step") for e in read_events(folder)) or any(folder.glob("checkpoint-*"))
+    return "started" if made else "new"
 
 
 def set_aside(folder: Path) -> Path:

@@ -150,11 +150,11 @@ def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise UserError(name, what, "give a number")
     least, most, above = rule["least"], rule["most"], rule["above"]
     if least is not None and value < least:
-        raise UserError(name, f"must be at least {least}, got {value}", f"choose {least} or more")
+        raise UserError(name, f"must be at least {least}, got {value:g}", f"choose {least} or more")
     if above is not None and value <= above:
-        raise UserError(name, f"must be above {above}, got {value}", f"choose more than {above}")
+        raise UserError(name, f"must be above {above}, got {value:g}", f"choose more than {above}")
     if most is not None and value > most:
-        raise UserError(name, f"must be at most {most}, got {value}", f"choose {most} or less")
+        raise UserError(name, f"must be at most {most}, got {value:g}", f"choose {most} or less")
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,10 @@ class TrainSettings(Settings):
                 remedy = near(str(name), self.__dataclass_fields__, "name settings of 02_train")
                 raise UserError("allow_change", f"{name!r} is no setting", remedy)
         if self.learning_rate > 1:
-            raise UserError("learning_rate", f"got {self.learning_rate}", "1e-5 to 2e-3 is usual")
+            what = f"must be at most 1, got {self.learning_rate:g}"
+            raise UserError("learning_rate", what, "1e-5 to 2e-3 is usual")
+        if self.max_steps == 0:
+            raise UserError("max_steps", "is 0: no step", "choose 1 or more, or -1: by epochs")
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def no_turns(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserError:
     return UserError(where, what, f'begin each question with "{USER}: "')
 
 
-GLUED = "labels that follow no blank line, read as text"
+GLUED = "labels that follow no blank line, read as text (put one before them)"
 
 
 def read(

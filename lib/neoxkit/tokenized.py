@@ -130,6 +130,7 @@ def make_manifest(
         "train_on": settings["train_on"],
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
+        "notes": [line for source in sources.values() for line in source.sentences()[1:]],
         "counts": {side: c.as_dict() for side, c in counts.items()},
         "duplicates": num_duplicates(train, evaluation),
         "sides": {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from neoxkit.replies import Question, Reply
     from neoxkit.table import Encoded, Table
 
+_EVEN = "table-layout:fixed;width:100%;overflow-wrap:anywhere"
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
 _MUTED = "opacity:0.6"
 
@@ -63,8 +64,8 @@ def escape(text: Any) -> str:
     return html.escape(visible(str(text)))
 
 
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> View:
-    """Rows of plain values; the first column is what the row is about."""
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), even: bool = False) -> View:
+    """Rows of plain values; the first column is what the row is about. `even`: equal columns."""
     cells = [[visible(str(value)) for value in row] for row in rows]
     head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in header)
     body = "".join(
@@ -80,7 +81,8 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> View:
         for row in lines
     )
     opening = f"<thead><tr>{head}</tr></thead>" if head else ""
-    return View(f"<table>{opening}<tbody>{body}</tbody></table>", text)
+    style = f' style="{_EVEN}"' if even else ""
+    return View(f"<table{style}>{opening}<tbody>{body}</tbody></table>", text)
 
 
 def folded(title: str, text: str) -> View:
@@ -199,7 +201,7 @@ def scoreboard(rows: Sequence[Mapping[str, Any]]) -> View:
             r["kind"],
             f"{r['base']} of {r['questions']}",
             f"{r['tuned']} of {r['questions']}",
-            f"{r['tuned'] / r['questions']:.0%}",
+            f"{r['tuned'] / r['questions']:.1%}",
         )
         for r in rows
     ]
@@ -225,7 +227,7 @@ def replies(
         )
         for i in at
     ]
-    return table(rows, ("asked", "reference", "base", "tuned"))
+    return table(rows, ("asked", "reference", "base", "tuned"), even=True)
 
 
 def _said(reply: "Reply", most: int = 160) -> str:
