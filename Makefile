@@ -5,7 +5,7 @@ READY := .venv/ready
 TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 
-.PHONY: help setup demo test test-demo test-slow test-browser lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-demo test-slow test-browser test-crash lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-demo  the whole demo and what its model must answer"
 	@echo "make test-slow  what takes minutes: the compiled model"
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
+	@echo "make test-crash  whatever kills a run, by the hundred; about an hour; writes tests/RELIABILITY.md"
 	@echo "make lab     JupyterLab in notebooks/"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"
@@ -47,6 +48,9 @@ test-slow: $(READY)
 test-browser: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	@$(BIN)/python -m pytest -m browser
+
+test-crash: $(READY)
+	@$(BIN)/python -m pytest -m crash
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

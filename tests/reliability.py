@@ -30,15 +30,23 @@ SERIES = (
 )
 
 
+def add(series: str, part: str, counted: str) -> None:
+    """Put the counts of a part of a series beside those of its other parts."""
+    line = next((row for row in _rows() if row[0] == series), ("", ""))
+    parts = dict(p.split(": ") for p in line[1].split("; ") if p)
+    record(series, "; ".join(f"{name}: {n}" for name, n in (parts | {part: counted}).items()))
+
+
+def _rows() -> list[list[str]]:
+    lines = FILE.read_text().splitlines() if FILE.exists() else []
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [cells for cells in rows if cells[0] in SERIES]
+
+
 def record(series: str, counted: str) -> None:
     """Put a series' counts into the table."""
     assert series in SERIES
-    rows = {}
-    if FILE.exists():
-        for line in FILE.read_text().splitlines():
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if cells[0] in SERIES:
-                rows[cells[0]] = line
+    rows = {cells[0]: f"| {' | '.join(cells)} |" for cells in _rows()}
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "deepspeed"))
     on = f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
     rows[series] = f"| {series} | {counted} | {date.today()} | {on} |"

@@ -9,6 +9,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reliability
 from conftest import tokenize
 from zygote import Job, Sabotage, Zygote
 
@@ -41,6 +44,7 @@ class Crashes:
 
     zygote: Zygote
     false_successes: int = 0
+    num_broken: int = 0
     num_runs: int = 0
     unbroken: dict[str, str] = field(default_factory=dict)  # a run's kind: its weights' SHA-256
 
@@ -71,6 +75,7 @@ class Crashes:
     def broken(self, settings: TrainSettings, sabotage: Sabotage) -> list[int]:
         """The exit codes of a training that must not come to its end."""
         codes = self.zygote.run(self.job(settings, sabotage))
+        self.num_broken += 1
         if not any(codes) or runs.state(paths.run(settings.run)) == "finished":
             self.false_successes += 1
         return codes
@@ -82,7 +87,7 @@ class Crashes:
         if any(codes) or runs.state(folder) != "finished":
             return ""
         sha256 = runs.sha256(folder / "model" / "model.safetensors")
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.resolve())
         return sha256
 
     def expected(self, settings: TrainSettings) -> str:
@@ -177,6 +182,7 @@ def kill_at_random(
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     codes = crashes.zygote.end()
+    crashes.num_broken += 1
     if not over and not any(codes):
         crashes.false_successes += 1
     return crashes.goes_on(settings) == expected, inside, epoch_2
@@ -238,3 +244,199 @@ def test_a_step_that_is_not_finite_ends_the_run_there(
 ) -> None:
     assert spoil_a_step(crashes, kind, rank, how)
     assert crashes.false_successes == 0
+
+
+def fill_the_disk(crashes: Crashes, disk: Path, at: int) -> bool:
+    """Whether a full disk at a write leaves the last checkpoint, and room lets the run go on."""
+    settings = crashes.settings((1, 2), **SHORT)
+    folder = paths.run(settings.run)
+    folder.symlink_to(disk / folder.name)
+    (disk / folder.name).mkdir()
+    codes = crashes.broken(settings, Sabotage(where=SAVE, at=at, how="full"))
+    events = runs.read_events(folder)
+    left = [checkpoints.fault(folder / "checkpoint-2"), codes]
+    for ballast in disk.rglob("ballast"):
+        ballast.unlink()
+    said = [e["message"] for e in events if e["event"] == "error"]
+    sha256 = crashes.goes_on(settings)
+    folder.unlink()
+    return left == [None, [2]] and sha256 == crashes.expected(settings) and _says_full(said)
+
+
+def _says_full(said: list[str]) -> bool:
+    """The message has no room on the full disk itself, sometimes."""
+    return all(message.startswith("disk: is full (") for message in said)
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk of its own that may be filled."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a disk to fill needs the right to mount one (root)")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(crashes: Crashes, small_disk: Path) -> None:
+    at = writes_of(crashes, (1, 2), 0, SAVE).index("zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    assert fill_the_disk(crashes, small_disk, at)
+    assert crashes.false_successes == 0
+
+
+DAMAGES: dict[str, Callable[[Path, random.Random], Any]] = {
+    "cut": lambda file, chance: os.truncate(file, chance.randrange(file.stat().st_size)),
+    "empty": lambda file, _: os.truncate(file, 0),
+    "missing": lambda file, _: file.unlink(),
+    "flipped": lambda file, chance: flip(file, chance),
+    "stale": lambda file, _: shutil.copy(file, file.with_name(f"old_{file.name}")),
+}
+
+
+def flip(file: Path, chance: random.Random) -> None:
+    """One bit of one byte."""
+    data = bytearray(file.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    file.write_bytes(data)
+
+
+def damage(whole: Path, place: Path, chance: random.Random, how: str) -> Path:
+    """A copy of a checkpoint with one file damaged; the others are links to the same bytes."""
+    copy = place / whole.name
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(whole, copy, copy_function=os.link)
+    files = [f for f in sorted(copy.rglob("*")) if f.is_file() and f.stat().st_size]
+    shards = [f for f in files if "optim_states" in f.name or "rng_state" in f.name]
+    file = chance.choice(shards if chance.random() < 0.3 else files)
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(data)
+    DAMAGES[how](file, chance)
+    return copy
+
+
+def judge_damaged(crashes: Crashes, place: Path, num: int, num_good: int) -> tuple[int, int]:
+    """How many of so many damaged checkpoints are rejected, and of good ones accepted."""
+    settings = crashes.settings((2, 3), **SHORT)
+    assert not any(crashes.zygote.run(crashes.job(settings)))
+    whole, chance = paths.run(settings.run) / "checkpoint-4", random.Random(7)
+    rejected = 0
+    for i in range(num):
+        copy = damage(whole, place, chance, list(DAMAGES)[i % len(DAMAGES)])
+        rejected += checkpoints.fault(copy) is not None
+    accepted = sum(checkpoints.fault(whole) is None for _ in range(num_good))
+    shutil.rmtree(paths.run(settings.run))
+    return rejected, accepted
+
+
+def test_damaged_checkpoints_are_rejected_and_good_ones_are_not(
+    crashes: Crashes, tmp_path: Path
+) -> None:
+    assert judge_damaged(crashes, tmp_path, 50, 5) == (50, 5)
+
+
+def test_a_checkpoint_is_judged_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from neoxkit import checkpoints; "
+        "checkpoints.fault(Path(sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def without(crashes: Crashes, what: str) -> bool:
+    """Whether a series is red when one of the kit's safeguards is taken away."""
+    settings = crashes.settings((1, 2), **SHORT)
+    if what == "filter":
+        codes = crashes.zygote.run(
+            crashes.job(settings, Sabotage(at=3, how="nan", without="filter"))
+        )
+        return codes == [0]  # it ended well, with a step that was not finite
+    at = writes_of(crashes, (1, 2), 0, SAVE).index("rng_state.pth")
+    crashes.zygote.run(crashes.job(settings, Sabotage(where=SAVE, at=at + 1, how="before")))
+    codes = crashes.zygote.run(crashes.job(settings, Sabotage(without=what)))
+    if any(codes):
+        return True
+    model = paths.run(settings.run) / "model" / "model.safetensors"
+    return runs.sha256(model) != crashes.expected(settings)
+
+
+@pytest.mark.parametrize("what", ["manifest", "rng", "filter"])
+def test_a_series_notices_when_a_safeguard_is_missing(crashes: Crashes, what: str) -> None:
+    assert without(crashes, what)
+
+
+# The whole series: make test-crash.
+
+
+@pytest.mark.crash
+def test_every_write_of_a_save(crashes: Crashes) -> None:
+    same, total = 0, 0
+    for kind in KINDS:
+        for rank in range(kind[0]):
+            for where in (SAVE, EXPORT):
+                for at in range(len(writes_of(crashes, kind, rank, where))):
+                    for how in ("before", "inside"):
+                        same += kill_at_a_write(crashes, kind, rank, where, at, how)
+                        total += 1
+    reliability.record(reliability.SERIES[0], f"{same} of {total}")
+    assert same == total >= 100
+
+
+@pytest.mark.crash
+def test_sixty_random_kills(crashes: Crashes) -> None:
+    chance = random.Random(2026)
+    results = [kill_at_random(crashes, KINDS[i % 4], chance, i % 3 == 0) for i in range(60)]
+    same, inside, late = (sum(column) for column in zip(*results, strict=True))
+    reliability.record(reliability.SERIES[1], f"{same} of 60")
+    reliability.record(reliability.SERIES[2], f"{inside} / {late}")
+    assert same == 60 and inside >= 12 and late >= 12
+
+
+@pytest.mark.crash
+def test_five_hundred_damaged_checkpoints(crashes: Crashes, tmp_path: Path) -> None:
+    rejected, accepted = judge_damaged(crashes, tmp_path, 500, 100)
+    reliability.record(reliability.SERIES[3], f"{rejected} of 500")
+    reliability.record(reliability.SERIES[4], f"{accepted} of 100")
+    assert (rejected, accepted) == (500, 100)
+
+
+@pytest.mark.crash
+def test_twenty_good_runs(crashes: Crashes) -> None:
+    settings = [crashes.settings(KINDS[i % 4], **SHORT) for i in range(20)]
+    failed = sum(crashes.goes_on(s) != crashes.expected(s) for s in settings)
+    reliability.record(reliability.SERIES[5], f"{failed} of 20")
+    assert failed == 0
+
+
+@pytest.mark.crash
+def test_ten_spoilt_steps_of_each_kind(crashes: Crashes) -> None:
+    found = {
+        how: sum(spoil_a_step(crashes, KINDS[i % 4], KINDS[i % 4][0] - 1, how) for i in range(10))
+        for how in FAULTS
+    }
+    counted = ", ".join(f"{how} {n} of 10" for how, n in found.items())
+    reliability.record(reliability.SERIES[6], counted)
+    assert set(found.values()) == {10}
+
+
+@pytest.mark.crash
+def test_a_disk_full_at_every_write(crashes: Crashes, small_disk: Path) -> None:
+    num = len(writes_of(crashes, (1, 2), 0, SAVE))
+    whole = sum(fill_the_disk(crashes, small_disk, at) for at in range(num))
+    reliability.record(reliability.SERIES[8], f"{whole} of {num}")
+    assert whole == num
+
+
+@pytest.mark.crash
+def test_every_safeguard_is_needed(crashes: Crashes) -> None:
+    noticed = sum(without(crashes, what) for what in ("manifest", "rng", "filter"))
+    reliability.record(reliability.SERIES[11], f"{noticed} of 3")
+    assert noticed == 3
+
+
+@pytest.mark.crash
+def test_no_failure_looked_like_success(crashes: Crashes) -> None:
+    """The last one: over all that was broken above."""
+    reliability.record(reliability.SERIES[10], f"{crashes.false_successes} of {crashes.num_broken}")
+    assert crashes.false_successes == 0 < crashes.num_broken

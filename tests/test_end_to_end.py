@@ -261,7 +261,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
     os.killpg(kit.pid, signal.SIGINT)  # as a terminal does
     said, errors = kit.communicate(timeout=60)
     assert kit.returncode == 75
-    assert "finishes its step and saves; Ctrl-C again ends it at once" in said
+    assert "finishes its step and saves; once more, and it ends at once" in said
     standing = listing.standing(folder)
     assert standing.state == "stopped" and checkpoints.whole(folder)
     assert errors == f"asked: stopped, step {standing.step:,} is saved -- run it again to go on\n"

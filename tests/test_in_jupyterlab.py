@@ -112,11 +112,9 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     pages = "pager.pages("
     assert "window.hacked = 1" in tab.outputs(pages).inner_text()
     assert tab.page.evaluate("window.hacked") is None
-    first = tab.outputs(pages).inner_text()
     tab.outputs(pages).locator(".noUi-handle").focus()
     tab.page.keyboard.press("ArrowRight")
-    wait_until(lambda: tab.outputs(pages).inner_text() != first, tab)
-    assert "line 4:" in tab.outputs(pages).inner_text()
+    tab.wait_for(pages, "line 4:")
     assert tab.faults == []
     tab.close()
 
@@ -158,12 +156,14 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     first = back.picture(WATCH)
     wait_until(lambda: back.picture(WATCH) != first, back)
     cell = nbformat.v4.new_code_cell('from neoxkit import dashboard\n\ndashboard.watch("away")')
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), home / "notebooks" / "second.ipynb")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
+    nbformat.write(notebook, home / "notebooks" / "second.ipynb")
     second = opened("second")
     second.run_all()
     second.wait_for("watch", "left", seconds=30)
-    for tab in (back, second):
-        tab.wait_for("watch(", "finished", seconds=120)
+    back.wait_for(WATCH, "finished", seconds=120)
+    second.wait_for("watch", "finished", seconds=60)
     assert [e["resumed_step"] for e in events(home, "away", "start")] == [0]
     assert back.faults == second.faults == []
     back.close()

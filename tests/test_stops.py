@@ -1,0 +1,234 @@
+"""However a training is stopped, and wherever: nothing is left, and the next start works.
+
+The default tier takes a sample; `make test-crash` takes all of them.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import reliability
+from jupyter_client.manager import KernelManager
+
+from neoxkit import checkpoints, launch, lock, paths, plan, runs
+from neoxkit.guard import SILENT
+from neoxkit.settings import TrainSettings
+
+BASE = TrainSettings(
+    dataset="small",
+    max_steps=100_000,
+    save_steps=20,
+    eval_steps=20,
+    logging_steps=5,
+    num_replies=0,
+    save_total_limit=2,
+)
+LEFT_SECONDS = 10.0
+HOWS = (
+    "cell interrupt", "kernel restart", "kernel KILL", "papermill INT", "papermill TERM",
+    "papermill KILL", "runner TERM", "runner KILL", "launcher KILL", "rank KILL",
+)  # fmt: skip
+WHERES = ("import", "load", "step", "save", "evaluate")
+
+
+def reached(folder: Path, where: str) -> bool:
+    """Whether the training in a folder is in a phase, or past the last look at it."""
+    events = [e["event"] for e in runs.read_events(folder)]
+    if where == "import":
+        return bool(lock.locked_by(folder))
+    if where == "load":
+        return (folder / runs.DATASET).exists()
+    if where == "step":
+        return "train" in events
+    if where == "save":
+        return any(not (c / runs.MANIFEST).exists() for c in checkpoints.folders(folder))
+    return any(e["event"] == "train" and e["step"] % 20 == 0 for e in runs.read_events(folder))
+
+
+def wait_until(ready: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def members(session: int) -> list[psutil.Process]:
+    """The living processes of a guard's session."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != "zombie":
+                found.append(process)
+        except (OSError, psutil.Error):
+            continue
+    return found
+
+
+def part(session: int, name: str) -> psutil.Process:
+    """The runner, the launcher or the first rank of a training."""
+    signs = {"runner": "launcher.runner", "launcher": "launcher.launch", "rank": "neoxkit.train"}
+    lines = [(p, " ".join(p.cmdline())) for p in members(session) if p.pid != session]
+    found = [p for p, line in lines if signs[name] in line]
+    if name == "rank":  # the others carry its module in their command lines as well
+        found = [p for p in found if not any(s in " ".join(p.cmdline()) for s in
+                                             ("launcher.", "neoxkit.guard"))]  # fmt: skip
+    return found[0]
+
+
+@contextmanager
+def kernel(settings: TrainSettings) -> Iterator[KernelManager]:
+    """A kernel that watches a training."""
+    manager = KernelManager()
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    changed = settings.changed()
+    client.execute(
+        "from neoxkit import dashboard, launch\nfrom neoxkit.settings import TrainSettings\n"
+        f"dashboard.watch(launch.start(TrainSettings(**{changed!r})))"
+    )
+    yield manager
+    client.stop_channels()
+    if manager.has_kernel:
+        manager.shutdown_kernel(now=True)
+
+
+@contextmanager
+def papermill(settings: TrainSettings) -> Iterator[subprocess.Popen]:
+    """`neoxkit run` of 02_train, a process of its own."""
+    flags = [w for k, v in settings.changed().items() for w in ("-p", k, str(v))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neoxkit.cli", "run", "--only", "02_train", *flags],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    yield process
+    if process.poll() is None:
+        process.wait(timeout=30)
+    assert process.returncode != 0, "a stopped run looked like success"
+
+
+def stop(how: str, where: str) -> str:
+    """Begin a training, stop it there in this way; what is wrong afterwards, or ""."""
+    settings = BASE.replace(run=f"{how}-{where}".replace(" ", "-").lower())
+    folder = paths.run(settings.run)
+    begin = papermill if how.startswith("papermill") else kernel
+    with begin(settings) as owner:
+        if not wait_until(lambda: reached(folder, where), 90):
+            return "it did not get there"
+        session = lock.locked_by(folder)
+        what, number = how.split(" ")
+        if how == "cell interrupt":
+            owner.interrupt_kernel()
+        elif how == "kernel restart":
+            owner.restart_kernel(now=True)
+        elif how == "kernel KILL":
+            os.kill(owner.provisioner.pid, signal.SIGKILL)
+        elif what == "papermill":
+            owner.send_signal(getattr(signal, f"SIG{number}"))
+        else:
+            if not wait_until(lambda: _has(session, what), 30):
+                return f"no {what}"
+            part(session, what).send_signal(getattr(signal, f"SIG{number}"))
+        begun = time.monotonic()
+        gone = wait_until(lambda: not members(session), LEFT_SECONDS)
+        took = time.monotonic() - begun
+        if not gone:
+            left = [" ".join(p.cmdline())[-60:] for p in members(session)]
+            for process in members(session):
+                process.kill()
+            return f"left after {LEFT_SECONDS:.0f} s: {left}"
+    if lock.locked_by(folder) or runs.state(folder) == "finished":
+        return f"after {took:.1f} s: locked or finished"
+    return starts_again(settings)
+
+
+def _has(session: int, what: str) -> bool:
+    try:
+        return bool(part(session, what))
+    except (IndexError, psutil.Error):
+        return False
+
+
+def starts_again(settings: TrainSettings) -> str:
+    """Whether the same settings begin or go on; "" if so."""
+    training = launch.start(settings)
+    before = len(runs.read_events(training.folder))
+    begun = wait_until(lambda: len(runs.read_events(training.folder)) > before, 60)
+    newest = runs.read_events(training.folder)[-1]["event"]
+    training.stop()
+    return "" if begun and newest != "error" else f"the next start did not work ({newest})"
+
+
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [("kernel restart", "load"), ("papermill TERM", "save"), ("launcher KILL", "step")],
+)
+def test_a_stop_leaves_nothing_and_the_next_start_works(home: Path, how: str, where: str) -> None:
+    assert stop(how, where) == ""
+
+
+def stand_still(number: int) -> str:
+    """A rank of two is stopped while it trains; what is wrong then, or ""."""
+    settings = BASE.replace(run=f"still-{number}", num_ranks=2, per_device_train_batch_size=8)
+    training = launch.start(settings)
+    if not wait_until(lambda: reached(training.folder, "step"), 90):
+        return "no step"
+    time.sleep(0.1 * number)
+    signs = sorted((training.folder / ".alive").iterdir())
+    victim = int(signs[number % 2].read_text().split('"pid": ')[1].split(",")[0])
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        code = training.process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        training.stop()
+        return "not found"
+    said = runs.read_events(training.folder)[-1]
+    stacks = (training.folder / runs.LOG).read_text().count("most recent call first")
+    right = (code, said["event"], bool(stacks)) == (SILENT, "error", True)
+    return "" if right and "gave no sign of life" in said["message"] else f"{code} {said} {stacks}"
+
+
+def test_a_rank_that_stands_still_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "3")
+    assert stand_still(1) == ""
+
+
+def test_two_runs_at_once_work_and_two_in_a_folder_do_not(home: Path) -> None:
+    first, second = (
+        launch.start(BASE.replace(run=f"beside-{i}", max_steps=6, save_steps=3)) for i in (1, 2)
+    )
+    guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(first.folder), "--", "true"]
+    assert subprocess.run(guard, check=False, stdin=subprocess.PIPE).returncode == 73
+    with pytest.raises(launch.UserError, match=r"beside-1 is training now \(process \d+\)"):
+        lock.refuse_locked(first.folder)
+    for training in (first, second):
+        training.process.wait(timeout=120)
+        assert training.check()["step"] == 6
+    assert plan.num_ranks(BASE) == 1
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("where", WHERES)
+def test_every_stop(home: Path, where: str) -> None:
+    wrong = {how: said for how in HOWS if (said := stop(how, where))}
+    print(wrong)
+    reliability.add(reliability.SERIES[9], where, f"{len(HOWS) - len(wrong)} of {len(HOWS)}")
+    assert wrong == {}
+
+
+@pytest.mark.crash
+def test_ten_ranks_that_stand_still(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "3")
+    wrong = [said for number in range(10) if (said := stand_still(number))]
+    reliability.record(reliability.SERIES[7], f"{10 - len(wrong)} of 10")
+    assert wrong == []
