@@ -174,7 +174,9 @@ def training(
         a_row = tokens / max(kept, 1) if chosen.layout == "packed" else limit
         micro_batch = min(chosen.per_device_train_batch_size, math.ceil(kept / ranks))
         more = "" if conversations <= kept else ", all there are"
+        own = "" if chosen.block_size else " (the dataset's)"
         rows = [
+            ("block size", f"{limit:,} tokens{own}"),
             ("conversations trained on", f"{kept:,} of {len(fits):,}"),
             ("trained tokens left out", f"{lost:.1%}"),
             packed if chosen.layout == "packed" else padded,
