@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from crashes import crashes  # noqa: F401 - a fixture
 
 from neoxkit import launch, paths
 from neoxkit.settings import TrainSettings

@@ -4,7 +4,6 @@ The default tier takes a sample of each series; `make test-crash` takes them who
 RELIABILITY.md.
 """
 
-import json
 import os
 import random
 import shutil
@@ -13,110 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reliability
-from conftest import tokenize
-from zygote import Job, Sabotage, Zygote
+from crashes import KINDS, LONG, SHORT, STEPS_AN_EPOCH, Crashes
+from zygote import Sabotage
 
-from neoxkit import checkpoints, launch, paths, plan, runs
-from neoxkit.settings import TrainSettings
-
-STEPS_AN_EPOCH = 8
-BASE = TrainSettings(
-    dataset="few",
-    model_name_or_path="data/models/dropout",
-    logging_steps=2,
-    eval_steps=6,
-    num_replies=0,
-)
-KINDS = [(1, 2), (1, 3), (2, 2), (2, 3)]  # ranks, ZeRO stage
-SHORT = {"max_steps": 6, "save_steps": 2}  # the second save is of step 4
-LONG = {"max_steps": 3 * STEPS_AN_EPOCH, "save_steps": 3}
-
-
-@dataclass
-class Crashes:
-    """Trainings that are begun, broken and gone on with; counts what should never happen."""
-
-    zygote: Zygote
-    false_successes: int = 0
-    num_broken: int = 0
-    num_runs: int = 0
-    unbroken: dict[str, str] = field(default_factory=dict)  # a run's kind: its weights' SHA-256
-
-    def settings(self, kind: tuple[int, int], **changes: Any) -> TrainSettings:
-        """Of a run of its own."""
-        ranks, stage = kind
-        self.num_runs += 1
-        return BASE.replace(
-            run=f"crash-{self.num_runs}",
-            num_ranks=ranks,
-            ds_config=f"zero{stage}",
-            per_device_train_batch_size=8 // ranks,
-            **changes,
-        )
-
-    def job(self, settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
-        """What the guard would start: the run's folder with its arguments."""
-        folder = paths.run(settings.run)
-        folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
-        return Job(
-            arguments=str(folder / runs.ARGUMENTS),
-            log=str(folder / runs.LOG),
-            ranks=settings.num_ranks,
-            sabotage=asdict(sabotage) if sabotage else {},
-        )
-
-    def broken(self, settings: TrainSettings, sabotage: Sabotage) -> list[int]:
-        """The exit codes of a training that must not come to its end."""
-        codes = self.zygote.run(self.job(settings, sabotage))
-        self.num_broken += 1
-        if not any(codes) or runs.state(paths.run(settings.run)) == "finished":
-            self.false_successes += 1
-        return codes
-
-    def goes_on(self, settings: TrainSettings) -> str:
-        """The weights' SHA-256 after the same start again; empty if it fails."""
-        codes = self.zygote.run(self.job(settings))
-        folder = paths.run(settings.run)
-        if any(codes) or runs.state(folder) != "finished":
-            return ""
-        sha256 = runs.sha256(folder / "model" / "model.safetensors")
-        shutil.rmtree(folder.resolve())
-        return sha256
-
-    def expected(self, settings: TrainSettings) -> str:
-        """What an unbroken run of these settings gives."""
-        kind = json.dumps(settings.as_dict() | {"run": ""})
-        if kind not in self.unbroken:
-            again = settings.replace(run=f"{settings.run}-unbroken")
-            self.unbroken[kind] = self.goes_on(again)
-            assert self.unbroken[kind]
-        return self.unbroken[kind]
-
-
-@pytest.fixture(scope="module")
-def crashes(session_home: Path) -> Iterator[Crashes]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NEOXKIT_HOME", str(session_home))
-        patch.chdir(session_home)
-        text = (session_home / "data" / "small.txt").read_text().split("<|endoftext|>\n")
-        few = "".join(f"{c}<|endoftext|>\n" for c in text[: 9 * STEPS_AN_EPOCH])
-        (session_home / "data" / "few.txt").write_text(few)
-        tokenize("few.txt", "few", eval_share=1 / 9)
-        model = session_home / "data" / "models" / "dropout"
-        shutil.copytree(session_home / "data" / "models" / "tiny", model)
-        config = json.loads((model / "config.json").read_text())
-        config |= {"attention_dropout": 0.1, "hidden_dropout": 0.1}
-        (model / "config.json").write_text(json.dumps(config))
-        zygote = Zygote(launch.environment(2))
-        yield Crashes(zygote)
-        zygote.close()
+from neoxkit import checkpoints, paths, runs
 
 
 def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) -> list[str]:

@@ -1,0 +1,186 @@
+"""What comes from elsewhere is data: nothing of it runs, and nothing is written outside."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import REPOSITORY
+from crashes import SHORT, Crashes
+
+from neoxkit import checkpoints, models, paths, runs, universal
+from neoxkit.errors import UserError
+from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
+
+
+class Evil:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.canary}",)
+
+
+def test_the_canary_sings_where_nobody_looks(tmp_path: Path) -> None:
+    """Else the tests below could not fail."""
+    torch.save(Evil(tmp_path / "canary"), tmp_path / "evil.pt")
+    torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.fixture(scope="module")
+def stopped(crashes: Crashes) -> Path:
+    """A run that was ended, with a checkpoint of step 4."""
+    settings = crashes.settings((1, 2), **SHORT)
+    assert not any(crashes.zygote.run(crashes.job(settings)))
+    folder = paths.run(settings.run)
+    for name in (runs.FINISHED, "checkpoint-6"):
+        path = folder / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    return folder
+
+
+def poisoned(stopped: Path, name: str, canary: Path) -> Path:
+    """A copy of a run in which a file of the checkpoint is a stranger's pickle, sealed as ours."""
+    folder = stopped.with_name(f"poisoned-{canary.parent.name}")
+    shutil.copytree(stopped, folder)
+    (file,) = (folder / "checkpoint-4").rglob(name)
+    torch.save(Evil(canary), file)
+    manifest = checkpoints.manifest(folder / "checkpoint-4")
+    manifest.pop("files")
+    checkpoints.seal(folder / "checkpoint-4", **manifest)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rng_state.pth", "scheduler.pt", "mp_rank_00_model_states.pt",
+     "zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+)  # fmt: skip
+def test_a_strangers_pickle_in_a_checkpoint_does_not_run(
+    crashes: Crashes,
+    stopped: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    canary = tmp_path / "canary"
+    folder = poisoned(stopped, name, canary)
+    settings = crashes.settings((1, 2), **SHORT).replace(run=folder.name)
+    codes = crashes.zygote.run(crashes.job(settings))
+    assert not canary.exists() and any(codes) and runs.state(folder) != "finished"
+    assert "4" in (folder / runs.LOG).read_text()
+
+
+def test_nor_where_it_is_converted(stopped: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    folder = poisoned(stopped, "zero_pp_rank_0_mp_rank_00_optim_states.pt", canary)
+    with pytest.raises(UserError, match="checkpoint-4 can't be converted"):
+        universal.convert(folder / "checkpoint-4")
+    assert not canary.exists()
+
+
+def test_a_model_of_pickles_alone_is_refused(home: Path, tmp_path: Path) -> None:
+    canary, folder = tmp_path / "canary", tmp_path / "model"
+    shutil.copytree(home / "data" / "models" / "tiny", folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"gpt_neox.embed_in.weight": Evil(canary)}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        models.load_model(str(folder))
+    assert not canary.exists()
+
+
+def remote_code(folder: Path, canary: Path) -> None:
+    """Code that a config names, as models with code of their own bring it."""
+    (folder / "evil.py").write_text(
+        f"open({str(canary)!r}, 'w').close()\n"
+        "from transformers import GPTNeoXConfig as EvilConfig\n"
+        "from transformers import GPTNeoXForCausalLM as EvilModel\n"
+        "from transformers import PreTrainedTokenizerFast as EvilTokenizer\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "load"),
+    [
+        ("config.json", '"AutoConfig": "evil.EvilConfig", "AutoModelForCausalLM": "evil.EvilModel"',
+         models.load_model),
+        ("tokenizer_config.json", '"AutoTokenizer": [null, "evil.EvilTokenizer"]',
+         models.load_tokenizer),
+    ],
+)  # fmt: skip
+def test_code_that_a_model_brings_along_does_not_run(
+    home: Path, tmp_path: Path, file: str, names: str, load: Callable[[str], object]
+) -> None:
+    canary, folder = tmp_path / "canary", tmp_path / "model"
+    shutil.copytree(home / "data" / "models" / "tiny", folder)
+    remote_code(folder, canary)
+    path = folder / file
+    path.write_text(re.sub(r"^\{", f'{{"auto_map": {{{names}}},', path.read_text(), count=1))
+    try:
+        load(str(folder))  # the class of the library's own, or a refusal
+    except UserError as refused:
+        assert "remote" in str(refused) or "can't be loaded" in str(refused)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out", "..", ".", "a\\b", "a\0b"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda name: TokenizeSettings(dataset=name),
+        lambda name: TrainSettings(run=name),
+        lambda name: TrainSettings(dataset=name),
+        lambda name: EvaluateSettings(run=name),
+    ],
+)
+def test_names_that_climb_out_are_refused(name: str, named: Callable[[str], object]) -> None:
+    with pytest.raises(UserError, match=r"^(run|dataset): "):
+        named(name)
+
+
+def test_jupyterlab_listens_on_this_machine_alone_and_asks_for_its_token() -> None:
+    """`make lab`, without its make: the options are the Makefile's own."""
+    makefile = (REPOSITORY / "Makefile").read_text()
+    options = re.search(r"jupyter lab(.*)", makefile)[1].split()
+    assert "--ip=127.0.0.1" in options
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = ["--allow-root"] if os.getuid() == 0 else []
+    lab = subprocess.Popen(
+        [sys.executable, "-m", "jupyter", "lab", *options, *root, "--no-browser",
+         f"--port={port}", "--port-retries=0"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := listening(lab.pid, port)):
+            assert lab.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        assert found == {"127.0.0.1"}
+        for path in ("api/contents", "api/kernels"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10)
+            assert refused.value.code == 403
+    finally:
+        lab.send_signal(signal.SIGTERM)
+        lab.wait(timeout=30)
+
+
+def listening(pid: int, port: int) -> set[str]:
+    """The addresses on which a process takes connections to a port."""
+    connections = psutil.Process(pid).net_connections(kind="tcp")
+    return {c.laddr.ip for c in connections if c.status == "LISTEN" and c.laddr.port == port}
