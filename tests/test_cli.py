@@ -337,15 +337,6 @@ def test_an_error_stands_below_the_line_of_progress(
     ]
 
 
-@pytest.mark.parametrize("argv", [[], ["run", "--onl", "02_train"], ["walk"], ["run", "-p", "x"]])
-def test_argparse_refuses_what_is_no_command(
-    argv: list[str], capsys: CapSys, papermill: Papermill
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(argv)
-    assert caught.value.code == 2 and "usage: neoxkit" in capsys.readouterr().err
-
-
 def test_a_parameter_has_one_type_in_all_notebooks() -> None:
     for name, field in parameters._fields().items():
         for stage in (TokenizeSettings, TrainSettings, EvaluateSettings):

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from neoxkit import __version__, listing, lock, parameters, paths, pipeline, terminal
 from neoxkit.errors import UserError
@@ -14,9 +15,8 @@ from neoxkit.settings import STAGES
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 a notebook failed, 2 a person's mistake, 75 a training stopped."""
-    parser = _parser()
-    options = parser.parse_args(argv)
     try:
+        options = _parser().parse_args(_protected(sys.argv[1:] if argv is None else argv))
         code = options.call(options)
         sys.stdout.flush()
         return code
@@ -37,8 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError("command line", message, f"see {self.prog} --help")
+
+
+def _protected(argv: Sequence[str]) -> list[str]:
+    """A value like -1e-5 after a blank, with which argparse does not take it for a flag."""
+    words = list(argv)
+    for i in range(2, len(words)):
+        if words[i - 2] == "-p" and words[i].startswith("-"):
+            words[i] = f" {words[i]}"
+    return words
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="neoxkit", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="neoxkit", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser(
@@ -76,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return pipeline.execute(parameters.read(options.files, options.parameters), options.only)
+    flags = [(name, value.strip()) for name, value in options.parameters]
+    return pipeline.execute(parameters.read(options.files, flags), options.only)
 
 
 def _doctor() -> int:

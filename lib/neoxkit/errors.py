@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 MAX_FAULTS_SHOWN = 20
+MOST_CHARACTERS = 200  # of a mistake's line; what is wrong is cut where it would be longer
 
 
 class UserError(ValueError):
@@ -18,6 +19,9 @@ class UserError(ValueError):
     label = "error"
 
     def __init__(self, where: str, what: str, remedy: str) -> None:
+        room = MOST_CHARACTERS - len(f"{self.label}: {where}:  -- {remedy}")
+        if len(what) > max(room, 40):
+            what = f"{what[: max(room, 40) - 4].rstrip()} ..."
         super().__init__(f"{where}: {what} -- {remedy}")
 
     def __reduce__(self) -> tuple:

@@ -104,11 +104,14 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
     """`training_arguments`, each one known to transformers and no setting of its own."""
     if not settings.training_arguments:
         return {}
-    from neoxkit.arguments import known_names
+    from neoxkit.arguments import RENAMED, known_names
 
     for name in settings.training_arguments:
         if name in values:
             raise UserError("training_arguments", f"{name} is a setting of its own", "set it there")
+        if new := RENAMED.get(name):
+            remedy = f"it is {new[0]}" if new[0] else "leave it out"
+            raise UserError("training_arguments", f"{name} is gone in transformers 5", remedy)
         if name not in known_names():
             remedy = near(name, known_names(), "see transformers' TrainingArguments")
             raise UserError("training_arguments", f"{name} is not one of them", remedy)
