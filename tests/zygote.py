@@ -284,9 +284,11 @@ def _sabotage_writes(plan: Sabotage) -> None:
 
     def before_rename(rename: Callable) -> Callable:
         def sabotaged(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-            if is_meant(target):
-                meets_its_end(target)
-            return rename(source, target, *args, **kwargs)
+            how = meets_its_end(target) if is_meant(target) else ""
+            done = rename(source, target, *args, **kwargs)
+            if how == "inside":  # there is nothing halfway: killed straight after it
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
 
         return sabotaged
 
