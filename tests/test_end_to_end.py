@@ -236,6 +236,26 @@ def test_restart_keeps_the_old_record_whole(executed: Path, bad: Path) -> None:
     assert not (executed / "runs" / "again" / "FINISHED.json").exists()
 
 
+def test_a_million_lines_of_log_stay_out_of_the_notebook(executed: Path) -> None:
+    folder = executed / "runs" / "long"
+    shutil.copytree(executed / "runs" / "e2e", folder)
+    arguments = folder / runs.ARGUMENTS
+    arguments.write_text(arguments.read_text().replace("runs/e2e", "runs/long"))
+    with (folder / runs.LOG).open("a") as log:
+        log.writelines(f"a line of the log, number {i}\n" for i in range(1_000_000))
+    own = {**PARAMETERS, "run": "long"}
+    names = ("dataset", "run", "max_steps", "eval_steps")
+    flags = [part for name in names for part in ("-p", name, own[name])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        done = command("neoxkit.cli", "run", "--only", "02_train", *flags)
+    assert done.returncode == 0, done.stderr
+    path = folder / "02_train.ipynb"
+    assert path.stat().st_size <= 1_000_000
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert "number 999999" in path.read_text() and "number 9999\\n" not in path.read_text()
+
+
 def training_processes(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
