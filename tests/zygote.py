@@ -301,10 +301,13 @@ def _sabotage_writes(plan: Sabotage) -> None:
 
 
 class _Instead:
-    """A file whose `write` is another function."""
+    """A file whose `write` is another function, and its only way to be written."""
 
     def __init__(self, file: Any, write: Callable) -> None:
         self._file, self.write = file, write
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("no copy past `write`")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
