@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from neoxkit import losses, train
+from neoxkit import base, losses
 from neoxkit.arguments import FIXED, KitArguments
 from neoxkit.batches import Collator
 from neoxkit.errors import UserError
@@ -140,11 +140,11 @@ def test_rows_are_as_long_as_the_attention_kernel_wants(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     kit = KitArguments(block_size=64, row_tokens=given)
-    train._set_row_tokens(kit, attention)
+    base.set_row_tokens(kit, attention)
     assert kit.row_tokens == expected
 
 
 @pytest.mark.parametrize(("attention", "given"), [("sdpa", 63), ("flash_attention_2", 640)])
 def test_rows_that_can_not_be_are_refused(attention: str, given: int) -> None:
     with pytest.raises(UserError, match=r"^row_tokens: "):
-        train._set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)
+        base.set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)

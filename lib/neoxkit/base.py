@@ -1,0 +1,105 @@
+"""The model a training starts from: what it needs, its weights, and how its rows are laid out."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations.deepspeed import (
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
+
+from neoxkit import arguments, models, needs, ranks
+from neoxkit.errors import UserError
+
+# Model families whose packed rows are known to be exact; every run checks its own as well.
+PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
+
+
+def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
+    """The base; a family that is not known to pack exactly turns the layout to padded."""
+    kit = parsed.kit
+    name = kit.model_name_or_path
+    if kit.from_scratch:
+        name = str(_random_base(folder, name, parsed.training))
+    half = kit.precision != "fp32"
+    model = models.load_model(name, attention=models.attention(name, kit.attn_implementation, half))
+    if kit.layout == "packed" and model.config.model_type not in PACKS_EXACTLY:
+        kit.layout = "padded"
+        family = model.config.model_type
+        parsed.notices.append(f"rows are padded: {family} is not known to pack exactly")
+    if kit.precision == "fp16" and model.config.model_type == "gpt_neo":
+        # transformers#11076
+        parsed.notices.append(
+            "GPT-Neo overflows in fp16 on long rows: prefer bf16 where the GPU has it"
+        )
+    set_row_tokens(kit, model.config._attn_implementation)
+    return model
+
+
+def set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
+    """How long packed rows are, by the attention kernel.
+
+    Flash attention sees where conversations begin only if a micro-batch is one row; in more rows
+    they would leak into each other. The other kernels build masks that grow with the square of a
+    row: on a CPU rows of one block size were fastest (benchmarks/bare_loop.py --row-tokens); a GPU
+    wants fewer and longer ones.
+    """
+    if attention.startswith("flash"):
+        if kit.row_tokens:
+            raise UserError("row_tokens", "flash attention takes a micro-batch as one row", "use 0")
+    elif not kit.row_tokens:
+        kit.row_tokens = kit.block_size * (2 if torch.cuda.is_available() else 1)
+    elif kit.row_tokens < kit.block_size:
+        what = f"{kit.row_tokens} is less than the block size, {kit.block_size}"
+        raise UserError("row_tokens", what, f"choose {kit.block_size} or more")
+
+
+def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
+    """runs/<run>/base: the random weights a run from scratch starts from, written once by rank 0.
+
+    Written whole and then loaded by every rank, so that they are the same under every ZeRO stage
+    and 03 can compare with them.
+    """
+    base, part = folder / "base", folder / ".base.part"
+    if ranks.is_first() and not base.is_dir():
+        unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made
+        models.random_model(name, args.seed).save_pretrained(part)
+        models.load_tokenizer(name).save_pretrained(part)
+        part.rename(base)
+        if args.hf_deepspeed_config:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
+    ranks.barrier()
+    return base
+
+
+def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
+    """Refuse what this machine has no room for, before a weight is loaded."""
+    kit, args = parsed.kit, parsed.training
+    zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
+    job = needs.Job(
+        num_parameters=_num_parameters(kit.model_name_or_path, args),
+        num_ranks=args.world_size,
+        zero_stage=zero.get("stage", 0),
+        half=kit.precision != "fp32",
+        on_gpu=args.device.type == "cuda",
+        offload_optimizer=zero.get("offload_optimizer", {}).get("device") == "cpu",
+        offload_weights=zero.get("offload_param", {}).get("device") == "cpu",
+    )
+    if not ranks.is_first():
+        return
+    needs.check_disk(folder, job, args.save_total_limit)
+    needs.check_host(job)
+    if job.on_gpu:
+        total = torch.cuda.get_device_properties(0).total_memory / needs.GIB
+        parsed.notices.append(needs.check_gpu(job, total))
+
+
+def _num_parameters(name: str, args: TrainingArguments) -> int:
+    """Of a model, without its weights."""
+    unset_hf_deepspeed_config()  # else ZeRO-3 would shard what is not there
+    try:
+        return models.num_parameters(name)
+    finally:
+        if args.hf_deepspeed_config:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
