@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from neoxkit import cli, doctor, lock, parameters, paths, pipeline, runs
+from neoxkit import alive, cli, doctor, lock, parameters, paths, pipeline, runs
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -442,6 +442,9 @@ def test_the_first_signal_asks_and_the_second_ends(
     run.mkdir(parents=True)
     before = signal.getsignal(number)
     with lock.take(run / lock.LOCK), pipeline._signals_stop(run):
+        with pytest.raises(KeyboardInterrupt):  # no step yet
+            signal.raise_signal(number)
+        alive.Signs(run, 0).give()
         signal.raise_signal(number)
         assert lock.asked_to_stop(run)
         lock.answer_stop(run)  # saved, and not over yet

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import launch, lock, paths, plan, runs, terminal
+from neoxkit import alive, launch, lock, paths, plan, runs, terminal
 from neoxkit.errors import Faults, Stopped, UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import STAGES, EvaluateSettings, Settings, TokenizeSettings, TrainSettings
@@ -100,12 +100,15 @@ def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _signals_stop(folder: Path) -> Iterator[None]:
-    """While the block runs, the first Ctrl-C or TERM asks the training to save and stop."""
+    """While the block runs, the first Ctrl-C or TERM asks the training to save and stop.
+
+    One that has made no step yet has nothing to save, and is ended at once.
+    """
     asked = False
 
     def ask(*_: Any) -> None:
         nonlocal asked
-        if asked or not lock.locked_by(folder):
+        if asked or not (lock.locked_by(folder) and alive.Watch(folder).ranks()):
             raise KeyboardInterrupt
         asked = True
         lock.ask_to_stop(folder)
