@@ -171,7 +171,7 @@ def starts_again(settings: TrainSettings) -> str:
 
 @pytest.mark.parametrize(
     ("how", "where"),
-    [("kernel restart", "load"), ("papermill TERM", "save"), ("launcher KILL", "step")],
+    [("kernel restart", "load"), ("launcher KILL", "step")],
 )
 def test_a_stop_leaves_nothing_and_the_next_start_works(home: Path, how: str, where: str) -> None:
     assert stop(how, where) == ""
