@@ -118,11 +118,11 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
         folder = Path(sys.argv[1])
         faulthandler.register(signal.SIGUSR1)
         if os.fork() == 0:
-            alive.Signs(folder, 1).give()
+            alive.Signs(folder, 1).stepped(0.1)
             os.kill(os.getpid(), signal.SIGSTOP)
         def waits_for_the_other():
             while True:
-                signs.give()
+                signs.stepped(0.1)
                 time.sleep(0.05)
         signs = alive.Signs(folder, 0)
         waits_for_the_other()

@@ -34,7 +34,7 @@ class Signs:
     def give(self, silent: bool = False) -> None:
         """A sign; `silent`: what follows gives none until it is over."""
         allowed = max(LEAST_SECONDS, STEPS * median(self._steps or [0.0]))
-        if silent:
+        if silent or not self._steps:  # the first step may compile
             allowed = max(allowed, SILENT_SECONDS)
         now = time.monotonic()
         if allowed == self._allowed and now - self._written < 0.5:

@@ -167,7 +167,7 @@ class KitTrainer(Trainer):
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for round_start in range(0, len(batches), world):
             if self.signs:
-                self.signs.give()
+                self.signs.give(silent=self.args.torch_compile)
             mine = round_start + rank
             batch = self.data_collator(
                 [self.eval_dataset[i] for i in batches[min(mine, len(batches) - 1)]]
