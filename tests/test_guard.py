@@ -136,6 +136,22 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     assert "in waits_for_the_other" in (tmp_path / runs.LOG).read_text()
 
 
+def test_without_its_group_kill_these_tests_are_red(tmp_path: Path) -> None:
+    (tmp_path / "tree.py").write_text(TREE)
+    code = "from neoxkit import guard; guard.clear_session = lambda **_: None; guard.main()"
+    tree = [sys.executable, str(tmp_path / "tree.py"), "2", "False", str(tmp_path)]
+    guard = subprocess.Popen(
+        [sys.executable, "-c", code, "--run", str(tmp_path), "--", *tree],
+        stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: len(list(tmp_path.glob("*.rank"))) == 2)
+    guard.stdin.close()
+    guard.wait(timeout=20)
+    assert len(left(tmp_path)) == 4
+    os.killpg(guard.pid, signal.SIGKILL)
+    wait_for(lambda: left(tmp_path) == [])
+
+
 def test_a_killed_owner_takes_everything_along(tmp_path: Path) -> None:
     """The owner is a process of its own that is killed without a chance to clean up."""
     owner_code = f"""
