@@ -77,3 +77,14 @@ def test_other_versions_tokenize_anew(started: Path) -> None:
     was["versions"]["tokenizers"] = "0.1"
     (said,) = changes.differences(was, changes.planned_data(FIRST))
     assert said.startswith("tokenized by tokenizers 0.1, now ")
+
+
+def test_runs_that_are_left_behind_are_named(started: Path) -> None:
+    assert changes.left_behind(FIRST.replace(block_size=32)) == []  # it is not finished
+    runs.write_json(started / runs.FINISHED, {"dataset": "data/tokenized/kept"})
+    try:
+        assert changes.left_behind(FIRST) == []
+        assert changes.left_behind(FIRST.replace(block_size=32)) == ["kept"]
+        assert changes.left_behind(FIRST.replace(block_size=32, dataset="another")) == []
+    finally:
+        (started / runs.FINISHED).unlink()

@@ -108,6 +108,18 @@ def planned_data(settings: TokenizeSettings) -> dict[str, Any]:
     return {**sources, "settings": settings.as_dict()}
 
 
+def left_behind(settings: TokenizeSettings) -> list[str]:
+    """Finished runs that were trained on the dataset which 01_tokenize is about to replace."""
+    place, now = paths.short(paths.tokenized(settings.dataset)), planned_data(settings)
+    found = []
+    for path in sorted((paths.root() / "runs").glob(f"*/{runs.FINISHED}")):
+        kept = path.parent / runs.DATASET
+        its_own = runs.read_json(path)["dataset"] == place and kept.is_file()
+        if its_own and differences(runs.read_json(kept), now):
+            found.append(path.parent.name)
+    return found
+
+
 def _source(parameter: str, file: str) -> dict[str, str]:
     path = paths.find(parameter, file)
     return {"path": paths.short(path), "sha256": runs.sha256(path)}

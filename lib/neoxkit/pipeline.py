@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import alive, launch, lock, paths, plan, runs, terminal
+from neoxkit import alive, changes, launch, lock, paths, plan, runs, terminal
 from neoxkit.errors import Faults, Stopped, UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import STAGES, EvaluateSettings, Settings, TokenizeSettings, TrainSettings
@@ -33,6 +33,9 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
     folder = _folder(settings, parameters.get("run"))
     _check_before(settings)
+    if TokenizeSettings in settings:
+        for run in changes.left_behind(settings[TokenizeSettings]):
+            print(f"note: {run} was trained on what this replaces; 03 can't evaluate it any more")
     train = settings.get(TrainSettings)
     if train and train.restart and runs.state(folder) != "new":
         print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
