@@ -19,6 +19,8 @@ BASE = TrainSettings(
     dataset="few",
     model_name_or_path="data/models/dropout",
     logging_steps=2,
+    lr_scheduler_type="constant",  # a step too many would show
+    warmup_steps=0,
     eval_steps=6,
     num_replies=0,
 )
@@ -74,6 +76,9 @@ class Crashes:
         codes = self.zygote.run(self.job(settings))
         folder = paths.run(settings.run)
         if any(codes) or runs.state(folder) != "finished":
+            return ""
+        facts = runs.finished(folder)
+        if facts["step"] != facts["planned_steps"]:
             return ""
         sha256 = runs.sha256(folder / "model" / "model.safetensors")
         shutil.rmtree(folder.resolve())

@@ -68,13 +68,34 @@ def test_a_rank_is_silent_when_it_gave_no_sign_for_longer_than_it_said(
     one.stepped(1.0)
     two.stepped(1.0)
     assert watch.ranks() == [os.getpid()] * 2 and watch.silent() is None
-    clock.now += 119
+    look_for(119, watch, clock)
     assert watch.silent() is None
     one.give()
     os.utime(tmp_path / alive.FOLDER / "0", ns=(1, 1))  # another time than before, be it older
     assert watch.silent() is None
     clock.now += 2
     assert watch.silent() == alive.Silent("1", os.getpid(), 121)
+
+
+def look_for(seconds: int, watch: alive.Watch, clock: Clock) -> None:
+    """The guard looks every second."""
+    for _ in range(seconds):
+        clock.now += 1
+        watch.silent()
+
+
+def test_a_machine_that_stood_still_is_no_silent_rank(tmp_path: Path, clock: Clock) -> None:
+    watch, signs = alive.Watch(tmp_path), alive.Signs(tmp_path, 0)
+    signs.stepped(1.0)
+    look_for(5, watch, clock)
+    clock.now += 3600  # the guard did not look either
+    assert watch.silent() is None
+    look_for(119, watch, clock)
+    assert watch.silent() is None
+    look_for(2, watch, clock)
+    assert watch.silent() is not None
+    signs.over()
+    assert watch.silent() is None and watch.ranks() == []
 
 
 def test_a_sign_that_is_being_written_is_no_fault(tmp_path: Path, clock: Clock) -> None:

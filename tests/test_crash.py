@@ -52,14 +52,16 @@ SAVE, EXPORT = "/checkpoint-4/", ".model.part"
     ("kind", "rank", "name", "how"),
     [
         ((1, 2), 0, "model.safetensors", "inside"),
+        ((1, 2), 0, "README.md", "before"),  # of the export: all steps are made
         ((2, 3), 1, "rng_state_1.pth", "before"),
     ],
 )
 def test_a_run_killed_in_a_save_goes_on_to_the_same_bytes(
     crashes: Crashes, kind: tuple[int, int], rank: int, name: str, how: str
 ) -> None:
-    at = writes_of(crashes, kind, rank, SAVE).index(name)
-    assert kill_at_a_write(crashes, kind, rank, SAVE, at, how)
+    where = EXPORT if name == "README.md" else SAVE
+    at = writes_of(crashes, kind, rank, where).index(name)
+    assert kill_at_a_write(crashes, kind, rank, where, at, how)
     assert crashes.false_successes == 0
 
 

@@ -138,7 +138,7 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
 
 def test_without_its_group_kill_these_tests_are_red(tmp_path: Path) -> None:
     (tmp_path / "tree.py").write_text(TREE)
-    code = "from neoxkit import guard; guard.clear_session = lambda **_: None; guard.main()"
+    code = "from neoxkit import guard; guard.clear_session = lambda *_, **__: None; guard.main()"
     tree = [sys.executable, str(tmp_path / "tree.py"), "2", "False", str(tmp_path)]
     guard = subprocess.Popen(
         [sys.executable, "-c", code, "--run", str(tmp_path), "--", *tree],

@@ -14,6 +14,7 @@ from statistics import median
 FOLDER = ".alive"  # in the run folder: one file a rank
 LEAST_SECONDS = float(os.environ.get("NEOXKIT_STALL_SECONDS", 120))
 STEPS = 10  # so many median steps may pass without a sign
+FROZEN_SECONDS = 30.0  # between two looks of the guard
 SILENT_SECONDS = 1800.0  # for work that gives no sign meanwhile: a save, an export
 
 
@@ -42,6 +43,10 @@ class Signs:
         self._written, self._allowed = now, allowed
         self._path.write_text(json.dumps({"pid": os.getpid(), "allowed": allowed}))
 
+    def over(self) -> None:
+        """Nothing more is to be waited for."""
+        self._path.unlink(missing_ok=True)
+
 
 @dataclass(frozen=True)
 class Silent:
@@ -58,6 +63,7 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
         self._seen: dict[Path, tuple[int, float]] = {}
+        self._looked = time.monotonic()
 
     def forget(self) -> None:
         """The signs of an earlier start are none of this one."""
@@ -70,11 +76,18 @@ class Watch:
 
     def silent(self) -> Silent | None:
         """The first rank that has been silent for too long, if any."""
+        now = time.monotonic()
+        if now - self._looked > FROZEN_SECONDS:  # all stood still, this process as well
+            self._seen.clear()
+        self._looked = now
         for path in sorted(self._folder.glob("*")):
-            sign, changed = _read(path), path.stat().st_mtime_ns
+            try:
+                sign, changed = _read(path), path.stat().st_mtime_ns
+            except FileNotFoundError:  # it is over
+                continue
             if self._seen.get(path, (None, 0.0))[0] != changed:
-                self._seen[path] = changed, time.monotonic()
-            seconds = time.monotonic() - self._seen[path][1]
+                self._seen[path] = changed, now
+            seconds = now - self._seen[path][1]
             if sign and seconds > sign["allowed"]:
                 return Silent(path.name, sign["pid"], seconds)
         return None

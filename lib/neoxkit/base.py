@@ -9,7 +9,7 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, models, needs, ranks
+from neoxkit import arguments, models, needs, ranks, runs
 from neoxkit.errors import UserError
 
 # Model families whose packed rows are known to be exact; every run checks its own as well.
@@ -66,6 +66,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made
         models.random_model(name, args.seed).save_pretrained(part)
         models.load_tokenizer(name).save_pretrained(part)
+        runs.flush_all(part)
         part.rename(base)
         if args.hf_deepspeed_config:
             set_hf_deepspeed_config(args.hf_deepspeed_config)

@@ -44,8 +44,7 @@ def saved_step(run: Path) -> int | None:
 
 def seal(checkpoint: Path, **facts: Any) -> None:
     """Flush and hash a checkpoint's files and put its manifest in place; then it counts."""
-    for folder in (checkpoint, *(p for p in checkpoint.rglob("*") if p.is_dir())):
-        runs.flush(folder)
+    runs.flush_all(checkpoint)
     names = _files(checkpoint)
     with ThreadPoolExecutor() as pool:
         files = dict(zip(names, pool.map(lambda n: _sealed(checkpoint / n), names), strict=True))
@@ -54,13 +53,14 @@ def seal(checkpoint: Path, **facts: Any) -> None:
 
 
 def _sealed(path: Path) -> dict[str, Any]:
-    runs.flush(path)
     return {"size": path.stat().st_size, "sha256": runs.sha256(path)}
 
 
 def _files(checkpoint: Path) -> list[str]:
-    files = (path for path in checkpoint.rglob("*") if not path.is_dir())
-    return sorted(str(path.relative_to(checkpoint)) for path in files if path.name != MANIFEST)
+    """Names below a checkpoint; hidden ones are others' (.ipynb_checkpoints, .nfs...)."""
+    files = [p.relative_to(checkpoint) for p in checkpoint.rglob("*") if not p.is_dir()]
+    own = [f for f in files if not any(part.startswith(".") for part in f.parts)]
+    return sorted(str(f) for f in own if f.name != MANIFEST)
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def fault(checkpoint: Path, hashes: bool = True) -> str | None:
         if name not in there:
             return f"{name} is missing"
         if name not in files:
-            return f"{name} is not in its manifest"
+            return f"{name} is not in its manifest (remove it if it is yours)"
         path, (size, _) = checkpoint / name, files[name]
         if path.is_symlink() or not path.is_file():
             return f"{name} is no file"

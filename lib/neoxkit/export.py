@@ -122,6 +122,7 @@ def finish(
         **runs.totals(events),
     }
     (part / "README.md").write_text(card(facts, manifest, trainer.args.to_dict()), "utf-8")
+    runs.flush_all(part)
     target = folder / "model"
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)

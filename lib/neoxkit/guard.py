@@ -10,6 +10,7 @@ ended, their stacks in the log. It clears the session after a normal end as well
 """
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -48,6 +49,16 @@ def main() -> int:
         child = subprocess.Popen(
             options.command[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
+    try:
+        return _guard(child, options.run, watch, asked, owner)
+    finally:  # whatever happened here, a full disk or a run folder that is gone
+        clear_session(grace_seconds=0)
+
+
+def _guard(
+    child: subprocess.Popen, run: Path, watch: alive.Watch, asked: list[int], owner: int
+) -> int:
+    """Wait for the end of the command, or end it; the exit code."""
     wished = False
     while child.poll() is None:
         if _end_of_file(0.2) or os.getppid() != owner:
@@ -57,10 +68,10 @@ def main() -> int:
             clear_session(grace_seconds=0)
             return STOPPED
         if asked and not wished:
-            lock.ask_to_stop(options.run)
+            lock.ask_to_stop(run)
             wished = True
         if silent := watch.silent():
-            _tell(options.run, watch, silent)
+            _tell(run, watch, silent)
             clear_session(grace_seconds=0)
             return SILENT
     clear_session()
@@ -71,8 +82,9 @@ def main() -> int:
 def _tell(run: Path, watch: alive.Watch, silent: alive.Silent) -> None:
     """Have every rank write its stacks into the log, and say in the metrics what happened."""
     for pid in watch.ranks():
-        if psutil.pid_exists(pid) and os.getsid(pid) == os.getsid(0):
-            os.kill(pid, signal.SIGUSR1)
+        with contextlib.suppress(OSError):  # it is gone
+            if os.getsid(pid) == os.getsid(0):
+                os.kill(pid, signal.SIGUSR1)
     time.sleep(STACKS_SECONDS)
     what = f"rank {silent.rank} gave no sign of life for {silent.seconds:.0f} s"
     runs.append_event(run, "error", message=f"{what}; the stacks of all ranks are in {runs.LOG}")

@@ -82,7 +82,7 @@ class Training:
             facts = runs.read_json(self.folder / runs.FINISHED)
             if facts["step"] == facts["planned_steps"]:
                 return facts
-        reason = message or self._reason(code)
+        reason = (code not in _KILLED and message) or self._reason(code)
         log = paths.short(self.folder / runs.LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
 

@@ -45,6 +45,13 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def flush_all(folder: Path) -> None:
+    """Have the disk hold everything below a folder."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir() or path.is_file():
+            flush(path)
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds."""
     return json.loads(path.read_text(encoding="utf-8"))

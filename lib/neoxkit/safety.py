@@ -1,6 +1,7 @@
 """The Trainer's callbacks that keep a run safe: stop where it must, save whole, show it lives."""
 
 import hashlib
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from neoxkit import alive, checkpoints, lock, runs
+from neoxkit import alive, checkpoints, lock, runs, universal
 from neoxkit.arguments import Parsed, zero_stage
 from neoxkit.errors import UserError
 
@@ -46,6 +47,10 @@ class StepCheck(TrainerCallback):
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:  # the epoch did not end: no second save into the checkpoint, no evaluation
+            control.should_save = control.should_evaluate = control.should_log = False
+
 
 def _not_finite(folder: Path, step: int, masked: int, loss: int, gradient: int) -> UserError:
     saved = checkpoints.saved_step(folder)
@@ -62,7 +67,12 @@ class SaveWhole(TrainerCallback):
     """Seals a checkpoint when every rank has written its part, then deletes the oldest."""
 
     def __init__(self, folder: Path, parsed: Parsed, limit: int | None) -> None:
-        self.folder, self.parsed, self.limit = folder, parsed, limit
+        self.folder, self.parsed, self.limit, self.stepped = folder, parsed, limit, False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and not self.stepped:  # every rank has loaded it
+            shutil.rmtree(self.folder / universal.FOLDER, ignore_errors=True)
+        self.stepped = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if torch.distributed.is_initialized():

@@ -26,6 +26,8 @@ def outset(folder: Path) -> str:
     if state == "new":
         return ""
     step = checkpoints.saved_step(folder)
+    if step is None and checkpoints.folders(folder):
+        return ""  # the training says what is wrong with them
     return f"goes on from step {step}" if step else "begins anew: no checkpoint was saved"
 
 

@@ -7,7 +7,6 @@ deepspeed --module neoxkit.train --dataset data/tokenized/sample --output_dir ru
 import contextlib
 import faulthandler
 import os
-import shutil
 import signal
 import sys
 import time
@@ -40,7 +39,6 @@ from neoxkit import (
     runs,
     speed,
     tokenized,
-    universal,
 )
 from neoxkit.batches import Collator
 from neoxkit.errors import UserError, shorten
@@ -135,13 +133,14 @@ def run(parsed: arguments.Parsed) -> bool:
             print(f"notice: {notice}", flush=True)
     trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest)
     trainer.train(resume_from_checkpoint=checkpoint)
-    shutil.rmtree(folder / universal.FOLDER, ignore_errors=True)
     if check.stopped:
         resume.say_stopped(folder, trainer.state.global_step)
+        trainer.signs.over()
         return False
     if len(sides["eval"]) and args.do_eval:
         trainer.evaluate_once()
     export.finish(trainer, tokenizer, kit, manifest, folder)
+    trainer.signs.over()
     return True
 
 
@@ -208,6 +207,10 @@ def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
 
 if __name__ == "__main__":
     code = main()
+    if code not in (0, STOPPED):  # others may wait in a collective: closing it would wait as well
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     sys.exit(code)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -95,10 +96,19 @@ class KitTrainer(Trainer):
         self.grad_norm = super()._get_grad_norm(*args, **kwargs)
         return self.grad_norm
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Nothing where a run goes on from its last step: the Trainer would make one step more."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """A checkpoint brings its own learning rate along; another one (allow_change) wins."""
         super()._load_optimizer_and_scheduler(checkpoint)
         scheduler = self.lr_scheduler
+        if not isinstance(
+            scheduler, LambdaLR
+        ):  # a kind without a rate that only depends on the step
+            return
         for i, (group, share) in enumerate(
             zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True)
         ):
@@ -179,6 +189,8 @@ class KitTrainer(Trainer):
                 totals += torch.tensor(
                     [losses.double().sum(), losses.numel()], device=totals.device
                 )
+        if self.signs:
+            self.signs.give(silent=True)  # a save, or the end, may follow
         loss_sum, count = self.accelerator.reduce(totals, "sum").tolist()
         metrics = {"eval_loss": loss_sum / count, "eval_trained_tokens": int(count)}
         return EvalLoopOutput(None, None, metrics, len(order))
