@@ -105,9 +105,7 @@ class KitTrainer(Trainer):
         """A checkpoint brings its own learning rate along; another one (allow_change) wins."""
         super()._load_optimizer_and_scheduler(checkpoint)
         scheduler = self.lr_scheduler
-        if not isinstance(
-            scheduler, LambdaLR
-        ):  # a kind without a rate that only depends on the step
+        if not isinstance(scheduler, LambdaLR):  # the Trainer's own kinds, but for the plateau
             return
         for i, (group, share) in enumerate(
             zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True)
