@@ -137,7 +137,7 @@ def _cannot_load(name: str, what: str, fault: Exception) -> UserError:
         return no_weights(folder)
     return UserError(
         "model_name_or_path",
-        f"the {what} {name!r} can't be loaded ({shorten(str(fault), 160)})",
+        f"the {what} {name!r} can't be loaded ({shorten(str(fault), 70)})",
         "check the name and the network, or give a folder",
     )
 
