@@ -14,7 +14,7 @@ help:
 	@echo "make test-demo  the whole demo and what its model must answer"
 	@echo "make test-slow  what takes minutes: the compiled model"
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
-	@echo "make test-crash  whatever kills a run, by the hundred; about an hour; writes tests/RELIABILITY.md"
+	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
 	@echo "make lab     JupyterLab in notebooks/"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"

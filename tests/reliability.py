@@ -9,7 +9,8 @@ from pathlib import Path
 FILE = Path(__file__).with_name("RELIABILITY.md")
 HEAD = """# Reliability, as it was counted
 
-`make test-crash` writes this table: a CPU, the built-in model's shape with dropout, DeepSpeed.
+`make test-crash` writes this table: DeepSpeed on a CPU, the built-in model (with dropout, where
+bytes are compared).
 
 | series | counted | when | on |
 |---|---|---|---|

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from neoxkit import alive
+from neoxkit.errors import UserError
 
 
 class Clock:
@@ -106,3 +107,9 @@ def test_a_sign_that_is_being_written_is_no_fault(tmp_path: Path, clock: Clock) 
     (tmp_path / alive.FOLDER / "0").write_text('{"pid')
     clock.now += 1e6
     assert watch.ranks() == [] and watch.silent() is None
+
+
+def test_a_wrong_limit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "soon")
+    with pytest.raises(UserError, match=r"^NEOXKIT_STALL_SECONDS: must be a number"):
+        alive.Signs(tmp_path, 0)

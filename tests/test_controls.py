@@ -89,7 +89,7 @@ def press(control: controls.Controls, label: str) -> None:
 def test_the_parameter_is_on_the_block_size_slider(screen: Screen, value: int) -> None:
     control = controls.block_size(TokenizeSettings(block_size=value), ROWS)
     size = slider(control, "block size")
-    values = [v for _, v in size.options]
+    values = list(size.options)
     assert size.value == value == control.settings.block_size and value in values
     assert values == sorted(set(values)) and 300 in values  # the longest conversation, too
     assert not size.continuous_update
@@ -150,11 +150,13 @@ def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
     assert slider(control, "learning rate").value == 0.9
     field(control, "learning rate").value = " 3.3e-5"  # and has no such value
     assert slider(control, "learning rate").value == 3.3e-5 == control.settings.learning_rate
-    values = [v for _, v in slider(control, "learning rate").options]
+    values = list(slider(control, "learning rate").options)
     assert values == sorted(values) and {3.3e-5, 0.9, 2e-3} < set(values)
     assert "learning_rate: 0.002 → 3.3e-05" in screen.shown[1].text
     slider(control, "learning rate").value = 1e-5
     assert field(control, "learning rate").value == "1e-05"
+    field(control, "batch size").value = "1,024"
+    assert control.settings.per_device_train_batch_size == 1024
     press(control, "Reset")
     assert field(control, "learning rate").value == "0.002" and control.settings == settings
 
@@ -164,6 +166,7 @@ def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
     [
         ("learning rate", "fast", "learning_rate: must be a number, got &#x27;fast&#x27;"),
         ("learning rate", "-1", "learning_rate: must be above 0"),
+        ("learning rate", "0,001", "learning_rate: must be a number, got &#x27;0,001&#x27;"),
         ("learning rate", "", "learning_rate: must be a number"),
         ("batch size", "2.5", "per_device_train_batch_size: must be a whole number"),
         ("block size", "5", "block_size: must be at least 8"),

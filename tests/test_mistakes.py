@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import arguments, cli, conversations, paths, plan, runs, settings
+from neoxkit import arguments, cli, conversations, paths, plan, settings
 from neoxkit.errors import MOST_CHARACTERS, UserError
 
 END = "<|endoftext|>"
@@ -268,4 +268,3 @@ def test_a_traceback_is_shown_to_who_asks_for_it(
     monkeypatch.setenv("NEOXKIT_DEBUG", "1")
     with pytest.raises(UserError):
         cli.main(["run", "-p", "seed", "-1"])
-    assert runs.state(folder / "runs" / "demo") == "new"

@@ -17,7 +17,7 @@ import pytest
 import reliability
 from jupyter_client.manager import KernelManager
 
-from neoxkit import checkpoints, launch, lock, paths, plan, runs
+from neoxkit import checkpoints, launch, lock, paths, runs
 from neoxkit.guard import SILENT
 from neoxkit.settings import TrainSettings
 
@@ -214,7 +214,6 @@ def test_two_runs_at_once_work_and_two_in_a_folder_do_not(home: Path) -> None:
     for training in (first, second):
         training.process.wait(timeout=120)
         assert training.check()["step"] == 6
-    assert plan.num_ranks(BASE) == 1
 
 
 @pytest.mark.crash

@@ -25,6 +25,7 @@ from neoxkit import (
     launch,
     listing,
     lock,
+    needs,
     paths,
     plan,
     runs,
@@ -141,6 +142,12 @@ def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -
         count += (labels != -100).sum().item()
     assert count == manifest["sides"]["eval"]["trained_tokens"]
     assert losses(unbroken, "eval")[-1] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_checkpoint_takes_what_was_estimated(unbroken: Path) -> None:
+    job = needs.Job(metrics(unbroken)[0]["num_parameters"], num_ranks=1, zero_stage=2)
+    size = sum(f.stat().st_size for f in (unbroken / "checkpoint-8").rglob("*") if f.is_file())
+    assert size / needs.GIB == pytest.approx(job.checkpoint_gib(), rel=0.02)
 
 
 def test_the_model_opens_with_plain_transformers(home: Path, unbroken: Path) -> None:

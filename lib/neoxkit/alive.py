@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from neoxkit.settings import convert
+
 FOLDER = ".alive"  # in the run folder: one file a rank
-LEAST_SECONDS = float(os.environ.get("NEOXKIT_STALL_SECONDS", 120))
+LEAST_SECONDS = 120.0  # or what the environment variable NEOXKIT_STALL_SECONDS says
 STEPS = 10  # so many median steps may pass without a sign
 FROZEN_SECONDS = 30.0  # between two looks of the guard
 SILENT_SECONDS = 1800.0  # for work that gives no sign meanwhile: a save, an export
@@ -26,6 +28,8 @@ class Signs:
         self._path.parent.mkdir(exist_ok=True)
         self._steps: deque[float] = deque(maxlen=50)
         self._written, self._allowed = 0.0, 0.0
+        name = "NEOXKIT_STALL_SECONDS"
+        self._least = convert(name, float, os.environ.get(name, LEAST_SECONDS), LEAST_SECONDS)
 
     def stepped(self, seconds: float) -> None:
         """A step took so long; the sign for the next one."""
@@ -34,7 +38,7 @@ class Signs:
 
     def give(self, silent: bool = False) -> None:
         """A sign; `silent`: what follows gives none until it is over."""
-        allowed = max(LEAST_SECONDS, STEPS * median(self._steps or [0.0]))
+        allowed = max(self._least, STEPS * median(self._steps or [0.0]))
         if silent or not self._steps:  # the first step may compile
             allowed = max(allowed, SILENT_SECONDS)
         now = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 
 from neoxkit import checkpoints, paths, runs, tokenized, universal
 from neoxkit.errors import UserError
-from neoxkit.settings import TokenizeSettings
+from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
 
 # A resumed run may differ from its first start in these.
 _MAY_CHANGE = {
@@ -18,7 +18,6 @@ _MAY_CHANGE = {
     "save_total_limit",
     "allow_change",
 }
-_TRAINER_NAMES = {"ds_config": "deepspeed"}
 _OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data says it in words
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
 
@@ -27,16 +26,16 @@ def refuse_changes(
     old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()
 ) -> None:
     """Refuse to go on with a run under other settings, with a list old -> new."""
-    free = _MAY_CHANGE | _OF_THE_DATA | {_TRAINER_NAMES.get(name, name) for name in allowed}
-    changed = {
-        name: f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
+    free = _MAY_CHANGE | _OF_THE_DATA | {TRAINER_NAMES.get(name, name) for name in allowed}
+    changed = [
+        f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
         for name in sorted({*old, *new} - free)
         if old.get(name) != new.get(name)
-    }
+    ]
     if changed:
         raise UserError(
             "run",
-            f"was started with other settings ({'; '.join(changed.values())})",
+            f"was started with other settings ({'; '.join(changed)})",
             "restore them, name them in allow_change, choose another run name, or set restart",
         )
 
@@ -54,18 +53,16 @@ def refuse_other_ranks(
         convertible = was[1] == now[1] and (now[1] or 0) <= universal.MOST_ZERO_STAGE
         if was == now or (convertible and "num_ranks" in allowed):
             continue
-        remedy = f"begin a new run with model_name_or_path {paths.short(checkpoint)}"
+        first = "add num_ranks to allow_change" if convertible else "go back"
         raise UserError(
             "num_ranks" if was[1] == now[1] else "ds_config",
             f"{checkpoint.name} is of {_ranks(*was)}, this start of {_ranks(*now)}",
-            f"add num_ranks to allow_change, or {remedy}"
-            if convertible
-            else f"go back, or {remedy}",
+            f"{first}, or begin a new run with model_name_or_path {paths.short(checkpoint)}",
         )
 
 
 def _ranks(num_ranks: int, zero_stage: int | None) -> str:
-    return f"{num_ranks} rank{'s'[: num_ranks > 1]} under ZeRO {zero_stage or 0}"
+    return f"{num_ranks} {'ranks' if num_ranks > 1 else 'rank'} under ZeRO {zero_stage or 0}"
 
 
 def _shown(value: Any) -> str:

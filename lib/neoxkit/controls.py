@@ -5,6 +5,7 @@ turns a dial, so the parameters win and the same cells show the same consequence
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from neoxkit.table import Table
 from neoxkit.views import View
 
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
+_GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+")  # 1,024, as the tables write it
 _POWERS = tuple(2**i for i in range(9))
 _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
 
@@ -66,7 +68,9 @@ class Controls:
         """Take over what stands in a field; what can't be is refused in a line."""
         rule = type(self.settings).__dataclass_fields__[name]
         try:
-            value = convert(name, rule.type, text.replace(",", ""), rule.default)
+            if rule.type is int and _GROUPED.fullmatch(text.strip()):
+                text = text.replace(",", "")
+            value = convert(name, rule.type, text, rule.default)
             self._consequences(self.settings.replace(**{name: value}))
         except UserError as mistake:
             kept = f"still {getattr(self.settings, name)}"
@@ -111,7 +115,7 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
         return views.table(rows), plots.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
-    dial = Dial("block size", values, settings.block_size, lambda v: f"{v} tokens")
+    dial = Dial("block size", values, settings.block_size)
     return Controls(settings, {"block_size": dial}, consequences).show()
 
 
@@ -196,14 +200,13 @@ def training(
 
     longest = int(all_lengths.max())
     sizes = [0] + [v for v in _BLOCK_SIZES if v < longest]
-    show_size = lambda v: f"{v} tokens" if v else "the dataset's"  # noqa: E731
     dials = {
-        name: Dial(label, values, getattr(settings, name), show)
-        for name, label, values, show in (
-            ("learning_rate", "learning rate", _RATES, lambda v: f"{v:g}"),
-            ("block_size", "block size", sizes, show_size),
-            ("per_device_train_batch_size", "batch size", _POWERS, str),
-            ("gradient_accumulation_steps", "accumulation", _POWERS, str),
+        name: Dial(label, values, getattr(settings, name))
+        for name, label, values in (
+            ("learning_rate", "learning rate", _RATES),
+            ("block_size", "block size", sizes),
+            ("per_device_train_batch_size", "batch size", _POWERS),
+            ("gradient_accumulation_steps", "accumulation", _POWERS),
         )
     }
     return Controls(settings, dials, consequences).show()

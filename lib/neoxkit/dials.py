@@ -9,13 +9,11 @@ import ipywidgets as widgets
 class Dial:
     """A slider and a field that show one value; any value that is put widens the slider."""
 
-    def __init__(
-        self, label: str, values: Sequence[Any], value: Any, show: Callable[[Any], str]
-    ) -> None:
-        self._values, self._show, self._quiet = {*values, value}, show, False
+    def __init__(self, label: str, values: Sequence[Any], value: Any) -> None:
+        self._values, self._quiet = {*values, value}, False
         self._moved: Callable[[Any], None] = lambda _: None
         self.slider = widgets.SelectionSlider(
-            options=self._options(),
+            options=sorted(self._values),
             value=value,
             description=label,
             continuous_update=False,
@@ -42,11 +40,8 @@ class Dial:
         self._quiet = True  # new options move a slider to the first of them
         if value not in self._values:
             self._values.add(value)
-            self.slider.options = self._options()
+            self.slider.options = sorted(self._values)
         self.slider.value = value
         self.field.value = str(value)
         self._quiet = False
         self._moved(value)
-
-    def _options(self) -> list[tuple[str, Any]]:
-        return [(self._show(value), value) for value in sorted(self._values)]

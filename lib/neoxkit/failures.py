@@ -3,9 +3,9 @@
 import errno
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from neoxkit import checkpoints, needs, runs
 from neoxkit.arguments import Parsed
@@ -48,5 +48,5 @@ def _is_out_of_memory(fault: Exception) -> bool:
 def _is_disk_full(fault: Exception, folder: Path) -> bool:
     if getattr(fault, "errno", None) in _FULL or "No space left" in str(fault):
         return True
-    wrote: Any = isinstance(fault, RuntimeError | OSError) or "Safetensor" in type(fault).__name__
-    return bool(wrote) and shutil.disk_usage(folder).free < _NEARLY_FULL_BYTES
+    may_be_a_write = isinstance(fault, RuntimeError | OSError | SafetensorError)
+    return may_be_a_write and shutil.disk_usage(folder).free < _NEARLY_FULL_BYTES

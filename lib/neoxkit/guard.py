@@ -50,19 +50,18 @@ def main() -> int:
             options.command[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        return _guard(child, options.run, watch, asked, owner)
-    finally:  # whatever happened here, a full disk or a run folder that is gone
-        clear_session(grace_seconds=0)
+        return _wait(child, options.run, watch, asked, owner)
+    finally:  # at any end, and whatever fails here: a full disk, a run folder that is gone
+        clear_session()
 
 
-def _guard(
+def _wait(
     child: subprocess.Popen, run: Path, watch: alive.Watch, asked: list[int], owner: int
 ) -> int:
-    """Wait for the end of the command, or end it; the exit code."""
+    """Until the command is over, or must be ended; the exit code."""
     wished = False
     while child.poll() is None:
         if _end_of_file(0.2) or os.getppid() != owner:
-            clear_session()
             return STOPPED
         if signal.SIGQUIT in asked or len(asked) > 1 or (asked and not watch.ranks()):
             clear_session(grace_seconds=0)
@@ -74,9 +73,7 @@ def _guard(
             _tell(run, watch, silent)
             clear_session(grace_seconds=0)
             return SILENT
-    clear_session()
-    code = child.wait()
-    return code if code >= 0 else 128 - code
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 def _tell(run: Path, watch: alive.Watch, silent: alive.Silent) -> None:

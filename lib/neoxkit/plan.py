@@ -9,12 +9,10 @@ from typing import Any
 
 from neoxkit import changes, estimates, models, paths, runs, tokenized
 from neoxkit.errors import UserError, near
-from neoxkit.settings import TokenizeSettings, TrainSettings
+from neoxkit.settings import TRAINER_NAMES, TokenizeSettings, TrainSettings
 from neoxkit.tiny import TINY
 from neoxkit.workers import num_cores
 
-# Settings that the trainer knows by another name, and those that are not its own.
-_TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
 _REPORTERS = (
     "tensorboard",
     "wandb",
@@ -25,6 +23,7 @@ _REPORTERS = (
     "trackio",
     "swanlab",
 )
+# Settings that are not the trainer's own.
 _NOT_THE_TRAINERS = ("num_ranks", "restart", "training_arguments")
 
 
@@ -62,7 +61,7 @@ def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
     Paths below the kit's root are relative to it, so that a checkout can be moved.
     """
     values = {
-        _TRAINER_NAMES.get(k, k): v
+        TRAINER_NAMES.get(k, k): v
         for k, v in settings.as_dict().items()
         if k not in _NOT_THE_TRAINERS
     }
@@ -91,11 +90,9 @@ def _reporters(names: str) -> list[str]:
     found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
     for name in found:
         if importlib.util.find_spec(name) is None:
-            remedy = (
-                near(name, _REPORTERS, f"pip install {name}")
-                if name not in _REPORTERS
-                else f"pip install {name}"
-            )
+            remedy = f"pip install {name}"
+            if name not in _REPORTERS:
+                remedy = near(name, _REPORTERS, remedy)
             raise UserError("report_to", f"{name!r} is not installed", remedy)
     return found or ["none"]
 

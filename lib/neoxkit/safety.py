@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from neoxkit import alive, checkpoints, lock, runs, universal
+from neoxkit import alive, checkpoints, lock, ranks, runs, universal
 from neoxkit.arguments import Parsed, zero_stage
 from neoxkit.errors import UserError
 
@@ -75,14 +75,13 @@ class SaveWhole(TrainerCallback):
         self.stepped = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
+        ranks.barrier()
         if not state.is_world_process_zero:
             return
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
-        ranks = range(args.world_size) if args.world_size > 1 else [None]
-        for rank in ranks:  # one that is missing would be passed over when the run goes on
-            name = "rng_state.pth" if rank is None else f"rng_state_{rank}.pth"
+        names = [f"rng_state_{rank}.pth" for rank in range(args.world_size)]
+        for name in names if len(names) > 1 else ["rng_state.pth"]:
+            # One that is missing would be passed over when the run goes on.
             if not (checkpoint / name).is_file():
                 raise RuntimeError(f"{checkpoint.name}: {name} was not written")
         arguments = self.folder / runs.ARGUMENTS

@@ -18,6 +18,8 @@ from neoxkit.errors import UserError, near
 
 # A run that goes on takes these from its checkpoint.
 _FROM_THE_START = ("run", "model_name_or_path", "from_scratch", "weight_decay", "precision")
+# Settings that the trainer knows by another name.
+TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
