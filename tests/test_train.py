@@ -476,3 +476,24 @@ def test_a_changed_text_is_refused(home: Path) -> None:
     (home / "data" / "other.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
     with pytest.raises(UserError, match=r"data/other\.txt has changed since it was tokenized"):
         launch.start(BASE.replace(run="changed", dataset="other"))
+
+
+ENDS = """
+import atexit, os, sys
+class Tail:
+    def __del__(self, write=os.write):
+        write(1, b"torn down")
+tail = Tail()
+atexit.register(print, "registered")
+from neoxkit import train
+print("unflushed", end=" ")
+train.leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "unflushed registered"), (3, "unflushed ")])
+def test_a_rank_leaves_before_the_interpreter_is_torn_down(code: int, said: str) -> None:
+    """There gloo's threads aborted ranks that had done everything."""
+    line, env = [sys.executable, "-c", ENDS, str(code)], launch.environment(1)
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, said)

@@ -92,6 +92,8 @@ class Training:
             arguments = runs.read_json(self.folder / runs.ARGUMENTS)
             remedy = needs.half_the_memory(arguments)
             return f"a process of it was killed, most often as memory ran out: {remedy}"
+        if (self.folder / runs.FINISHED).is_file():
+            return f"exit code {code}, but its result is whole: run it again to go on with that"
         return f"exit code {code}, no result was written"
 
     def _events(self) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ deepspeed --module neoxkit.train runs/demo/arguments.json
 deepspeed --module neoxkit.train --dataset data/tokenized/sample --output_dir runs/demo --do_train
 """
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -13,7 +14,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import deepspeed
 import psutil
@@ -205,12 +206,22 @@ def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
     return trainer.accelerator.reduce(here, "sum").item()
 
 
+def leave(code: int) -> NoReturn:
+    """End this process without the interpreter's own end.
+
+    There gloo's threads may still drop tensors that Python knows, which aborts a rank that has
+    done everything ("terminate called without an active exception"). What others registered
+    for the end of the program is run, except after a failure: another rank may then wait in a
+    collective, and whoever closes that waits as well.
+    """
+    if code in (0, STOPPED):
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    code = main()
-    if code not in (0, STOPPED):  # others may wait in a collective: closing it would wait as well
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    sys.exit(code)
+    leave(main())
