@@ -4,14 +4,14 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from zygote import Job, Sabotage, Zygote
+from zygote import Sabotage, Zygote, job
 
-from neoxkit import launch, paths, plan, runs
+from neoxkit import paths, runs
 from neoxkit.settings import TrainSettings
 
 STEPS_AN_EPOCH = 8
@@ -51,21 +51,9 @@ class Crashes:
             **changes,
         )
 
-    def job(self, settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
-        """What the guard would start: the run's folder with its arguments."""
-        folder = paths.run(settings.run)
-        folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
-        return Job(
-            arguments=str(folder / runs.ARGUMENTS),
-            log=str(folder / runs.LOG),
-            ranks=settings.num_ranks,
-            sabotage=asdict(sabotage) if sabotage else {},
-        )
-
     def broken(self, settings: TrainSettings, sabotage: Sabotage) -> list[int]:
         """The exit codes of a training that must not come to its end."""
-        codes = self.zygote.run(self.job(settings, sabotage))
+        codes = self.zygote.run(job(settings, sabotage))
         self.num_broken += 1
         if not any(codes) or runs.state(paths.run(settings.run)) == "finished":
             self.false_successes += 1
@@ -73,7 +61,7 @@ class Crashes:
 
     def goes_on(self, settings: TrainSettings) -> str:
         """The weights' SHA-256 after the same start again; empty if it fails."""
-        codes = self.zygote.run(self.job(settings))
+        codes = self.zygote.run(job(settings))
         folder = paths.run(settings.run)
         if any(codes) or runs.state(folder) != "finished":
             return ""
@@ -95,7 +83,7 @@ class Crashes:
 
 
 @pytest.fixture(scope="module")
-def crashes(session_home: Path) -> Iterator[Crashes]:
+def crashes(session_home: Path, zygote: Zygote) -> Iterator[Crashes]:
     from conftest import tokenize
 
     with pytest.MonkeyPatch.context() as patch:
@@ -110,6 +98,4 @@ def crashes(session_home: Path) -> Iterator[Crashes]:
         config = json.loads((model / "config.json").read_text())
         config |= {"attention_dropout": 0.1, "hidden_dropout": 0.1}
         (model / "config.json").write_text(json.dumps(config))
-        zygote = Zygote(launch.environment(2))
         yield Crashes(zygote)
-        zygote.close()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import reliability
 from crashes import KINDS, LONG, SHORT, STEPS_AN_EPOCH, Crashes
-from zygote import Sabotage
+from zygote import Sabotage, job
 
 from neoxkit import checkpoints, paths, runs
 
@@ -28,8 +28,8 @@ def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) ->
     settings = crashes.settings(kind, **SHORT)
     folder = paths.run(settings.run)
     listed = folder / "listed"
-    job = crashes.job(settings, Sabotage(rank=rank, where=where, listed=str(listed)))
-    assert not any(crashes.zygote.run(job))
+    plan = Sabotage(rank=rank, where=where, listed=str(listed))
+    assert not any(crashes.zygote.run(job(settings, plan)))
     names = listed.read_text().split() if listed.exists() else []
     shutil.rmtree(folder)
     return names
@@ -72,7 +72,7 @@ def kill_at_random(
     settings = crashes.settings(kind, **LONG)
     expected = crashes.expected(settings)
     folder = paths.run(settings.run)
-    pids = crashes.zygote.begin(crashes.job(settings))
+    pids = crashes.zygote.begin(job(settings))
     step = chance.randrange(3, LONG["max_steps"], 3)
     wait_until(lambda: newest_step(folder) >= step or runs.state(folder) == "finished")
     if in_save:
@@ -225,7 +225,7 @@ def damage(whole: Path, place: Path, chance: random.Random, how: str) -> Path:
 def judge_damaged(crashes: Crashes, place: Path, num: int, num_good: int) -> tuple[int, int]:
     """How many of so many damaged checkpoints are rejected, and of good ones accepted."""
     settings = crashes.settings((2, 3), **SHORT)
-    assert not any(crashes.zygote.run(crashes.job(settings)))
+    assert not any(crashes.zygote.run(job(settings)))
     whole, chance = paths.run(settings.run) / "checkpoint-4", random.Random(7)
     rejected = 0
     for i in range(num):
@@ -254,13 +254,11 @@ def without(crashes: Crashes, what: str) -> bool:
     """Whether a series is red when one of the kit's safeguards is taken away."""
     settings = crashes.settings((1, 2), **SHORT)
     if what == "filter":
-        codes = crashes.zygote.run(
-            crashes.job(settings, Sabotage(at=3, how="nan", without="filter"))
-        )
+        codes = crashes.zygote.run(job(settings, Sabotage(at=3, how="nan", without="filter")))
         return codes == [0]  # it ended well, with a step that was not finite
     at = writes_of(crashes, (1, 2), 0, SAVE).index("rng_state.pth")
-    crashes.zygote.run(crashes.job(settings, Sabotage(where=SAVE, at=at + 1, how="before")))
-    codes = crashes.zygote.run(crashes.job(settings, Sabotage(without=what)))
+    crashes.zygote.run(job(settings, Sabotage(where=SAVE, at=at + 1, how="before")))
+    codes = crashes.zygote.run(job(settings, Sabotage(without=what)))
     if any(codes):
         return True
     model = paths.run(settings.run) / "model" / "model.safetensors"

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from crashes import SHORT, Crashes
+from zygote import job
 
 from neoxkit import checkpoints, models, paths, runs, universal
 from neoxkit.errors import UserError
@@ -45,7 +46,7 @@ def test_the_canary_sings_where_nobody_looks(tmp_path: Path) -> None:
 def stopped(crashes: Crashes) -> Path:
     """A run that was ended, with a checkpoint of step 4."""
     settings = crashes.settings((1, 2), **SHORT)
-    assert not any(crashes.zygote.run(crashes.job(settings)))
+    assert not any(crashes.zygote.run(job(settings)))
     folder = paths.run(settings.run)
     for name in (runs.FINISHED, "checkpoint-6"):
         path = folder / name
@@ -79,7 +80,7 @@ def test_a_strangers_pickle_in_a_checkpoint_does_not_run(
     canary = tmp_path / "canary"
     folder = poisoned(stopped, name, canary)
     settings = crashes.settings((1, 2), **SHORT).replace(run=folder.name)
-    codes = crashes.zygote.run(crashes.job(settings))
+    codes = crashes.zygote.run(job(settings))
     assert not canary.exists() and any(codes) and runs.state(folder) != "finished"
     assert "eights only load failed" in (folder / runs.LOG).read_text()
 

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import REPOSITORY, command, metrics, tokenize, train_to_the_end
 from datasets import load_from_disk
 from safetensors.torch import load_file
+from zygote import Zygote, job
 
 from neoxkit import (
     alive,
@@ -50,6 +52,16 @@ BASE = TrainSettings(
 
 def train(**changes: object) -> Path:
     return train_to_the_end(BASE.replace(**changes))
+
+
+def forked(zygote: Zygote, **changes: object) -> Path:
+    """The same, by ranks that start sooner: for what launcher and guard have no part in."""
+    settings = BASE.replace(**changes)
+    folder = paths.run(settings.run)
+    codes = zygote.run(job(settings))
+    assert not any(codes), (folder / runs.LOG).read_text()[-2000:]
+    assert runs.state(folder) == "finished"
+    return folder
 
 
 def weights_sha256(folder: Path) -> str:
@@ -182,21 +194,24 @@ assert said[0]["generated_text"][-1]["role"] == "assistant"
     )
 
 
-def test_padded_rows_train_to_the_same_losses(home: Path, unbroken: Path) -> None:
-    padded = train(run="padded", layout="padded")
+def test_padded_rows_train_to_the_same_losses(home: Path, zygote: Zygote, unbroken: Path) -> None:
+    padded = forked(zygote, run="padded", layout="padded")
     assert metrics(padded)[0]["layout"] == "padded"
     assert losses(padded) == pytest.approx(losses(unbroken), rel=1e-4)
     assert losses(padded, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_two_ranks_train_to_the_same_losses(home: Path, unbroken: Path, stage: int) -> None:
+def test_two_ranks_train_to_the_same_losses(
+    home: Path, zygote: Zygote, unbroken: Path, stage: int
+) -> None:
     """Half the conversations a rank, twice the ranks, more and more sharded: the same steps."""
     config = json.loads((home / "ds_configs" / f"zero{max(stage, 2)}.json").read_text("utf-8"))
     config["zero_optimization"]["stage"] = stage
     path = home / f"stage{stage}.json"
     path.write_text(json.dumps(config), "utf-8")
-    two = train(run=f"two{stage}", num_ranks=2, per_device_train_batch_size=4, ds_config=str(path))
+    half = {"num_ranks": 2, "per_device_train_batch_size": 4}
+    two = forked(zygote, run=f"two{stage}", ds_config=str(path), **half)
     start = metrics(two)[0]
     assert (start["num_ranks"], start["zero_stage"]) == (2, stage)
     assert start["num_parameters"] == metrics(unbroken)[0]["num_parameters"]
@@ -216,9 +231,10 @@ def test_a_compiled_model_trains_to_the_same_losses(home: Path, unbroken: Path) 
 
 
 def test_accumulation_with_checkpointing_trains_to_the_same_losses(
-    home: Path, unbroken: Path
+    home: Path, zygote: Zygote, unbroken: Path
 ) -> None:
-    four = train(
+    four = forked(
+        zygote,
         run="accumulated",
         per_device_train_batch_size=2,
         gradient_accumulation_steps=4,
@@ -227,7 +243,7 @@ def test_accumulation_with_checkpointing_trains_to_the_same_losses(
     assert losses(four) == pytest.approx(losses(unbroken), rel=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbroken: Path) -> None:
     training = launch.start(BASE.replace(run="killed"))
     reader = runs.EventReader(training.folder)
     while not any(e["event"] == "checkpoint" for e in reader.poll()):
@@ -240,7 +256,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> N
     damaged = training.folder / "checkpoint-6"  # a newer one without a manifest is not used
     shutil.copytree(training.folder / "checkpoint-4", damaged)
     (damaged / runs.MANIFEST).unlink()
-    folder = train(run="killed")
+    folder = forked(zygote, run="killed")
     assert metrics(folder)[-1]["event"] == "done"
     assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
     assert weights_sha256(folder) == weights_sha256(unbroken)
@@ -250,7 +266,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, unbroken: Path) -> N
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
-    home: Path, unbroken: Path, ranks: int, capsys: pytest.CaptureFixture[str]
+    home: Path, zygote: Zygote, unbroken: Path, ranks: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = BASE.replace(run=f"asked-{ranks}", num_ranks=ranks)
     training = launch.start(settings)
@@ -271,7 +287,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     assert listing.standing(training.folder).state == "stopped"
     assert not lock.asked_to_stop(training.folder)
     if ranks == 1:
-        assert weights_sha256(train(run=settings.run)) == weights_sha256(unbroken)
+        assert weights_sha256(forked(zygote, run=settings.run)) == weights_sha256(unbroken)
         starts = [e["resumed_step"] for e in metrics(training.folder) if e["event"] == "start"]
         assert starts == [0, step]
 
@@ -337,22 +353,26 @@ def test_other_ranks_can_not_go_on_from_a_checkpoint(home: Path, unbroken: Path)
     )
 
 
-def stopped_after(settings: TrainSettings, step: int) -> Path:
-    """The folder of a run that was asked to stop, and did so, at its first step or later."""
-    training = launch.start(settings)
-    while not any(e["step"] >= step for e in runs.read_events(training.folder)):
-        assert training.poll() is None
+def stopped(zygote: Zygote, settings: TrainSettings) -> Path:
+    """The folder of a run that was asked to stop before its first step, and did so after it."""
+    folder = paths.run(settings.run)
+    pids = zygote.begin(job(settings))
+    while not runs.read_events(folder):
+        assert all(psutil.pid_exists(pid) for pid in pids)
         time.sleep(0.02)
-    training.interrupt()
-    assert training.process.wait(timeout=60) == STOPPED
-    return training.folder
+    lock.ask_to_stop(folder)
+    assert zygote.end() == [STOPPED] * len(pids)
+    lock.answer_stop(folder)
+    return folder
 
 
-def test_other_ranks_go_on_by_a_universal_checkpoint(home: Path, unbroken: Path) -> None:
+def test_other_ranks_go_on_by_a_universal_checkpoint(
+    home: Path, zygote: Zygote, unbroken: Path
+) -> None:
     half = {"num_ranks": 2, "per_device_train_batch_size": 4}
-    stopped_after(BASE.replace(run="halves", **half), 0)
+    stopped(zygote, BASE.replace(run="halves", **half))
     other = ["num_ranks", "per_device_train_batch_size"]
-    folder = train(run="halves", allow_change=other)
+    folder = forked(zygote, run="halves", allow_change=other)
     starts = [(e["num_ranks"], e["resumed_step"] > 0) for e in metrics(folder)
               if e["event"] == "start"]  # fmt: skip
     assert starts == [(2, False), (1, True)]
@@ -361,14 +381,15 @@ def test_other_ranks_go_on_by_a_universal_checkpoint(home: Path, unbroken: Path)
     assert not (folder / ".universal").exists()
 
 
-def test_an_allowed_change_takes_effect(home: Path) -> None:
+def test_an_allowed_change_takes_effect(home: Path, zygote: Zygote) -> None:
     settings = BASE.replace(run="allowed", lr_scheduler_type="constant", warmup_steps=0)
-    folder = stopped_after(settings, 0)
+    folder = stopped(zygote, settings)
     saved = load_file(checkpoints.whole(folder)[-1] / "model.safetensors")
     changed = settings.replace(learning_rate=1e-12, max_steps=STEPS + 2)
     with pytest.raises(UserError, match=r"learning_rate 0.002 -> 1e-12; max_steps 8 -> 10\)"):
         launch.start(changed)
-    train_to_the_end(changed.replace(allow_change=["learning_rate", "max_steps"]))
+    allowed = changed.replace(allow_change=["learning_rate", "max_steps"])
+    assert zygote.run(job(allowed)) == [0]
     events = metrics(folder)
     (step,) = [e["step"] for e in events if e["event"] == "stop"]
     rates = [e["learning_rate"] for e in events if e["event"] == "train" and e["step"] > step]

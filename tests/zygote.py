@@ -23,6 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neoxkit import paths, plan, runs
+from neoxkit.settings import TrainSettings
+
 
 @dataclass
 class Sabotage:
@@ -58,13 +61,26 @@ class Job:
     seconds: float = 120.0
 
 
+def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
+    """What the guard would start: the run's folder with its arguments."""
+    folder = paths.run(settings.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
+    return Job(
+        arguments=str(folder / runs.ARGUMENTS),
+        log=str(folder / runs.LOG),
+        ranks=settings.num_ranks or 1,
+        sabotage=asdict(sabotage) if sabotage else {},
+    )
+
+
 class Zygote:
     """The other side: starts the process, hands it one job after another."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, home: Path, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=environment, text=True,
+            cwd=home, env=environment | {"NEOXKIT_HOME": str(home)}, text=True,
         )  # fmt: skip
 
     def begin(self, job: Job) -> list[int]:
