@@ -110,7 +110,8 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
     folder = executed / "runs" / "e2e"
     assert {
         "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json", "model", "evaluation.json",
-        "replies.jsonl", "dataset.json", "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
+        "replies.jsonl", "dataset.json", "run_card.json",
+        "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
     } <= {p.name for p in folder.iterdir()}  # fmt: skip
     assert runs.finished(folder)["step"] == 30
     evaluation = json.loads((folder / "evaluation.json").read_text())
@@ -121,6 +122,32 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
     assert sum(evaluation["endings"]["tuned"].values()) == len(
         (folder / "replies.jsonl").read_text().splitlines()
     )
+
+
+def test_the_run_is_compared_with_one_that_was_copied_from_elsewhere(
+    executed: Path, tmp_path: Path
+) -> None:
+    """04_compare needs the files of a run and nothing else: no dataset, no model."""
+    run, copy = executed / "runs" / "e2e", tmp_path / "copied"
+    copy.mkdir()
+    for name in ("metrics.jsonl", "FINISHED.json", "run_card.json"):
+        shutil.copy(run / name, copy)
+    arguments = (run / "arguments.json").read_text()
+    (copy / "arguments.json").write_text(arguments.replace('"seed": 42', '"seed": 7'))
+    chosen = json.dumps(["e2e", str(copy)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        done = command("neoxkit.cli", "run", "--only", "04_compare", "-p", "runs", chosen)
+    assert done.returncode == 0, done.stderr
+    nb = nbformat.read(executed / "runs" / "comparison" / "04_compare.ipynb", as_version=4)
+    nbformat.validate(nb)
+    said = "\n".join(o.data.get("text/plain", "") for o in outputs(nb) if "data" in o)
+    assert "seed  42   7" in said and "There are not exactly two settings" in said
+    assert sum("image/png" in o.get("data", {}) for o in outputs(nb)) == 1
+    saved = json.loads((executed / "runs" / "comparison" / "comparison.json").read_text())
+    assert saved["differs"] == {"seed": [42, 7]}
+    (loss,) = {line["eval_loss"] for line in saved["scores"]}
+    assert loss == json.loads((run / "FINISHED.json").read_text())["eval_loss"]
 
 
 def test_text_from_data_is_escaped(executed: Path) -> None:

@@ -63,7 +63,17 @@ def compared(base: Any, tuned: Any, sets: int) -> dict[str, Any]:
     }
 
 
+def curves(count: int, evals: int = 2) -> list[dict[str, Any]]:
+    one = {"tokens": range(60), "losses": [1.0] * 60}
+    one |= {"eval_tokens": range(evals), "eval_losses": [1.0] * evals}
+    return [{**one, "label": f"learning_rate {i}"} for i in range(count)]
+
+
 FIGURES = {
+    "overlay": lambda: plots.overlay(curves(2), "run", 30),
+    "overlay, many": lambda: plots.overlay(curves(20), "run"),
+    "overlay, empty": lambda: plots.overlay([]),
+    "overlay, no evaluation": lambda: plots.overlay(curves(1, evals=0)),
     "histogram": lambda: plots.length_histogram([10, 20, 300], 64),
     "histogram, empty": lambda: plots.length_histogram([], 64),
     "histogram, one": lambda: plots.length_histogram([5], 64),
@@ -93,6 +103,17 @@ def test_every_figure_renders_and_has_labels(name: str) -> None:
     assert (
         name.startswith("comparison") or sum(bool(axes.get_xlabel()) for axes in figure.axes) == 1
     )
+
+
+def test_the_lowest_loss_is_framed_and_a_gap_is_named() -> None:
+    losses = np.array([[2.0, 1.5], [np.nan, 3.0]])
+    figure = plots.heat_map(losses, [8, 16], [1e-3, 2e-3], "block_size", "learning_rate")
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["2.0000", "1.5000", "no run", "3.0000"]
+    (frame,) = axes.patches
+    assert frame.get_xy() == (0.5, -0.5)  # around the second of the first line
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning_rate", "block_size")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.001", "0.002"]
 
 
 def drawn(axes: Any, label: str) -> tuple[list[float], list[float]]:

@@ -19,6 +19,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "turns",
         "settings",
         "runs",
+        "run_card",
         "checkpoints",
         "alive",
         "lock",
@@ -31,8 +32,8 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "plans": ("needs", "changes", "estimates", "listing", "plan"),
     "work": ("failures", "base", "resume", "trainer", "train", "evaluate", "launch"),
     "look": ("plots", "views", "browser"),
-    "notebook": ("dials", "controls", "pager", "chat", "dashboard"),
-    "shell": ("doctor", "terminal", "parameters", "pipeline", "cli"),
+    "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare"),
+    "shell": ("doctor", "terminal", "parameters", "pipeline", "repeat", "sweep", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
@@ -40,7 +41,7 @@ WITHOUT_TORCH = (
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy",
     "tokenized", "models", "plots", "views", "changes", "plan", "launch", "controls",
     "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager", "estimates",
-    "checkpoints", "alive", "universal", "needs",
+    "checkpoints", "alive", "universal", "needs", "run_card", "compare",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -29,7 +29,10 @@ from neoxkit import (
     lock,
     needs,
     paths,
+    pipeline,
     plan,
+    repeat,
+    run_card,
     runs,
     tokenized,
 )
@@ -82,6 +85,7 @@ def unbroken(session_home: Path) -> Path:
 def test_a_run_leaves_these_files(unbroken: Path) -> None:
     assert {p.name for p in unbroken.iterdir() if not p.name.startswith(".")} == {
         "arguments.json", "dataset.json", "metrics.jsonl", "train.log", "FINISHED.json",
+        "run_card.json",
         "checkpoint-4", "checkpoint-8", "model",
     }  # fmt: skip
     assert {p.name for p in (unbroken / "model").iterdir()} == {
@@ -259,6 +263,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbr
     folder = forked(zygote, run="killed")
     assert metrics(folder)[-1]["event"] == "done"
     assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
+    assert len(run_card.read(folder)["starts"]) == 2
     assert weights_sha256(folder) == weights_sha256(unbroken)
     counted = [runs.finished(f)["trained_tokens"] for f in (folder, unbroken)]
     assert counted[0] == counted[1]
@@ -303,6 +308,64 @@ def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
     launch.start(BASE.replace(run="again", learning_rate=1e-3, restart=True)).stop()
     assert weights_sha256(unbroken.with_name("again.old-1")) == before
     assert runs.state(unbroken.with_name("again")) == "new"
+
+
+def test_the_run_card_knows_the_run_to_the_byte(home: Path, unbroken: Path) -> None:
+    card = run_card.read(unbroken)
+    weights = {"model.safetensors": weights_sha256(unbroken)}
+    assert card["results"]["model_sha256"] == weights == runs.finished(unbroken)["model_sha256"]
+    tiny = runs.sha256(home / "data" / "models" / "tiny" / "model.safetensors")
+    assert card["base_sha256"]["model.safetensors"] == tiny
+    assert card["source"]["sha256"] == runs.sha256(home / "data" / "small.txt")
+    assert card["dataset_sha256"] == tokenized.sha256(paths.tokenized("small"))
+    assert card["settings"] == BASE.replace(run="unbroken", num_ranks=1).changed()
+    assert card["starts"][0]["versions"]["torch"] == torch.__version__
+    said = dict(run_card.rows(unbroken))
+    assert said["to run it again"] == "neoxkit repeat unbroken"
+    assert weights["model.safetensors"][:12] in said["weights"]
+
+
+def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
+    home: Path, zygote: Zygote, unbroken: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def execute(parameters: dict, only: list[str]) -> int:
+        assert only == ["02_train"]
+        assert zygote.run(job(TrainSettings(**parameters))) == [0]
+        return 0
+
+    monkeypatch.setattr(pipeline, "execute", execute)
+    assert repeat.repeat("unbroken") == 0
+    said = capsys.readouterr().out
+    assert f"of unbroken and of unbroken.repeat-1 is {weights_sha256(unbroken)}" in said
+    other = unbroken.with_name("other")
+    shutil.copytree(unbroken, other)
+    for name in (runs.FINISHED, run_card.CARD):
+        text = (other / name).read_text()
+        (other / name).write_text(text.replace(weights_sha256(unbroken), "0" * 64))
+    assert repeat.repeat("other") == 1
+    assert "other bytes: eval loss" in capsys.readouterr().out
+
+
+def test_what_can_not_be_repeated_is_refused(home: Path, unbroken: Path) -> None:
+    shell = unbroken.with_name("shell")
+    shutil.copytree(unbroken, shell)
+    runs.write_json(shell / run_card.CARD, run_card.read(shell) | {"commands": {}})
+    with pytest.raises(UserError, match="RUN: shell was started at a shell -- give its command"):
+        repeat.repeat("shell")
+    (shell / run_card.CARD).unlink()
+    with pytest.raises(UserError, match="is of an earlier version and has no run card"):
+        repeat.repeat("shell")
+
+
+def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken: Path) -> None:
+    settings = BASE.replace(
+        run="unbroken", num_ranks=2, ds_config="zero3", model_name_or_path="tiny",
+        training_arguments={"adam_beta1": 0.8}, allow_change=["learning_rate"],
+    )  # fmt: skip
+    assert plan.settings_of(plan.trainer_arguments(settings), 2) == settings
+    own = BASE.replace(ds_config="ds_configs/zero2.json")
+    assert plan.settings_of(plan.trainer_arguments(own)) == own
 
 
 def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(

@@ -37,6 +37,11 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
     return model
 
 
+def files(kit: arguments.KitArguments, folder: Path) -> Path:
+    """Where the files of a run's base lie, once it was loaded."""
+    return folder / "base" if kit.from_scratch else models.files(kit.model_name_or_path)
+
+
 def set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
     """How long packed rows are, by the attention kernel.
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from neoxkit import __version__, listing, lock, parameters, paths, pipeline, terminal
 from neoxkit.errors import UserError
-from neoxkit.settings import STAGES
+from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,15 +67,44 @@ def _parser() -> argparse.ArgumentParser:
                      dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
     run.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
                      help="a YAML file of parameters; -p wins")  # fmt: skip
-    run.add_argument("--only", choices=[s.notebook for s in STAGES], action="append",
+    run.add_argument("--only", choices=[s.notebook for s in NOTEBOOKS], action="append",
                      help="this notebook alone (repeat for more)")  # fmt: skip
     run.set_defaults(call=_run)
+    sweep = commands.add_parser(
+        "sweep",
+        help="one run for each combination of values, and a table of all",
+        allow_abbrev=False,
+        description="Run 02_train (and 03_evaluate, if it is named) once for each combination of "
+        "the values given, into runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The "
+        "same command again skips what is finished and goes on with the rest.",
+    )
+    sweep.add_argument("notebooks", nargs="+", metavar="NOTEBOOK",
+                       choices=[s.notebook for s in (TrainSettings, EvaluateSettings)],
+                       help="02_train, 03_evaluate")  # fmt: skip
+    sweep.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "V1,V2,..."),
+                       dest="parameters", help="a parameter, its values with commas")  # fmt: skip
+    sweep.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
+                       help="a YAML file in which a list is the values to sweep")  # fmt: skip
+    sweep.add_argument("--paired", action="store_true",
+                       help="the n-th values together, not all combinations")  # fmt: skip
+    sweep.add_argument("--at-once", type=int, default=0, metavar="N",
+                       help="trainings that share the machine; 0: by the GPUs")  # fmt: skip
+    sweep.set_defaults(call=_sweep)
     doctor = commands.add_parser(
         "doctor", allow_abbrev=False, help="what this machine has and what is missing"
     )
     doctor.set_defaults(call=lambda _: _doctor())
     listed = commands.add_parser("runs", allow_abbrev=False, help="every run and how it stands")
     listed.set_defaults(call=lambda _: _list_runs())
+    again = commands.add_parser(
+        "repeat",
+        allow_abbrev=False,
+        help="train a finished run once more and compare the bytes",
+        description="Train runs/RUN again as its run card says, into runs/RUN.repeat-N, and "
+        "compare the weights. On a CPU they are the same to the byte; exit code 1 where not.",
+    )
+    again.add_argument("run", metavar="RUN")
+    again.set_defaults(call=lambda options: _repeat(options.run))
     stop = commands.add_parser(
         "stop",
         allow_abbrev=False,
@@ -94,6 +123,16 @@ def _run(options: argparse.Namespace) -> int:
     return pipeline.execute(parameters.read(options.files, flags), options.only)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from neoxkit import sweep
+
+    flags = [(name, value.strip()) for name, value in options.parameters]
+    fixed, swept = parameters.read_swept(options.files, flags)
+    name = fixed.setdefault("run", "sweep")
+    made = sweep.variants(fixed, swept, options.paired)
+    return sweep.run(name, made, options.notebooks, options.at_once)
+
+
 def _doctor() -> int:
     from neoxkit import doctor
 
@@ -104,6 +143,12 @@ def _doctor() -> int:
 def _list_runs() -> int:
     print(terminal.runs_table(listing.all_runs()))
     return 0
+
+
+def _repeat(run: str) -> int:
+    from neoxkit import repeat
+
+    return repeat.repeat(run)
 
 
 def _stop(run: str, now: bool) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from neoxkit import models, paths, runs
+from neoxkit import models, paths, run_card, runs
 from neoxkit.arguments import KitArguments
 from neoxkit.tiny import TINY
 
@@ -108,6 +108,7 @@ def finish(
         missing_ok=True
     )  # a pickle: nobody needs it to use the model
     events = runs.history(runs.read_events(folder))
+    weights = {file.name: runs.sha256(file) for file in sorted(part.glob("*.safetensors"))}
     facts = {
         "step": state.global_step,
         "planned_steps": state.max_steps,
@@ -120,11 +121,13 @@ def finish(
         "block_size": kit.block_size,
         "precision": kit.precision,
         **runs.totals(events),
+        "model_sha256": weights,
     }
     (part / "README.md").write_text(card(facts, manifest, trainer.args.to_dict()), "utf-8")
     runs.flush_all(part)
     target = folder / "model"
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
+    run_card.finish(folder, facts)
     runs.write_json(folder / runs.FINISHED, facts)
     runs.append_event(folder, "done", **facts)

@@ -35,6 +35,14 @@ def resolve(name: str) -> str:
     return name
 
 
+def files(name: str) -> Path:
+    """The folder on this machine where a model's files lie, after it was loaded."""
+    from transformers.utils import cached_file
+
+    place = resolve(name)
+    return Path(place) if Path(place).is_dir() else Path(cached_file(place, "config.json")).parent
+
+
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model, checked: it must give offsets and have an end mark."""
     from transformers import AutoTokenizer

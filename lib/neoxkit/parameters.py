@@ -1,7 +1,7 @@
 """The parameters of `neoxkit run`: from YAML files and flags, each known and of its own type."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields
 from typing import Any
 
@@ -9,12 +9,48 @@ import yaml
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near, shorten
-from neoxkit.settings import STAGES, convert, example
+from neoxkit.settings import NOTEBOOKS, convert, example
 
 
 def read(files: Sequence[str], flags: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The parameters of YAML files and of (name, value) flags together; flags win."""
-    given: dict[str, Any] = {}
+    given = {name: _checked(name, value, where) for name, value, where in _from_files(files)}
+    return given | {name: _checked(name, _literal(name, value)) for name, value in flags}
+
+
+def read_swept(
+    files: Sequence[str], flags: Sequence[tuple[str, str]]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The same, where a flag's value may be several with commas, and a file's a list of them.
+
+    Returns the parameters with one value, and those with several. What is a list itself (like
+    `my_questions`) is swept by a list of lists, in a file alone.
+    """
+    given = {name: (value, where) for name, value, where in _from_files(files)}
+    given |= {name: (_several(name, value), "") for name, value in flags}
+    fixed: dict[str, Any] = {}
+    swept: dict[str, list[Any]] = {}
+    for name, (value, where) in given.items():
+        is_list = name in _fields() and _fields()[name].type is list
+        if not isinstance(value, list) or (is_list and not all(isinstance(v, list) for v in value)):
+            fixed[name] = _checked(name, value, where)
+        elif len(values := [_checked(name, one, where) for one in value]) == 1:
+            fixed[name] = values[0]
+        else:
+            swept[name] = values
+    return fixed, swept
+
+
+def _several(name: str, value: str) -> Any:
+    """A flag's value, or its values where it has commas."""
+    kind = _fields()[name].type if name in _fields() else str
+    if kind in (list, dict) or "," not in value:
+        return _literal(name, value)
+    return [part.strip() for part in value.split(",")]
+
+
+def _from_files(files: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
+    """Each parameter of YAML files: its name, its value, and where it stands."""
     for name in files:
         path = paths.find("-f", name)
         try:
@@ -31,9 +67,8 @@ def read(files: Sequence[str], flags: Sequence[tuple[str, str]]) -> dict[str, An
             raise UserError(where, f"is not YAML ({why})", remedy) from None
         if not isinstance(values, dict):
             raise UserError(f"{paths.short(path)}:1", "is no mapping", "write `name: value` lines")
-        lines = {name: f"{paths.short(path)}:{_line_of(text, name)}: " for name in map(str, values)}
-        given |= {str(k): _checked(str(k), v, lines[str(k)]) for k, v in values.items()}
-    return given | {name: _checked(name, _literal(name, value)) for name, value in flags}
+        for key, value in values.items():
+            yield str(key), value, f"{paths.short(path)}:{_line_of(text, str(key))}: "
 
 
 def _line_of(text: str, name: str) -> int:
@@ -43,7 +78,7 @@ def _line_of(text: str, name: str) -> int:
 
 
 def _fields() -> dict[str, Field]:
-    return {f.name: f for stage in STAGES for f in fields(stage)}
+    return {f.name: f for stage in NOTEBOOKS for f in fields(stage)}
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,28 +1,40 @@
 """The three notebooks in order through papermill: what is refused first, what is said meanwhile."""
 
 import logging
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import alive, changes, launch, lock, paths, plan, runs, terminal
+from neoxkit import alive, changes, compare, launch, lock, paths, plan, runs, terminal
 from neoxkit.errors import Faults, Stopped, UserError
 from neoxkit.guard import STOPPED
-from neoxkit.settings import STAGES, EvaluateSettings, Settings, TokenizeSettings, TrainSettings
+from neoxkit.settings import (
+    NOTEBOOKS,
+    STAGES,
+    CompareSettings,
+    EvaluateSettings,
+    Settings,
+    TokenizeSettings,
+    TrainSettings,
+)
 
+OWNER = "NEOXKIT_OWNER"  # the process that started this one for itself, where there is one
 MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known
 
 
 def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
-    """Execute the stages in order; stops at the first that fails, its copy kept.
+    """Execute the notebooks in order; stops at the first that fails, its copy kept.
 
     Everything that can be refused is refused before the first of them writes anything.
     """
-    stages = [stage for stage in STAGES if not only or stage.notebook in only]
+    _end_with_owner()
+    stages = [s for s in NOTEBOOKS if (s.notebook in only if only else s in STAGES)]
     own = {
         stage: {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
         for stage in stages
@@ -53,15 +65,30 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
             manifest = runs.read_json(_dataset(settings) / runs.MANIFEST)
             for line in (*manifest.get("notes", []), terminal.tokenized_note(manifest)):
                 _say(line)
-    trained = folder if stages != [TokenizeSettings] else None
-    print(f"done: {terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)}")
+    trained = folder if {TrainSettings, EvaluateSettings} & {*stages} else None
+    said = terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)
+    print(f"done: {said or paths.short(folder)}")
     return 0
+
+
+def _end_with_owner() -> None:
+    """Where another process started this one for itself: ask this one to end when it is gone."""
+    owner = int(os.environ.pop(OWNER, 0))
+
+    def wait() -> None:
+        while os.getppid() == owner:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if owner:
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def _folder(settings: Mapping[type[Settings], Any], run: str | None) -> Path:
     """Where the executed notebooks go: the run's folder; the dataset's name if there is no run."""
-    alone = settings[TokenizeSettings].dataset if list(settings) == [TokenizeSettings] else None
-    return paths.run(run or alone or TrainSettings.run)
+    alone = next(iter(settings.values())) if len(settings) == 1 else None
+    own = {TokenizeSettings: "dataset", CompareSettings: "name"}.get(type(alone))
+    return paths.run(run or (getattr(alone, own) if own else TrainSettings.run))
 
 
 def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
@@ -72,6 +99,8 @@ def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
 def _check_before(settings: Mapping[type[Settings], Any]) -> None:
     """Refuse now what a notebook would refuse later, after others have written their files."""
     first, train, last = (settings.get(stage) for stage in STAGES)
+    if CompareSettings in settings:
+        compare.load(settings[CompareSettings].runs)
     if first:
         plan.check_files(first)
     if train:

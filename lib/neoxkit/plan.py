@@ -5,6 +5,8 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from neoxkit import changes, estimates, models, paths, runs, tokenized
@@ -25,6 +27,11 @@ _REPORTERS = (
 )
 # Settings that are not the trainer's own.
 _NOT_THE_TRAINERS = ("num_ranks", "restart", "training_arguments")
+# What the trainer is told beside the settings.
+_BESIDE = (
+    "output_dir", "dataset_sha256", "do_train", "do_eval", "eval_strategy", "save_strategy",
+    "use_cpu",
+)  # fmt: skip
 
 
 def num_gpus() -> int:
@@ -85,6 +92,34 @@ def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
     return values | _other_arguments(settings, values)
 
 
+def settings_of(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings:
+    """The settings of 02_train that gave such `trainer_arguments`, with so many ranks asked for."""
+    ours = {TRAINER_NAMES.get(f.name, f.name): f.name for f in fields(TrainSettings)}
+    values = {ours[name]: value for name, value in arguments.items() if name in ours}
+    others = arguments.keys() - ours.keys() - {*_BESIDE}
+    values |= {
+        "run": Path(arguments["output_dir"]).name,
+        "dataset": Path(arguments["dataset"]).name,
+        "report_to": ",".join(arguments["report_to"]),
+        "num_ranks": ranks,
+        "training_arguments": {name: arguments[name] for name in others},
+    }
+    return TrainSettings(**values)
+
+
+def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dict[str, Any]:
+    """A run's settings that differ from the defaults, and the command lines that start the same."""
+    if flags is not None:  # at a shell
+        return {"settings": dict(flags), "commands": {}}
+    settings = settings_of(runs.read_json(folder / runs.ARGUMENTS), ranks)
+    commands = {
+        "repeat": f"neoxkit repeat {settings.run}",
+        "papermill": settings.papermill_command(),
+        "shell": deepspeed_command(settings),
+    }
+    return {"settings": settings.changed(), "commands": commands}
+
+
 def _reporters(names: str) -> list[str]:
     """The reporters of a comma-separated list; each must be installed."""
     found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
@@ -120,7 +155,7 @@ def deepspeed_command(settings: TrainSettings) -> str:
     unneeded = ("dataset_sha256", "use_cpu")
     flags: list[str] = []
     for name, value in trainer_arguments(settings).items():
-        if value in ("", False) or value is None or name in unneeded:
+        if value in ("", False, None, []) or name in unneeded:
             continue
         if value is True:
             flags.append(f"--{name}")

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
+SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
 SMOOTHED_FROM = 50  # points; fewer are drawn as they are
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
@@ -214,6 +217,67 @@ def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_ylim(bottom=0)
     axes.legend(handles=drawn, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1, 0.97))
+
+
+def overlay(curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: int = 0) -> Picture:
+    """Several runs' losses over what they were trained on.
+
+    A curve has `label`, `tokens` and `losses` of its steps, `eval_tokens` and `eval_losses`;
+    `title` says what the labels are of. Of more runs than there are colours, lighter is later.
+    """
+    figure, axes = _figure(4.2)
+    for i, one in enumerate(curves):
+        colour = _colour(i, len(curves))
+        drawn = smoothed(one["losses"]) if len(one["losses"]) >= SMOOTHED_FROM else one["losses"]
+        axes.plot(one["tokens"], drawn, color=colour, linewidth=1, alpha=0.4)
+        axes.plot(
+            one["eval_tokens"], one["eval_losses"], color=colour, marker="o", markersize=4,
+            label=one["label"],
+        )  # fmt: skip
+    if equal_tokens:
+        axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
+        axes.text(equal_tokens, 0.99, "all reach ", color=GREY, fontsize=8, ha="right", va="top",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+    _clean(
+        axes, "tokens trained on", "loss (nats per trained token)",
+        "eval loss (points), train loss (faint)",
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlim(left=0)
+    longest = max((len(one["label"]) for one in curves), default=1)
+    options = {"loc": "outside lower center", "ncols": min(max(90 // (longest + 8), 1), 6)}
+    if curves:
+        figure.legend(frameon=False, fontsize=8, title=title, title_fontsize=8, **options)
+    return figure
+
+
+def _colour(number: int, of: int) -> Any:
+    return SERIES[number] if of <= len(SERIES) else colormaps["viridis"](0.95 * number / of)
+
+
+def heat_map(
+    losses: np.ndarray, rows: Sequence[Any], columns: Sequence[Any], row_name: str, column_name: str
+) -> Picture:
+    """The eval loss of each pair of two settings; NaN where there is no run. The best is framed."""
+    figure, axes = _figure(1.6 + 0.55 * len(rows))
+    drawn = axes.imshow(losses, cmap="viridis", aspect="auto")
+    low, high = np.nanmin(losses), np.nanmax(losses)
+    for (y, x), loss in np.ndenumerate(losses):
+        if np.isnan(loss):
+            axes.text(x, y, "no run", ha="center", va="center", color=GREY)
+            continue
+        dark = loss - low < (high - low) / 2
+        axes.text(x, y, f"{loss:.4f}", ha="center", va="center", color="white" if dark else "black")
+    y, x = np.unravel_index(np.nanargmin(losses), losses.shape)
+    axes.add_patch(
+        Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
+    )
+    _clean(axes, column_name, row_name, "eval loss; the lowest is framed")
+    axes.grid(False)
+    axes.set_xticks(range(len(columns)), [f"{value}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value}" for value in rows])
+    figure.colorbar(drawn, ax=axes, label="nats per trained token")
+    return figure
 
 
 def comparison(evaluation: Mapping[str, Any]) -> Picture:

@@ -79,10 +79,11 @@ class Settings:
     def papermill_command(self) -> str:
         """The line that repeats this notebook with these settings, unattended.
 
-        The executed copy goes where `neoxkit run` puts it: 01 has no run and goes by its dataset.
+        The executed copy goes where `neoxkit run` puts it: 01 has no run and goes by its dataset,
+        04 by its name.
         """
         values = self.as_dict()
-        folder = f"runs/{values.get('run') or values['dataset']}"
+        folder = f"runs/{next(values[k] for k in ('run', 'dataset', 'name') if k in values)}"
         parts = ["papermill", f"notebooks/{self.notebook}.ipynb", f"{folder}/{self.notebook}.ipynb"]
         plain = {k: v for k, v in self.changed().items() if not isinstance(v, dict | list)}
         for name, value in plain.items():
@@ -297,4 +298,21 @@ class EvaluateSettings(Settings):
                 raise UserError("my_questions", f"got {question!r}", 'write ["one?", "two?"]')
 
 
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Settings of 04_compare."""
+
+    notebook: ClassVar[str] = "04_compare"
+
+    runs: list = setting([], 'runs by name, pattern ("lr.*") or folder; empty: every run here')
+    name: str = setting("comparison", "name of the folder written: runs/<name>")
+
+    def check(self) -> None:
+        paths.check_name("name", self.name)
+        for run in self.runs:
+            if not isinstance(run, str) or not run.strip():
+                raise UserError("runs", f"got {run!r}", 'write ["one", "lr.*"]')
+
+
 STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)
+NOTEBOOKS = (*STAGES, CompareSettings)  # 04 is run by itself: it is about several runs

@@ -4,7 +4,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -73,6 +73,42 @@ def _show(text: str, on_terminal: bool, out: TextIO) -> None:
         print(f"{INDENT}{text}", file=out, flush=True)
 
 
+@contextmanager
+def live(out: TextIO | None = None) -> Iterator[Callable[[Sequence[Sequence[str]]], None]]:
+    """Show a table while it changes: the block calls what it is given with the rows of each moment.
+
+    A row begins with its name and its state. On a terminal the table is written over; elsewhere a
+    row is written when its state is another one.
+    """
+    out = out or sys.stdout
+    before: list[str] = []
+    states: dict[str, str] = {}
+
+    def show(rows: Sequence[Sequence[str]]) -> None:
+        if not out.isatty():
+            for name, state, *rest in rows:
+                if states.get(name) != state:
+                    print("  ".join(filter(None, (name, state, *rest))), file=out, flush=True)
+                states[name] = state
+            return
+        width, height = shutil.get_terminal_size()
+        widths = [max(len(row[i]) for row in rows) for i in range(2)]
+        lines = [f"{r[0]:{widths[0]}}  {r[1]:{widths[1]}}  {r[2]}"[: width - 1] for r in rows]
+        if len(lines) >= height:  # those that go on are what one wants to see
+            going = [line for line, row in zip(lines, rows, strict=True) if row[1] == "training"]
+            lines = [f"{len(rows)} runs, {len(going)} of them in training", *going][: height - 1]
+        up = f"\x1b[{len(before)}F" if before else ""
+        print(
+            up + "".join(f"\x1b[K{line}\n" for line in lines) + "\x1b[J",
+            end="",
+            file=out,
+            flush=True,
+        )
+        before[:] = lines
+
+    yield show
+
+
 def runs_table(standings: Sequence[Standing]) -> str:
     """A line a run: state, step, losses, and when it last changed."""
     from neoxkit import views  # IPython, which no other command needs at its start
@@ -92,6 +128,15 @@ def how_it_stands(standing: Standing) -> str:
     """One sentence on a run that has just ended."""
     remedy = "" if standing.state == "finished" else " -- the command that started it goes on"
     return f"{standing.run}: {standing.state} at step {_steps(standing)}{remedy}"
+
+
+def reached(standing: Standing) -> str:
+    """How far a run is: its steps and its newest losses."""
+    if standing.planned is None:
+        return ""
+    losses = (("train", standing.train_loss), ("eval", standing.eval_loss))
+    said = [f"{name} {loss:.4f}" for name, loss in losses if loss is not None]
+    return "  ".join([f"step {_steps(standing)}", *said])
 
 
 def _steps(standing: Standing) -> str:

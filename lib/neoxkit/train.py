@@ -34,9 +34,11 @@ from neoxkit import (
     models,
     paths,
     pickles,
+    plan,
     ranks,
     replies,
     resume,
+    run_card,
     runs,
     speed,
     tokenized,
@@ -133,6 +135,8 @@ def run(parsed: arguments.Parsed) -> bool:
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
     trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest)
+    if ranks.is_first():
+        run_card.begin(folder, _made_of(parsed, folder, manifest), base.files(kit, folder))
     trainer.train(resume_from_checkpoint=checkpoint)
     if check.stopped:
         resume.say_stopped(folder, trainer.state.global_step)
@@ -178,6 +182,23 @@ def _trainer(
     trainer.add_callback(SaveWhole(folder, parsed, limit))
     trainer.add_callback(Alive(signs))
     return trainer, check
+
+
+def _made_of(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run card says beside the base's files and the starts."""
+    kit, args = parsed.kit, parsed.training
+    config = args.hf_deepspeed_config.config if args.hf_deepspeed_config else {}
+    return {
+        "run": folder.name,
+        "base": kit.model_name_or_path,
+        "from_scratch": kit.from_scratch,
+        "dataset": kit.dataset,
+        "dataset_sha256": kit.dataset_sha256,
+        "source": manifest["source"],
+        "seeds": {"training": args.seed, "split": manifest["settings"]["seed"]},
+        "ds_config": {k: v for k, v in config.items() if k != "checkpoint"},
+        **plan.as_started(folder, args.world_size, parsed.flags),
+    }
 
 
 def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,277 @@
+"""Runs beside each other: what differs between them, and how far each one got."""
+
+import fnmatch
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neoxkit import listing, paths, plan, plots, run_card, runs, views
+from neoxkit.errors import UserError, near
+from neoxkit.settings import CompareSettings
+
+MADE_OF = ("dataset_sha256", "base_sha256")  # of a run card
+LAST_START = (("code", "commit"), ("versions", "torch"), ("machine", "cpu"), ("machine", "gpus"))
+
+
+MOST_IN_LABEL = 3  # settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its files tell it: every setting, what it was made of, and its events."""
+
+    name: str
+    state: str
+    settings: dict[str, Any]
+    made_of: dict[str, Any]
+    events: list[dict[str, Any]]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """Its events of one kind."""
+        return [e for e in self.events if e["event"] == event]
+
+    def trained_tokens(self, steps: Sequence[int]) -> np.ndarray:
+        """Tokens that were trained on until each of some steps; in between, a straight line."""
+        train = self.of("train")
+        at = [0, *(e["step"] for e in train)]
+        return np.interp(steps, at, np.cumsum([0, *(e["trained_tokens"] for e in train)]))
+
+
+def load(names: Sequence[str]) -> list[Run]:
+    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here."""
+    folders = [folder for name in names or ["*"] for folder in _folders(name)]
+    found = [_load(folder) for folder in dict.fromkeys(folders)]
+    return [run for run in found if run.of("train")]
+
+
+def _folders(name: str) -> list[Path]:
+    here = sorted(p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}"))
+    if found := [folder for folder in here if fnmatch.fnmatchcase(folder.name, name)]:
+        return found
+    if name == "*":
+        return []
+    place = Path(name).expanduser()
+    if not (place / runs.METRICS).is_file():
+        remedy = near(name, [f.name for f in here], "see neoxkit runs, or give a run's folder")
+        raise UserError("runs", f"{name!r} is no run here", remedy)
+    return [place.resolve()]
+
+
+def _load(folder: Path) -> Run:
+    card = run_card.read(folder)
+    made_of = {name: card[name] for name in MADE_OF if card}
+    made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}
+    return Run(
+        name=folder.name,
+        state=listing.standing(folder).state,
+        settings=_settings(folder),
+        made_of=made_of,
+        events=runs.history(runs.read_events(folder)),
+    )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
+    arguments = runs.read_json(folder / runs.ARGUMENTS)
+    if "dataset_sha256" not in arguments:
+        return arguments
+    start = next((e for e in runs.read_events(folder) if e["event"] == "start"), {"num_ranks": 0})
+    settings = plan.settings_of(arguments, start["num_ranks"]).as_dict()
+    return settings | settings.pop("training_arguments")
+
+
+def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
+    """What is not the same in all runs, and each run's value of it (None: it has none)."""
+    skipped = ("run", "output_dir", "allow_change", "restart")
+    every = [{**run.settings, **run.made_of} for run in chosen]
+    names = [name for name in dict.fromkeys(n for one in every for n in one) if name not in skipped]
+    values = {name: [one.get(name) for one in every] for name in names}
+    return {name: of for name, of in values.items() if any(value != of[0] for value in of)}
+
+
+def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
+    """A short label for each run, and what the labels are of.
+
+    The values of the settings that differ, where those are few and tell the runs apart; else the
+    runs' names.
+    """
+    found = {k: v for k, v in differing(chosen).items() if k not in _made_of()}
+    values = [", ".join(map(str, of)) for of in zip(*found.values(), strict=True)]
+    if found and len(found) <= MOST_IN_LABEL and len(set(values)) == len(chosen):
+        return ", ".join(found), values
+    return "run", [run.name for run in chosen]
+
+
+def _made_of() -> set[str]:
+    """The names of what differs and is no setting."""
+    return {*MADE_OF, *(f"{a} {b}" for a, b in LAST_START)}
+
+
+def equal_tokens(chosen: Sequence[Run]) -> int:
+    """The most trained tokens at which every run has been evaluated, or 0."""
+    last = [run.trained_tokens([run.of("eval")[-1]["step"]])[0] if run.of("eval") else 0
+            for run in chosen]  # fmt: skip
+    return int(min(last, default=0))
+
+
+def eval_loss_at(run: Run, num_tokens: int) -> float | None:
+    """The eval loss after so many trained tokens: a straight line between two evaluations."""
+    evals = run.of("eval")
+    if not evals:
+        return None
+    tokens = run.trained_tokens([e["step"] for e in evals])
+    if not tokens[0] <= num_tokens <= tokens[-1]:
+        return None
+    return float(np.interp(num_tokens, tokens, [e["loss"] for e in evals]))
+
+
+def scores(chosen: Sequence[Run]) -> list[dict[str, Any]]:
+    """A line a run: the best eval loss first, those without one last."""
+    equal = equal_tokens(chosen)
+    lines = [_score(run, equal) for run in chosen]
+    return sorted(lines, key=lambda s: (s["eval_loss"] is None, s["eval_loss"] or 0))
+
+
+def _score(run: Run, equal: int) -> dict[str, Any]:
+    reached = runs.totals(run.events)
+    names = ("eval_loss", "trained_tokens", "tokens_per_second", "memory_gib", "train_seconds")
+    return {
+        "run": run.name,
+        "state": run.state,
+        "step": run.of("train")[-1]["step"],
+        **{name: reached[name] for name in names},
+        "equal_tokens": equal,
+        "equal_loss": eval_loss_at(run, equal),
+    }
+
+
+def notes(chosen: Sequence[Run]) -> list[str]:
+    """What a reader must know before comparing the figures."""
+    said = []
+    sides = {run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")}
+    data = {run.made_of.get("dataset_sha256") for run in chosen}
+    if len(sides) > 1 or len(data) > 1:
+        said.append(
+            "the eval sides differ (of "
+            + " and ".join(f"{n:,}" for n in sorted(sides))
+            + " trained tokens): these eval losses do not compare like with like"
+        )
+    unfinished = [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
+    return said + unfinished
+
+
+def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
+    """Two settings and nothing else differ: their values, and the eval loss of each pair.
+
+    `losses` has shape (len(rows), len(columns)), NaN where there is no run.
+    """
+    values = {k: v for k, v in differing(chosen).items() if k not in _made_of()}
+    if len(values) != 2:
+        return None
+    (row_name, row_values), (column_name, column_values) = values.items()
+    rows, columns = _in_order(row_values), _in_order(column_values)
+    losses = np.full((len(rows), len(columns)), np.nan)
+    for run, row, column in zip(chosen, row_values, column_values, strict=True):
+        if run.of("eval"):
+            losses[rows.index(row), columns.index(column)] = run.of("eval")[-1]["loss"]
+    return {
+        "row_name": row_name, "rows": rows,
+        "column_name": column_name, "columns": columns, "losses": losses,
+    }  # fmt: skip
+
+
+def _in_order(values: Sequence[Any]) -> list[Any]:
+    """Each value once, numbers by size."""
+    once = list(dict.fromkeys(values))
+    numbers = all(isinstance(value, int | float) for value in once)
+    return sorted(once) if numbers else sorted(once, key=str)
+
+
+def overlay(chosen: Sequence[Run]) -> plots.Picture:
+    """The curves of all runs, over the tokens that were trained on."""
+    title, _ = labels(chosen)
+    return plots.overlay(curves(chosen), title, equal_tokens(chosen))
+
+
+def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
+    """What is drawn of each run."""
+    _, names = labels(chosen)
+    return [
+        {
+            "label": label,
+            "tokens": run.trained_tokens([e["step"] for e in run.of("train")]),
+            "losses": [e["loss"] for e in run.of("train")],
+            "eval_tokens": run.trained_tokens([e["step"] for e in run.of("eval")]),
+            "eval_losses": [e["loss"] for e in run.of("eval")],
+        }
+        for run, label in zip(chosen, names, strict=True)
+    ]
+
+
+def table(chosen: Sequence[Run]) -> views.View:
+    """The scoreboard: the lowest eval loss first."""
+    lines = scores(chosen)
+    equal = f"eval loss at {equal_tokens(chosen):,} tokens"
+    rows = [
+        (
+            line["run"],
+            line["state"],
+            _figure(line["eval_loss"], ".4f"),
+            _figure(line["eval_loss"] and math.exp(min(line["eval_loss"], 700)), ",.3f"),
+            _figure(line["equal_loss"], ".4f"),
+            f"{line['trained_tokens']:,}",
+            _figure(line["tokens_per_second"], ",.0f"),
+            _figure(line["memory_gib"], ".2f"),
+            _figure(line["train_seconds"], ",.0f"),
+        )
+        for line in lines
+    ]
+    header = (
+        "run", "state", "eval loss", "perplexity", equal, "tokens trained on", "useful tokens/s",
+        "memory of a rank (GiB)", "seconds of steps",
+    )  # fmt: skip
+    return views.table(rows, header)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def differences(chosen: Sequence[Run]) -> views.View:
+    """What differs between the runs, and only that: a line a setting, a column a run."""
+    found = differing(chosen)
+    if not found:
+        return views.sentences([], none="Nothing differs between these runs.")
+    rows = [(name, *map(_value, values)) for name, values in found.items()]
+    return views.table(rows, ("", *(run.name for run in chosen)), even=True)
+
+
+def _value(value: Any) -> str:
+    """A setting; of hashes and of lists of them the beginnings."""
+    if isinstance(value, dict):
+        return ", ".join(f"{_value(v)}" for k, v in value.items() if k.endswith(".safetensors"))
+    text = "" if value is None else str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{40,64}", text) else text
+
+
+def heat_map(chosen: Sequence[Run]) -> plots.Picture | views.View:
+    """The picture of two settings, where two differ."""
+    found = grid(chosen)
+    if found is None or np.isnan(found["losses"]).all():
+        return views.sentences([], none="There are not exactly two settings that differ.")
+    return plots.heat_map(**found)
+
+
+def save(chosen: Sequence[Run], settings: CompareSettings) -> views.View:
+    """Write runs/<name>/comparison.json: what differs, and the scoreboard's figures unrounded."""
+    folder = paths.run(settings.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = {"runs": [run.name for run in chosen], "differs": differing(chosen),
+             "notes": notes(chosen), "scores": scores(chosen)}  # fmt: skip
+    runs.write_json(folder / "comparison.json", table)
+    return views.sentences([f"written: {paths.short(folder / 'comparison.json')}"])

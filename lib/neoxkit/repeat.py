@@ -1,0 +1,59 @@
+"""`neoxkit repeat`: a finished run once more, and whether the same bytes came out."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neoxkit import paths, pipeline, plan, run_card, runs, tokenized
+from neoxkit.errors import UserError
+from neoxkit.settings import TrainSettings
+
+
+def repeat(run: str) -> int:
+    """Train a run again, into a folder of its own, and compare; the exit code.
+
+    On a CPU the same code, packages, threads and kind of machine give the same bytes; 1 where they
+    did not. A GPU adds up in no fixed order: there the losses are told.
+    """
+    folder = paths.run(run)
+    facts, card = runs.finished(folder), run_card.read(folder)
+    if not card.get("commands"):
+        why = "was started at a shell" if card else "is of an earlier version and has no run card"
+        raise UserError("RUN", f"{run} {why}", "give its command again with another --output_dir")
+    tokenized.check_sha256(
+        paths.find("dataset", facts["dataset"], file=False), facts["dataset_sha256"]
+    )
+    settings = _settings(folder)
+    os.environ["OMP_NUM_THREADS"] = card["starts"][-1]["threads_a_rank"]  # sums depend on it
+    for line in run_card.differences(card, run_card.this_start()):
+        print(f"note: {line}")
+    code = pipeline.execute(settings.changed(), [TrainSettings.notebook])
+    return code or _compare(run, facts, settings.run)
+
+
+def _settings(folder: Path) -> TrainSettings:
+    """What the run was started with, under the first free name."""
+    number = 1
+    while paths.run(f"{folder.name}.repeat-{number}").exists():
+        number += 1
+    start = next(e for e in runs.read_events(folder) if e["event"] == "start")
+    arguments = runs.read_json(folder / runs.ARGUMENTS)
+    if changed := arguments["allow_change"]:
+        print(
+            f"note: {', '.join(changed)} changed on the way; the repeated run has the last values"
+        )
+    settings = plan.settings_of(arguments, start["num_ranks"])
+    return settings.replace(run=f"{folder.name}.repeat-{number}", allow_change=[])
+
+
+def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
+    """Say whether the weights are the same; the exit code."""
+    new = runs.finished(paths.run(again))
+    if new["model_sha256"] == facts["model_sha256"]:
+        for name, sha256 in new["model_sha256"].items():
+            print(f"the same bytes: {name} of {run} and of {again} is {sha256}")
+        return 0
+    print(f"other bytes: eval loss {facts['eval_loss']} in {run}, {new['eval_loss']} in {again}")
+    start = runs.read_events(paths.run(again))[0]
+    return 1 if start["device"] == "cpu" else 0

@@ -1,0 +1,172 @@
+"""The run card: what a run was made of, to the byte, and what came out, in run_card.json."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from neoxkit import paths, runs
+from neoxkit.workers import num_cores
+
+CARD = "run_card.json"
+PACKAGES = (
+    "neoxkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed",
+    "safetensors", "numpy", "peft",
+)  # fmt: skip
+CODE = Path(__file__).resolve().parents[2]  # the checkout that this package is imported from
+
+
+def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
+    """Write the card at a run's first start; add this start to it at every one.
+
+    `made_of`: what the run is made of beside its base, whose files lie in a folder.
+    """
+    if (folder / CARD).is_file():
+        card = runs.read_json(folder / CARD)
+    else:
+        card = {**made_of, "base_sha256": hashes(base), "starts": []}
+    card["starts"].append(this_start())
+    runs.write_json(folder / CARD, card)
+
+
+def finish(folder: Path, results: Mapping[str, Any]) -> None:
+    """Add what came out."""
+    runs.write_json(folder / CARD, {**runs.read_json(folder / CARD), "results": dict(results)})
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A run's card; empty for a run that has none, of an earlier version."""
+    return runs.read_json(folder / CARD) if (folder / CARD).is_file() else {}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a model folder's weights, shape and tokenizer, by file name."""
+    wanted = [f for p in ("*.safetensors", "config.json", "tokenizer.json") for f in folder.glob(p)]
+    return {file.name: runs.sha256(file) for file in sorted(wanted)}
+
+
+def this_start() -> dict[str, Any]:
+    """Of this process: when, by which command, of which code, with what, and where."""
+    return {
+        "time": round(time.time(), 3),
+        "command": [paths.short(Path(word)) if "/" in word else word for word in sys.orig_argv],
+        "code": code(),
+        "versions": versions(),
+        "machine": machine(),
+        "threads_a_rank": os.environ.get("OMP_NUM_THREADS", ""),
+    }
+
+
+def code() -> dict[str, Any]:
+    """The commit of the kit's checkout and what was changed in it since; none without git."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "clean": None, "changed": []}
+    changed = [line[3:] for line in (_git("status", "--porcelain") or "").splitlines()]
+    return {"commit": commit, "clean": not changed, "changed": changed[:20]}
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(CODE), *words], capture_output=True, text=True, check=False
+        )
+    except OSError:  # git is not installed
+        return None
+    return done.stdout.rstrip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result can depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The processor, the memory (GiB), the GPUs: what sums can depend on, and speed does."""
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "system": platform.platform(),
+        "cpu": _cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": num_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
+        "cuda": torch.version.cuda if gpus else None,
+    }
+
+
+def _cpu() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def rows(folder: Path) -> list[tuple[str, str]]:
+    """The card as a table for people: what the run was made of, hashes and commits in short."""
+    card = read(folder)
+    if not card:
+        return [("run card", "none: the run is of an earlier version")]
+    base, source = _files(card["base_sha256"]), card["source"]
+    last = card["starts"][-1]
+    found = last["machine"]
+    where = ", ".join(found["gpus"]) or f"{found['cpu']} ({found['cpu_capability']})"
+    changed = ", ".join(f"{k} {v}" for k, v in card["settings"].items() if k != "run")
+    return [
+        ("settings that differ from the defaults", changed or "none"),
+        ("base", f"{card['base']}{', its shape alone' if card['from_scratch'] else ''}: {base}"),
+        ("dataset", f"{card['dataset']} {card['dataset_sha256'][:12]}"),
+        ("its text", f"{source['path']} {source['sha256'][:12]}"),
+        ("seeds", ", ".join(f"{k} {v}" for k, v in card["seeds"].items())),
+        ("code", "; ".join(dict.fromkeys(_code(start["code"]) for start in card["starts"]))),
+        ("packages", ", ".join(f"{k} {v}" for k, v in last["versions"].items())),
+        ("machine", f"{where}, {found['cores']} cores, {found['memory_gib']} GiB"),
+        ("starts", f"{len(card['starts'])}"),
+        ("weights", _files(card.get("results", {}).get("model_sha256", {}))),
+        ("to run it again", card["commands"].get("repeat", "its command at a shell")),
+    ]
+
+
+def _files(sha256: Mapping[str, str]) -> str:
+    """Hashes in short: those of weights, of which there may be many."""
+    weights = [f"{k} {v[:12]}" for k, v in sha256.items() if k.endswith(".safetensors")]
+    return ", ".join(weights[:2]) + (f" and {len(weights) - 2} more" if len(weights) > 2 else "")
+
+
+def _code(code: Mapping[str, Any]) -> str:
+    if not code["commit"]:
+        return "not from a git checkout"
+    changed = "" if code["clean"] else f", changed since: {', '.join(code['changed'])}"
+    return f"commit {code['commit'][:12]}{changed}"
+
+
+def differences(card: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What another start is made with, other than a run's last one, as `what: was -> is`.
+
+    >>> was = {"starts": [{"code": {"commit": "a"}, "versions": {"torch": "1"}, "machine": {}}]}
+    >>> differences(was, {"code": {"commit": "b"}, "versions": {"torch": "1"}, "machine": {}})
+    ['code commit: a -> b']
+    """
+    return list(_differing(card["starts"][-1], now))
+
+
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for part in ("code", "versions", "machine"):
+        for name in {**was[part], **now[part]}:
+            if name not in ("memory_gib",) and was[part].get(name) != now[part].get(name):
+                yield f"{part} {name}: {was[part].get(name)} -> {now[part].get(name)}"

@@ -1,0 +1,227 @@
+"""`neoxkit sweep`: one run a variant, each an executed notebook in its own folder, and a table."""
+
+import itertools
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neoxkit import compare, listing, lock, paths, pipeline, plan, runs, terminal
+from neoxkit.errors import UserError
+from neoxkit.guard import STOPPED
+from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
+from neoxkit.workers import num_cores
+
+MOST_CHARACTERS = 100  # of a run's name
+LOG = "run.log"  # what `neoxkit run` said of a variant
+LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run of a sweep: what `neoxkit run` is given, and the settings of 02 in it."""
+
+    parameters: dict[str, Any]
+    settings: TrainSettings
+
+    @property
+    def folder(self) -> Path:
+        return paths.run(self.settings.run)
+
+
+def variants(
+    fixed: Mapping[str, Any], swept: Mapping[str, Sequence[Any]], paired: bool = False
+) -> list[Variant]:
+    """The runs of a sweep: every combination of the swept values, or (`paired`) the n-th of each.
+
+    `fixed["run"]` is the sweep's name, with which the names of its runs begin.
+
+    >>> made = variants({"run": "lr"}, {"learning_rate": [1e-5, 3e-5]})
+    >>> [v.settings.run for v in made]
+    ['lr.learning_rate=1e-05', 'lr.learning_rate=3e-05']
+    """
+    if not swept:
+        what = "no parameter has several values"
+        raise UserError("-p", what, "give for example -p learning_rate 1e-5,3e-5")
+    if paired and len({len(values) for values in swept.values()}) > 1:
+        counts = ", ".join(f"{len(values)} of {name}" for name, values in swept.items())
+        raise UserError("--paired", f"got {counts}", "give as many values of each")
+    together = zip(*swept.values(), strict=True) if paired else itertools.product(*swept.values())
+    made = [_variant(fixed, dict(zip(swept, values, strict=True))) for values in together]
+    names = [variant.settings.run for variant in made]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError("-p", f"{twice.pop()} is there twice", "give each value once")
+    return made
+
+
+def _variant(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> Variant:
+    given = {**fixed, **chosen, "run": _name(fixed["run"], chosen)}
+    for name in given:
+        if name not in {
+            **TrainSettings.__dataclass_fields__,
+            **EvaluateSettings.__dataclass_fields__,
+        }:
+            what = "is no parameter of 02_train or 03_evaluate"
+            raise UserError(name, what, "tokenize into several datasets and sweep over dataset")
+    own = {k: v for k, v in given.items() if k in TrainSettings.__dataclass_fields__}
+    return Variant(given, TrainSettings(**own))
+
+
+def _name(sweep: str, chosen: Mapping[str, Any]) -> str:
+    """The run of a variant: its swept values in its name, cut where that would be too long."""
+    parts = [f"{name}={value}" for name, value in chosen.items()]
+    name = ".".join([sweep, *(re.sub(r"[^\w.+=-]+", "-", part) for part in parts)])
+    if len(name) <= MOST_CHARACTERS:
+        return name
+    return f"{name[: MOST_CHARACTERS - 9]}-{zlib.crc32(name.encode()):08x}"
+
+
+def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: int = 0) -> int:
+    """Run every variant that has not come to its end, then 04_compare over all; the exit code.
+
+    `at_once` trainings share the machine; 0: as many as the GPUs allow, one on a CPU. A variant
+    that fails does not stop the others.
+    """
+    for variant in made:
+        plan.check(variant.settings)  # before the first of them starts
+    slots: queue.Queue[dict[str, str]] = queue.Queue()
+    for environment in environments([v.settings for v in made], at_once):
+        slots.put(environment)
+    children: dict[str, subprocess.Popen] = {}
+
+    def carry_out(variant: Variant) -> int:
+        if _is_done(variant, notebooks):
+            return 0
+        environment = slots.get()
+        try:
+            with _child(variant, notebooks, environment) as child:
+                children[variant.settings.run] = child
+                return child.wait()
+        finally:
+            slots.put(environment)
+
+    with ThreadPoolExecutor(slots.qsize()) as pool, _signals_reach(children) as asked:
+        ends = {v.settings.run: pool.submit(carry_out, v) for v in made}
+        with terminal.live() as show:
+            while not all(end.done() for end in ends.values()):
+                show([_line(v, ends[v.settings.run]) for v in made])
+                time.sleep(LOOK_SECONDS)
+                if asked:
+                    pool.shutdown(wait=False, cancel_futures=True)
+            show([_line(v, ends[v.settings.run]) for v in made])
+    if asked:
+        print("stopped -- run the same command again to go on", file=sys.stderr)
+        return STOPPED
+    codes = [end.result() for end in ends.values()]
+    return _compare(name, made) or next((code for code in codes if code), 0)
+
+
+def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[str, str]]:
+    """What each of the trainings that share the machine is told of its part: GPUs, or cores."""
+    ranks = max(one.num_ranks for one in settings)
+    gpus = plan.num_gpus()
+    if not gpus:
+        together = at_once or 1
+        cores = max(num_cores() // (together * max(ranks, 1)), 1)
+        return [{"OMP_NUM_THREADS": str(cores)}] * together if together > 1 else [{}]
+    each = ranks or gpus // max(at_once, 1)
+    together = min(at_once or gpus // max(each, 1), gpus // max(each, 1))
+    if not each or not together:
+        raise UserError("--at-once", f"got {at_once}, there are {gpus} GPUs", "lower it")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    ids = visible.split(",") if visible else [str(i) for i in range(gpus)]
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(ids[i * each : (i + 1) * each])} for i in range(together)
+    ]
+
+
+def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
+    """Whether there is nothing left to do for a variant."""
+    evaluated = (variant.folder / "evaluation.json").is_file()
+    trained = runs.state(variant.folder) == "finished"
+    return trained and (evaluated or EvaluateSettings.notebook not in notebooks)
+
+
+@contextmanager
+def _child(
+    variant: Variant, notebooks: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen]:
+    """`neoxkit run` of a variant, in a session of its own, which ends when this process is gone."""
+    variant.folder.mkdir(parents=True, exist_ok=True)
+    words = [word for name in notebooks for word in ("--only", name)]
+    for name, value in variant.parameters.items():
+        words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
+    with (variant.folder / LOG).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "neoxkit.cli", "run", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **environment, pipeline.OWNER: str(os.getpid())},
+        )
+    yield child
+
+
+@contextmanager
+def _signals_reach(children: Mapping[str, subprocess.Popen]) -> Iterator[list[int]]:
+    """While the block runs, Ctrl-C and TERM go on to the children, which save and stop.
+
+    Yields the signals that came.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        asked.append(number)
+        for child in list(children.values()):
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+
+    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
+    """A run, its state, and how far it is."""
+    name, folder = variant.settings.run, variant.folder
+    if not end.running() and not end.done():
+        return name, "waiting", ""
+    if end.cancelled() or not folder.is_dir():
+        return name, "not begun", ""
+    standing = listing.standing(folder)
+    if end.done():
+        code = end.result()
+        said = f"failed: see {paths.short(folder / LOG)}" if code not in (0, STOPPED) else ""
+        return (
+            name,
+            standing.state if code in (0, STOPPED) else "failed",
+            said or terminal.reached(standing),
+        )
+    if not lock.locked_by(folder):
+        return name, "finishing" if standing.state == "finished" else "starting", ""
+    return name, "training", terminal.reached(standing)
+
+
+def _compare(name: str, made: Sequence[Variant]) -> int:
+    """The table of all variants, here and as 04_compare in the sweep's own folder."""
+    chosen = compare.load([v.settings.run for v in made if (v.folder / runs.METRICS).is_file()])
+    if not chosen:
+        return 1
+    print(compare.table(chosen).text)
+    parameters = {"runs": [run.name for run in chosen], "name": name}
+    return pipeline.execute(parameters, [CompareSettings.notebook])

@@ -1,0 +1,131 @@
+"""Runs beside each other, from files written by hand."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neoxkit import compare, runs
+from neoxkit.errors import UserError
+from neoxkit.settings import CompareSettings
+
+ARGUMENTS = {
+    "output_dir": "", "dataset": "data/tokenized/small", "dataset_sha256": "d", "use_cpu": True,
+    "report_to": ["none"], "deepspeed": "zero2", "learning_rate": 1e-3, "block_size": 0,
+    "adam_beta1": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("notebooks", "ds_configs", "runs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    return tmp_path
+
+
+def make(
+    home: Path,
+    name: str,
+    tokens: int,
+    losses: list[float],
+    eval_tokens: int = 50,
+    **changes: object,
+) -> Path:
+    """A run with so many trained tokens between two evaluations, which are ten steps apart."""
+    folder = home / "runs" / name
+    folder.mkdir(parents=True)
+    values = ARGUMENTS | {"output_dir": f"runs/{name}"} | changes
+    runs.write_json(folder / runs.ARGUMENTS, values)
+    steps = 10 * len(losses)
+    runs.append_event(
+        folder, "start", step=0, resumed_step=0, planned_steps=steps, num_ranks=1,
+        matmul_peak_tflops=1.0,
+    )  # fmt: skip
+    for i, loss in enumerate(losses, start=1):
+        runs.append_event(
+            folder, "train", step=10 * i, loss=loss + 0.5, tokens=2 * tokens, memory_gib=0.5,
+            trained_tokens=tokens, seconds=2.0, padding_share=0.0, tflop=1.0,
+        )  # fmt: skip
+        runs.append_event(folder, "eval", step=10 * i, loss=loss, trained_tokens=eval_tokens)
+    runs.write_json(folder / runs.FINISHED, {"step": steps, "planned_steps": steps})
+    return folder
+
+
+def test_only_what_differs_is_shown(home: Path) -> None:
+    make(home, "a", 100, [3.0])
+    make(home, "b", 100, [2.0], learning_rate=2e-3, adam_beta1=0.8)
+    assert compare.differing(compare.load([])) == {
+        "learning_rate": [1e-3, 2e-3],
+        "adam_beta1": [0.9, 0.8],
+    }
+
+
+def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
+    """a: 100 and 200 tokens; b: 150 alone. There a is halfway between its evaluations."""
+    make(home, "a", 100, [4.0, 2.0])
+    make(home, "b", 150, [2.5], learning_rate=2e-3)
+    chosen = compare.load(["a", "b"])
+    assert compare.equal_tokens(chosen) == 150
+    assert [compare.eval_loss_at(run, 150) for run in chosen] == [3.0, 2.5]
+    assert compare.eval_loss_at(chosen[0], 99) is None  # before the first evaluation
+    assert [line["run"] for line in compare.scores(chosen)] == ["a", "b"]  # by the final loss
+    shown = compare.table(chosen).text.splitlines()
+    assert "eval loss at 150 tokens" in shown[0] and "3.0000" in shown[1]
+
+
+def test_evaluations_between_two_logged_steps_count_what_was_trained_by_then(home: Path) -> None:
+    folder = make(home, "a", 100, [4.0])
+    runs.append_event(folder, "eval", step=5, loss=5.0, trained_tokens=50)
+    (run,) = compare.load(["a"])
+    assert run.trained_tokens([0, 5, 10]).tolist() == [0, 50, 100]
+
+
+def test_other_eval_sides_and_unfinished_runs_are_told(home: Path) -> None:
+    make(home, "a", 100, [3.0])
+    (make(home, "b", 100, [2.0], eval_tokens=40) / runs.FINISHED).unlink()
+    sides, state = compare.notes(compare.load([]))
+    assert "40 and 50 trained tokens" in sides and state == "b is killed"
+    assert compare.notes(compare.load(["a"])) == []
+
+
+def test_labels_are_the_values_that_differ_or_the_names(home: Path) -> None:
+    make(home, "a", 100, [3.0])
+    make(home, "b", 100, [2.0], learning_rate=2e-3)
+    assert compare.labels(compare.load([])) == ("learning_rate", ["0.001", "0.002"])
+    make(home, "c", 100, [2.0], learning_rate=2e-3)
+    assert compare.labels(compare.load([])) == ("run", ["a", "b", "c"])
+
+
+def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
+    for name, rate, size, loss in (("a", 2e-3, 8, 1.0), ("b", 1e-3, 8, 2.0), ("c", 1e-3, 16, 3.0)):
+        make(home, name, 100, [loss], learning_rate=rate, block_size=size)
+    found = compare.grid(compare.load([]))
+    assert (found["row_name"], found["rows"]) == ("block_size", [8, 16])
+    assert (found["column_name"], found["columns"]) == ("learning_rate", [1e-3, 2e-3])
+    assert np.array_equal(found["losses"], [[2.0, 1.0], [3.0, np.nan]], equal_nan=True)
+    assert compare.grid(compare.load(["a", "b"])) is None
+
+
+def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -> None:
+    for name in ("lr.1", "lr.2", "other"):
+        make(home, name, 100, [3.0])
+    copied = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(home / "runs" / "other", copied)
+    assert [r.name for r in compare.load(["lr.*"])] == ["lr.1", "lr.2"]
+    assert [r.name for r in compare.load(["lr.2", "lr.*", str(copied)])] == [
+        "lr.2",
+        "lr.1",
+        "copied",
+    ]
+    with pytest.raises(UserError, match=r"runs: 'lr\.3' is no run here -- did you mean lr\.[12]"):
+        compare.load(["lr.3"])
+
+
+def test_the_figures_are_saved_unrounded(home: Path) -> None:
+    make(home, "a", 100, [10 / 3])
+    compare.save(compare.load([]), CompareSettings(name="night"))
+    saved = json.loads((home / "runs" / "night" / "comparison.json").read_text())
+    assert saved["scores"][0]["eval_loss"] == 10 / 3 and saved["runs"] == ["a"]

@@ -1,0 +1,74 @@
+"""The run card: what a run was made of."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from neoxkit import run_card, runs
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout with one commit, as the kit's own."""
+    (tmp_path / "code.py").write_text("1\n")
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(run_card, "CODE", tmp_path)
+    return tmp_path
+
+
+def test_the_commit_and_what_was_changed_since(checkout: Path) -> None:
+    found = run_card.code()
+    assert found["clean"] and not found["changed"] and len(found["commit"]) == 40
+    (checkout / "code.py").write_text("2\n")
+    (checkout / "new.py").write_text("3\n")
+    assert run_card.code() == found | {"clean": False, "changed": ["code.py", "new.py"]}
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_without_a_checkout_or_git_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, git: bool
+) -> None:
+    monkeypatch.setattr(run_card, "CODE", tmp_path)
+    if not git:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_card.code() == {"commit": None, "clean": None, "changed": []}
+
+
+def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> None:
+    base, folder = tmp_path / "base", tmp_path / "run"
+    base.mkdir()
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json", "notes.txt"):
+        (base / name).write_text(name)
+    run_card.begin(folder, {"run": "run"}, base)
+    (base / "config.json").write_text("changed since")
+    run_card.begin(folder, {"run": "another"}, base)
+    run_card.finish(folder, {"step": 8})
+    card = run_card.read(folder)
+    assert card["base_sha256"] == {
+        name: runs.sha256(base / name) if name != "config.json" else card["base_sha256"][name]
+        for name in ("config.json", "model.safetensors")
+    }
+    assert card["base_sha256"]["config.json"] != runs.sha256(base / "config.json")
+    assert (card["run"], len(card["starts"]), card["results"]) == ("run", 2, {"step": 8})
+    assert run_card.differences(card, run_card.this_start()) == []
+
+
+def test_what_differs_is_named(tmp_path: Path) -> None:
+    run_card.begin(tmp_path, {}, tmp_path)
+    card = run_card.read(tmp_path)
+    card["starts"][-1]["versions"]["torch"] = "1.0"
+    card["starts"][-1]["machine"]["cpu"] = "Z80"
+    now = run_card.this_start()
+    assert run_card.differences(card, now) == [
+        f"versions torch: 1.0 -> {now['versions']['torch']}",
+        f"machine cpu: Z80 -> {now['machine']['cpu']}",
+    ]
+
+
+def test_a_run_without_a_card_says_so(tmp_path: Path) -> None:
+    assert run_card.read(tmp_path) == {}
+    assert run_card.rows(tmp_path) == [("run card", "none: the run is of an earlier version")]

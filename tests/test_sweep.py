@@ -1,0 +1,158 @@
+"""Sweeps: which runs there are, and (marked slow) that a killed sweep ends with all of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from neoxkit import compare, parameters, paths, plan, runs, sweep
+from neoxkit.errors import UserError
+from neoxkit.settings import TrainSettings
+
+
+def names(made: list[sweep.Variant]) -> list[str]:
+    return [variant.settings.run for variant in made]
+
+
+def test_every_combination_or_the_nth_of_each() -> None:
+    swept = {"learning_rate": [1e-5, 3e-5], "block_size": [128, 280]}
+    assert names(sweep.variants({"run": "g"}, swept)) == [
+        "g.learning_rate=1e-05.block_size=128",
+        "g.learning_rate=1e-05.block_size=280",
+        "g.learning_rate=3e-05.block_size=128",
+        "g.learning_rate=3e-05.block_size=280",
+    ]
+    paired = sweep.variants({"run": "g", "seed": 7}, swept, paired=True)
+    assert [(v.settings.learning_rate, v.settings.block_size) for v in paired] == [
+        (1e-5, 128),
+        (3e-5, 280),
+    ]
+    assert all(v.settings.seed == 7 for v in paired)
+
+
+def test_a_name_is_a_run_name_whatever_the_values() -> None:
+    made = sweep.variants({"run": "g"}, {"ds_config": ["a/b.json", f"{'long/' * 40}c.json"]})
+    assert names(made)[0] == "g.ds_config=a-b.json" and len(names(made)[1]) == 100
+    assert all(paths.check_name("run", name) for name in names(made))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "swept", "paired", "said"),
+    [
+        ({}, {}, False, "no parameter has several values"),
+        ({}, {"seed": [1, 1]}, False, "g.seed=1 is there twice"),
+        ({}, {"seed": [1, 2], "block_size": [8, 9, 10]}, True, "got 2 of seed, 3 of block_size"),
+        ({}, {"train_file": ["a", "b"]}, False, "train_file: is no parameter of 02_train or 03"),
+        ({"runs": []}, {"seed": [1, 2]}, False, "runs: is no parameter of 02_train or 03"),
+        ({}, {"learning_rate": [1e-5, 3.0]}, False, "learning_rate: must be at most 1"),
+    ],
+)
+def test_what_can_not_be_swept_is_refused(
+    fixed: dict, swept: dict, paired: bool, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        sweep.variants({"run": "g", **fixed}, swept, paired)
+
+
+def test_values_come_from_flags_with_commas_and_from_lists_in_files(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("learning_rate: [1e-5, 3e-5]\nseed: [1]\nmy_questions: [Hi, there]\nrun: g\n")
+    fixed, swept = parameters.read_swept([str(file)], [("block_size", "128, 280"), ("run", "h")])
+    assert fixed == {"seed": 1, "my_questions": ["Hi", "there"], "run": "h"}
+    assert swept == {"learning_rate": [1e-5, 3e-5], "block_size": [128, 280]}
+    file.write_text("my_questions: [[Hi], [there]]\n")
+    assert parameters.read_swept([str(file)], [])[1] == {"my_questions": [["Hi"], ["there"]]}
+    with pytest.raises(UserError, match="learning_rate: must be a number, got 'x'"):
+        parameters.read_swept([], [("learning_rate", "1e-5,x")])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "num_ranks", "at_once", "parts"),
+    [
+        (8, None, 0, 0, ["0,1,2,3,4,5,6,7"]),
+        (8, None, 2, 0, ["0,1", "2,3", "4,5", "6,7"]),
+        (8, None, 0, 4, ["0,1", "2,3", "4,5", "6,7"]),
+        (8, None, 2, 3, ["0,1", "2,3", "4,5"]),
+        (2, "5,7", 1, 0, ["5", "7"]),
+    ],
+)
+def test_gpus_are_shared_out(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, visible: str | None, num_ranks: int, at_once: int,
+    parts: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(plan, "num_gpus", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = sweep.environments([TrainSettings(num_ranks=num_ranks)], at_once)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == parts
+
+
+def test_more_at_once_than_there_are_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "num_gpus", lambda: 2)
+    with pytest.raises(UserError, match="--at-once: got 3, there are 2 GPUs"):
+        sweep.environments([TrainSettings()], 3)
+
+
+def test_on_a_cpu_one_runs_after_the_other_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "num_gpus", lambda: 0)
+    monkeypatch.setattr(sweep, "num_cores", lambda: 8)
+    assert sweep.environments([TrainSettings()], 0) == [{}]
+    shared = sweep.environments([TrainSettings(num_ranks=2)], 2)
+    assert shared == [{"OMP_NUM_THREADS": "2"}] * 2
+
+
+def processes(home: Path) -> list[int]:
+    """Of this home's trainings and notebooks."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("NEOXKIT_HOME") == str(home) and process.pid != os.getpid():
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: Path) -> None:
+    line = [
+        sys.executable, "-m", "neoxkit.cli", "sweep", "02_train", "-p", "run", "grid",
+        "-p", "dataset", "small", "-p", "max_steps", "8", "-p", "eval_steps", "4",
+        "-p", "num_replies", "0", "-p", "learning_rate", "1e-3,2e-3",
+        "-p", "per_device_train_batch_size", "4,8,16",
+    ]  # fmt: skip
+    before = set(processes(home))
+    first = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    while sum((f / runs.FINISHED).exists() for f in (home / "runs").glob("grid.*")) < 2:
+        assert first.poll() is None
+        time.sleep(0.1)
+    while not any(  # in the middle of the third
+        runs.state(f) == "started" for f in (home / "runs").glob("grid.*")
+    ):
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    deadline = time.monotonic() + 30
+    while set(processes(home)) - before:
+        assert time.monotonic() < deadline, "something was left"
+        time.sleep(0.2)
+    old = {f: (f / runs.FINISHED).stat().st_mtime_ns for f in (home / "runs").glob("grid.*")
+           if (f / runs.FINISHED).exists()}  # fmt: skip
+    again = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    chosen = compare.load(["grid.*"])
+    assert [run.state for run in chosen] == ["finished"] * 6
+    assert all((f / runs.FINISHED).stat().st_mtime_ns == at for f, at in old.items())
+    assert all((home / "runs" / run.name / "02_train.ipynb").is_file() for run in chosen)
+    saved = json.loads((home / "runs" / "grid" / "comparison.json").read_text())
+    assert set(saved["differs"]) == {"learning_rate", "per_device_train_batch_size"}
+    losses = [runs.finished(home / "runs" / s["run"])["eval_loss"] for s in saved["scores"]]
+    assert losses == sorted(losses) == [s["eval_loss"] for s in saved["scores"]]
+    assert saved["scores"][0]["run"] in again.stdout
