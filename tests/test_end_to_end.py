@@ -69,7 +69,7 @@ def test_executed_notebooks_are_valid_and_hold_no_noise(executed: Path, name: st
     assert (executed / "runs" / "e2e" / f"{name}.ipynb").stat().st_size < 1e6
 
 
-PICTURES = {"01_tokenize": 2, "02_train": 2, "03_evaluate": 1}
+PICTURES = {"01_tokenize": 2, "02_train": 2, "03_evaluate": 3}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -118,6 +118,8 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
     base, tuned = (evaluation["eval_loss"][name] for name in ("base", "tuned"))
     assert base["trained_tokens"] == tuned["trained_tokens"] > 0
     assert tuned["loss"] < base["loss"]
+    by_step = evaluation["losses_by_step"]  # the base, the kept checkpoints, the end
+    assert list(by_step) == ["0", "24", "30"] and by_step["30"] == tuned["loss"]
     assert tuned["loss"] == pytest.approx(runs.finished(folder)["eval_loss"], rel=1e-5)
     assert sum(evaluation["endings"]["tuned"].values()) == len(
         (folder / "replies.jsonl").read_text().splitlines()

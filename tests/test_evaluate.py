@@ -8,7 +8,7 @@ import torch
 from conftest import tokenize
 from datasets import load_from_disk
 
-from neoxkit import evaluate, models, paths, replies, tokenized
+from neoxkit import evaluate, models, paths, replies, scoring, tokenized
 from neoxkit.errors import UserError
 from neoxkit.replies import Question, Reply, own_questions, read_questions, reply
 from neoxkit.settings import EvaluateSettings
@@ -26,11 +26,11 @@ def tokenizer() -> object:
 
 def test_a_score_does_not_depend_on_the_batch_size(home: Path, model: object) -> None:
     rows = load_from_disk(paths.tokenized("small"))["eval"]
-    scores = [evaluate.score(model, rows, batch_size=size, pad_id=1) for size in (1, 7, 64)]
+    scores = [scoring.score(model, rows, batch_size=size, pad_id=1) for size in (1, 7, 64)]
     assert len({s.trained_tokens for s in scores}) == 1
     assert scores[0].trained_tokens == sum(rows["trained"])
     assert [s.loss for s in scores] == pytest.approx([scores[0].loss] * 3, rel=1e-6)
-    assert evaluate.score(model, rows.select([]), batch_size=4, pad_id=1) is None
+    assert scoring.score(model, rows.select([]), batch_size=4, pad_id=1) is None
 
 
 def test_no_question_has_no_reply(home: Path, model: object, tokenizer: object) -> None:
@@ -110,9 +110,10 @@ def test_exact_replies_are_counted_by_set_and_kind() -> None:
         Question("b", "2", "days", "held out"),
         Question("c", "3", "sums", "harder"),
         Question("d", None, "mine", "mine"),
+        Question("e", "so " * 21, "sums", "too long to be met to the letter"),
     ]
-    base = [Reply(t, "end mark", 1) for t in ("x", "x", "x", "x")]
-    tuned = [Reply(t, "end mark", 1) for t in ("1", "2 ", "3", "x")]
+    base = [Reply(t, "end mark", 1) for t in ("x", "x", "x", "x", "x")]
+    tuned = [Reply(t, "end mark", 1) for t in ("1", "2 ", "3", "x", "so " * 21)]
     rows = evaluate.scoreboard(questions, base, tuned)
     assert [(r["set"], r["kind"], r["base"], r["tuned"], r["questions"]) for r in rows] == [
         ("held out", "sums", 0, 1, 1),
@@ -165,7 +166,7 @@ def test_a_question_file_without_a_question_is_refused(tmp_path: Path) -> None:
 def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:
     questions = [Question("a", "1", "sums", "held out")]
     base = evaluate.Examination(None, [Reply("x", "ran on", 3)])
-    tuned = evaluate.Examination(evaluate.Score(0.5, 1.65, 10, 2), [Reply("1", "end mark", 1)])
+    tuned = evaluate.Examination(scoring.Score(0.5, 1.65, 10, 2), [Reply("1", "end mark", 1)])
     settings = EvaluateSettings().as_dict()
     evaluation = evaluate.save(tmp_path, settings, "here", questions, base, tuned)
     assert evaluation == json.loads((tmp_path / "evaluation.json").read_text())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainingArguments, get_scheduler
 
-from neoxkit import plots
+from neoxkit import charts, plots
 
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -70,10 +70,10 @@ def curves(count: int, evals: int = 2) -> list[dict[str, Any]]:
 
 
 FIGURES = {
-    "overlay": lambda: plots.overlay(curves(2), "run", 30),
-    "overlay, many": lambda: plots.overlay(curves(20), "run"),
-    "overlay, empty": lambda: plots.overlay([]),
-    "overlay, no evaluation": lambda: plots.overlay(curves(1, evals=0)),
+    "overlay": lambda: charts.overlay(curves(2), "run", 30),
+    "overlay, many": lambda: charts.overlay(curves(20), "run"),
+    "overlay, empty": lambda: charts.overlay([]),
+    "overlay, no evaluation": lambda: charts.overlay(curves(1, evals=0)),
     "histogram": lambda: plots.length_histogram([10, 20, 300], 64),
     "histogram, empty": lambda: plots.length_histogram([], 64),
     "histogram, one": lambda: plots.length_histogram([5], 64),
@@ -84,9 +84,9 @@ FIGURES = {
     "curve, empty": lambda: plots.curve([]),
     "curve, only started": lambda: plots.curve([start()]),
     "curve, one": lambda: plots.curve([start(), train(1)]),
-    "comparison": lambda: plots.comparison(compared(3.0, 2.0, 2)),
-    "comparison, empty": lambda: plots.comparison(compared(None, None, 0)),
-    "comparison, one": lambda: plots.comparison(compared(3.0, 2.0, 1)),
+    "comparison": lambda: charts.comparison(compared(3.0, 2.0, 2)),
+    "comparison, empty": lambda: charts.comparison(compared(None, None, 0)),
+    "comparison, one": lambda: charts.comparison(compared(3.0, 2.0, 1)),
 }
 
 
@@ -107,7 +107,7 @@ def test_every_figure_renders_and_has_labels(name: str) -> None:
 
 def test_the_lowest_loss_is_framed_and_a_gap_is_named() -> None:
     losses = np.array([[2.0, 1.5], [np.nan, 3.0]])
-    figure = plots.heat_map(losses, [8, 16], [1e-3, 2e-3], "block_size", "learning_rate")
+    figure = charts.heat_map(losses, [8, 16], [1e-3, 2e-3], "block_size", "learning_rate")
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.texts] == ["2.0000", "1.5000", "no run", "3.0000"]
     (frame,) = axes.patches
@@ -177,7 +177,7 @@ def test_schedule_figure_marks_epochs() -> None:
 
 
 def test_comparison_bars_are_the_evaluations_numbers() -> None:
-    left, right = plots.comparison(compared(3.0, 2.0, 2)).axes
+    left, right = charts.comparison(compared(3.0, 2.0, 2)).axes
     assert [bar.get_height() for bar in left.patches] == [3.0, 2.0]
     assert [bar.get_height() for bar in right.patches] == [25.0, 25.0, 75.0, 75.0]
     assert {text.get_text() for text in right.texts} == {"1/4", "3/4"}

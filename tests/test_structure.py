@@ -30,18 +30,28 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tensors": ("batches", "sampler", "losses", "gloo", "pickles", "ranks", "models", "arguments"),
     "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
     "plans": ("needs", "changes", "estimates", "listing", "plan"),
-    "work": ("failures", "base", "resume", "trainer", "train", "evaluate", "launch"),
-    "look": ("plots", "views", "browser"),
+    "work": (
+        "failures",
+        "base",
+        "resume",
+        "trainer",
+        "train",
+        "scoring",
+        "depth",
+        "evaluate",
+        "launch",
+    ),
+    "look": ("plots", "charts", "views", "outcome", "browser"),
     "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare"),
     "shell": ("doctor", "terminal", "parameters", "pipeline", "repeat", "sweep", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
     "errors", "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
-    "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy",
-    "tokenized", "models", "plots", "views", "changes", "plan", "launch", "controls",
-    "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager", "estimates",
-    "checkpoints", "alive", "universal", "needs", "run_card", "compare",
+    "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
+    "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
+    "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
+    "estimates", "checkpoints", "alive", "universal", "needs", "run_card", "compare",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -34,6 +34,7 @@ from neoxkit import (
     repeat,
     run_card,
     runs,
+    scoring,
     tokenized,
 )
 from neoxkit.errors import Stopped, UserError
@@ -515,7 +516,7 @@ def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home:
     base, tuned = (evaluate.load(facts, folder, which) for which in ("base", "tuned"))
     assert base.config.vocab_size == tuned.config.vocab_size == 50304
     rows = load_from_disk(home / facts["dataset"])["eval"]
-    scores = [evaluate.score(m, rows, batch_size=8, pad_id=1).loss for m in (base, tuned)]
+    scores = [scoring.score(m, rows, batch_size=8, pad_id=1).loss for m in (base, tuned)]
     assert scores[0] == pytest.approx(math.log(50304), rel=0.05)
     assert scores[1] == pytest.approx(facts["eval_loss"], rel=1e-5)
     assert scores[1] < scores[0] - 0.5

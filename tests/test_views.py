@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neoxkit import quality, views
+from neoxkit import outcome, quality, views
 from neoxkit.settings import TrainSettings
 from neoxkit.table import Encoded
 from neoxkit.views import View
@@ -171,10 +171,10 @@ def reply(text: str, ended: str = "end mark") -> Any:
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_replies_and_answers_escape(given: str, shown: str) -> None:
     asked = [question(f"User: {given}\n\nJoi:", given)]
-    html, text = both(views.replies(asked, [reply(given)], [reply(given, "ran on")]))
+    html, text = both(outcome.replies(asked, [reply(given)], [reply(given, "ran on")]))
     for form in (html, text):
         assert form.count(shown) == 4 and f"{shown} [ran on]" in form and "Joi:" not in form
-    html, text = both(views.answer(given, reply(given)))
+    html, text = both(outcome.answer(given, reply(given)))
     assert html.count(shown) == text.count(shown) == 2
 
 
@@ -183,7 +183,7 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
     asked = [question(f"q{i}\n\nJoi:") for i in range(count)]
     base = [reply(f"b{i}") for i in range(count)]
     tuned = [reply(f"t{i}") for i in range(count)]
-    lines = views.replies(asked, base, tuned, most=12).text.splitlines()[1:]
+    lines = outcome.replies(asked, base, tuned, most=12).text.splitlines()[1:]
     shown = [line.split() for line in lines]
     numbers = [int(q[1:]) for q, *_ in shown]
     assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each beside its own replies
@@ -194,21 +194,24 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
 
 
 def test_a_long_reply_is_cut_visibly() -> None:
-    text = views.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
+    text = outcome.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
     assert "b" * 160 in text and "b…" not in text
     assert "t" * 160 + "…" in text and "t" * 161 not in text
 
 
 def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:
-    score = SimpleNamespace(loss=1.23456, perplexity=1234.5, trained_tokens=9876, conversations=12)
-    html, text = both(views.scores({"base": None, "tuned": score}))
+    score = {"loss": 1.23456, "perplexity": 1234.5, "bits_per_byte": 0.98765}
+    score |= {"trained_tokens": 9876, "conversations": 12}
+    none = {"base": None, "tuned": None}
+    html, text = both(outcome.scores({"eval_loss": none | {"tuned": score}, "plain_text": none}))
     for form in (html, text):
         assert "1.2346" in form and "1,234.500" in form and "9,876" in form and "base" not in form
-    assert "empty" in views.scores({"base": None, "tuned": None}).text
+        assert "0.9877" in form and "plain text" not in form
+    assert "empty" in outcome.scores({"eval_loss": none, "plain_text": none}).text
     line = {"set": "s", "kind": "total", "base": 1, "tuned": 3, "questions": 4}
-    assert views.scoreboard([line]).text.splitlines()[1].split("  ")[-1].strip() == "75.0%"
+    assert outcome.scoreboard([line]).text.splitlines()[1].split("  ")[-1].strip() == "75.0%"
     counts = {"base": {"end mark": 1, "ran on": 2}, "tuned": {"end mark": 3, "ran on": 0}}
-    assert [x.split()[-2:] for x in views.endings(counts).text.splitlines()[1:]] == [
+    assert [x.split()[-2:] for x in outcome.endings(counts).text.splitlines()[1:]] == [
         ["1", "2"],
         ["3", "0"],
     ]

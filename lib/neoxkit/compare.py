@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit import listing, paths, plan, plots, run_card, runs, views
+from neoxkit import charts, listing, paths, plan, run_card, runs, views
 from neoxkit.errors import UserError, near
 from neoxkit.settings import CompareSettings
 
@@ -192,10 +192,10 @@ def _in_order(values: Sequence[Any]) -> list[Any]:
     return sorted(once) if numbers else sorted(once, key=str)
 
 
-def overlay(chosen: Sequence[Run]) -> plots.Picture:
+def overlay(chosen: Sequence[Run]) -> charts.Picture:
     """The curves of all runs, over the tokens that were trained on."""
     title, _ = labels(chosen)
-    return plots.overlay(curves(chosen), title, equal_tokens(chosen))
+    return charts.overlay(curves(chosen), title, equal_tokens(chosen))
 
 
 def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
@@ -259,12 +259,12 @@ def _value(value: Any) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{40,64}", text) else text
 
 
-def heat_map(chosen: Sequence[Run]) -> plots.Picture | views.View:
+def heat_map(chosen: Sequence[Run]) -> charts.Picture | views.View:
     """The picture of two settings, where two differ."""
     found = grid(chosen)
     if found is None or np.isnan(found["losses"]).all():
         return views.sentences([], none="There are not exactly two settings that differ.")
-    return plots.heat_map(**found)
+    return charts.heat_map(**found)
 
 
 def save(chosen: Sequence[Run], settings: CompareSettings) -> views.View:

@@ -1,7 +1,6 @@
-"""Base beside tuned: loss and perplexity per trained token, and exact replies."""
+"""Base beside tuned: both models examined on the same questions and conversations."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,65 +10,35 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import models, runs
-from neoxkit.batches import padded
-from neoxkit.losses import token_losses
+from neoxkit import checkpoints, depth, models, paths, runs
 from neoxkit.replies import ENDINGS, Question, Reply, own_questions, reply
+from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
 from neoxkit.workers import Progress, silent
 
-
-@dataclass(frozen=True)
-class Score:
-    """Mean loss in nats per trained token, its exponential, and how many tokens it rests on."""
-
-    loss: float
-    perplexity: float
-    trained_tokens: int
-    conversations: int
-
-
-@torch.no_grad()
-def score(
-    model: PreTrainedModel,
-    rows: Dataset,
-    *,
-    batch_size: int,
-    pad_id: int,
-    progress: Progress = silent,
-) -> Score | None:
-    """Score a model on tokenized rows, weighted by token; None when there are no rows."""
-    order = sorted(range(len(rows)), key=rows["length"][:].__getitem__)
-    if not order:
-        return None
-    total, count = 0.0, 0
-    for start in range(0, len(order), batch_size):
-        batch_rows = [rows[i] for i in order[start : start + batch_size]]
-        batch = padded(batch_rows, max(row["length"] for row in batch_rows), pad_id)
-        losses = token_losses(
-            model, model, {k: v.to(model.device) for k, v in batch.items()}
-        ).double()
-        total += losses.sum().item()
-        count += losses.numel()
-        progress(min(start + batch_size, len(order)), len(order))
-    return Score(total / count, math.exp(min(total / count, 700)), count, len(order))
+SHORT_WORDS = 20  # of a reference that a reply may be expected to equal
 
 
 def load(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
     """The base or the tuned model of a finished run, in the run's precision, on the GPU if any."""
-    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(facts["precision"], "float32")
     own = {"tuned": "model", "base": "base"}[which]
     name = str(folder / own) if (folder / own).is_dir() else facts["base"]
-    return models.for_inference(name, dtype if torch.cuda.is_available() else "float32")
+    return models.for_inference(name, _dtype(facts))
+
+
+def _dtype(facts: Mapping[str, Any]) -> str:
+    """The run's precision on a GPU; float32 on a CPU."""
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(facts["precision"], "float32")
+    return dtype if torch.cuda.is_available() else "float32"
 
 
 def scoreboard(
     questions: Sequence[Question], base: Sequence[Reply], tuned: Sequence[Reply]
 ) -> list[dict[str, Any]]:
-    """Exact answers by set and kind, each set's total last; those without reference don't count."""
+    """Exact answers by set and kind, each set's total last; only short references count."""
     keys: dict[tuple[str, str], dict[str, Any]] = {}
     for question, one, other in zip(questions, base, tuned, strict=True):
-        if question.reference is None:
+        if not has_short_reference(question):
             continue
         for kind in (question.kind, "total"):
             row = keys.setdefault(
@@ -89,6 +58,11 @@ def scoreboard(
     ]
 
 
+def has_short_reference(question: Question) -> bool:
+    """Whether it has a reference that a reply can be expected to equal to the letter."""
+    return question.reference is not None and len(question.reference.split()) <= SHORT_WORDS
+
+
 def endings(replies: Sequence[Reply]) -> dict[str, int]:
     """How many replies ended by themselves, and how many ran on."""
     counts = dict.fromkeys(ENDINGS, 0)
@@ -99,10 +73,12 @@ def endings(replies: Sequence[Reply]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Examination:
-    """One model's score on the eval side (None when that is empty) and its replies."""
+    """One model's score on the eval side (None when that is empty), its replies, and its score on
+    the plain text (None where there is none)."""
 
     score: Score | None
     replies: list[Reply]
+    plain: Score | None = None
 
 
 def examine(
@@ -114,16 +90,19 @@ def examine(
     show: Callable[[str], Progress] = lambda label: silent,
 ) -> Examination:
     """Score a model on the eval side and let it answer; `show` makes a progress line of a label."""
-    scored = score(
-        model,
-        rows,
-        batch_size=settings.batch_size,
-        pad_id=models.pad_id(tokenizer),
-        progress=show("conversations scored"),
-    )
+    options = {"batch_size": settings.batch_size, "pad_id": models.pad_id(tokenizer)}
+
+    def scored(what: Dataset, label: str) -> Score | None:
+        found = score(model, what, **options, progress=show(label))
+        return found and depth.with_bits(found, what, tokenizer)
+
+    name = settings.plain_text_file
+    text = plain_rows(paths.find("plain_text_file", name) if name else None, model, tokenizer)
     prompts = [question.prompt for question in questions]
     return Examination(
-        scored, _reply(model, tokenizer, prompts, settings, show("questions answered"))
+        scored(rows, "conversations scored"),
+        _reply(model, tokenizer, prompts, settings, show("questions answered")),
+        text and scored(text, "pieces of the plain text scored"),
     )
 
 
@@ -151,6 +130,46 @@ def _reply(
     return reply(model, tokenizer, prompts, **options, progress=progress)
 
 
+def losses_by_step(
+    facts: Mapping[str, Any],
+    folder: Path,
+    rows: Dataset,
+    base: Examination,
+    tuned: Examination,
+    settings: EvaluateSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    show: Callable[[str], Progress] = lambda label: silent,
+) -> dict[int, float]:
+    """The loss on the eval side at step 0 (the base), at every kept checkpoint, and at the end."""
+    if not base.score or not tuned.score:
+        return {}
+    losses = {0: base.score.loss}
+    options = {"batch_size": settings.batch_size, "pad_id": models.pad_id(tokenizer)}
+    for checkpoint in checkpoints.whole(folder) if settings.score_checkpoints else ():
+        if (step := checkpoints.step_of(checkpoint)) < facts["step"]:
+            model = models.for_inference(str(checkpoint), _dtype(facts))
+            progress = show(f"{checkpoint.name} scored")
+            losses[step] = score(model, rows, **options, progress=progress).loss
+    return losses | {facts["step"]: tuned.score.loss}
+
+
+def look(rows: Dataset, base: Examination, tuned: Examination) -> depth.Depth | None:
+    """Everything there is to know; None where the eval side is empty."""
+    if not base.score or not tuned.score:
+        return None
+    one, other = base.score.losses, tuned.score.losses
+    plain = base.plain and tuned.plain and depth.difference(base.plain.losses, tuned.plain.losses)
+    return depth.Depth(
+        one,
+        other,
+        depth.difference(one, other),
+        depth.worst(one, other),
+        depth.by_turn(rows, one, other),
+        depth.by_length(rows, one, other),
+        plain,
+    )
+
+
 def save(
     folder: Path,
     settings: Mapping[str, Any],
@@ -158,11 +177,16 @@ def save(
     questions: Sequence[Question],
     base: Examination,
     tuned: Examination,
+    deep: depth.Depth | None = None,
+    by_step: Mapping[int, float] | None = None,
 ) -> dict[str, Any]:
     """Write evaluation.json and replies.jsonl into the run folder; returns the former."""
     both = {"base": base, "tuned": tuned}
     evaluation = {
-        "eval_loss": {name: asdict(e.score) if e.score else None for name, e in both.items()},
+        "eval_loss": {name: e.score.facts() if e.score else None for name, e in both.items()},
+        "plain_text": {name: e.plain.facts() if e.plain else None for name, e in both.items()},
+        "depth": deep and deep.facts(),
+        "losses_by_step": {str(step): loss for step, loss in (by_step or {}).items()},
         "questions": source,
         "exact": scoreboard(questions, base.replies, tuned.replies),
         "endings": {name: endings(e.replies) for name, e in both.items()},

@@ -1,4 +1,4 @@
-"""Numbers to figures. Each function returns a Picture.
+"""A run and its data as figures. Each function returns a Picture.
 
 Figures are made without pyplot (which would show them a second time), in one style: colours that
 colour-blind people tell apart, labels with units, legible at notebook width in both themes.
@@ -10,15 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
-SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
 SMOOTHED_FROM = 50  # points; fewer are drawn as they are
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
@@ -32,14 +29,16 @@ class Picture(Figure):
         return file.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
 
 
-def _figure(
+def new_figure(
     height: float = 3.2, columns: int = 1, rows: int = 1, **options: Any
 ) -> tuple[Picture, Any]:
+    """A figure in the kit's style, this many inches high, and its axes."""
     figure = Picture(figsize=(8, height), dpi=100, layout="constrained", facecolor="white")
     return figure, figure.subplots(rows, columns, **options)
 
 
-def _clean(axes: Axes, x: str, y: str, title: str = "") -> None:
+def label_axes(axes: Axes, x: str, y: str, title: str = "") -> None:
+    """Name both axes, and take away what is not needed."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if title:
@@ -51,7 +50,7 @@ def _clean(axes: Axes, x: str, y: str, title: str = "") -> None:
 
 def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
     """How long the conversations are (tokens), and which ones are over the block size."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     values = np.asarray(lengths)
     top = max(int(values.max(initial=1)), block_size)
     # Few very long conversations must not flatten the rest: the last bin collects them.
@@ -71,7 +70,7 @@ def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
         ha="left" if block_size < shown * 0.8 else "right",
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
-    _clean(axes, "length of a conversation (tokens)", "conversations")
+    label_axes(axes, "length of a conversation (tokens)", "conversations")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if top > edges[-1]:
         axes.set_title(f"the last bar holds all up to {top:,} tokens", fontsize=9, loc="left")
@@ -81,7 +80,7 @@ def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
 
 def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
     """How long the turns of each role are (tokens)."""
-    figure, axes = _figure(2.6)
+    figure, axes = new_figure(2.6)
     every = np.concatenate([np.zeros(0, int), *lengths.values()])
     shown = max(int(np.percentile(every, 99)) if len(every) else 1, 1)
     edges = np.linspace(0, shown, min(shown, 60) + 1)
@@ -96,7 +95,7 @@ def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
         if every.max(initial=0) > shown
         else ""
     )
-    _clean(axes, "length of a turn with its label and end (tokens)", "turns", title)
+    label_axes(axes, "length of a turn with its label and end (tokens)", "turns", title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
@@ -124,12 +123,12 @@ def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -
 
 def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     """The learning rate over the run's real steps, epochs marked."""
-    figure, axes = _figure(2.6)
+    figure, axes = new_figure(2.6)
     axes.plot(np.arange(1, len(rates) + 1), rates, color=GREEN, linewidth=2)
     for epoch in range(steps_an_epoch, len(rates), steps_an_epoch):
         if len(rates) / steps_an_epoch <= 20:
             axes.axvline(epoch, color="#DDDDDD", linewidth=0.8)
-    _clean(axes, "optimizer step (a grey line ends an epoch)", "learning rate")
+    label_axes(axes, "optimizer step (a grey line ends an epoch)", "learning rate")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     axes.set_ylim(bottom=0)
     return figure
@@ -159,7 +158,7 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
     train = _thin([e for e in events if e["event"] == "train"])
     evals = [e for e in events if e["event"] == "eval"]
     starts = [e for e in events if e["event"] == "start"]
-    figure, (axes, below) = _figure(5.0, rows=2, sharex=True, height_ratios=[5, 3])
+    figure, (axes, below) = new_figure(5.0, rows=2, sharex=True, height_ratios=[5, 3])
     rate_axes = axes.twinx()
     rate_axes.plot(
         [e["step"] for e in train], [e["learning_rate"] for e in train],
@@ -186,7 +185,7 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
             axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
             axes.text(step, 0.02, " resumed", color=GREY, fontsize=8,
                       transform=axes.get_xaxis_transform())  # fmt: skip
-    _clean(axes, "", "loss (nats per trained token)", title)
+    label_axes(axes, "", "loss (nats per trained token)", title)
     if starts:
         axes.set_xlim(0, max(starts[-1]["planned_steps"], 1))
     axes.set_ylim(bottom=0)
@@ -212,96 +211,8 @@ def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
     share_axes.set_ylabel("share (%)")
     share_axes.set_ylim(0, 1.05 * max([100, *(100 * e["mfu"] for e in train)]))
     share_axes.spines[["top", "left"]].set_visible(False)
-    _clean(axes, "optimizer step", "useful tokens/s")
+    label_axes(axes, "optimizer step", "useful tokens/s")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_ylim(bottom=0)
     axes.legend(handles=drawn, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1, 0.97))
-
-
-def overlay(curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: int = 0) -> Picture:
-    """Several runs' losses over what they were trained on.
-
-    A curve has `label`, `tokens` and `losses` of its steps, `eval_tokens` and `eval_losses`;
-    `title` says what the labels are of. Of more runs than there are colours, lighter is later.
-    """
-    figure, axes = _figure(4.2)
-    for i, one in enumerate(curves):
-        colour = _colour(i, len(curves))
-        drawn = smoothed(one["losses"]) if len(one["losses"]) >= SMOOTHED_FROM else one["losses"]
-        axes.plot(one["tokens"], drawn, color=colour, linewidth=1, alpha=0.4)
-        axes.plot(
-            one["eval_tokens"], one["eval_losses"], color=colour, marker="o", markersize=4,
-            label=one["label"],
-        )  # fmt: skip
-    if equal_tokens:
-        axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
-        axes.text(equal_tokens, 0.99, "all reach ", color=GREY, fontsize=8, ha="right", va="top",
-                  transform=axes.get_xaxis_transform())  # fmt: skip
-    _clean(
-        axes, "tokens trained on", "loss (nats per trained token)",
-        "eval loss (points), train loss (faint)",
-    )  # fmt: skip
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlim(left=0)
-    longest = max((len(one["label"]) for one in curves), default=1)
-    options = {"loc": "outside lower center", "ncols": min(max(90 // (longest + 8), 1), 6)}
-    if curves:
-        figure.legend(frameon=False, fontsize=8, title=title, title_fontsize=8, **options)
-    return figure
-
-
-def _colour(number: int, of: int) -> Any:
-    return SERIES[number] if of <= len(SERIES) else colormaps["viridis"](0.95 * number / of)
-
-
-def heat_map(
-    losses: np.ndarray, rows: Sequence[Any], columns: Sequence[Any], row_name: str, column_name: str
-) -> Picture:
-    """The eval loss of each pair of two settings; NaN where there is no run. The best is framed."""
-    figure, axes = _figure(1.6 + 0.55 * len(rows))
-    drawn = axes.imshow(losses, cmap="viridis", aspect="auto")
-    low, high = np.nanmin(losses), np.nanmax(losses)
-    for (y, x), loss in np.ndenumerate(losses):
-        if np.isnan(loss):
-            axes.text(x, y, "no run", ha="center", va="center", color=GREY)
-            continue
-        dark = loss - low < (high - low) / 2
-        axes.text(x, y, f"{loss:.4f}", ha="center", va="center", color="white" if dark else "black")
-    y, x = np.unravel_index(np.nanargmin(losses), losses.shape)
-    axes.add_patch(
-        Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
-    )
-    _clean(axes, column_name, row_name, "eval loss; the lowest is framed")
-    axes.grid(False)
-    axes.set_xticks(range(len(columns)), [f"{value}" for value in columns])
-    axes.set_yticks(range(len(rows)), [f"{value}" for value in rows])
-    figure.colorbar(drawn, ax=axes, label="nats per trained token")
-    return figure
-
-
-def comparison(evaluation: Mapping[str, Any]) -> Picture:
-    """Two panels, base beside tuned: loss on the eval side, and exact answers by set."""
-    figure, (left, right) = _figure(3.2, 2, width_ratios=[1, 2])
-    losses = {k: v["loss"] for k, v in evaluation["eval_loss"].items() if v}
-    bars = left.bar(list(losses), list(losses.values()), color=[GREY, BLUE], width=0.6)
-    left.bar_label(bars, fmt="%.3f", fontsize=9)
-    _clean(left, "", "loss (nats per trained token)", "eval side")
-    rows = [r for r in evaluation["exact"] if r["kind"] == "total"]
-    if not losses:
-        left.text(0.5, 0.5, "the eval side is empty", ha="center", transform=left.transAxes)
-    at = np.arange(len(rows))
-    for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
-        shares = [100 * r[model] / r["questions"] for r in rows]
-        drawn = right.bar(at + offset, shares, width=0.4, color=colour, label=model)
-        right.bar_label(drawn, [f"{r[model]}/{r['questions']}" for r in rows], fontsize=9)
-    right.set_xticks(at, [r["set"] for r in rows])
-    _clean(right, "", "exact replies (%)", "questions")
-    right.yaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
-    right.set_ylim(0, 110)
-    right.set_yticks(range(0, 101, 20))
-    if rows:
-        right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15))
-    else:
-        right.text(0.5, 0.5, "no question has a reference", ha="center", transform=right.transAxes)
-    return figure

@@ -289,6 +289,8 @@ class EvaluateSettings(Settings):
     do_sample: bool = setting(False, "False: greedy; True: sampled with temperature")
     temperature: float = setting(0.7, "of sampling", above=0)
     batch_size: int = setting(32, "conversations scored or answered at once", least=1)
+    plain_text_file: str = setting("", "a text of another kind: what was forgotten of it")
+    score_checkpoints: bool = setting(True, "score the checkpoints that were kept, too")
     seed: int = setting(0, "seed of sampling", least=0)
 
     def check(self) -> None:

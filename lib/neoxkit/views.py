@@ -6,7 +6,7 @@ Whatever comes from a data file or a model is escaped here, invisible characters
 import html
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,7 @@ from neoxkit.settings import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from neoxkit.evaluate import Score
     from neoxkit.quality import Check, Finding
-    from neoxkit.replies import Question, Reply
     from neoxkit.table import Encoded, Table
 
 _EVEN = "table-layout:fixed;width:100%;overflow-wrap:anywhere"
@@ -191,79 +189,6 @@ def audit(checks: Sequence["Check"]) -> View:
         for check in checks
     ]
     return table(rows, ("", "checked", "found", "what to change"))
-
-
-def scoreboard(rows: Sequence[Mapping[str, Any]]) -> View:
-    """Exact replies by set and kind, base beside tuned."""
-    lines = [
-        (
-            r["set"],
-            r["kind"],
-            f"{r['base']} of {r['questions']}",
-            f"{r['tuned']} of {r['questions']}",
-            f"{r['tuned'] / r['questions']:.1%}",
-        )
-        for r in rows
-    ]
-    return table(lines, ("set", "kind", "base", "tuned", "tuned, share"))
-
-
-def replies(
-    questions: Sequence["Question"],
-    base: Sequence["Reply"],
-    tuned: Sequence["Reply"],
-    most: int = 12,
-) -> View:
-    """Questions with both models' replies: at most `most`, spread evenly over them."""
-    from neoxkit.replies import spread  # needs torch, which whoever has replies has loaded
-
-    at = spread(range(len(questions)), most)
-    rows = [
-        (
-            questions[i].prompt.rsplit("\n\n", 1)[0],
-            questions[i].reference or "",
-            _said(base[i]),
-            _said(tuned[i]),
-        )
-        for i in at
-    ]
-    return table(rows, ("asked", "reference", "base", "tuned"), even=True)
-
-
-def _said(reply: "Reply", most: int = 160) -> str:
-    text = reply.text if len(reply.text) <= most else f"{reply.text[:most]}…"
-    return f"{text} [ran on]" if reply.ended == "ran on" else text
-
-
-def scores(by_model: Mapping[str, "Score | None"]) -> View:
-    """Loss and perplexity on the eval side, with the tokens each figure rests on."""
-    if not any(by_model.values()):
-        return sentences([], none="The eval side is empty: there is no loss to show.")
-    rows = [
-        (
-            name,
-            f"{s.loss:.4f}",
-            f"{s.perplexity:,.3f}",
-            f"{s.trained_tokens:,}",
-            f"{s.conversations:,}",
-        )
-        for name, s in by_model.items()
-        if s
-    ]
-    header = ("model", "loss (nats a token)", "perplexity", "trained tokens", "conversations")
-    return table(rows, header)
-
-
-def endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
-    """How many replies ended in which way."""
-    kinds = list(next(iter(by_model.values())))
-    rows = [(name, *(f"{counts[k]:,}" for k in kinds)) for name, counts in by_model.items()]
-    return table(rows, ("model", *kinds))
-
-
-def answer(question: str, reply: "Reply") -> View:
-    """One question and its reply."""
-    return table([("asked", question), ("tuned", _said(reply, most=2000))])
 
 
 class Progress:

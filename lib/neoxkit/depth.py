@@ -1,0 +1,187 @@
+"""Two models' losses looked at closely: how sure the difference is, and where it lies."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neoxkit.table import NOT_TRAINED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from neoxkit.scoring import Score
+
+RESAMPLES = 2000  # of the bootstrap
+FEWEST = 10  # conversations that an interval can be made of
+CONFIDENCE = 0.95
+
+Row = Mapping[str, Any]
+Losses = Sequence[np.ndarray]  # of each conversation: the loss of each trained token, in nats
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Tuned minus base in nats per trained token, and between what bounds it is to 95 %.
+
+    The bounds are None with fewer than ten conversations. `better`: conversations whose loss fell.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    conversations: int
+    better: int
+
+    def text(self, noun: str = "conversations") -> str:
+        """In one sentence; `noun`: what was drawn again."""
+        said = f"tuned minus base: {self.mean:+.4f} nats per trained token"
+        if self.low is None:
+            return f"{said}; too few {noun} for an interval ({self.conversations})"
+        sign = "" if self.low * self.high > 0 else "; no difference is possible, too"
+        return (
+            f"{said}, between {self.low:+.4f} and {self.high:+.4f} (95 % bootstrap interval over "
+            f"{self.conversations:,} {noun}){sign}; {self.better:,} of them got better"
+        )
+
+
+def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
+    """The paired difference of two models on the same conversations.
+
+    Conversations are drawn again, not tokens: those of one conversation hang together. The bounds
+    are the bias-corrected ones (BCa) of Efron (1987), by scipy.stats.bootstrap.
+    """
+    from scipy import stats
+
+    tokens = np.array([len(losses) for losses in base], dtype=float)
+    gained = np.array([b.sum() - a.sum() for a, b in zip(base, tuned, strict=True)])
+    mean = gained.sum() / tokens.sum()
+    low = high = None
+    if len(tokens) >= FEWEST and np.ptp(gained / tokens) > 0:
+        found = stats.bootstrap(
+            (gained, tokens),
+            lambda g, t, axis: g.sum(axis) / t.sum(axis),
+            paired=True,
+            confidence_level=CONFIDENCE,
+            n_resamples=RESAMPLES,
+            batch=200,  # resamples in memory at once
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        low, high = float(found.low), float(found.high)
+    elif len(tokens) >= FEWEST:  # the same in every conversation
+        low = high = float(mean)
+    return Difference(float(mean), low, high, len(tokens), int((gained < 0).sum()))
+
+
+def worst(base: Losses, tuned: Losses, most: int = 10) -> list[int]:
+    """The conversations whose loss per trained token rose most, the worst first; none that fell."""
+    rose = [b.mean() - a.mean() for a, b in zip(base, tuned, strict=True)]
+    order = sorted(range(len(rose)), key=lambda i: -rose[i])
+    return [i for i in order[:most] if rose[i] > 0]
+
+
+def turns(labels: Sequence[int]) -> np.ndarray:
+    """Which of the agent's turns each trained token of a conversation belongs to, from 1.
+
+    Trained tokens without an untrained one between them are one turn. The first token of a
+    conversation is never predicted, so it doesn't count.
+
+    >>> turns([-100, -100, 5, 6, -100, -100, 7])
+    array([1, 1, 2])
+    """
+    trained = np.asarray(labels)[1:] != NOT_TRAINED
+    begins = trained & ~np.concatenate([[False], trained[:-1]])
+    return np.cumsum(begins)[trained]
+
+
+@dataclass(frozen=True)
+class Depth:
+    """All of this module's answers about two models on the same rows.
+
+    `worst` are indices of rows; `plain` is the difference on the plain text, if there is one.
+    """
+
+    base: Losses
+    tuned: Losses
+    difference: Difference
+    worst: list[int]
+    turns: "list[Part]"
+    lengths: "list[Part]"
+    plain: Difference | None
+
+    def facts(self) -> dict[str, Any]:
+        """The figures alone."""
+        names = ("difference", "turns", "lengths", "plain")
+        return {k: v for k, v in asdict(self).items() if k in names}
+
+    @property
+    def sentences(self) -> list[str]:
+        """The differences in words."""
+        said = [f"eval side, {self.difference.text()}"]
+        return said + ([f"plain text, {self.plain.text('pieces')}"] if self.plain else [])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the trained tokens: which, how many, and both models' mean loss on them."""
+
+    name: str
+    tokens: int
+    base: float
+    tuned: float
+
+
+def by_turn(rows: Sequence[Row], base: Losses, tuned: Losses, most: int = 8) -> list[Part]:
+    """The losses by the number of the agent's turn; later ones than the last share a part."""
+    numbers = np.concatenate([np.zeros(0, int), *(turns(row["labels"]) for row in rows)])
+    shared = np.minimum(numbers, most)
+    names = {n: f"{n}" if n < most or numbers.max() == most else f"{n} and later"
+             for n in np.unique(shared)}  # fmt: skip
+    return _parts(shared, names, base, tuned)
+
+
+def by_length(rows: Sequence[Row], base: Losses, tuned: Losses) -> list[Part]:
+    """The losses by the length of the conversation (tokens), in up to five parts of about equally
+    many conversations."""
+    lengths = np.array([row["length"] for row in rows])
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 6), method="lower"))[1:]
+    of_row = np.searchsorted(edges, lengths)
+    of_token = np.repeat(of_row, [len(losses) for losses in base])
+    names = {n: f"{lengths[of_row == n].min()}-{lengths[of_row == n].max()}" for n in set(of_row)}
+    return _parts(of_token, names, base, tuned)
+
+
+def _parts(
+    of_token: np.ndarray, names: Mapping[int, str], base: Losses, tuned: Losses
+) -> list[Part]:
+    one, other = np.concatenate(base), np.concatenate(tuned)
+    return [
+        Part(
+            names[n],
+            int((of_token == n).sum()),
+            float(one[of_token == n].mean()),
+            float(other[of_token == n].mean()),
+        )
+        for n in sorted(names)
+    ]
+
+
+def num_bytes(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> int:
+    """UTF-8 bytes of the text that is trained on, special tokens left out."""
+    trained = [[label for label in row["labels"][1:] if label != NOT_TRAINED] for row in rows]
+    texts = tokenizer.batch_decode(trained, skip_special_tokens=True)
+    return sum(len(text.encode()) for text in texts)
+
+
+def with_bits(score: "Score", rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> "Score":
+    """A score of rows with its bits per byte."""
+    return replace(score, bits_per_byte=bits_per_byte(score.losses, num_bytes(rows, tokenizer)))
+
+
+def bits_per_byte(losses: Losses, size: int) -> float | None:
+    """The loss of all trained tokens in bits, over the bytes of their text: it does not depend on
+    how a tokenizer cuts the text. The end mark's loss counts, its letters don't."""
+    total = sum(float(one.sum(dtype=np.float64)) for one in losses)
+    return total / math.log(2) / size if size else None

@@ -1,0 +1,121 @@
+"""What an evaluation came to, as tables: scores, what got worse, replies side by side."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from neoxkit import charts
+from neoxkit.views import NOTHING, View, sentences, table
+
+if TYPE_CHECKING:
+    from neoxkit.depth import Depth
+    from neoxkit.plots import Picture
+    from neoxkit.replies import Question, Reply
+
+
+def scoreboard(rows: Sequence[Mapping[str, Any]]) -> View:
+    """Exact replies by set and kind, base beside tuned."""
+    lines = [
+        (
+            r["set"],
+            r["kind"],
+            f"{r['base']} of {r['questions']}",
+            f"{r['tuned']} of {r['questions']}",
+            f"{r['tuned'] / r['questions']:.1%}",
+        )
+        for r in rows
+    ]
+    return table(lines, ("set", "kind", "base", "tuned", "tuned, share"))
+
+
+def replies(
+    questions: Sequence["Question"],
+    base: Sequence["Reply"],
+    tuned: Sequence["Reply"],
+    most: int = 12,
+) -> View:
+    """Questions with both models' replies: at most `most`, spread evenly over them."""
+    from neoxkit.replies import spread  # needs torch, which whoever has replies has loaded
+
+    at = spread(range(len(questions)), most)
+    rows = [
+        (
+            questions[i].prompt.rsplit("\n\n", 1)[0],
+            questions[i].reference or "",
+            _said(base[i]),
+            _said(tuned[i]),
+        )
+        for i in at
+    ]
+    return table(rows, ("asked", "reference", "base", "tuned"), even=True)
+
+
+def _said(reply: "Reply", most: int = 160) -> str:
+    text = reply.text if len(reply.text) <= most else f"{reply.text[:most]}…"
+    return f"{text} [ran on]" if reply.ended == "ran on" else text
+
+
+def scores(evaluation: Mapping[str, Any]) -> View:
+    """Losses on the eval side and on the plain text, and what each figure rests on."""
+    sides = {"eval side": evaluation["eval_loss"], "plain text": evaluation["plain_text"]}
+    rows = [
+        (
+            side,
+            model,
+            f"{found['loss']:.4f}",
+            f"{found['perplexity']:,.3f}",
+            "" if found["bits_per_byte"] is None else f"{found['bits_per_byte']:.4f}",
+            f"{found['trained_tokens']:,}",
+            f"{found['conversations']:,}",
+        )
+        for side, models in sides.items()
+        for model, found in models.items()
+        if found
+    ]
+    if not rows:
+        return sentences([], none="The eval side is empty: there is no loss to show.")
+    header = (
+        "text", "model", "loss (nats a token)", "perplexity", "bits a byte", "tokens", "rows"
+    )  # fmt: skip
+    return table(rows, header)
+
+
+def differences(deep: "Depth | None") -> View:
+    """How sure the difference is, in words."""
+    return sentences(deep.sentences if deep else [], none="There is no difference to measure.")
+
+
+def depth(deep: "Depth | None") -> "Picture | View":
+    """Where the difference lies, as a picture."""
+    return charts.depth(deep) if deep else NOTHING
+
+
+def worst(deep: "Depth | None", rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> View:
+    """The conversations whose loss rose most, worst first, with the beginning of each."""
+    found = [
+        (
+            f"{deep.base[i].mean():.3f}",
+            f"{deep.tuned[i].mean():.3f}",
+            f"{len(deep.base[i]):,}",
+            _beginning(tokenizer.decode(rows[i]["input_ids"], skip_special_tokens=True)),
+        )
+        for i in (deep.worst if deep else ())
+    ]
+    if not found:
+        return sentences([], none="No conversation of the eval side got worse.")
+    return table(found, ("base", "tuned", "trained tokens", "conversation"))
+
+
+def _beginning(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
+    """How many replies ended in which way."""
+    kinds = list(next(iter(by_model.values())))
+    rows = [(name, *(f"{counts[k]:,}" for k in kinds)) for name, counts in by_model.items()]
+    return table(rows, ("model", *kinds))
+
+
+def answer(question: str, reply: "Reply") -> View:
+    """One question and its reply."""
+    return table([("asked", question), ("tuned", _said(reply, most=2000))])

@@ -1,0 +1,100 @@
+"""The loss of a model on rows, of each conversation and each of its trained tokens."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from neoxkit.batches import padded
+from neoxkit.errors import UserError
+from neoxkit.losses import token_losses
+from neoxkit.table import NOT_TRAINED
+from neoxkit.workers import Progress, silent
+
+WINDOW_TOKENS = 512  # of a plain text that are scored together
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss in nats per trained token, its exponential, and how many tokens it rests on.
+
+    `losses`: of each conversation, in the order of the rows, the loss of each trained token.
+    `bits_per_byte` is known where the text is (depth.bits_per_byte).
+    """
+
+    loss: float
+    perplexity: float
+    trained_tokens: int
+    conversations: int
+    bits_per_byte: float | None = None
+    losses: Sequence[np.ndarray] = field(default=(), repr=False, compare=False)
+
+    def facts(self) -> dict[str, float]:
+        """The figures, without what they were made of."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "losses"}
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    rows: Dataset,
+    *,
+    batch_size: int,
+    pad_id: int,
+    progress: Progress = silent,
+) -> Score | None:
+    """Score a model on tokenized rows, weighted by token; None when there are no rows."""
+    order = sorted(range(len(rows)), key=rows["length"][:].__getitem__)
+    if not order:
+        return None
+    by_row: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch_rows = [rows[i] for i in indices]
+        batch = padded(batch_rows, max(row["length"] for row in batch_rows), pad_id)
+        counts = (batch["labels"][:, 1:] != NOT_TRAINED).sum(1).tolist()
+        losses = token_losses(model, model, {k: v.to(model.device) for k, v in batch.items()})
+        parts = losses.cpu().split(counts)
+        by_row |= {i: part.numpy() for i, part in zip(indices, parts, strict=True)}
+        progress(min(start + batch_size, len(order)), len(order))
+    losses = [by_row[i] for i in range(len(rows))]
+    count = sum(map(len, losses))
+    mean = sum(float(one.sum(dtype=np.float64)) for one in losses) / count
+    return Score(mean, math.exp(min(mean, 700)), count, len(losses), losses=losses)
+
+
+def text_rows(text: str, tokenizer: PreTrainedTokenizerBase, window: int) -> Dataset:
+    """A plain text as rows of at most so many tokens, each behind an end mark, all of them scored.
+
+    Special tokens' letters in the text are text.
+    """
+    ids = tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
+    first = tokenizer.eos_token_id
+    rows = [[first, *ids[at : at + window - 1]] for at in range(0, len(ids), window - 1)]
+    return Dataset.from_dict(
+        {
+            "input_ids": rows,
+            "labels": [[NOT_TRAINED, *row[1:]] for row in rows],
+            "length": [len(row) for row in rows],
+        }
+    )
+
+
+def plain_rows(path: Path | None, model: PreTrainedModel, tokenizer: Any) -> Dataset | None:
+    """The rows of a plain text file, none where there is no file."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError("plain_text_file", "is not UTF-8 text", "save it as UTF-8") from None
+    if not text.strip():
+        raise UserError("plain_text_file", "is empty", "give some pages of text")
+    longest = getattr(model.config, "max_position_embeddings", WINDOW_TOKENS)
+    return text_rows(text, tokenizer, min(WINDOW_TOKENS, longest))

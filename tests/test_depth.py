@@ -1,0 +1,134 @@
+"""Losses looked at closely, on numbers made up so that the answer is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+
+from neoxkit import depth, evaluate, models, paths, scoring
+from neoxkit.errors import UserError
+from neoxkit.table import NOT_TRAINED
+
+A, B = 7, NOT_TRAINED  # trained, not trained
+
+
+def simulated(chance: np.random.Generator, num: int, effect: float) -> tuple[list, list]:
+    """Conversations of other lengths and difficulties; tuning moves each by about `effect`."""
+    base, tuned = [], []
+    for _ in range(num):
+        tokens = int(chance.integers(5, 60))
+        hard, own = chance.normal(3, 0.5), chance.normal(effect, 0.2)
+        base.append(hard + chance.normal(0, 1, tokens))
+        tuned.append(hard + own + chance.normal(0, 1, tokens))
+    return base, tuned
+
+
+def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
+    """95 % of the time: of 100 cases, 90 to 99."""
+    chance = np.random.default_rng(6)
+    covered = 0
+    for case in range(100):
+        found = depth.difference(*simulated(chance, 60, -0.3), seed=case)
+        covered += found.low <= -0.3 <= found.high
+    assert 90 <= covered <= 99
+
+
+def test_a_difference_is_weighted_by_token_and_paired() -> None:
+    """Two conversations of 1 and 3 tokens, hard and easy: what they share cancels out."""
+    base = [np.array([9.0]), np.array([1.0, 1.0, 1.0])]
+    tuned = [np.array([8.0]), np.array([1.0, 2.0, 3.0])]
+    found = depth.difference(base, tuned)
+    assert (found.mean, found.low, found.high, found.better) == (0.5, None, None, 1)
+    assert "too few conversations for an interval (2)" in found.text()
+    same = depth.difference(base * 10, base * 10)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    assert "no difference is possible, too" in same.text()
+
+
+def test_the_worst_are_those_whose_mean_rose_most_and_none_that_fell() -> None:
+    base = [np.full(n, 1.0) for n in (1, 9, 2, 3)]
+    tuned = [base[0] + 2, base[1] + 1, base[2] - 1, base[3] + 3]
+    assert depth.worst(base, tuned) == [3, 0, 1]
+    assert depth.worst(base, tuned, most=1) == [3]
+
+
+def test_parts_hold_every_token_once_by_turn_and_by_length() -> None:
+    rows = [
+        {"labels": [B, A, A, B, A], "length": 5},
+        {"labels": [A, B, A, A], "length": 4},  # the first token is never predicted
+        {"labels": [B, A, B, A, B, A], "length": 6},
+    ]
+    base = [np.array([1.0, 1.0, 4.0]), np.array([1.0, 1.0]), np.array([1.0, 4.0, 9.0])]
+    tuned = [one + 1 for one in base]
+    by_turn = depth.by_turn(rows, base, tuned)
+    assert [(p.name, p.tokens, p.base, p.tuned) for p in by_turn] == [
+        ("1", 5, 1.0, 2.0),
+        ("2", 2, 4.0, 5.0),
+        ("3", 1, 9.0, 10.0),
+    ]
+    late = depth.by_turn(rows, base, tuned, most=2)
+    assert [(p.name, p.tokens) for p in late] == [("1", 5), ("2 and later", 3)]
+    by_length = depth.by_length(rows, base, tuned)
+    assert sum(p.tokens for p in by_length) == 8
+    total = sum(p.tokens * p.base for p in by_length)
+    assert total == pytest.approx(sum(one.sum() for one in base))
+    assert [p.name for p in by_length] == ["4-5", "6-6"]
+
+
+def test_bits_per_byte_is_the_loss_in_bits_over_the_text(home: Path) -> None:
+    tokenizer = models.load_tokenizer("tiny")
+    ids = tokenizer("Hé")["input_ids"]
+    rows = [{"labels": [B, *ids, tokenizer.eos_token_id]}]
+    assert depth.num_bytes(rows, tokenizer) == len("Hé".encode()) == 3
+    losses = [np.full(len(ids) + 1, np.log(2))]
+    assert depth.bits_per_byte(losses, 3) == pytest.approx((len(ids) + 1) / 3)
+    assert depth.bits_per_byte(losses, 0) is None
+
+
+def test_a_score_keeps_each_conversations_losses_in_the_order_of_the_rows(home: Path) -> None:
+    """Against one conversation at a time, though batches are made by length."""
+    rows = load_from_disk(paths.tokenized("small"))["eval"].select(range(7))
+    model = models.load_model("tiny").eval()
+    found = scoring.score(model, rows, batch_size=3, pad_id=1)
+    for row, losses in zip(rows, found.losses, strict=True):
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1]
+        alone = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        assert losses == pytest.approx(alone[labels != NOT_TRAINED].numpy(), rel=1e-4)
+    assert len(depth.turns(rows[0]["labels"])) == len(found.losses[0])
+
+
+def test_a_plain_text_is_scored_whole_in_windows_behind_end_marks(home: Path) -> None:
+    tokenizer = models.load_tokenizer("tiny")
+    text = "Counting: <|endoftext|> one two three four five six seven eight nine ten. " * 3
+    rows = scoring.text_rows(text, tokenizer, 16)
+    assert all(row["input_ids"][0] == tokenizer.eos_token_id for row in rows)
+    assert all(row["labels"] == [B, *row["input_ids"][1:]] for row in rows)
+    assert max(rows["length"]) == 16
+    again = "".join(tokenizer.decode(row["input_ids"][1:]) for row in rows)
+    assert again == text and depth.num_bytes(rows, tokenizer) == len(text)
+
+
+@pytest.mark.parametrize(("data", "said"), [(b" \n", "is empty"), (b"\xff", "is not UTF-8 text")])
+def test_a_plain_text_that_is_none_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "t.txt").write_bytes(data)
+    with pytest.raises(UserError, match=f"plain_text_file: {said}"):
+        scoring.plain_rows(tmp_path / "t.txt", None, None)
+    assert scoring.plain_rows(None, None, None) is None
+
+
+def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:
+    rows = [{"labels": [B, A, B, A], "length": 4}] * 12
+    one = [np.array([2.0, 3.0 + i]) for i in range(12)]
+    other = [losses - 1 + 0.1 * i for i, losses in enumerate(one)]
+    scores = [scoring.Score(0, 1, 24, 12, losses=losses) for losses in (one, other)]
+    base, tuned = (evaluate.Examination(score, [], score) for score in scores)
+    deep = evaluate.look(rows, base, tuned)
+    assert deep.worst == [11] and len(deep.turns) == 2 and len(deep.sentences) == 2
+    assert deep.plain == deep.difference and deep.difference.better == 10
+    assert json.loads(json.dumps(deep.facts())) == deep.facts()
+    assert evaluate.look([], evaluate.Examination(None, []), tuned) is None
