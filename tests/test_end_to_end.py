@@ -16,7 +16,8 @@ import psutil
 import pytest
 from conftest import command, make_home
 
-from neoxkit import checkpoints, listing, runs
+from neoxkit import checkpoints, listing, report, runs
+from neoxkit.errors import UserError
 
 PARAMETERS = {
     "train_file": "mine.txt",  # in the folder the command is called from
@@ -150,6 +151,25 @@ def test_the_run_is_compared_with_one_that_was_copied_from_elsewhere(
     assert saved["differs"] == {"seed": [42, 7]}
     (loss,) = {line["eval_loss"] for line in saved["scores"]}
     assert loss == json.loads((run / "FINISHED.json").read_text())["eval_loss"]
+
+
+def test_a_report_holds_everything_and_asks_the_network_for_nothing(
+    executed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEOXKIT_HOME", str(executed))
+    page = report.write("e2e").read_text()
+    assert page.count('src="data:image/png;base64,') == 2 + sum(
+        PICTURES.values()
+    )  # and the overview's
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
+    assert "default-src 'none'" in page and "<script" not in page
+    for name in PICTURES:
+        assert f'<h2 class="part" id="{name}">' in page
+    cells = [cell for name in PICTURES for cell in notebook(executed, name).cells]
+    num_code = sum(cell.cell_type == "code" and bool(cell.source) for cell in cells)
+    assert page.count("<details><summary>code</summary>") == num_code
+    with pytest.raises(UserError, match="RUN: nowhere has neither metrics nor notebooks"):
+        report.write("nowhere")
 
 
 def test_text_from_data_is_escaped(executed: Path) -> None:

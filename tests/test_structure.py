@@ -43,7 +43,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     ),
     "look": ("plots", "charts", "views", "outcome", "browser"),
     "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare"),
-    "shell": ("doctor", "terminal", "parameters", "pipeline", "repeat", "sweep", "cli"),
+    "shell": ("doctor", "terminal", "parameters", "pipeline", "repeat", "sweep", "report", "cli"),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (

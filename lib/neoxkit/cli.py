@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     again.add_argument("run", metavar="RUN")
     again.set_defaults(call=lambda options: _repeat(options.run))
+    report = commands.add_parser(
+        "report", allow_abbrev=False, help="write runs/RUN/report.html: all of a run on one page"
+    )
+    report.add_argument("run", metavar="RUN")
+    report.set_defaults(call=lambda options: _report(options.run))
     stop = commands.add_parser(
         "stop",
         allow_abbrev=False,
@@ -149,6 +154,14 @@ def _repeat(run: str) -> int:
     from neoxkit import repeat
 
     return repeat.repeat(run)
+
+
+def _report(run: str) -> int:
+    from neoxkit import report
+
+    written = report.write(run)
+    print(f"{paths.short(written)} ({written.stat().st_size / 2**20:.1f} MiB)")
+    return 0
 
 
 def _stop(run: str, now: bool) -> int:

@@ -1,0 +1,96 @@
+"""`neoxkit report`: a run as one HTML page that opens anywhere and asks the network for nothing."""
+
+import base64
+import time
+from pathlib import Path
+
+from neoxkit import charts, listing, outcome, paths, plots, run_card, runs, terminal, views
+from neoxkit.errors import UserError
+from neoxkit.settings import NOTEBOOKS
+
+REPORT = "report.html"
+# Nothing is fetched and no script runs, whatever a notebook holds.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff }
+h1, h2, h3 { line-height: 1.2 }
+.part { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem; color: #666 }
+table { border-collapse: collapse; font-size: 90%; display: block; overflow-x: auto }
+td, th { border-bottom: 1px solid #ddd } img { max-width: 100% } button { display: none }
+pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wrap }
+details > summary { cursor: pointer; color: #666; font-size: 85% }
+nav a { margin-right: 1rem } .prompt, .anchor-link { display: none }
+"""
+TEMPLATE = """
+{%- extends 'basic/index.html.j2' -%}
+{%- block input_group -%}
+{%- if cell.source -%}<details><summary>code</summary>{{ super() }}</details>{%- endif -%}
+{%- endblock input_group -%}
+"""
+
+
+def write(run: str) -> Path:
+    """Write runs/RUN/report.html from the run's files and its executed notebooks; returns it."""
+    folder = paths.run(run)
+    if not (folder / runs.METRICS).is_file() and not _notebooks(folder):
+        raise UserError("RUN", f"{run} has neither metrics nor notebooks", "see neoxkit runs")
+    sections = {"Overview": _overview(folder)}
+    sections |= {path.stem: _notebook(path) for path in _notebooks(folder)}
+    links = "".join(f'<a href="#{name}">{name}</a>' for name in sections)
+    body = "".join(
+        f'<h2 class="part" id="{name}">{name}</h2>{html}' for name, html in sections.items()
+    )
+    title = views.escape(f"Run {run}")
+    page = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{title}</title><style>{STYLE}</style></head>"
+        f"<body><h1>{title}</h1><nav>{links}</nav>{body}</body></html>"
+    )
+    target = folder / REPORT
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def _notebooks(folder: Path) -> list[Path]:
+    """The executed notebooks of a run, in their order."""
+    found = [folder / f"{stage.notebook}.ipynb" for stage in NOTEBOOKS]
+    return [path for path in found if path.is_file()]
+
+
+def _overview(folder: Path) -> str:
+    """How the run stands, its card, its curve, and what its evaluation says."""
+    parts = [views.table(run_card.rows(folder)).html]
+    if (folder / runs.METRICS).is_file():
+        standing = listing.standing(folder)
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
+        parts.insert(0, f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>")
+        parts.append(_picture(plots.curve(runs.history(runs.read_events(folder)))))
+    if (folder / "evaluation.json").is_file():
+        evaluation = runs.read_json(folder / "evaluation.json")
+        parts += [outcome.scores(evaluation).html, _picture(charts.comparison(evaluation))]
+    return "".join(parts)
+
+
+def _picture(figure: plots.Picture) -> str:
+    png, size = figure._repr_png_()
+    data = base64.b64encode(png).decode()
+    return f'<p><img width="{size["width"]}" src="data:image/png;base64,{data}"></p>'
+
+
+def _notebook(path: Path) -> str:
+    """The body of an executed notebook, its code folded."""
+    import nbformat
+    from jinja2 import DictLoader
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_file="folded.html.j2",
+        template_name="basic",
+        extra_loaders=[DictLoader({"folded.html.j2": TEMPLATE})],
+    )
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)  # for scripts, which don't run here
+    html, _ = exporter.from_notebook_node(notebook)
+    return html
