@@ -27,7 +27,17 @@ LEVELS: dict[str, tuple[str, ...]] = {
     ),
     "conversations": ("blocks", "text_format", "json_format", "conversations"),
     "tokens": ("tiny", "table", "tokens", "policy", "quality", "tokenized"),
-    "tensors": ("batches", "sampler", "losses", "gloo", "pickles", "ranks", "models", "arguments"),
+    "tensors": (
+        "lora",
+        "batches",
+        "sampler",
+        "losses",
+        "gloo",
+        "pickles",
+        "ranks",
+        "models",
+        "arguments",
+    ),
     "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
     "plans": ("needs", "changes", "estimates", "listing", "plan"),
     "work": (
@@ -43,11 +53,21 @@ LEVELS: dict[str, tuple[str, ...]] = {
     ),
     "look": ("plots", "charts", "views", "outcome", "browser"),
     "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare"),
-    "shell": ("doctor", "terminal", "parameters", "pipeline", "repeat", "sweep", "report", "cli"),
+    "shell": (
+        "doctor",
+        "terminal",
+        "parameters",
+        "pipeline",
+        "repeat",
+        "sweep",
+        "report",
+        "merge",
+        "cli",
+    ),
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
+    "errors", "lora", "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",

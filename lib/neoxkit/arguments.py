@@ -54,6 +54,9 @@ class KitArguments:
     from_scratch: bool = field(
         default=False, metadata={"help": "Draw random weights of its shape."}
     )
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train LoRA adapters of this rank; 0: all weights."}
+    )
     dataset: str = field(default="", metadata={"help": "The folder that 01_tokenize wrote."})
     dataset_sha256: str = field(default="", metadata={"help": "Of its manifest; else refused."})
     block_size: int = field(default=0, metadata={"help": "Longest conversation; 0: the dataset's."})

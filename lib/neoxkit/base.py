@@ -9,7 +9,7 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, models, needs, ranks, runs
+from neoxkit import arguments, lora, models, needs, ranks, runs
 from neoxkit.errors import UserError
 
 # Model families whose packed rows are known to be exact; every run checks its own as well.
@@ -34,6 +34,9 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
             "GPT-Neo overflows in fp16 on long rows: prefer bf16 where the GPU has it"
         )
     set_row_tokens(kit, model.config._attn_implementation)
+    if kit.lora_rank:
+        checkpointing = parsed.training.gradient_checkpointing
+        return lora.add(model, kit.lora_rank, kit.model_name_or_path, checkpointing)
     return model
 
 
@@ -83,8 +86,10 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     """Refuse what this machine has no room for, before a weight is loaded."""
     kit, args = parsed.kit, parsed.training
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
+    num_parameters, num_trained = _num_parameters(kit, args)
     job = needs.Job(
-        num_parameters=_num_parameters(kit.model_name_or_path, args),
+        num_parameters=num_parameters,
+        num_trained=num_trained,
         num_ranks=args.world_size,
         zero_stage=zero.get("stage", 0),
         half=kit.precision != "fp32",
@@ -101,11 +106,13 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
         parsed.notices.append(needs.check_gpu(job, total))
 
 
-def _num_parameters(name: str, args: TrainingArguments) -> int:
-    """Of a model, without its weights."""
+def _num_parameters(kit: arguments.KitArguments, args: TrainingArguments) -> tuple[int, int]:
+    """Of a model, and how many of them are trained, without its weights."""
     unset_hf_deepspeed_config()  # else ZeRO-3 would shard what is not there
     try:
-        return models.num_parameters(name)
+        model = models.without_weights(kit.model_name_or_path)
+        total = model.num_parameters()
+        return total, lora.num_trained(model, kit.lora_rank) if kit.lora_rank else total
     finally:
         if args.hf_deepspeed_config:
             set_hf_deepspeed_config(args.hf_deepspeed_config)

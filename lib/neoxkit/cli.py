@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     again.add_argument("run", metavar="RUN")
     again.set_defaults(call=lambda options: _repeat(options.run))
+    merge = commands.add_parser(
+        "merge", allow_abbrev=False, help="write a LoRA run as a whole model: runs/RUN/merged"
+    )
+    merge.add_argument("run", metavar="RUN")
+    merge.set_defaults(call=lambda options: _merge(options.run))
     report = commands.add_parser(
         "report", allow_abbrev=False, help="write runs/RUN/report.html: all of a run on one page"
     )
@@ -154,6 +159,13 @@ def _repeat(run: str) -> int:
     from neoxkit import repeat
 
     return repeat.repeat(run)
+
+
+def _merge(run: str) -> int:
+    from neoxkit import merge
+
+    print(f"{paths.short(merge.merge(run))} opens with from_pretrained")
+    return 0
 
 
 def _report(run: str) -> int:

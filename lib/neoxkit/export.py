@@ -35,7 +35,8 @@ def card(
 ) -> str:
     """The model card: base, data, settings, scores (Markdown with the hub's front matter)."""
     base = facts["base"]
-    front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [neoxkit]"]
+    library = "peft" if facts["lora_rank"] else "transformers"
+    front = [f"library_name: {library}", "pipeline_tag: text-generation", "tags: [neoxkit]"]
     if base != TINY and paths.local_folder(base) is None:
         front.append(f"base_model: {models.resolve(base)}")
     names = [
@@ -64,7 +65,8 @@ def card(
             f"# {base}, fine-tuned on {Path(manifest['source']['path']).name}",
             "",
             f"Made with neoxkit and DeepSpeed. Base: `{base}`"
-            + (" (its shape, from random weights)." if facts["from_scratch"] else "."),
+            + (" (its shape, from random weights)." if facts["from_scratch"] else ".")
+            + (f" LoRA adapters of rank {facts['lora_rank']}." if facts["lora_rank"] else ""),
             "",
             f"**Data.** `{manifest['source']['path']}` (SHA-256 `{manifest['source']['sha256']}`): "
             f"{rows['conversations']:,} conversations of at most {facts['block_size']} tokens; "
@@ -114,6 +116,7 @@ def finish(
         "planned_steps": state.max_steps,
         "base": kit.model_name_or_path,
         "from_scratch": kit.from_scratch,
+        "lora_rank": kit.lora_rank,
         "seed": trainer.args.seed,
         "dataset": kit.dataset,
         "dataset_sha256": kit.dataset_sha256,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neoxkit import paths
+from neoxkit import lora, paths
 from neoxkit.errors import UserError, shorten
 from neoxkit.tiny import TINY, tiny_folder
 
@@ -81,13 +81,19 @@ def attention(name: str, wanted: str, half: bool) -> str | None:
 def load_model(
     name: str, dtype: str = "float32", attention: str | None = None
 ) -> "PreTrainedModel":
-    """The causal language model by that name, from safetensors alone."""
+    """The causal language model by that name, from safetensors alone; with its LoRA adapters where
+    the name is that of a folder of them."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # a stale bar in every executed notebook
     where = resolve(name)
+    if base := lora.base_of(Path(where)):
+        from peft import PeftModel
+
+        model = load_model(base, dtype, attention)
+        return PeftModel.from_pretrained(model, where, use_safetensors=True)
     try:
         return AutoModelForCausalLM.from_pretrained(
             where,
@@ -113,13 +119,13 @@ def random_model(name: str, seed: int) -> "PreTrainedModel":
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def num_parameters(name: str) -> int:
-    """Weights of the model by that name, counted without loading one."""
+def without_weights(name: str) -> "PreTrainedModel":
+    """The model by that name on the meta device: its shape, and nothing was loaded."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(_config(name)).num_parameters()
+        return AutoModelForCausalLM.from_config(_config(name))
 
 
 def _config(name: str) -> "PretrainedConfig":

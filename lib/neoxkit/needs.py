@@ -29,10 +29,16 @@ class Job:
     num_parameters: int
     num_ranks: int
     zero_stage: int
+    num_trained: int | None = None  # None: all of them; fewer with LoRA
     half: bool = False
     on_gpu: bool = False
     offload_optimizer: bool = False
     offload_weights: bool = False
+
+    @property
+    def trained(self) -> int:
+        """Weights that are trained."""
+        return self.num_parameters if self.num_trained is None else self.num_trained
 
     @property
     def weight_bytes(self) -> int:
@@ -40,22 +46,27 @@ class Job:
         return 2 if self.half else 4
 
     def checkpoint_gib(self) -> float:
-        """A checkpoint: the model, DeepSpeed's own copy of it below ZeRO 3, and the optimizer."""
+        """A checkpoint: the model, DeepSpeed's own copy of it below ZeRO 3, and the optimizer.
+
+        Of what is trained alone: frozen weights are in no checkpoint.
+        """
         copies = 1 if self.zero_stage == 3 else 2
-        return self.num_parameters * (copies * self.weight_bytes + OPTIMIZER_BYTES) / GIB
+        return self.trained * (copies * self.weight_bytes + OPTIMIZER_BYTES) / GIB
 
     def model_gib(self) -> float:
         """The weights alone, as they are exported."""
-        return self.num_parameters * self.weight_bytes / GIB
+        return self.trained * self.weight_bytes / GIB
 
     def rank_gib(self) -> dict[str, float]:
         """Weights, gradients and optimizer of one rank, on its device; what is offloaded is not."""
-        bytes_each = {
-            "weights": 0 if self.offload_weights else self._share(3, self.weight_bytes),
-            "gradients": self._share(2, self.weight_bytes),
-            "optimizer": 0 if self.offload_optimizer else self._share(1, OPTIMIZER_BYTES),
+        weights = 0 if self.offload_weights else self._share(3, self.weight_bytes)
+        optimizer = 0 if self.offload_optimizer else self._share(1, OPTIMIZER_BYTES)
+        num_bytes = {
+            "weights": self.num_parameters * weights,
+            "gradients": self.trained * self._share(2, self.weight_bytes),
+            "optimizer": self.trained * optimizer,
         }
-        return {name: self.num_parameters * b / GIB for name, b in bytes_each.items()}
+        return {name: b / GIB for name, b in num_bytes.items()}
 
     def host_gib(self) -> dict[str, float]:
         """What all ranks together hold in the host's memory, at loading or later."""
@@ -63,10 +74,9 @@ class Job:
         if not self.on_gpu:
             training = self.num_ranks * sum(self.rank_gib().values())
             return {"loading": loading, "training": training}
-        offloaded = (OPTIMIZER_BYTES if self.offload_optimizer else 0) + (
-            self.weight_bytes if self.offload_weights else 0
-        )
-        return {"loading": loading, "offloading": self.num_parameters * offloaded / GIB}
+        optimizer = self.trained * OPTIMIZER_BYTES * self.offload_optimizer
+        weights = self.num_parameters * self.weight_bytes * self.offload_weights
+        return {"loading": loading, "offloading": (optimizer + weights) / GIB}
 
     def _share(self, stage: int, num_bytes: int) -> float:
         return num_bytes / (self.num_ranks if self.zero_stage >= stage else 1)

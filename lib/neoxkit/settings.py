@@ -17,7 +17,9 @@ from neoxkit import paths
 from neoxkit.errors import UserError, near
 
 # A run that goes on takes these from its checkpoint.
-_FROM_THE_START = ("run", "model_name_or_path", "from_scratch", "weight_decay", "precision")
+_FROM_THE_START = (
+    "run", "model_name_or_path", "from_scratch", "lora_rank", "weight_decay", "precision",
+)  # fmt: skip
 # Settings that the trainer knows by another name.
 TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
@@ -201,6 +203,7 @@ class TrainSettings(Settings):
     dataset: str = setting("sample", "what 01_tokenize wrote: data/tokenized/<dataset>")
     model_name_or_path: str = setting("", "the base; empty: the model 01_tokenize named")
     from_scratch: bool = setting(False, "begin with random weights of the model's shape")
+    lora_rank: int = setting(0, "train LoRA adapters of this rank; 0: all weights", least=0)
     block_size: int = setting(
         0, "0: the dataset's; smaller: leave longer conversations out", least=0
     )
@@ -271,6 +274,9 @@ class TrainSettings(Settings):
         if self.learning_rate > 1:
             what = f"must be at most 1, got {self.learning_rate:g}"
             raise UserError("learning_rate", what, "1e-5 to 2e-3 is usual")
+        if self.lora_rank and self.from_scratch:
+            what = "adapts pretrained weights, and from_scratch has none"
+            raise UserError("lora_rank", what, "set one of them")
         if self.max_steps == 0:
             raise UserError("max_steps", "is 0: no step", "choose 1 or more, or -1: by epochs")
 

@@ -8,7 +8,8 @@ arXiv:2001.08361, and Chowdhery et al. 2022, arXiv:2204.02311, appendix B), for 
 
 `weights`: of all matrices but the embeddings and the output layer, which works at trained tokens
 only. `pairs`: a token and one it may look at, n (n + 1) / 2 in a conversation of n. The 3: backward
-costs twice forward. Neither padding nor recomputed activations count as useful. GPT-Neo's local
+costs twice forward; with LoRA it is a 2, as frozen weights need no gradient of their own. Neither
+padding nor recomputed activations count as useful. GPT-Neo's local
 layers look less far back; they are counted as if they did not.
 """
 
@@ -28,11 +29,12 @@ class Shape:
     weights: int
     output_weights: int
     attention_width: int
+    forwards: int = 3  # what a step costs in forward passes; 2 where the weights are frozen (LoRA)
 
     def training_flop(self, tokens: float, trained: float, pairs: float) -> float:
         """Useful floating point operations of a training step over so many tokens."""
         forward = 2 * self.weights * tokens + 2 * self.output_weights * trained
-        return 3 * (forward + 4 * self.attention_width * pairs)
+        return self.forwards * (forward + 4 * self.attention_width * pairs)
 
 
 def shape(model: PreTrainedModel) -> Shape:
@@ -45,6 +47,7 @@ def shape(model: PreTrainedModel) -> Shape:
         weights=sum(_numel(p) for p in matrices if p not in embeddings and p is not output),
         output_weights=_numel(output),
         attention_width=config.num_hidden_layers * config.hidden_size,
+        forwards=3 if output.requires_grad else 2,
     )
 
 

@@ -1,0 +1,61 @@
+"""LoRA: small adapters are trained beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neoxkit.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONFIG = "adapter_config.json"
+# The linear layers of attention and MLP, by model family.
+LAYERS = {
+    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    "gpt_neo": ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+}
+
+
+def layers(model_type: str) -> tuple[str, ...]:
+    """The names of the layers that get an adapter; refused for a family that is not known."""
+    if model_type not in LAYERS:
+        what = f"{model_type} is none of {', '.join(LAYERS)}"
+        raise UserError("lora_rank", what, "set it to 0, which trains all weights")
+    return LAYERS[model_type]
+
+
+def add(model: "PreTrainedModel", rank: int, base: str, checkpointing: bool) -> Any:
+    """The model with adapters of this rank, which alone are trained; scaled by two (alpha / rank).
+
+    `base` is the name by which a reader of the adapters finds the model they belong to.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(layers(model.config.model_type)),
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=model.config.model_type == "gpt2",
+    )
+    if checkpointing:  # else no gradient gets past the frozen embeddings
+        model.enable_input_require_grads()
+    adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = base
+    return adapted
+
+
+def num_trained(model: "PreTrainedModel", rank: int) -> int:
+    """Weights that adapters of this rank would have; the model's own may be on the meta device."""
+    names = layers(model.config.model_type)
+    chosen = [m for name, m in model.named_modules() if name.rpartition(".")[2] in names]
+    return sum(rank * sum(module.weight.shape) for module in chosen)
+
+
+def base_of(folder: Path) -> str:
+    """The name of the model that the adapters in a folder belong to; empty where there are none."""
+    if not (folder / CONFIG).is_file():
+        return ""
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]

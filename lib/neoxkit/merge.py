@@ -1,0 +1,29 @@
+"""`neoxkit merge`: LoRA adapters added to the weights they belong to, as a whole model."""
+
+import shutil
+from pathlib import Path
+
+from neoxkit import lora, models, paths, runs
+from neoxkit.errors import UserError
+
+
+def merge(run: str) -> Path:
+    """Write runs/RUN/merged, which opens with plain from_pretrained; returns it."""
+    folder = paths.run(run)
+    runs.finished(folder)
+    adapters = folder / "model"
+    if not lora.base_of(adapters):
+        raise UserError(
+            "RUN", f"{run} was not trained with lora_rank", "its model/ is whole already"
+        )
+    model = models.load_model(str(adapters)).merge_and_unload()
+    part, target = folder / ".merged.part", folder / "merged"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    models.load_tokenizer(str(adapters)).save_pretrained(part)
+    card = (adapters / "README.md").read_text("utf-8")
+    (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
+    runs.flush_all(part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    return target

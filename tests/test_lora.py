@@ -1,0 +1,125 @@
+"""LoRA: adapters alone are trained, kept and exported; merged they are the same model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train import BASE, losses
+from zygote import Sabotage, Zygote, job
+
+from neoxkit import evaluate, lora, merge, models, needs, paths, runs
+from neoxkit.errors import UserError
+from neoxkit.settings import TrainSettings
+
+LORA = BASE.replace(lora_rank=4, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module", params=[(1, "zero2"), (2, "zero3")], ids=lambda p: p[1])
+def adapted(request: pytest.FixtureRequest, session_home: Path, zygote: Zygote) -> Path:
+    """A finished run on so many ranks under this ZeRO stage."""
+    ranks, config = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(session_home))
+        settings = LORA.replace(
+            run=f"lora-{config}", num_ranks=ranks, ds_config=config,
+            per_device_train_batch_size=8 // ranks,
+        )  # fmt: skip
+        codes = zygote.run(job(settings))
+        folder = paths.run(settings.run)
+        assert not any(codes), (folder / runs.LOG).read_text()[-3000:]
+    return folder
+
+
+def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) -> None:
+    weights = load_file(adapted / "model" / "adapter_model.safetensors")
+    assert weights and all("lora_" in name for name in weights)
+    shape = models.without_weights("tiny")
+    assert sum(w.numel() for w in weights.values()) == lora.num_trained(shape, 4)
+    assert not (adapted / "model" / "model.safetensors").exists()
+    assert lora.base_of(adapted / "model") == "tiny"
+    assert losses(adapted)[-1] < losses(adapted)[0] - 0.1
+    assert {f.name for f in (adapted / "checkpoint-8").glob("*.safetensors")} == {
+        "adapter_model.safetensors"
+    }
+
+
+def test_a_checkpoint_takes_what_was_estimated(home: Path, adapted: Path) -> None:
+    start = runs.read_events(adapted)[0]
+    total = models.without_weights("tiny").num_parameters()
+    trained = lora.num_trained(models.without_weights("tiny"), 4)
+    assert start["num_parameters"] == total + trained
+    measured = needs.Job(total, start["num_ranks"], start["zero_stage"], num_trained=trained)
+    size = sum(f.stat().st_size for f in (adapted / "checkpoint-8").rglob("*.pt"))
+    assert size < 2**30 * measured.checkpoint_gib() + 1e6
+
+
+def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(
+    home: Path, adapted: Path
+) -> None:
+    from datasets import load_from_disk
+
+    from neoxkit import scoring
+
+    facts = runs.finished(adapted)
+    tuned = evaluate.load(facts, adapted, "tuned")
+    rows = load_from_disk(home / facts["dataset"])["eval"]
+    assert scoring.score(tuned, rows, batch_size=8, pad_id=1).loss == pytest.approx(
+        facts["eval_loss"], rel=1e-4
+    )
+    merged = models.load_model(str(merge.merge(adapted.name))).eval()
+    ids = torch.tensor([rows[0]["input_ids"]])
+    with torch.no_grad():
+        one, other = tuned(ids).logits, merged(ids).logits
+        base = models.load_model("tiny").eval()(ids).logits
+    assert (one - other).abs().max() < 1e-5 < (one - base).abs().max()
+    config = json.loads((adapted / "merged" / "config.json").read_text())
+    assert config["architectures"] == ["GPTNeoXForCausalLM"]
+    assert not (adapted / "merged" / lora.CONFIG).exists()
+    cards = [(adapted / name / "README.md").read_text() for name in ("model", "merged")]
+    assert "library_name: peft" in cards[0] and "LoRA adapters of rank 4" in cards[0]
+    assert "library_name: transformers" in cards[1]
+
+
+def test_a_run_of_adapters_goes_on_to_the_same_bytes(home: Path, zygote: Zygote) -> None:
+    settings = LORA.replace(run="lora-broken")
+    whole = LORA.replace(run="lora-whole")
+    sabotage = Sabotage(where="/checkpoint-8/", at=0)
+    assert zygote.run(job(settings, sabotage)) != [0]
+    assert [zygote.run(job(s)) for s in (settings, whole)] == [[0], [0]]
+    starts = [e for e in runs.read_events(paths.run("lora-broken")) if e["event"] == "start"]
+    assert [e["resumed_step"] for e in starts] == [0, 4]
+    hashes = {runs.finished(paths.run(s.run))["model_sha256"]["adapter_model.safetensors"]
+              for s in (settings, whole)}  # fmt: skip
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "gpt2"])
+def test_each_family_gets_adapters_that_change_it(tmp_path: Path, kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {
+        "vocab_size": 50, "hidden_size": 16, "num_heads": 2, "num_layers": 2, "n_embd": 16,
+        "n_layer": 2, "n_head": 2, "attention_types": [[["global", "local"], 1]],
+    }  # fmt: skip
+    config = AutoConfig.for_model(kind, **small)
+    model = AutoModelForCausalLM.from_config(config)
+    expected = lora.num_trained(model, 2)
+    adapted = lora.add(model, 2, "mine", checkpointing=False)
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == expected > 0
+    ids = torch.arange(8)[None]
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    grown = {n.split(".lora_")[0].rpartition(".")[2] for n, p in adapted.named_parameters()
+             if p.grad is not None and p.grad.abs().max() > 0}  # fmt: skip
+    assert grown == set(lora.layers(kind))
+
+
+def test_what_can_not_be_adapted_is_refused(home: Path) -> None:
+    with pytest.raises(UserError, match="lora_rank: adapts pretrained weights"):
+        TrainSettings(lora_rank=4, from_scratch=True)
+    with pytest.raises(UserError, match="lora_rank: llama is none of gpt_neox, gpt_neo, gpt2"):
+        lora.layers("llama")
+    with pytest.raises(UserError, match="allow_change: lora_rank can't change in a run"):
+        TrainSettings(allow_change=["lora_rank"])
