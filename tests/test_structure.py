@@ -52,7 +52,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "launch",
     ),
     "look": ("plots", "charts", "views", "outcome", "browser"),
-    "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare"),
+    "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare", "share"),
     "shell": (
         "doctor",
         "terminal",

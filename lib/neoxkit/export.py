@@ -75,6 +75,14 @@ def card(
             f"**Prompt.** `User: ...`, a blank line, `{facts['agent_name']}:` - the chat template "
             "writes it. A reply ends with the end mark or with a blank line and `User:`.",
             "",
+            "```python",
+            "from transformers import pipeline",
+            "",
+            'chat = [{"role": "user", "content": "Hello!"}]',
+            'ask = pipeline("text-generation", model="PLACE")  # this repository, or its folder',
+            'print(ask(chat)[0]["generated_text"][-1]["content"])',
+            "```",
+            "",
             f"**Scores on the eval side.** {scores}.",
             "",
             f"**Training.** {facts['step']:,} steps, {facts['trained_tokens']:,} trained tokens, "

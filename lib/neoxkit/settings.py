@@ -6,6 +6,7 @@ and the same help; a test holds them together.
 
 import dataclasses
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -256,6 +257,7 @@ class TrainSettings(Settings):
         3, "questions answered at every evaluation, to see it learn; 0: none", least=0
     )
     report_to: str = setting("none", "none, tensorboard, wandb, mlflow, ...")
+    hub_model_id: str = setting("", "owner/name on the hub to push it to; empty: it stays here")
     restart: bool = setting(False, "begin anew and keep the old run beside it")
     allow_change: list = setting([], "settings that may differ from those the run began with")
     training_arguments: dict = setting({}, "any other TrainingArguments field, by name")
@@ -274,6 +276,8 @@ class TrainSettings(Settings):
         if self.learning_rate > 1:
             what = f"must be at most 1, got {self.learning_rate:g}"
             raise UserError("learning_rate", what, "1e-5 to 2e-3 is usual")
+        if self.hub_model_id and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_model_id):
+            raise UserError("hub_model_id", f"got {self.hub_model_id!r}", "write owner/name")
         if self.lora_rank and self.from_scratch:
             what = "adapts pretrained weights, and from_scratch has none"
             raise UserError("lora_rank", what, "set one of them")

@@ -1,0 +1,85 @@
+"""A model for others: it answers without the kit, and nothing is pushed unless it is asked for."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from neoxkit import runs, share
+from neoxkit.errors import UserError
+from neoxkit.settings import TrainSettings
+
+
+@pytest.fixture
+def finished(home: Path) -> Path:
+    """A run whose model is the built-in one."""
+    folder = home / "runs" / "shared"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
+    runs.write_json(folder / runs.FINISHED, {"step": 1})
+    template = "{% for m in messages %}User: {{ m['content'] }}\n\nAgent:{% endfor %}"
+    (folder / "model" / "chat_template.jinja").write_text(template)
+    return folder
+
+
+class Hub:
+    """Stands in for the hub; notes what it is asked for."""
+
+    endpoint = "https://hub.example"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple] = []
+
+    def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
+        if name == "no/right":
+            raise ValueError("403: no right to write there")
+        self.asked.append(("create", name, private, exist_ok))
+
+    def upload_folder(self, folder_path: Path, repo_id: str) -> None:
+        self.asked.append(("upload", folder_path, repo_id))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    return hub
+
+
+def test_the_model_answers_in_a_fresh_process_and_goes_nowhere(finished: Path, hub: Hub) -> None:
+    said = share.share("shared").text
+    assert "by a plain pipeline, runs/shared/model says: " in said
+    assert "not pushed anywhere" in said and hub.asked == []
+
+
+def test_it_is_pushed_where_a_repository_is_named(finished: Path, hub: Hub) -> None:
+    assert "pushed to https://hub.example/me/mine" in share.share("shared", "me/mine").text
+    assert hub.asked == [
+        ("create", "me/mine", True, True),
+        ("upload", finished / "model", "me/mine"),
+    ]
+    with pytest.raises(UserError, match=r"no/right can't be pushed to .403: no right"):
+        share.push(finished / "model", "no/right")
+
+
+def test_a_model_that_does_not_answer_is_not_pushed(finished: Path, hub: Hub) -> None:
+    (finished / "model" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="runs/shared/model: does not answer through a plain"):
+        share.share("shared", "me/mine")
+    assert hub.asked == []
+
+
+def test_adapters_are_merged_first(finished: Path, hub: Hub) -> None:
+    runs.write_json(finished / "model" / "adapter_config.json", {"base_model_name_or_path": "tiny"})
+    assert "neoxkit merge shared makes a model" in share.share("shared").text
+    with pytest.raises(UserError, match="model: holds adapters alone -- neoxkit merge shared"):
+        share.share("shared", "me/mine")
+    (finished / "merged").mkdir()
+    assert share.whole_model(finished) == finished / "merged"
+
+
+@pytest.mark.parametrize("name", ["mine", "a/b/c", "me/", "https://hub.example/me/mine"])
+def test_a_name_that_is_none_is_refused_before_the_training(name: str) -> None:
+    with pytest.raises(UserError, match=r"hub_model_id: got .* -- write owner/name"):
+        TrainSettings(hub_model_id=name)
