@@ -37,7 +37,7 @@ demo: $(READY)
 	@$(BIN)/neoxkit run
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-demo: $(READY)
 	@$(BIN)/python -m pytest -m demo

@@ -21,8 +21,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NUM_CONVERSATIONS = 400  # of the sample, in the small dataset
 
 
-# A shell that runs the tests in the background ignores SIGINT, and so would every child.
+# A shell that runs the tests in the background ignores these, and so would every child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # Of a rank: the same bytes need the same number, and tiny models need no more.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -94,7 +94,7 @@ def test_nor_where_it_is_converted(stopped: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_of_pickles_alone_is_refused(home: Path, tmp_path: Path) -> None:
-    canary, folder = tmp_path / "canary", tmp_path / "model"
+    canary, folder = tmp_path / "canary", home / "data" / "models" / "pickled"
     shutil.copytree(home / "data" / "models" / "tiny", folder)
     (folder / "model.safetensors").unlink()
     torch.save({"gpt_neox.embed_in.weight": Evil(canary)}, folder / "pytorch_model.bin")

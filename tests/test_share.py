@@ -1,6 +1,7 @@
 """A model for others: it answers without the kit, and nothing is pushed unless it is asked for."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -12,7 +13,7 @@ from neoxkit.settings import TrainSettings
 
 
 @pytest.fixture
-def finished(home: Path) -> Path:
+def finished(home: Path) -> Iterator[Path]:
     """A run whose model is the built-in one."""
     folder = home / "runs" / "shared"
     shutil.rmtree(folder, ignore_errors=True)
@@ -20,7 +21,8 @@ def finished(home: Path) -> Path:
     runs.write_json(folder / runs.FINISHED, {"step": 1})
     template = "{% for m in messages %}User: {{ m['content'] }}\n\nAgent:{% endfor %}"
     (folder / "model" / "chat_template.jinja").write_text(template)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 class Hub:

@@ -1,10 +1,12 @@
 """The DeepSpeed command, the guard around its process tree, and whether it came to a good end."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +65,15 @@ class Training:
 
     def stop(self) -> None:
         """End the whole tree; returns when it is gone."""
-        if self.process and self.process.poll() is None:
+        if self.process is None:
+            return
+        deadline = time.monotonic() + 2 * GRACE_SECONDS + 5
+        while self.process.poll() is None and time.monotonic() < deadline:
+            # Again and again: in its first moments the guard does not listen yet.
             self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(timeout=2 * GRACE_SECONDS + 5)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.5)
+        self.process.wait(timeout=1)
 
     def check(self) -> dict[str, Any]:
         """What FINISHED.json says; raises unless the run really finished."""
