@@ -39,7 +39,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "arguments",
     ),
     "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
-    "plans": ("needs", "changes", "estimates", "listing", "plan"),
+    "plans": ("needs", "fit", "changes", "estimates", "listing", "plan"),
     "work": (
         "failures",
         "base",
@@ -67,7 +67,8 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "lora", "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
+    "errors", "lora", "fit",
+    "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",

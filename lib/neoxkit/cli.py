@@ -105,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     again.add_argument("run", metavar="RUN")
     again.set_defaults(call=lambda options: _repeat(options.run))
+    fits = commands.add_parser(
+        "fit", allow_abbrev=False, help="which ds_config for which model on which machine",
+        description="For each model and machine the first configuration in which a training fits, "
+        "and its largest micro-batch: bf16, gradient checkpointing, conversations of 280 tokens.",
+    )  # fmt: skip
+    fits.add_argument("--lora-rank", type=int, default=0, metavar="N", help="train adapters alone")
+    fits.set_defaults(call=lambda options: _fit(options.lora_rank))
     merge = commands.add_parser(
         "merge", allow_abbrev=False, help="write a LoRA run as a whole model: runs/RUN/merged"
     )
@@ -159,6 +166,15 @@ def _repeat(run: str) -> int:
     from neoxkit import repeat
 
     return repeat.repeat(run)
+
+
+def _fit(lora_rank: int) -> int:
+    from neoxkit import fit, views
+
+    header = ("model", *(f"{n} x {gib} GiB" for n, gib in fit.MACHINES))
+    print(views.table(fit.choices(fit.configurations(), lora_rank), header).text)
+    print("by formulas (lib/neoxkit/fit.py) that were measured on CPUs, not yet on GPUs")
+    return 0
 
 
 def _merge(run: str) -> int:

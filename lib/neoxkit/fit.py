@@ -1,0 +1,172 @@
+"""Does it fit? What a training takes of each GPU (or CPU rank), part by part, before it is tried.
+
+Weights, gradients and optimizer are those of `needs` (ZeRO: Rajbhandari et al. 2020,
+arXiv:1910.02054, table 1). On top come, of one rank:
+
+step         the averaged gradient once more, 4 bytes of each weight whose optimizer lies here; on a
+             CPU AdamW's temporaries as well: together 12, as was measured
+gathered     under ZeRO 3 the weights that are whole at a time: at most stage3_max_live_parameters
+buffers      DeepSpeed's two buckets of gradients, and the one of weights where there are ranks
+activations  17 x width values of a token and layer: its input, two norms, queries, keys and values
+             before and after rotation, attention, and the MLP before and after its activation (the
+             count of Korthikanti et al. 2022, arXiv:2205.05198, without dropout and without the
+             attention matrix, for parallel attention and MLP); with checkpointing one layer's, and
+             the input of each
+logits       a value for each trained token and vocabulary entry, once: the loss works in place
+libraries    Python, torch and DeepSpeed in a CPU rank; a GPU's context and what its allocator keeps
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from neoxkit import needs, paths, runs
+from neoxkit.needs import GIB
+
+LAYER_VALUES = 17  # kept of each token and layer, in units of the width
+STEP_BYTES = {False: 12, True: 4}  # on a CPU (measured), on a GPU (with a fused AdamW)
+LIBRARIES_GIB = {False: 0.53, True: 1.5}  # on a CPU (measured), on a GPU (allowed for)
+MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a GPT-NeoX-style model decides its memory."""
+
+    width: int
+    layers: int
+    vocabulary: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Of GPT-NeoX: embeddings and output apart, biases and two norms a layer.
+
+        >>> Shape(512, 6, 50304).num_parameters  # Pythia-70m
+        70426624
+        """
+        layer = 12 * self.width**2 + 13 * self.width
+        return 2 * self.vocabulary * self.width + self.layers * layer + 2 * self.width
+
+
+# As their configurations on the hub say (EleutherAI/pythia-..., EleutherAI/gpt-neox-20b).
+SHAPES = {
+    "pythia-70m": Shape(512, 6, 50304),
+    "pythia-160m": Shape(768, 12, 50304),
+    "pythia-410m": Shape(1024, 24, 50304),
+    "pythia-1b": Shape(2048, 16, 50304),
+    "pythia-1.4b": Shape(2048, 24, 50304),
+    "pythia-2.8b": Shape(2560, 32, 50304),
+    "pythia-6.9b": Shape(4096, 32, 50432),
+    "pythia-12b": Shape(5120, 36, 50688),
+    "gpt-neox-20b": Shape(6144, 44, 50432),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of one rank: its tokens with the padding, and those that are trained on."""
+
+    tokens: int
+    trained: int
+    checkpointing: bool = False
+
+
+def rank_gib(
+    shape: Shape, job: needs.Job, batch: Batch, config: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """GiB of each part on one rank's device; the sum is what it needs.
+
+    `config` is the DeepSpeed configuration's `zero_optimization`.
+    """
+    config = config or {}
+    own = job.trained / (job.num_ranks if job.zero_stage >= 1 else 1)
+    size = job.weight_bytes
+    reduce = _number(config, "reduce_bucket_size", shape.width**2)
+    buckets = 2 * min(reduce, job.trained)
+    if job.num_ranks > 1 and job.zero_stage < 3:
+        buckets += min(_number(config, "allgather_bucket_size", 500_000_000), job.trained)
+    live = _number(config, "stage3_max_live_parameters", MAX_LIVE_PARAMETERS)
+    kept = shape.layers * LAYER_VALUES
+    if batch.checkpointing:
+        kept = shape.layers + LAYER_VALUES
+    num_bytes = {
+        "step": 0 if job.offload_optimizer else own * STEP_BYTES[job.on_gpu],
+        "gathered": size * min(job.num_parameters, live) if job.zero_stage == 3 else 0,
+        "buffers": size * buckets,
+        "activations": size * batch.tokens * shape.width * kept,
+        "logits": size * batch.trained * shape.vocabulary,
+    }
+    parts = {name: b / GIB for name, b in num_bytes.items()}
+    return {**job.rank_gib(), **parts, "libraries": LIBRARIES_GIB[job.on_gpu]}
+
+
+def _number(config: Mapping[str, Any], name: str, other: int) -> int:
+    """A number of the configuration; `other` where it has none, or leaves it to transformers."""
+    value = config.get(name)
+    return value if isinstance(value, int) else other
+
+
+def largest_micro_batch(
+    shape: Shape, job: needs.Job, one: Batch, device_gib: float, config: Mapping[str, Any]
+) -> int:
+    """How many conversations like `one` fit on a device at once; 0 if not even one does."""
+    least = sum(rank_gib(shape, job, replace(one, tokens=0, trained=0), config).values())
+    first = sum(rank_gib(shape, job, one, config).values())
+    return max(int((device_gib - least) / (first - least)), 0)
+
+
+def corrected(predicted: float, probe_predicted: float, probe_measured: float) -> float:
+    """A prediction, scaled by what a few real steps took of what was predicted for them."""
+    return predicted * probe_measured / probe_predicted
+
+
+# The fastest first, as ds_configs/README.md puts them.
+CONFIGS = ("zero2", "zero2_offload", "zero3", "zero3_offload")
+# GPUs and GiB of each.
+MACHINES = ((1, 16), (1, 24), (1, 80), (4, 24), (8, 24), (8, 80))
+BLOCK_SIZE = 280
+
+
+def job_of(shape: Shape, config: Mapping[str, Any], num_gpus: int, lora_rank: int = 0) -> needs.Job:
+    """A training in bf16 on so many GPUs under a configuration's `zero_optimization`."""
+    adapters = 16 * lora_rank * shape.layers * shape.width  # 4 + 2 + 5 + 5 widths a layer
+    return needs.Job(
+        num_parameters=shape.num_parameters,
+        num_trained=adapters or None,
+        num_ranks=num_gpus,
+        zero_stage=config.get("stage", 0),
+        half=True,
+        on_gpu=True,
+        offload_optimizer=config.get("offload_optimizer", {}).get("device") == "cpu",
+        offload_weights=config.get("offload_param", {}).get("device") == "cpu",
+    )
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """`zero_optimization` of each of the kit's configurations, in the order of CONFIGS."""
+    folder = paths.root() / "ds_configs"
+    return {n: runs.read_json(folder / f"{n}.json")["zero_optimization"] for n in CONFIGS}
+
+
+def choices(configs: Mapping[str, Mapping[str, Any]], lora_rank: int = 0) -> list[tuple[str, ...]]:
+    """For each model and machine the first configuration that fits, and its largest micro-batch.
+
+    Conversations of BLOCK_SIZE tokens, half of them trained on, with gradient checkpointing.
+    """
+    one = Batch(BLOCK_SIZE, BLOCK_SIZE // 2, checkpointing=True)
+    rows = []
+    for name, shape in SHAPES.items():
+        cells = []
+        for num_gpus, gib in MACHINES:
+            found = (
+                (
+                    config,
+                    largest_micro_batch(
+                        shape, job_of(shape, zero, num_gpus, lora_rank), one, gib, zero
+                    ),
+                )
+                for config, zero in configs.items()
+            )
+            cells.append(next((f"{c} {n:,}" for c, n in found if n), "no"))
+        rows.append((name, *cells))
+    return rows
