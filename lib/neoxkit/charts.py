@@ -1,5 +1,6 @@
 """Models beside each other as figures: runs of a sweep, and base beside tuned."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ def overlay(curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: 
     A curve has `label`, `tokens` and `losses` of its steps, `eval_tokens` and `eval_losses`;
     `title` says what the labels are of. Of more runs than there are colours, lighter is later.
     """
-    figure, axes = new_figure(4.2)
+    longest = max((len(one["label"]) for one in curves), default=1)
+    columns = min(max(90 // (longest + 8), 1), 6)
+    figure, axes = new_figure(3.6 + 0.17 * math.ceil(len(curves) / columns))
     for i, one in enumerate(curves):
         colour = _colour(i, len(curves))
         drawn = smoothed(one["losses"]) if len(one["losses"]) >= SMOOTHED_FROM else one["losses"]
@@ -53,10 +56,9 @@ def overlay(curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: 
     )  # fmt: skip
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlim(left=0)
-    longest = max((len(one["label"]) for one in curves), default=1)
-    options = {"loc": "outside lower center", "ncols": min(max(90 // (longest + 8), 1), 6)}
     if curves:
-        figure.legend(frameon=False, fontsize=8, title=title, title_fontsize=8, **options)
+        options = {"frameon": False, "fontsize": 8, "title": title, "title_fontsize": 8}
+        figure.legend(loc="outside lower center", ncols=columns, **options)
     return figure
 
 

@@ -243,12 +243,13 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def differences(chosen: Sequence[Run]) -> views.View:
-    """What differs between the runs, and only that: a line a setting, a column a run."""
+    """What differs between the runs, and only that: a line a run, a column a setting."""
     found = differing(chosen)
     if not found:
         return views.sentences([], none="Nothing differs between these runs.")
-    rows = [(name, *map(_value, values)) for name, values in found.items()]
-    return views.table(rows, ("", *(run.name for run in chosen)), even=True)
+    values = zip(*found.values(), strict=True)
+    rows = [(run.name, *map(_value, of)) for run, of in zip(chosen, values, strict=True)]
+    return views.table(rows, ("run", *found))
 
 
 def _value(value: Any) -> str:

@@ -88,21 +88,25 @@ def examine(
     questions: Sequence[Question],
     settings: EvaluateSettings,
     show: Callable[[str], Progress] = lambda label: silent,
+    name: str = "",
 ) -> Examination:
-    """Score a model on the eval side and let it answer; `show` makes a progress line of a label."""
+    """Score a model on the eval side and let it answer.
+
+    `show` makes a progress line of a label, which begins with the model's `name`.
+    """
     options = {"batch_size": settings.batch_size, "pad_id": models.pad_id(tokenizer)}
 
     def scored(what: Dataset, label: str) -> Score | None:
-        found = score(model, what, **options, progress=show(label))
+        found = score(model, what, **options, progress=show(f"{name} {label}".strip()))
         return found and depth.with_bits(found, what, tokenizer)
 
-    name = settings.plain_text_file
-    text = plain_rows(paths.find("plain_text_file", name) if name else None, model, tokenizer)
+    file = settings.plain_text_file
+    text = plain_rows(paths.find("plain_text_file", file) if file else None, model, tokenizer)
     prompts = [question.prompt for question in questions]
     return Examination(
-        scored(rows, "conversations scored"),
-        _reply(model, tokenizer, prompts, settings, show("questions answered")),
-        text and scored(text, "pieces of the plain text scored"),
+        scored(rows, "scores conversations"),
+        _reply(model, tokenizer, prompts, settings, show(f"{name} answers questions".strip())),
+        text and scored(text, "scores pieces of the plain text"),
     )
 
 
@@ -148,7 +152,7 @@ def losses_by_step(
     for checkpoint in checkpoints.whole(folder) if settings.score_checkpoints else ():
         if (step := checkpoints.step_of(checkpoint)) < facts["step"]:
             model = models.for_inference(str(checkpoint), _dtype(facts))
-            progress = show(f"{checkpoint.name} scored")
+            progress = show(f"{checkpoint.name} scores conversations")
             losses[step] = score(model, rows, **options, progress=progress).loss
     return losses | {facts["step"]: tuned.score.loss}
 

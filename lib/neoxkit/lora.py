@@ -1,6 +1,7 @@
 """LoRA: small adapters are trained beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def add(model: "PreTrainedModel", rank: int, base: str, checkpointing: bool) -> 
     )
     if checkpointing:  # else no gradient gets past the frozen embeddings
         model.enable_input_require_grads()
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of peft's own calls
+        adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
 

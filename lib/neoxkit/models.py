@@ -1,5 +1,6 @@
 """Load a model and its tokenizer by name or folder, and check that they fit together."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,10 @@ def load_model(
         from peft import PeftModel
 
         model = load_model(base, dtype, attention)
-        return PeftModel.from_pretrained(model, where, use_safetensors=True)
+        with warnings.catch_warnings(
+            action="ignore", category=FutureWarning
+        ):  # of peft's own calls
+            return PeftModel.from_pretrained(model, where, use_safetensors=True)
     try:
         return AutoModelForCausalLM.from_pretrained(
             where,

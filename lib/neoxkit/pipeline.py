@@ -107,8 +107,9 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> None:
         lock.refuse_locked(paths.run(train.run))
         plan.check_before_tokenizing(first, train) if first else plan.check(train)
     if last:
-        if last.questions_file:
-            paths.find("questions_file", last.questions_file)
+        for name in ("questions_file", "plain_text_file"):
+            if file := getattr(last, name):
+                paths.find(name, file)
         if not train:
             launch.check_evaluable(paths.run(last.run))
 

@@ -212,8 +212,8 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
             standing.state if code in (0, STOPPED) else "failed",
             said or terminal.reached(standing),
         )
-    if not lock.locked_by(folder):
-        return name, "finishing" if standing.state == "finished" else "starting", ""
+    if not lock.locked_by(folder):  # before the training, or after it
+        return name, "in its notebook", ""
     return name, "training", terminal.reached(standing)
 
 
