@@ -52,7 +52,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "launch",
     ),
     "look": ("plots", "charts", "views", "outcome", "browser"),
-    "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare", "share"),
+    "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare", "rescore", "share"),
     "shell": (
         "doctor",
         "terminal",
@@ -67,7 +67,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "lora", "fit",
+    "errors", "lora", "fit", "rescore",
     "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",

@@ -26,6 +26,7 @@ class Run:
     """One run as its files tell it: every setting, what it was made of, and its events."""
 
     name: str
+    folder: Path
     state: str
     settings: dict[str, Any]
     made_of: dict[str, Any]
@@ -68,6 +69,7 @@ def _load(folder: Path) -> Run:
     made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}
     return Run(
         name=folder.name,
+        folder=folder,
         state=listing.standing(folder).state,
         settings=_settings(folder),
         made_of=made_of,
@@ -159,7 +161,7 @@ def notes(chosen: Sequence[Run]) -> list[str]:
         said.append(
             "the eval sides differ (of "
             + " and ".join(f"{n:,}" for n in sorted(sides))
-            + " trained tokens): these eval losses do not compare like with like"
+            + " trained tokens): these eval losses do not compare like with like -- set score_again"
         )
     unfinished = [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
     return said + unfinished

@@ -318,6 +318,7 @@ class CompareSettings(Settings):
 
     runs: list = setting([], 'runs by name, pattern ("lr.*") or folder; empty: every run here')
     name: str = setting("comparison", "name of the folder written: runs/<name>")
+    score_again: bool = setting(False, "score all models on the conversations that all evaluate")
 
     def check(self) -> None:
         paths.check_name("name", self.name)

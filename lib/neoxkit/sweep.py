@@ -223,5 +223,7 @@ def _compare(name: str, made: Sequence[Variant]) -> int:
     if not chosen:
         return 1
     print(compare.table(chosen).text)
-    parameters = {"runs": [run.name for run in chosen], "name": name}
+    other_sides = len({variant.settings.block_size for variant in made}) > 1
+    names = [run.name for run in chosen]
+    parameters = {"runs": names, "name": name, "score_again": other_sides}
     return pipeline.execute(parameters, [CompareSettings.notebook])
