@@ -88,3 +88,12 @@ def test_runs_that_are_left_behind_are_named(started: Path) -> None:
         assert changes.left_behind(FIRST.replace(block_size=32, dataset="another")) == []
     finally:
         (started / runs.FINISHED).unlink()
+
+
+def test_a_setting_that_came_later_is_no_change() -> None:
+    """Runs of an earlier version go on, and a shell's flags are texts."""
+    old = {"learning_rate": 1e-3}
+    changes.refuse_changes(old, old | {"lora_rank": 0})
+    changes.refuse_changes(old, {"learning_rate": "0.001", "lora_rank": "0"})
+    with pytest.raises(UserError, match="lora_rank None -> 4"):
+        changes.refuse_changes(old, old | {"lora_rank": 4})

@@ -76,6 +76,35 @@ def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
     assert "eval loss at 150 tokens" in shown[0] and "3.0000" in shown[1]
 
 
+def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -> None:
+    make(home, "a", 100, [4.0, 2.0])
+    folder = make(home, "b", 100, [float("nan")], learning_rate=2e-3)
+    assert json.loads((folder / runs.METRICS).read_text().splitlines()[-1])["loss"] is None
+    chosen = compare.load([])
+    assert compare.equal_tokens(chosen) == 200
+    assert [line["equal_loss"] for line in compare.scores(chosen)] == [2.0, None]
+    assert compare.table(chosen).text
+
+
+def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: Path) -> None:
+    make(home, "a", 100, [4.0])
+    flags = {"learning_rate": "0.001", "gradient_checkpointing": "None", "dataset_sha256": "d"}
+    runs.write_json(make(home, "b", 100, [3.0]) / runs.ARGUMENTS, flags | {"report_to": "none"})
+    (make(home, "c", 100, [2.0]) / runs.ARGUMENTS).unlink()
+    chosen = compare.load([])
+    assert [run.name for run in chosen] == ["a", "b", "c"]
+    assert compare.differing(chosen)["learning_rate"] == [1e-3, "0.001", None]
+    assert compare.notes(chosen) == []  # no card is no other data
+
+
+def test_the_ranks_are_those_of_the_last_start(home: Path) -> None:
+    folder = make(home, "a", 100, [4.0])
+    lines = (folder / runs.METRICS).read_text()
+    failed = json.dumps({"event": "start", "step": 0, "num_ranks": 2}) + "\n"
+    (folder / runs.METRICS).write_text(failed + lines)
+    assert compare.load(["a"])[0].settings["num_ranks"] == 1
+
+
 def test_evaluations_between_two_logged_steps_count_what_was_trained_by_then(home: Path) -> None:
     folder = make(home, "a", 100, [4.0])
     runs.append_event(folder, "eval", step=5, loss=5.0, trained_tokens=50)

@@ -10,6 +10,7 @@ from datasets import load_from_disk
 
 from neoxkit import depth, evaluate, models, paths, scoring
 from neoxkit.errors import UserError
+from neoxkit.settings import EvaluateSettings
 from neoxkit.table import NOT_TRAINED
 
 A, B = 7, NOT_TRAINED  # trained, not trained
@@ -118,7 +119,17 @@ def test_a_plain_text_that_is_none_is_refused(tmp_path: Path, data: bytes, said:
     (tmp_path / "t.txt").write_bytes(data)
     with pytest.raises(UserError, match=f"plain_text_file: {said}"):
         scoring.plain_rows(tmp_path / "t.txt", None, None)
-    assert scoring.plain_rows(None, None, None) is None
+
+
+def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> None:
+    """A window may end within a character, whose bytes can't be told from its tokens."""
+    (tmp_path / "t.txt").write_text("日本語の文章です。" * 60)
+    model, tokenizer = models.load_model("tiny"), models.load_tokenizer("tiny")
+    rows, size = scoring.plain_rows(tmp_path / "t.txt", model, tokenizer)
+    assert size == 27 * 60 and depth.num_bytes(rows, tokenizer) != size
+    settings = EvaluateSettings(plain_text_file=str(tmp_path / "t.txt"))
+    found = evaluate.examine(model.eval(), tokenizer, rows.select([]), [], settings).plain
+    assert found.bits_per_byte == depth.bits_per_byte(found.losses, size)
 
 
 def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:

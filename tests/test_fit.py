@@ -83,10 +83,6 @@ def test_what_does_not_fit_has_no_micro_batch() -> None:
     assert fit.largest_micro_batch(shape, fit.job_of(shape, ZERO2, 1), one, 24, ZERO2) == 0
 
 
-def test_a_probe_corrects_a_prediction() -> None:
-    assert fit.corrected(predicted=10, probe_predicted=4, probe_measured=5) == 12.5
-
-
 # width, layers, conversations a micro-batch, checkpointing, ZeRO stage, ranks
 MEASURED = [
     (256, 6, 32, False, 2, 1),

@@ -119,6 +119,8 @@ def test_each_family_gets_adapters_that_change_it(tmp_path: Path, kind: str) -> 
 def test_what_can_not_be_adapted_is_refused(home: Path) -> None:
     with pytest.raises(UserError, match="lora_rank: adapts pretrained weights"):
         TrainSettings(lora_rank=4, from_scratch=True)
+    with pytest.raises(UserError, match="hub_model_id: is for whole models"):
+        TrainSettings(lora_rank=4, hub_model_id="me/mine")
     with pytest.raises(UserError, match="lora_rank: llama is none of gpt_neox, gpt_neo, gpt2"):
         lora.layers("llama")
     with pytest.raises(UserError, match="allow_change: lora_rank can't change in a run"):

@@ -44,6 +44,7 @@ def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> Non
     for name in ("model.safetensors", "config.json", "notes.txt"):
         (base / name).write_text(name)
     run_card.begin(folder, {"run": "run"}, base)
+    runs.append_event(folder, "train", step=1)  # it has begun
     (base / "config.json").write_text("changed since")
     run_card.begin(folder, {"run": "another"}, base)
     run_card.finish(folder, {"step": 8})
@@ -55,6 +56,13 @@ def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> Non
     assert card["base_sha256"]["config.json"] != runs.sha256(base / "config.json")
     assert (card["run"], len(card["starts"]), card["results"]) == ("run", 2, {"step": 8})
     assert run_card.differences(card, run_card.this_start()) == []
+
+
+def test_a_run_that_made_no_step_is_what_its_next_start_makes_of_it(tmp_path: Path) -> None:
+    run_card.begin(tmp_path, {"settings": "too large"}, tmp_path)
+    run_card.begin(tmp_path, {"settings": "smaller"}, tmp_path)
+    card = run_card.read(tmp_path)
+    assert (card["settings"], len(card["starts"])) == ("smaller", 2)
 
 
 def test_what_differs_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import huggingface_hub
 import pytest
 
@@ -36,6 +37,8 @@ class Hub:
     def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
         if name == "no/right":
             raise ValueError("403: no right to write there")
+        if name == "no/network":
+            raise httpx.ConnectError("no route to host")
         self.asked.append(("create", name, private, exist_ok))
 
     def upload_folder(self, folder_path: Path, repo_id: str) -> None:
@@ -63,6 +66,8 @@ def test_it_is_pushed_where_a_repository_is_named(finished: Path, hub: Hub) -> N
     ]
     with pytest.raises(UserError, match=r"no/right can't be pushed to .403: no right"):
         share.push(finished / "model", "no/right")
+    with pytest.raises(UserError, match=r"no/network can't be pushed to .no route to host"):
+        share.push(finished / "model", "no/network")
 
 
 def test_a_model_that_does_not_answer_is_not_pushed(finished: Path, hub: Hub) -> None:

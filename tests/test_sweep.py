@@ -5,15 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from neoxkit import compare, parameters, paths, plan, runs, sweep
+from neoxkit import compare, lock, parameters, paths, plan, runs, sweep
 from neoxkit.errors import UserError
-from neoxkit.settings import TrainSettings
+from neoxkit.settings import EvaluateSettings, TrainSettings
 
 
 def names(made: list[sweep.Variant]) -> list[str]:
@@ -38,8 +39,8 @@ def test_every_combination_or_the_nth_of_each() -> None:
 
 def test_a_name_is_a_run_name_whatever_the_values() -> None:
     made = sweep.variants({"run": "g"}, {"ds_config": ["a/b.json", f"{'long/' * 40}c.json"]})
-    assert names(made)[0] == "g.ds_config=a-b.json" and len(names(made)[1]) == 100
-    assert all(paths.check_name("run", name) for name in names(made))
+    assert names(made)[0] == "g.ds_config=a-b.json" and len(names(made)[1]) == 85
+    assert all(paths.check_name("run", f"{name}.repeat-10") for name in names(made))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,11 @@ def test_a_name_is_a_run_name_whatever_the_values() -> None:
         ({}, {}, False, "no parameter has several values"),
         ({}, {"seed": [1, 1]}, False, "g.seed=1 is there twice"),
         ({}, {"seed": [1, 2], "block_size": [8, 9, 10]}, True, "got 2 of seed, 3 of block_size"),
-        ({}, {"train_file": ["a", "b"]}, False, "train_file: is no parameter of 02_train or 03"),
-        ({"runs": []}, {"seed": [1, 2]}, False, "runs: is no parameter of 02_train or 03"),
+        ({}, {"train_file": ["a", "b"]}, False, "train_file: is no parameter of 02_train -- name"),
+        ({"runs": []}, {"seed": [1, 2]}, False, "runs: is no parameter of 02_train -- name"),
+        ({"max_new_tokens": 8}, {"seed": [1, 2]}, False, "max_new_tokens: is no parameter of 02"),
+        ({"restart": True}, {"seed": [1, 2]}, False, "restart: would begin every run anew"),
+        ({"hub_model_id": "a/b"}, {"seed": [1, 2]}, False, "hub_model_id: would push every run"),
         ({}, {"learning_rate": [1e-5, 3.0]}, False, "learning_rate: must be at most 1"),
     ],
 )
@@ -68,6 +72,11 @@ def test_values_come_from_flags_with_commas_and_from_lists_in_files(tmp_path: Pa
     assert swept == {"learning_rate": [1e-5, 3e-5], "block_size": [128, 280]}
     file.write_text("my_questions: [[Hi], [there]]\n")
     assert parameters.read_swept([str(file)], [])[1] == {"my_questions": [["Hi"], ["there"]]}
+    file.write_text("my_questions: []\nallow_change: []\n")
+    assert parameters.read_swept([str(file)], []) == ({"my_questions": [], "allow_change": []}, {})
+    file.write_text("seed: []\n")
+    with pytest.raises(UserError, match=r"s\.yaml:1: seed: has no value"):
+        parameters.read_swept([str(file)], [])
     with pytest.raises(UserError, match="learning_rate: must be a number, got 'x'"):
         parameters.read_swept([], [("learning_rate", "1e-5,x")])
 
@@ -106,6 +115,98 @@ def test_on_a_cpu_one_runs_after_the_other_unless_asked(monkeypatch: pytest.Monk
     assert sweep.environments([TrainSettings()], 0) == [{}]
     shared = sweep.environments([TrainSettings(num_ranks=2)], 2)
     assert shared == [{"OMP_NUM_THREADS": "2"}] * 2
+
+
+def test_a_negative_number_at_once_is_refused() -> None:
+    with pytest.raises(UserError, match="--at-once: got -1"):
+        sweep.environments([TrainSettings()], -1)
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
+    """Two variants of which a child only sleeps; nothing is checked or compared."""
+    for name in ("notebooks", "ds_configs", "runs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(plan, "num_gpus", lambda: 0)
+    monkeypatch.setattr(plan, "check", lambda settings: {})
+    monkeypatch.setattr(sweep, "_compare", lambda name, made: 0)
+    return sweep.variants({"run": "g"}, {"seed": [1, 2]})
+
+
+def sleeps(seconds: float) -> subprocess.Popen:
+    line = f"import time, sys\ntry: time.sleep({seconds})\nexcept KeyboardInterrupt: sys.exit(75)"
+    return subprocess.Popen([sys.executable, "-c", line], start_new_session=True)
+
+
+def test_after_a_signal_no_variant_begins(
+    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the first ends at that very moment, and its slot is free."""
+    begun: list[str] = []
+
+    def child(variant: sweep.Variant, *_: object) -> subprocess.Popen:
+        begun.append(variant.settings.run)
+        if len(begun) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sleeps(0.5)
+
+    monkeypatch.setattr(sweep, "_child", child)
+    assert sweep.run("g", two, ["02_train"]) == 75
+    assert begun == ["g.seed=1"]
+
+
+def test_a_signal_reaches_a_child_that_was_just_started(
+    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def child(*_: object) -> subprocess.Popen:
+        started = sleeps(60)
+        time.sleep(0.5)  # until it can be interrupted
+        os.kill(os.getpid(), signal.SIGTERM)  # before the sweep knows of it
+        time.sleep(0.2)
+        return started
+
+    monkeypatch.setattr(sweep, "_child", child)
+    begun = time.monotonic()
+    assert sweep.run("g", two[:1], ["02_train"]) == 75
+    assert time.monotonic() - begun < 30
+
+
+def test_a_variant_that_still_saves_is_waited_for(
+    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two[0].folder.mkdir()
+    held = lock.hold(two[0].folder)
+    begun: list[bool] = []
+
+    def child(variant: sweep.Variant, *_: object) -> subprocess.Popen:
+        begun.append(bool(lock.locked_by(variant.folder)))
+        return sleeps(0)
+
+    monkeypatch.setattr(sweep, "_child", child)
+    threading.Timer(1.5, held.close).start()
+    assert sweep.run("g", two[:1], ["02_train"]) == 0
+    assert begun == [False]
+
+
+def test_what_was_evaluated_otherwise_is_evaluated_again(two: list[sweep.Variant]) -> None:
+    both = ["02_train", "03_evaluate"]
+    folder = two[0].folder
+    folder.mkdir()
+    assert not sweep._is_done(two[0], both)
+    runs.write_json(folder / runs.FINISHED, {})
+    assert sweep._is_done(two[0], ["02_train"]) and not sweep._is_done(two[0], both)
+    settings = EvaluateSettings(run="g.seed=1", seed=1).as_dict()
+    runs.write_json(folder / "evaluation.json", {"settings": settings})
+    assert sweep._is_done(two[0], both)
+    runs.write_json(folder / "evaluation.json", {"settings": settings | {"num_questions": 7}})
+    assert not sweep._is_done(two[0], both)
+
+
+def test_on_gpus_a_variant_has_the_ranks_of_its_share() -> None:
+    found = sweep._with_its_ranks(TrainSettings(), {"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert found.num_ranks == 2
+    assert sweep._with_its_ranks(TrainSettings(), {}).num_ranks == 0
 
 
 def processes(home: Path) -> list[int]:

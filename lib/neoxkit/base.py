@@ -1,5 +1,6 @@
 """The model a training starts from: what it needs, its weights, and how its rows are laid out."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -70,7 +71,9 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     and 03 can compare with them.
     """
     base, part = folder / "base", folder / ".base.part"
-    if ranks.is_first() and not base.is_dir():
+    if ranks.is_first() and (runs.state(folder) == "new" or not base.is_dir()):
+        shutil.rmtree(base, ignore_errors=True)  # of a start that made no step, with another seed
+        shutil.rmtree(part, ignore_errors=True)
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made
         models.random_model(name, args.seed).save_pretrained(part)
         models.load_tokenizer(name).save_pretrained(part)

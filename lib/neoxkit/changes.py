@@ -18,6 +18,7 @@ _MAY_CHANGE = {
     "save_total_limit",
     "allow_change",
 }
+_LATER = {"lora_rank": 0}  # what a run of an earlier version had, before there was the setting
 _OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data says it in words
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
 
@@ -30,7 +31,7 @@ def refuse_changes(
     changed = [
         f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
         for name in sorted({*old, *new} - free)
-        if old.get(name) != new.get(name)
+        if str(old.get(name, _LATER.get(name))) != str(new.get(name, _LATER.get(name)))
     ]
     if changed:
         raise UserError(

@@ -146,7 +146,7 @@ def _sweep(options: argparse.Namespace) -> int:
     flags = [(name, value.strip()) for name, value in options.parameters]
     fixed, swept = parameters.read_swept(options.files, flags)
     name = fixed.setdefault("run", "sweep")
-    made = sweep.variants(fixed, swept, options.paired)
+    made = sweep.variants(fixed, swept, options.paired, options.notebooks)
     return sweep.run(name, made, options.notebooks, options.at_once)
 
 

@@ -33,8 +33,9 @@ class Run:
     events: list[dict[str, Any]]
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """Its events of one kind."""
-        return [e for e in self.events if e["event"] == event]
+        """Its events of one kind; an evaluation whose loss is no number is none."""
+        found = [e for e in self.events if e["event"] == event]
+        return [e for e in found if e["loss"] is not None] if event == "eval" else found
 
     def trained_tokens(self, steps: Sequence[int]) -> np.ndarray:
         """Tokens that were trained on until each of some steps; in between, a straight line."""
@@ -65,7 +66,8 @@ def _folders(name: str) -> list[Path]:
 
 def _load(folder: Path) -> Run:
     card = run_card.read(folder)
-    made_of = {name: card[name] for name in MADE_OF if card}
+    made_of = {"dataset_sha256": _arguments(folder).get("dataset_sha256")}
+    made_of |= {name: card[name] for name in MADE_OF if card}
     made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}
     return Run(
         name=folder.name,
@@ -79,12 +81,18 @@ def _load(folder: Path) -> Run:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
-    arguments = runs.read_json(folder / runs.ARGUMENTS)
-    if "dataset_sha256" not in arguments:
+    arguments = _arguments(folder)
+    if not plan.is_of_a_notebook(arguments):
         return arguments
-    start = next((e for e in runs.read_events(folder) if e["event"] == "start"), {"num_ranks": 0})
-    settings = plan.settings_of(arguments, start["num_ranks"]).as_dict()
+    starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
+    settings = plan.settings_of(arguments, starts[-1]["num_ranks"] if starts else 0).as_dict()
     return settings | settings.pop("training_arguments")
+
+
+def _arguments(folder: Path) -> dict[str, Any]:
+    """What the trainer was started with; empty where it did not get so far."""
+    path = folder / runs.ARGUMENTS
+    return runs.read_json(path) if path.is_file() else {}
 
 
 def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
@@ -115,9 +123,8 @@ def _made_of() -> set[str]:
 
 
 def equal_tokens(chosen: Sequence[Run]) -> int:
-    """The most trained tokens at which every run has been evaluated, or 0."""
-    last = [run.trained_tokens([run.of("eval")[-1]["step"]])[0] if run.of("eval") else 0
-            for run in chosen]  # fmt: skip
+    """The most trained tokens that every run reached, of those that were evaluated; 0 for none."""
+    last = [run.trained_tokens([run.of("eval")[-1]["step"]])[0] for run in chosen if run.of("eval")]
     return int(min(last, default=0))
 
 
@@ -156,7 +163,7 @@ def notes(chosen: Sequence[Run]) -> list[str]:
     """What a reader must know before comparing the figures."""
     said = []
     sides = {run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")}
-    data = {run.made_of.get("dataset_sha256") for run in chosen}
+    data = {run.made_of["dataset_sha256"] for run in chosen} - {None}
     if len(sides) > 1 or len(data) > 1:
         said.append(
             "the eval sides differ (of "
@@ -189,7 +196,7 @@ def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
 
 def _in_order(values: Sequence[Any]) -> list[Any]:
     """Each value once, numbers by size."""
-    once = list(dict.fromkeys(values))
+    once = [value for i, value in enumerate(values) if value not in values[:i]]
     numbers = all(isinstance(value, int | float) for value in once)
     return sorted(once) if numbers else sorted(once, key=str)
 
@@ -205,7 +212,7 @@ def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
     _, names = labels(chosen)
     return [
         {
-            "label": label,
+            "label": f" {label or '(empty)'}",  # matplotlib leaves out one that begins with _
             "tokens": run.trained_tokens([e["step"] for e in run.of("train")]),
             "losses": [e["loss"] for e in run.of("train")],
             "eval_tokens": run.trained_tokens([e["step"] for e in run.of("eval")]),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,6 @@ from neoxkit.table import NOT_TRAINED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from neoxkit.scoring import Score
 
 RESAMPLES = 2000  # of the bootstrap
 FEWEST = 10  # conversations that an interval can be made of
@@ -173,11 +171,6 @@ def num_bytes(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> int:
     trained = [[label for label in row["labels"][1:] if label != NOT_TRAINED] for row in rows]
     texts = tokenizer.batch_decode(trained, skip_special_tokens=True)
     return sum(len(text.encode()) for text in texts)
-
-
-def with_bits(score: "Score", rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> "Score":
-    """A score of rows with its bits per byte."""
-    return replace(score, bits_per_byte=bits_per_byte(score.losses, num_bytes(rows, tokenizer)))
 
 
 def bits_per_byte(losses: Losses, size: int) -> float | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ SHORT_WORDS = 20  # of a reference that a reply may be expected to equal
 
 def load(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
     """The base or the tuned model of a finished run, in the run's precision, on the GPU if any."""
-    own = {"tuned": "model", "base": "base"}[which]
-    name = str(folder / own) if (folder / own).is_dir() else facts["base"]
+    if which == "tuned":
+        name = str(folder / "model")
+    else:
+        name = str(folder / "base") if facts["from_scratch"] else facts["base"]
     return models.for_inference(name, _dtype(facts))
 
 
@@ -96,17 +98,19 @@ def examine(
     """
     options = {"batch_size": settings.batch_size, "pad_id": models.pad_id(tokenizer)}
 
-    def scored(what: Dataset, label: str) -> Score | None:
+    def scored(what: Dataset, size: int, label: str) -> Score | None:
         found = score(model, what, **options, progress=show(f"{name} {label}".strip()))
-        return found and depth.with_bits(found, what, tokenizer)
+        return found and replace(found, bits_per_byte=depth.bits_per_byte(found.losses, size))
 
-    file = settings.plain_text_file
-    text = plain_rows(paths.find("plain_text_file", file) if file else None, model, tokenizer)
+    plain = None
+    if file := settings.plain_text_file:
+        text, size = plain_rows(paths.find("plain_text_file", file), model, tokenizer)
+        plain = scored(text, size, "scores pieces of the plain text")
     prompts = [question.prompt for question in questions]
     return Examination(
-        scored(rows, "scores conversations"),
+        scored(rows, depth.num_bytes(rows, tokenizer), "scores conversations"),
         _reply(model, tokenizer, prompts, settings, show(f"{name} answers questions".strip())),
-        text and scored(text, "scores pieces of the plain text"),
+        plain,
     )
 
 

@@ -115,11 +115,6 @@ def largest_micro_batch(
     return max(int((device_gib - least) / (first - least)), 0)
 
 
-def corrected(predicted: float, probe_predicted: float, probe_measured: float) -> float:
-    """A prediction, scaled by what a few real steps took of what was predicted for them."""
-    return predicted * probe_measured / probe_predicted
-
-
 # The fastest first, as ds_configs/README.md puts them.
 CONFIGS = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 # GPUs and GiB of each.

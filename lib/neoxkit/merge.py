@@ -20,7 +20,9 @@ def merge(run: str) -> Path:
     part, target = folder / ".merged.part", folder / "merged"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
-    models.load_tokenizer(str(adapters)).save_pretrained(part)
+    tokenizer = models.load_tokenizer(str(adapters))
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save_pretrained(part)
     card = (adapters / "README.md").read_text("utf-8")
     (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
     runs.flush_all(part)

@@ -56,14 +56,14 @@ def _said(reply: "Reply", most: int = 160) -> str:
 
 def scores(evaluation: Mapping[str, Any]) -> View:
     """Losses on the eval side and on the plain text, and what each figure rests on."""
-    sides = {"eval side": evaluation["eval_loss"], "plain text": evaluation["plain_text"]}
+    sides = {"eval side": evaluation["eval_loss"], "plain text": evaluation.get("plain_text", {})}
     rows = [
         (
             side,
             model,
             f"{found['loss']:.4f}",
             f"{found['perplexity']:,.3f}",
-            "" if found["bits_per_byte"] is None else f"{found['bits_per_byte']:.4f}",
+            f"{bits:.4f}" if (bits := found.get("bits_per_byte")) else "",
             f"{found['trained_tokens']:,}",
             f"{found['conversations']:,}",
         )

@@ -32,8 +32,11 @@ def read_swept(
     swept: dict[str, list[Any]] = {}
     for name, (value, where) in given.items():
         is_list = name in _fields() and _fields()[name].type is list
-        if not isinstance(value, list) or (is_list and not all(isinstance(v, list) for v in value)):
+        of_lists = isinstance(value, list) and value and all(isinstance(v, list) for v in value)
+        if not isinstance(value, list) or (is_list and not of_lists):
             fixed[name] = _checked(name, value, where)
+        elif not value:
+            raise UserError(where + name, "has no value", "give one or more")
         elif len(values := [_checked(name, one, where) for one in value]) == 1:
             fixed[name] = values[0]
         else:

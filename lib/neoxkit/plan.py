@@ -107,11 +107,21 @@ def settings_of(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings:
     return TrainSettings(**values)
 
 
+def is_of_a_notebook(arguments: Mapping[str, Any]) -> bool:
+    """Whether `trainer_arguments` gave them, rather than a shell's flags or a person's own file."""
+    return isinstance(arguments.get("report_to"), list) and "dataset_sha256" in arguments
+
+
 def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dict[str, Any]:
-    """A run's settings that differ from the defaults, and the command lines that start the same."""
-    if flags is not None:  # at a shell
-        return {"settings": dict(flags), "commands": {}}
-    settings = settings_of(runs.read_json(folder / runs.ARGUMENTS), ranks)
+    """A run's settings that differ from the defaults, and the command lines that start the same.
+
+    Neither for one that was started at a shell, or with a file of a person's own.
+    """
+    path = folder / runs.ARGUMENTS
+    arguments = runs.read_json(path) if path.is_file() and flags is None else {}
+    if not is_of_a_notebook(arguments):
+        return {"settings": {}, "commands": {}}
+    settings = settings_of(arguments, ranks)
     commands = {
         "repeat": f"neoxkit repeat {settings.run}",
         "papermill": settings.papermill_command(),

@@ -25,7 +25,8 @@ def repeat(run: str) -> int:
         paths.find("dataset", facts["dataset"], file=False), facts["dataset_sha256"]
     )
     settings = _settings(folder)
-    os.environ["OMP_NUM_THREADS"] = card["starts"][-1]["threads_a_rank"]  # sums depend on it
+    if threads := card["starts"][-1]["threads_a_rank"]:
+        os.environ["OMP_NUM_THREADS"] = threads  # sums depend on it
     for line in run_card.differences(card, run_card.this_start()):
         print(f"note: {line}")
     code = pipeline.execute(settings.changed(), [TrainSettings.notebook])
@@ -37,7 +38,7 @@ def _settings(folder: Path) -> TrainSettings:
     number = 1
     while paths.run(f"{folder.name}.repeat-{number}").exists():
         number += 1
-    start = next(e for e in runs.read_events(folder) if e["event"] == "start")
+    start = [e for e in runs.read_events(folder) if e["event"] == "start"][-1]
     arguments = runs.read_json(folder / runs.ARGUMENTS)
     if changed := arguments["allow_change"]:
         print(
@@ -54,6 +55,10 @@ def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
         for name, sha256 in new["model_sha256"].items():
             print(f"the same bytes: {name} of {run} and of {again} is {sha256}")
         return 0
+    was, is_ = (run_card.read(paths.run(name)) for name in (run, again))
+    for name in ("base_sha256", "ds_config"):
+        if was[name] != is_[name]:
+            print(f"note: {name} is another one than that of {run}")
     print(f"other bytes: eval loss {facts['eval_loss']} in {run}, {new['eval_loss']} in {again}")
     start = runs.read_events(paths.run(again))[0]
     return 1 if start["device"] == "cpu" else 0

@@ -22,18 +22,17 @@ def again(chosen: Sequence[Run], wanted: bool) -> views.View:
 def scores(
     chosen: Sequence[Run], show: Callable[[str], Progress]
 ) -> "dict[str, Score | str | None]":
-    """Each run's score on the first one's eval side, up to the smallest block size of all.
+    """Each run folder's score on the first one's eval side, up to the smallest block size of all.
 
     Where a run can't be scored there, the reason.
     """
-    facts = {run.name: _facts(run) for run in chosen}
-    finished = [found for found in facts.values() if found]
+    facts = [_facts(run) for run in chosen]
+    finished = [found for found in facts if found]
     block_size = min((found["block_size"] for found in finished), default=0)
     data = finished[0]["dataset_sha256"] if finished else ""
     return {
-        run.name: _why_not(run, facts[run.name], data)
-        or _score(run, facts[run.name], block_size, show)
-        for run in chosen
+        paths.short(run.folder): _why_not(run, own, data) or _score(run, own, block_size, show)
+        for run, own in zip(chosen, facts, strict=True)
     }
 
 

@@ -26,12 +26,13 @@ CODE = Path(__file__).resolve().parents[2]  # the checkout that this package is 
 def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
     """Write the card at a run's first start; add this start to it at every one.
 
-    `made_of`: what the run is made of beside its base, whose files lie in a folder.
+    `made_of`: what the run is made of beside its base, whose files lie in a folder. A run that has
+    made no step yet may be made of something else than at its last start.
     """
-    if (folder / CARD).is_file():
-        card = runs.read_json(folder / CARD)
-    else:
-        card = {**made_of, "base_sha256": hashes(base), "starts": []}
+    card = read(folder)
+    if not card or runs.state(folder) == "new":
+        starts = card.get("starts", [])
+        card = {**made_of, "base_sha256": hashes(base), "starts": starts}
     card["starts"].append(this_start())
     runs.write_json(folder / CARD, card)
 
@@ -127,6 +128,8 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     found = last["machine"]
     where = ", ".join(found["gpus"]) or f"{found['cpu']} ({found['cpu_capability']})"
     changed = ", ".join(f"{k} {v}" for k, v in card["settings"].items() if k != "run")
+    if not card["commands"]:
+        changed = " ".join(last["command"])
     return [
         ("settings that differ from the defaults", changed or "none"),
         ("base", f"{card['base']}{', its shape alone' if card['from_scratch'] else ''}: {base}"),

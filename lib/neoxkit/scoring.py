@@ -86,10 +86,8 @@ def text_rows(text: str, tokenizer: PreTrainedTokenizerBase, window: int) -> Dat
     )
 
 
-def plain_rows(path: Path | None, model: PreTrainedModel, tokenizer: Any) -> Dataset | None:
-    """The rows of a plain text file, none where there is no file."""
-    if path is None:
-        return None
+def plain_rows(path: Path, model: PreTrainedModel, tokenizer: Any) -> tuple[Dataset, int]:
+    """The rows of a plain text file, and the bytes of its text."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -97,4 +95,4 @@ def plain_rows(path: Path | None, model: PreTrainedModel, tokenizer: Any) -> Dat
     if not text.strip():
         raise UserError("plain_text_file", "is empty", "give some pages of text")
     longest = getattr(model.config, "max_position_embeddings", WINDOW_TOKENS)
-    return text_rows(text, tokenizer, min(WINDOW_TOKENS, longest))
+    return text_rows(text, tokenizer, min(WINDOW_TOKENS, longest)), len(text.encode())

@@ -278,6 +278,11 @@ class TrainSettings(Settings):
             raise UserError("learning_rate", what, "1e-5 to 2e-3 is usual")
         if self.hub_model_id and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_model_id):
             raise UserError("hub_model_id", f"got {self.hub_model_id!r}", "write owner/name")
+        if self.lora_rank and self.hub_model_id:
+            what = "is for whole models, and lora_rank trains adapters"
+            raise UserError(
+                "hub_model_id", what, "neoxkit merge afterwards, and push runs/RUN/merged"
+            )
         if self.lora_rank and self.from_scratch:
             what = "adapts pretrained weights, and from_scratch has none"
             raise UserError("lora_rank", what, "set one of them")

@@ -66,6 +66,7 @@ def share(run: str, hub_model_id: str = "") -> views.View:
 
 def push(model: Path, hub_model_id: str) -> str:
     """Upload a model folder into a private repository of the hub; its address."""
+    from httpx import HTTPError  # what huggingface_hub asks the network with
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -73,7 +74,7 @@ def push(model: Path, hub_model_id: str) -> str:
     try:
         hub.create_repo(hub_model_id, private=True, exist_ok=True)
         hub.upload_folder(folder_path=model, repo_id=hub_model_id)
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as fault:
+    except (HfHubHTTPError, LocalTokenNotFoundError, HTTPError, OSError, ValueError) as fault:
         what = f"{hub_model_id} can't be pushed to ({shorten(str(fault), 70)})"
         raise UserError("hub_model_id", what, "hf auth login, and check the name") from fault
     return f"{hub.endpoint}/{hub_model_id}"

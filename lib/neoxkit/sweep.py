@@ -23,7 +23,7 @@ from neoxkit.guard import STOPPED
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 from neoxkit.workers import num_cores
 
-MOST_CHARACTERS = 100  # of a run's name
+MOST_CHARACTERS = 85  # of a run's name: what is made of it, ".repeat-1" say, must be one as well
 LOG = "run.log"  # what `neoxkit run` said of a variant
 LOOK_SECONDS = 1.0
 
@@ -41,11 +41,15 @@ class Variant:
 
 
 def variants(
-    fixed: Mapping[str, Any], swept: Mapping[str, Sequence[Any]], paired: bool = False
+    fixed: Mapping[str, Any],
+    swept: Mapping[str, Sequence[Any]],
+    paired: bool = False,
+    notebooks: Sequence[str] = (TrainSettings.notebook,),
 ) -> list[Variant]:
     """The runs of a sweep: every combination of the swept values, or (`paired`) the n-th of each.
 
-    `fixed["run"]` is the sweep's name, with which the names of its runs begin.
+    `fixed["run"]` is the sweep's name, with which the names of its runs begin; the others are
+    parameters of the notebooks that are run.
 
     >>> made = variants({"run": "lr"}, {"learning_rate": [1e-5, 3e-5]})
     >>> [v.settings.run for v in made]
@@ -58,6 +62,8 @@ def variants(
         counts = ", ".join(f"{len(values)} of {name}" for name, values in swept.items())
         raise UserError("--paired", f"got {counts}", "give as many values of each")
     together = zip(*swept.values(), strict=True) if paired else itertools.product(*swept.values())
+    for name in {**fixed, **swept}:
+        _check_name(name, notebooks)
     made = [_variant(fixed, dict(zip(swept, values, strict=True))) for values in together]
     names = [variant.settings.run for variant in made]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -67,15 +73,21 @@ def variants(
 
 def _variant(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> Variant:
     given = {**fixed, **chosen, "run": _name(fixed["run"], chosen)}
-    for name in given:
-        if name not in {
-            **TrainSettings.__dataclass_fields__,
-            **EvaluateSettings.__dataclass_fields__,
-        }:
-            what = "is no parameter of 02_train or 03_evaluate"
-            raise UserError(name, what, "tokenize into several datasets and sweep over dataset")
     own = {k: v for k, v in given.items() if k in TrainSettings.__dataclass_fields__}
     return Variant(given, TrainSettings(**own))
+
+
+def _check_name(name: str, notebooks: Sequence[str]) -> None:
+    """Refuse what is no parameter of the notebooks, and what makes no sense in a sweep."""
+    stages = [s for s in (TrainSettings, EvaluateSettings) if s.notebook in notebooks]
+    if not any(name in stage.__dataclass_fields__ for stage in stages) and name != "run":
+        what = f"is no parameter of {' or '.join(notebooks)}"
+        raise UserError(name, what, "name its notebook, or tokenize into several datasets first")
+    if name == "restart":
+        what = "would begin every run anew at each start"
+        raise UserError(name, what, "give the sweep another run name")
+    if name == "hub_model_id":
+        raise UserError(name, "would push every run to the same place", "push the best one")
 
 
 def _name(sweep: str, chosen: Mapping[str, Any]) -> str:
@@ -93,25 +105,33 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     `at_once` trainings share the machine; 0: as many as the GPUs allow, one on a CPU. A variant
     that fails does not stop the others.
     """
-    for variant in made:
-        plan.check(variant.settings)  # before the first of them starts
+    parts = environments([variant.settings for variant in made], at_once)
+    for variant in made:  # before the first of them starts
+        plan.check(_with_its_ranks(variant.settings, parts[0]))
     slots: queue.Queue[dict[str, str]] = queue.Queue()
-    for environment in environments([v.settings for v in made], at_once):
-        slots.put(environment)
+    for part in parts:
+        slots.put(part)
     children: dict[str, subprocess.Popen] = {}
+    asked: list[int] = []  # signals that came
 
     def carry_out(variant: Variant) -> int:
         if _is_done(variant, notebooks):
             return 0
-        environment = slots.get()
+        part = slots.get()
         try:
-            with _child(variant, notebooks, environment) as child:
-                children[variant.settings.run] = child
-                return child.wait()
+            while lock.locked_by(variant.folder) and not asked:
+                time.sleep(LOOK_SECONDS)  # that of a sweep that was killed still saves
+            if asked:
+                return STOPPED
+            child = _child(variant, notebooks, part)
+            children[variant.settings.run] = child
+            if asked:  # while it was started
+                child.send_signal(signal.SIGINT)
+            return child.wait()
         finally:
-            slots.put(environment)
+            slots.put(part)
 
-    with ThreadPoolExecutor(slots.qsize()) as pool, _signals_reach(children) as asked:
+    with ThreadPoolExecutor(len(parts)) as pool, _signals_reach(children, asked):
         ends = {v.settings.run: pool.submit(carry_out, v) for v in made}
         with terminal.live() as show:
             while not all(end.done() for end in ends.values()):
@@ -127,8 +147,20 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     return _compare(name, made) or next((code for code in codes if code), 0)
 
 
+def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSettings:
+    """The settings with as many ranks as there are GPUs in its part of the machine."""
+    ids = part.get("CUDA_VISIBLE_DEVICES")
+    return (
+        settings
+        if settings.num_ranks or not ids
+        else settings.replace(num_ranks=ids.count(",") + 1)
+    )
+
+
 def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[str, str]]:
     """What each of the trainings that share the machine is told of its part: GPUs, or cores."""
+    if at_once < 0:
+        raise UserError("--at-once", f"got {at_once}", "give 0 or more")
     ranks = max(one.num_ranks for one in settings)
     gpus = plan.num_gpus()
     if not gpus:
@@ -148,39 +180,43 @@ def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[s
 
 def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
     """Whether there is nothing left to do for a variant."""
-    evaluated = (variant.folder / "evaluation.json").is_file()
-    trained = runs.state(variant.folder) == "finished"
-    return trained and (evaluated or EvaluateSettings.notebook not in notebooks)
+    if runs.state(variant.folder) != "finished":
+        return False
+    if EvaluateSettings.notebook not in notebooks:
+        return True
+    wanted = {
+        k: v for k, v in variant.parameters.items() if k in EvaluateSettings.__dataclass_fields__
+    }
+    path = variant.folder / "evaluation.json"
+    return (
+        path.is_file() and runs.read_json(path)["settings"] == EvaluateSettings(**wanted).as_dict()
+    )
 
 
-@contextmanager
-def _child(
-    variant: Variant, notebooks: Sequence[str], environment: Mapping[str, str]
-) -> Iterator[subprocess.Popen]:
+def _child(variant: Variant, notebooks: Sequence[str], part: Mapping[str, str]) -> subprocess.Popen:
     """`neoxkit run` of a variant, in a session of its own, which ends when this process is gone."""
     variant.folder.mkdir(parents=True, exist_ok=True)
     words = [word for name in notebooks for word in ("--only", name)]
     for name, value in variant.parameters.items():
-        words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        words += ["-p", name, text]
     with (variant.folder / LOG).open("ab") as log:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "neoxkit.cli", "run", *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **environment, pipeline.OWNER: str(os.getpid())},
+            env={**os.environ, **part, pipeline.OWNER: str(os.getpid())},
         )
-    yield child
 
 
 @contextmanager
-def _signals_reach(children: Mapping[str, subprocess.Popen]) -> Iterator[list[int]]:
+def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -> Iterator[None]:
     """While the block runs, Ctrl-C and TERM go on to the children, which save and stop.
 
-    Yields the signals that came.
+    The signals that came are added to `asked`.
     """
-    asked: list[int] = []
 
     def ask(number: int, _: Any) -> None:
         asked.append(number)
@@ -190,7 +226,7 @@ def _signals_reach(children: Mapping[str, subprocess.Popen]) -> Iterator[list[in
 
     before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
