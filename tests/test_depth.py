@@ -49,6 +49,17 @@ def test_a_difference_is_weighted_by_token_and_paired() -> None:
     assert "no difference is possible, too" in same.text()
 
 
+def test_each_conversation_is_drawn_with_its_own_length() -> None:
+    """The same gain a token in all: then their lengths don't matter, unless they are mixed up."""
+    chance = np.random.default_rng(1)
+    base = [chance.normal(3, 1, n) for n in chance.integers(1, 400, 40)]
+    tuned = [losses - 0.3 + chance.normal(0, 1e-3) for losses in base]
+    found = depth.difference(base, tuned)
+    assert found.high - found.low < 0.01 and found.mean == pytest.approx(-0.3, abs=1e-3)
+    exact = depth.difference(base, [losses - 0.3 for losses in base])
+    assert exact.low == exact.high == exact.mean
+
+
 def test_the_worst_are_those_whose_mean_rose_most_and_none_that_fell() -> None:
     base = [np.full(n, 1.0) for n in (1, 9, 2, 3)]
     tuned = [base[0] + 2, base[1] + 1, base[2] - 1, base[3] + 3]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000  # of the bootstrap
 FEWEST = 10  # conversations that an interval can be made of
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # nats: differences of conversations that are no difference
 
 Row = Mapping[str, Any]
 Losses = Sequence[np.ndarray]  # of each conversation: the loss of each trained token, in nats
@@ -57,7 +58,7 @@ def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
     gained = np.array([b.sum() - a.sum() for a, b in zip(base, tuned, strict=True)])
     mean = gained.sum() / tokens.sum()
     low = high = None
-    if len(tokens) >= FEWEST and np.ptp(gained / tokens) > 0:
+    if len(tokens) >= FEWEST and np.ptp(gained / tokens) > ROUNDING:
         found = stats.bootstrap(
             (gained, tokens),
             lambda g, t, axis: g.sum(axis) / t.sum(axis),
