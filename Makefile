@@ -12,7 +12,7 @@ help:
 	@echo "make demo    set up, then the three notebooks on the built-in sample and model"
 	@echo "make test    set up, then the tests"
 	@echo "make test-demo  the whole demo and what its model must answer"
-	@echo "make test-slow  what takes minutes: the compiled model"
+	@echo "make test-slow  what takes minutes: a compiled model, a killed sweep, measured memory"
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
 	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
 	@echo "make lab     JupyterLab in notebooks/"

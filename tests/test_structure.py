@@ -52,7 +52,17 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "launch",
     ),
     "look": ("plots", "charts", "views", "outcome", "browser"),
-    "notebook": ("dials", "controls", "pager", "chat", "dashboard", "compare", "rescore", "share"),
+    "notebook": (
+        "dials",
+        "controls",
+        "pager",
+        "chat",
+        "dashboard",
+        "compare",
+        "rescore",
+        "range_test",
+        "share",
+    ),
     "shell": (
         "doctor",
         "terminal",

@@ -77,6 +77,10 @@ class KitArguments:
         default="auto",
         metadata={"help": "auto, fp32, bf16, fp16.", "choices": ["auto", "fp32", "bf16", "fp16"]},
     )
+    lr_range_from: float = field(
+        default=0.0,
+        metadata={"help": "A range test: the rate rises from here to learning_rate; 0: none."},
+    )
     num_replies: int = field(
         default=3, metadata={"help": "Questions answered at every evaluation; 0: none."}
     )

@@ -137,6 +137,26 @@ def checkpoint_curve(evaluation: Mapping[str, Any]) -> Picture:
     return figure
 
 
+def range_test(found: Any) -> Picture:
+    """Loss against learning rate, as it was and smoothed, with what range_test.Found reads."""
+    figure, axes = new_figure(3.2)
+    axes.plot(found.rates, found.losses, color=BLUE, alpha=0.35, linewidth=1, label="train loss")
+    axes.plot(found.rates, found.smooth, color=BLUE, label="smoothed")
+    for rate, colour, name in (
+        (found.suggestion, GREEN, "suggestion"),
+        (found.divergence, RED, "diverges"),
+    ):
+        if rate:
+            axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
+    label_axes(axes, "learning rate", "loss (nats per trained token)", found.says)
+    axes.set_xscale("log")
+    if len(found.losses):  # the rest of a loss that explodes would flatten all that is of interest
+        low, first = float(np.min(found.losses)), float(np.max(found.losses[:3]))
+        axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low) + 0.1)
+    axes.legend(frameon=False)
+    return figure
+
+
 def comparison(evaluation: Mapping[str, Any]) -> Picture:
     """Two panels, base beside tuned: loss on the eval side, and exact answers by set."""
     figure, (left, right) = new_figure(3.2, 2, width_ratios=[1, 2])

@@ -26,7 +26,13 @@ _REPORTERS = (
     "swanlab",
 )
 # Settings that are not the trainer's own.
-_NOT_THE_TRAINERS = ("num_ranks", "restart", "training_arguments", "hub_model_id")
+_NOT_THE_TRAINERS = (
+    "num_ranks",
+    "restart",
+    "training_arguments",
+    "hub_model_id",
+    "range_test_steps",
+)
 # What the trainer is told beside the settings.
 _BESIDE = (
     "output_dir", "dataset_sha256", "do_train", "do_eval", "eval_strategy", "save_strategy",

@@ -246,6 +246,9 @@ class TrainSettings(Settings):
         "decay after the warm-up",
         choices=("cosine", "linear", "constant", "constant_with_warmup"),
     )
+    range_test_steps: int = setting(
+        0, "steps of a learning-rate range test first; 0: none", least=0
+    )
     weight_decay: float = setting(0.0, "of AdamW", least=0)
     max_grad_norm: float = setting(1.0, "clip the gradient's norm; 0: never", least=0)
     eval_steps: float = setting(0.1, "evaluate every so many steps; below 1: a share", above=0)

@@ -170,6 +170,7 @@ def _trainer(
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
         signs=signs,
+        lr_range_from=kit.lr_range_from,
     )
     check = StepCheck(folder, trainer)
     trainer.add_callback(check)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -39,9 +39,11 @@ class _Epochs(TrainerCallback):
 class KitTrainer(Trainer):
     """A Trainer whose loss is per trained token of the whole step, over all ranks."""
 
-    def __init__(self, signs: Signs | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, signs: Signs | None = None, lr_range_from: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.signs = signs
+        self.signs, self.lr_range_from = signs, lr_range_from
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.model_accepts_loss_kwargs = (
             True  # so that num_items_in_batch is counted, for any model
@@ -95,6 +97,19 @@ class KitTrainer(Trainer):
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> float | None:
         self.grad_norm = super()._get_grad_norm(*args, **kwargs)
         return self.grad_norm
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """The Trainer's; in a range test the rate rises by the same factor at each step."""
+        if not self.lr_range_from or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        lowest = self.lr_range_from / self.args.learning_rate
+        last = max(num_training_steps - 1, 1)
+        self.lr_scheduler = LambdaLR(
+            optimizer or self.optimizer, lambda step: lowest ** (1 - min(step, last) / last)
+        )
+        return self.lr_scheduler
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Nothing where a run goes on from its last step: the Trainer would make one step more."""

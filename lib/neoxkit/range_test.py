@@ -1,0 +1,147 @@
+"""A learning-rate range test (Smith 2017, arXiv:1506.01186): a rate that rises, and the loss.
+
+It is a training of its own under the same DeepSpeed configuration, from the same weights, in
+runs/<run>.range-test; nothing of it reaches the run itself.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neoxkit import charts, launch, paths, runs, views
+from neoxkit.errors import UserError
+from neoxkit.plots import smoothed
+from neoxkit.settings import TrainSettings
+from neoxkit.workers import Progress
+
+LOWEST, HIGHEST = 1e-7, 1.0
+FEWEST = 20  # steps that a curve can be read from
+BELOW = 10  # how far below the end of the descent the suggestion lies
+CHECKED = (1 / 3, 1, 3)  # of the suggestion: what is tried in short runs
+CHECK_STEPS = 20
+LEAST_DESCENT = 0.005  # of the loss at the start
+NOISE = 4  # standard deviations that a rise or a fall must exceed: there are many points
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a range test says: the losses by rate, the end of the descent, a suggestion.
+
+    `divergence` is None where the loss never rose again, `suggestion` where it never clearly fell;
+    `says` is all of it in words.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smooth: np.ndarray
+    divergence: float | None
+    suggestion: float | None
+    says: str
+
+
+def analyse(rates: Sequence[float], losses: Sequence[float], not_finite: bool = False) -> Found:
+    """Read a curve; `not_finite`: the step after the last had a loss or gradient that was not.
+
+    The loss diverges where, after its lowest, its average is above that by a tenth of the descent
+    and by four times the noise. The suggestion is a tenth of the rate of the lowest loss, and at
+    most a tenth of the rate where it diverges.
+    """
+    x, y = np.asarray(rates), np.asarray(losses)
+    if len(y) < FEWEST:
+        said = f"only {len(y)} steps before the loss was not finite: begin lower"
+        return Found(x, y, y, x[-1] if len(x) else None, None, said)
+    smooth = smoothed(y)
+    noise = float(np.std(np.diff(y)[: len(y) // 2])) / np.sqrt(2)
+    begun = max(len(y) // 20, 3)  # before that the average is of few losses, and noisy
+    lowest = begun + int(np.argmin(smooth[begun:]))
+    start = float(np.mean(y[: 2 * begun]))
+    descent = start - smooth[lowest]
+    after = np.flatnonzero(smooth[lowest:] > smooth[lowest] + max(descent / 10, NOISE * noise))
+    divergence = float(x[lowest + after[0]]) if len(after) else None
+    if divergence is None and not_finite:
+        divergence = float(x[-1])
+    ends = (
+        f"it diverges at {divergence:.1e}"
+        if divergence
+        else f"it does not diverge up to {x[-1]:.1e}"
+    )
+    if descent < max(NOISE * noise, LEAST_DESCENT * start):
+        said = f"the loss never falls by more than its noise; {ends}. The curve suggests nothing"
+        return Found(x, y, smooth, divergence, None, said)
+    suggestion = min(float(x[lowest]), divergence or np.inf) / BELOW
+    suggestion = float(f"{suggestion:.0e}")
+    said = f"the loss is lowest at {x[lowest]:.1e}; {ends}. A rate well below: {suggestion:.0e}"
+    return Found(x, y, smooth, divergence, suggestion, said)
+
+
+def run(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | None:
+    """The range test of a training; None where `range_test_steps` is 0.
+
+    A finished one of the same settings is read again, not made again.
+    """
+    if not settings.range_test_steps:
+        return None
+    rising = settings.training_arguments | {"lr_range_from": LOWEST}
+    test = _short(settings, "range-test", settings.range_test_steps, HIGHEST)
+    finite = _train(test.replace(training_arguments=rising), show("range test, steps"))
+    events = runs.history(runs.read_events(paths.run(test.run)))
+    train = [e for e in events if e["event"] == "train"]
+    return analyse([e["learning_rate"] for e in train], [e["loss"] for e in train], not finite)
+
+
+def check(
+    settings: TrainSettings, found: Found | None, show: Callable[[str], Progress]
+) -> views.View:
+    """Three short runs at a constant rate: a third of the suggestion, the suggestion, and its
+    threefold, with the eval loss each one reaches."""
+    if not found or not found.suggestion:
+        return views.NOTHING
+    rows = []
+    for share in CHECKED:
+        rate = float(f"{share * found.suggestion:.1e}")
+        name = f"range-check-{rate:.1e}"
+        test = _short(settings, name, CHECK_STEPS, rate)
+        test = test.replace(lr_scheduler_type="constant", warmup_steps=0.0)
+        finite = _train(test, show(f"learning rate {rate:.1e}, steps"))
+        loss = runs.finished(paths.run(test.run))["eval_loss"] if finite else None
+        said = "not finite" if not finite else "" if loss is None else f"{loss:.4f}"
+        rows.append((f"{rate:.1e}", said))
+    return views.table(rows, ("learning rate", f"eval loss after {CHECK_STEPS} steps"))
+
+
+def picture(found: Found | None) -> "charts.Picture | views.View":
+    """The curve with its reading; that there was no test, where there was none."""
+    if not found:
+        return views.sentences([], none="No range test: set range_test_steps to make one.")
+    return charts.range_test(found)
+
+
+def _short(settings: TrainSettings, name: str, steps: int, rate: float) -> TrainSettings:
+    """So many steps of a training, in a run of its own."""
+    return settings.replace(
+        run=f"{settings.run}.{name}", max_steps=steps, learning_rate=rate, logging_steps=1,
+        save_steps=steps, eval_steps=steps, num_replies=0, range_test_steps=0, hub_model_id="",
+        restart=False, allow_change=[],
+    )  # fmt: skip
+
+
+def _train(settings: TrainSettings, progress: Progress) -> bool:
+    """Train to the end (True), or to the step whose loss or gradient is not finite (False)."""
+    training = launch.start(settings)
+    try:
+        while training.poll() is None:
+            time.sleep(0.5)
+            steps = [e["step"] for e in runs.read_events(training.folder) if e["event"] == "train"]
+            progress(max(steps, default=0), settings.max_steps)
+    except KeyboardInterrupt:
+        training.stop()
+        raise
+    try:
+        training.check()
+    except UserError as mistake:
+        if "is not finite" not in str(mistake):
+            raise
+        return False
+    return True

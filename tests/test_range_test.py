@@ -1,0 +1,101 @@
+"""The range test: what is read from a curve, and a rate that really rises."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_train import BASE
+from zygote import Zygote, job
+
+from neoxkit import launch, paths, range_test, runs
+from neoxkit.settings import TrainSettings
+from neoxkit.workers import silent
+
+RATES = np.geomspace(1e-7, 1, 100)
+
+
+def curve(diverges: float, fall: float = 2.0, noise: float = 0.02, seed: int = 0) -> np.ndarray:
+    """A loss of 4 that falls by `fall` around a hundredth of the rate where it explodes."""
+    at = np.log10(RATES)
+    falls = fall / (1 + np.exp(-4 * (at - np.log10(diverges / 100))))
+    explodes = np.where(diverges < RATES, 20 * (at - np.log10(diverges)), 0)
+    return 4 - falls + explodes + np.random.default_rng(seed).normal(0, noise, len(at))
+
+
+@pytest.mark.parametrize("diverges", [1e-4, 1e-2, 0.1])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planted_divergence_is_found_and_the_suggestion_is_well_below(
+    diverges: float, seed: int
+) -> None:
+    found = range_test.analyse(RATES, curve(diverges, seed=seed))
+    assert diverges <= found.divergence <= 2 * diverges
+    assert diverges / 100 <= found.suggestion <= found.divergence / 10
+    assert f"diverges at {found.divergence:.1e}" in found.says
+
+
+def test_a_loss_that_is_not_finite_is_a_divergence() -> None:
+    rates = RATES[RATES < 1e-3]
+    falls = curve(1.0, noise=0.0)[: len(rates)] - np.linspace(0, 1, len(rates))
+    assert range_test.analyse(rates, falls).divergence is None
+    found = range_test.analyse(rates, falls, not_finite=True)
+    assert found.divergence == rates[-1] and found.suggestion <= rates[-1] / 10
+
+
+def test_a_curve_that_says_nothing_suggests_nothing() -> None:
+    flat = range_test.analyse(RATES, curve(10.0, fall=0.0))
+    assert (flat.divergence, flat.suggestion) == (None, None)
+    assert "never falls by more than its noise; it does not diverge" in flat.says
+    rises = range_test.analyse(RATES, 4 + np.linspace(0, 1, 100))
+    assert rises.suggestion is None and rises.divergence is not None
+    short = range_test.analyse(RATES[:5], curve(0.1)[:5], not_finite=True)
+    assert short.suggestion is None and "only 5 steps" in short.says
+
+
+def test_no_test_is_made_unless_asked_for(home: Path) -> None:
+    assert range_test.run(BASE, lambda label: silent) is None
+    assert "set range_test_steps" in range_test.picture(None).text
+    assert range_test.check(BASE, None, lambda label: silent).text == ""
+
+
+@pytest.fixture
+def forked(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """launch.start by ranks that start sooner, to their end."""
+
+    class Ended:
+        def __init__(self, folder: Path) -> None:
+            self.folder = folder
+
+        def poll(self) -> int:
+            return 0
+
+        def check(self) -> None:
+            last = runs.read_events(self.folder)[-1]
+            if last["event"] == "error":
+                raise launch.UserError(*launch._in_parts(last["message"]))
+
+    def start(settings: TrainSettings) -> Ended:
+        zygote.run(job(settings))
+        return Ended(paths.run(settings.run))
+
+    monkeypatch.setattr(launch, "start", start)
+
+
+def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
+    forked: None, home: Path
+) -> None:
+    settings = BASE.replace(run="ranged", range_test_steps=30)
+    found = range_test.run(settings, lambda label: silent)
+    steps = len(found.rates)
+    assert found.rates == pytest.approx(np.geomspace(1e-7, 1, 30)[:steps], rel=1e-6)
+    assert found.divergence and found.suggestion  # the built-in model at rates up to 1
+    table = range_test.check(settings, found, lambda label: silent).text.splitlines()
+    assert len(table) == 4
+    tried = [float(line.split()[0]) for line in table[1:]]
+    assert tried == pytest.approx(
+        [found.suggestion / 3, found.suggestion, 3 * found.suggestion], rel=0.05
+    )
+    losses = [float(line.split()[1]) for line in table[1:]]
+    start = runs.read_events(paths.run("ranged.range-test"))[1]["loss"]
+    assert all(loss < start for loss in losses)
+    assert not paths.run("ranged").exists()  # nothing reaches the run itself
+    assert range_test.picture(found)._repr_png_()
