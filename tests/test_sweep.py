@@ -39,8 +39,8 @@ def test_every_combination_or_the_nth_of_each() -> None:
 
 def test_a_name_is_a_run_name_whatever_the_values() -> None:
     made = sweep.variants({"run": "g"}, {"ds_config": ["a/b.json", f"{'long/' * 40}c.json"]})
-    assert names(made)[0] == "g.ds_config=a-b.json" and len(names(made)[1]) == 85
-    assert all(paths.check_name("run", f"{name}.repeat-10") for name in names(made))
+    assert names(made)[0] == "g.ds_config=a-b.json" and len(names(made)[1]) == 80
+    assert all(paths.check_name("run", f"{name}.range-check-1.0e-03") for name in names(made))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from neoxkit.guard import STOPPED
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 from neoxkit.workers import num_cores
 
-MOST_CHARACTERS = 85  # of a run's name: what is made of it, ".repeat-1" say, must be one as well
+MOST_CHARACTERS = 80  # of a run's name: ".range-check-1.0e-03" behind it must be one as well
 LOG = "run.log"  # what `neoxkit run` said of a variant
 LOOK_SECONDS = 1.0
 
