@@ -365,6 +365,14 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
         training_arguments={"adam_beta1": 0.8}, allow_change=["learning_rate"],
     )  # fmt: skip
     assert plan.settings_of(plan.trainer_arguments(settings), 2) == settings
+    folder = unbroken.with_name("own-file")
+    folder.mkdir()
+    arguments = plan.trainer_arguments(settings)
+    for changed in ({"lr_scheduler_type": "polynomial"}, {"report_to": "none"}):
+        runs.write_json(folder / runs.ARGUMENTS, arguments | changed)
+        assert plan.as_started(folder, 2, None) == {"settings": {}, "commands": {}}
+    runs.write_json(folder / runs.ARGUMENTS, arguments)
+    assert plan.as_started(folder, 2, None)["settings"] == settings.changed()
     own = BASE.replace(ds_config="ds_configs/zero2.json")
     assert plan.settings_of(plan.trainer_arguments(own)) == own
 

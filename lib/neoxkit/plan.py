@@ -125,9 +125,12 @@ def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dic
     """
     path = folder / runs.ARGUMENTS
     arguments = runs.read_json(path) if path.is_file() and flags is None else {}
-    if not is_of_a_notebook(arguments):
+    try:
+        settings = settings_of(arguments, ranks) if is_of_a_notebook(arguments) else None
+    except UserError:  # what the trainer takes, 02 may not: another schedule, say
+        settings = None
+    if settings is None:
         return {"settings": {}, "commands": {}}
-    settings = settings_of(arguments, ranks)
     commands = {
         "repeat": f"neoxkit repeat {settings.run}",
         "papermill": settings.papermill_command(),
