@@ -91,9 +91,10 @@ def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: P
     flags = {"learning_rate": "0.001", "gradient_checkpointing": "None", "dataset_sha256": "d"}
     runs.write_json(make(home, "b", 100, [3.0]) / runs.ARGUMENTS, flags | {"report_to": "none"})
     (make(home, "c", 100, [2.0]) / runs.ARGUMENTS).unlink()
+    make(home, "d", 100, [1.0], lr_scheduler_type="polynomial")  # a file of a person's own
     chosen = compare.load([])
-    assert [run.name for run in chosen] == ["a", "b", "c"]
-    assert compare.differing(chosen)["learning_rate"] == [1e-3, "0.001", None]
+    assert [run.name for run in chosen] == ["a", "b", "c", "d"]
+    assert compare.differing(chosen)["learning_rate"] == [1e-3, "0.001", None, 1e-3]
     assert compare.notes(chosen) == []  # no card is no other data
 
 

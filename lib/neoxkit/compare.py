@@ -82,10 +82,11 @@ def _load(folder: Path) -> Run:
 def _settings(folder: Path) -> dict[str, Any]:
     """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
     arguments = _arguments(folder)
-    if not plan.is_of_a_notebook(arguments):
-        return arguments
     starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
-    settings = plan.settings_of(arguments, starts[-1]["num_ranks"] if starts else 0).as_dict()
+    found = plan.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
+    if found is None:
+        return arguments
+    settings = found.as_dict()
     return settings | settings.pop("training_arguments")
 
 

@@ -113,9 +113,15 @@ def settings_of(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings:
     return TrainSettings(**values)
 
 
-def is_of_a_notebook(arguments: Mapping[str, Any]) -> bool:
-    """Whether `trainer_arguments` gave them, rather than a shell's flags or a person's own file."""
-    return isinstance(arguments.get("report_to"), list) and "dataset_sha256" in arguments
+def settings_if_any(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings | None:
+    """The same; None for a shell's flags, or a file of a person's own that 02 could not have
+    written: it may name another schedule, say."""
+    if not isinstance(arguments.get("report_to"), list) or "dataset_sha256" not in arguments:
+        return None
+    try:
+        return settings_of(arguments, ranks)
+    except UserError:
+        return None
 
 
 def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dict[str, Any]:
@@ -125,10 +131,7 @@ def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dic
     """
     path = folder / runs.ARGUMENTS
     arguments = runs.read_json(path) if path.is_file() and flags is None else {}
-    try:
-        settings = settings_of(arguments, ranks) if is_of_a_notebook(arguments) else None
-    except UserError:  # what the trainer takes, 02 may not: another schedule, say
-        settings = None
+    settings = settings_if_any(arguments, ranks)
     if settings is None:
         return {"settings": {}, "commands": {}}
     commands = {
