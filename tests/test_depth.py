@@ -67,6 +67,22 @@ def test_the_worst_are_those_whose_mean_rose_most_and_none_that_fell() -> None:
     assert depth.worst(base, tuned, most=1) == [3]
 
 
+def test_a_conversation_of_which_nothing_is_trained_on_says_nothing() -> None:
+    chance = np.random.default_rng(2)
+    base, tuned = simulated(chance, 12, -0.3)
+    none = np.zeros(0)
+    with np.errstate(all="raise"):
+        assert depth.difference([*base, none], [*tuned, none]) == depth.difference(base, tuned)
+        assert depth.worst([none, *base], [none, *tuned]) == [
+            i + 1 for i in depth.worst(base, tuned)
+        ]
+        lengths = [1, *[2] * 9, 200]  # of the shorter ones, a part of their own, nothing is
+        rows = [{"labels": [B, B], "length": n} for n in lengths[:-1]]
+        rows.append({"labels": [B, A], "length": 200})
+        one = [none] * 10 + [np.array([1.0])]
+        assert [part.name for part in depth.by_length(rows, one, one)] == ["200-200"]
+
+
 def test_parts_hold_every_token_once_by_turn_and_by_length() -> None:
     rows = [
         {"labels": [B, A, A, B, A], "length": 5},

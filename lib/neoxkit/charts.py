@@ -94,7 +94,8 @@ def heat_map(
 def depth(deep: "Depth") -> Picture:
     """How the loss of each conversation changed, and both models' losses by turn and by length."""
     figure, (left, middle, right) = new_figure(3.2, 3, width_ratios=[4, 3, 4])
-    changes = np.array([b.mean() - a.mean() for a, b in zip(deep.base, deep.tuned, strict=True)])
+    pairs = zip(deep.base, deep.tuned, strict=True)
+    changes = np.array([b.mean() - a.mean() for a, b in pairs if len(a)])
     low, high = np.percentile(changes, [1, 99] if len(changes) > 20 else [0, 100])
     edges = np.linspace(min(low, 0), max(high, 0) + 1e-9, 40)
     left.hist(np.clip(changes, edges[0], edges[-1]), bins=edges, color=BLUE, alpha=0.7)

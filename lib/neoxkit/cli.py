@@ -1,12 +1,12 @@
-"""`neoxkit`: strict papermill over the three notebooks, and a look at the machine."""
+"""`neoxkit`: strict papermill over the notebooks, and what is done with runs."""
 
 import argparse
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from neoxkit import __version__, listing, lock, parameters, paths, pipeline, terminal
 from neoxkit.errors import UserError
@@ -63,10 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "parameter goes to every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ "
         "unless `run` is given.",
     )
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                     dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
-    run.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
-                     help="a YAML file of parameters; -p wins")  # fmt: skip
+    _takes_parameters(run, "VALUE", "a YAML file of parameters; -p wins")
     run.add_argument("--only", choices=[s.notebook for s in NOTEBOOKS], action="append",
                      help="this notebook alone (repeat for more)")  # fmt: skip
     run.set_defaults(call=_run)
@@ -81,10 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("notebooks", nargs="+", metavar="NOTEBOOK",
                        choices=[s.notebook for s in (TrainSettings, EvaluateSettings)],
                        help="02_train, 03_evaluate")  # fmt: skip
-    sweep.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "V1,V2,..."),
-                       dest="parameters", help="a parameter, its values with commas")  # fmt: skip
-    sweep.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
-                       help="a YAML file in which a list is the values to sweep")  # fmt: skip
+    _takes_parameters(sweep, "V1,V2,...", "a YAML file in which a list is the values to sweep")
     sweep.add_argument("--paired", action="store_true",
                        help="the n-th values together, not all combinations")  # fmt: skip
     sweep.add_argument("--at-once", type=int, default=0, metavar="N",
@@ -96,15 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(call=lambda _: _doctor())
     listed = commands.add_parser("runs", allow_abbrev=False, help="every run and how it stands")
     listed.set_defaults(call=lambda _: _list_runs())
-    again = commands.add_parser(
-        "repeat",
-        allow_abbrev=False,
-        help="train a finished run once more and compare the bytes",
-        description="Train runs/RUN again as its run card says, into runs/RUN.repeat-N, and "
-        "compare the weights. On a CPU they are the same to the byte; exit code 1 where not.",
-    )
-    again.add_argument("run", metavar="RUN")
-    again.set_defaults(call=lambda options: _repeat(options.run))
+    _about_a_run(
+        commands, "repeat", _repeat, "train a finished run once more and compare the bytes",
+        "Train runs/RUN again as its run card says, into runs/RUN.repeat-N, and compare the "
+        "weights. On a CPU they are the same to the byte; exit code 1 where not.",
+    )  # fmt: skip
     fits = commands.add_parser(
         "fit", allow_abbrev=False, help="which ds_config for which model on which machine",
         description="For each model and machine the first configuration in which a training fits, "
@@ -112,26 +102,34 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     fits.add_argument("--lora-rank", type=int, default=0, metavar="N", help="train adapters alone")
     fits.set_defaults(call=lambda options: _fit(options.lora_rank))
-    merge = commands.add_parser(
-        "merge", allow_abbrev=False, help="write a LoRA run as a whole model: runs/RUN/merged"
+    _about_a_run(commands, "merge", _merge, "write a LoRA run as a whole model: runs/RUN/merged")
+    _about_a_run(
+        commands, "report", _report, "write runs/RUN/report.html: all of a run on one page"
     )
-    merge.add_argument("run", metavar="RUN")
-    merge.set_defaults(call=lambda options: _merge(options.run))
-    report = commands.add_parser(
-        "report", allow_abbrev=False, help="write runs/RUN/report.html: all of a run on one page"
-    )
-    report.add_argument("run", metavar="RUN")
-    report.set_defaults(call=lambda options: _report(options.run))
-    stop = commands.add_parser(
-        "stop",
-        allow_abbrev=False,
-        help="stop a training: it finishes its step and saves",
-        description="Ask the training in runs/RUN to finish its step, save and stop, and wait "
-        "until it has. The same command that started it goes on from there.",
-    )
-    stop.add_argument("run", metavar="RUN")
+    stop = _about_a_run(
+        commands, "stop", _stop, "stop a training: it finishes its step and saves",
+        "Ask the training in runs/RUN to finish its step, save and stop, and wait until it has. "
+        "The same command that started it goes on from there.",
+    )  # fmt: skip
     stop.add_argument("--now", action="store_true", help="end it at once, without saving")
-    stop.set_defaults(call=lambda options: _stop(options.run, options.now))
+    return parser
+
+
+def _takes_parameters(parser: argparse.ArgumentParser, value: str, of_a_file: str) -> None:
+    """-p NAME VALUE and -f FILE.yaml, each as often as one likes."""
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", value),
+                        dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
+    parser.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
+                        help=of_a_file)  # fmt: skip
+
+
+def _about_a_run(
+    commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str, more: str = ""
+) -> argparse.ArgumentParser:
+    """A command that is given the name of a run."""
+    parser = commands.add_parser(name, allow_abbrev=False, help=help, description=more or help)
+    parser.add_argument("run", metavar="RUN")
+    parser.set_defaults(call=call)
     return parser
 
 
@@ -162,10 +160,10 @@ def _list_runs() -> int:
     return 0
 
 
-def _repeat(run: str) -> int:
+def _repeat(options: argparse.Namespace) -> int:
     from neoxkit import repeat
 
-    return repeat.repeat(run)
+    return repeat.repeat(options.run)
 
 
 def _fit(lora_rank: int) -> int:
@@ -177,23 +175,24 @@ def _fit(lora_rank: int) -> int:
     return 0
 
 
-def _merge(run: str) -> int:
+def _merge(options: argparse.Namespace) -> int:
     from neoxkit import merge
 
-    print(f"{paths.short(merge.merge(run))} opens with from_pretrained")
+    print(f"{paths.short(merge.merge(options.run))} opens with from_pretrained")
     return 0
 
 
-def _report(run: str) -> int:
+def _report(options: argparse.Namespace) -> int:
     from neoxkit import report
 
-    written = report.write(run)
+    written = report.write(options.run)
     print(f"{paths.short(written)} ({written.stat().st_size / 2**20:.1f} MiB)")
     return 0
 
 
-def _stop(run: str, now: bool) -> int:
+def _stop(options: argparse.Namespace) -> int:
     """Returns when the training is gone; 0 where it saved and stopped, or had come to its end."""
+    run, now = options.run, options.now
     folder = paths.run(run)
     while (pid := lock.locked_by(folder)) == lock.UNKNOWN:
         time.sleep(0.05)  # it has just begun

@@ -16,8 +16,6 @@ from neoxkit.settings import CompareSettings
 
 MADE_OF = ("dataset_sha256", "base_sha256")  # of a run card
 LAST_START = (("code", "commit"), ("versions", "torch"), ("machine", "cpu"), ("machine", "gpus"))
-
-
 MOST_IN_LABEL = 3  # settings
 
 
@@ -65,35 +63,30 @@ def _folders(name: str) -> list[Path]:
 
 
 def _load(folder: Path) -> Run:
-    card = run_card.read(folder)
-    made_of = {"dataset_sha256": _arguments(folder).get("dataset_sha256")}
+    card, events = run_card.read(folder), runs.read_events(folder)
+    path = folder / runs.ARGUMENTS
+    arguments = runs.read_json(path) if path.is_file() else {}  # it did not get so far
+    made_of = {"dataset_sha256": arguments.get("dataset_sha256")}
     made_of |= {name: card[name] for name in MADE_OF if card}
     made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}
     return Run(
         name=folder.name,
         folder=folder,
         state=listing.standing(folder).state,
-        settings=_settings(folder),
+        settings=_settings(arguments, events),
         made_of=made_of,
-        events=runs.history(runs.read_events(folder)),
+        events=runs.history(events),
     )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(arguments: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
-    arguments = _arguments(folder)
-    starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
+    starts = [e for e in events if e["event"] == "start"]
     found = plan.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
     if found is None:
         return arguments
     settings = found.as_dict()
     return settings | settings.pop("training_arguments")
-
-
-def _arguments(folder: Path) -> dict[str, Any]:
-    """What the trainer was started with; empty where it did not get so far."""
-    path = folder / runs.ARGUMENTS
-    return runs.read_json(path) if path.is_file() else {}
 
 
 def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:

@@ -54,8 +54,9 @@ def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
     """
     from scipy import stats
 
-    tokens = np.array([len(losses) for losses in base], dtype=float)
-    gained = np.array([b.sum() - a.sum() for a, b in zip(base, tuned, strict=True)])
+    pairs = [(a, b) for a, b in zip(base, tuned, strict=True) if len(a)]  # the others say nothing
+    tokens = np.array([len(a) for a, _ in pairs], dtype=float)
+    gained = np.array([b.sum() - a.sum() for a, b in pairs])
     mean = gained.sum() / tokens.sum()
     low = high = None
     if len(tokens) >= FEWEST and np.ptp(gained / tokens) > ROUNDING:
@@ -76,9 +77,9 @@ def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
 
 def worst(base: Losses, tuned: Losses, most: int = 10) -> list[int]:
     """The conversations whose loss per trained token rose most, the worst first; none that fell."""
-    rose = [b.mean() - a.mean() for a, b in zip(base, tuned, strict=True)]
-    order = sorted(range(len(rose)), key=lambda i: -rose[i])
-    return [i for i in order[:most] if rose[i] > 0]
+    pairs = enumerate(zip(base, tuned, strict=True))
+    rose = {i: change for i, (a, b) in pairs if len(a) and (change := b.mean() - a.mean()) > 0}
+    return sorted(rose, key=lambda i: -rose[i])[:most]
 
 
 def turns(labels: Sequence[int]) -> np.ndarray:
@@ -164,6 +165,7 @@ def _parts(
             float(other[of_token == n].mean()),
         )
         for n in sorted(names)
+        if (of_token == n).any()
     ]
 
 

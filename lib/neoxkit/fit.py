@@ -72,13 +72,12 @@ class Batch:
 
 
 def rank_gib(
-    shape: Shape, job: needs.Job, batch: Batch, config: Mapping[str, Any] | None = None
+    shape: Shape, job: needs.Job, batch: Batch, config: Mapping[str, Any]
 ) -> dict[str, float]:
     """GiB of each part on one rank's device; the sum is what it needs.
 
     `config` is the DeepSpeed configuration's `zero_optimization`.
     """
-    config = config or {}
     own = job.trained / (job.num_ranks if job.zero_stage >= 1 else 1)
     size = job.weight_bytes
     reduce = _number(config, "reduce_bucket_size", shape.width**2)

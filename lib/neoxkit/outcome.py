@@ -89,6 +89,11 @@ def depth(deep: "Depth | None") -> "Picture | View":
     return charts.depth(deep) if deep else NOTHING
 
 
+def checkpoints(evaluation: Mapping[str, Any]) -> "Picture | View":
+    """The losses of base, checkpoints and tuned model as a picture; none without an eval side."""
+    return charts.checkpoint_curve(evaluation) if evaluation["losses_by_step"] else NOTHING
+
+
 def worst(deep: "Depth | None", rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> View:
     """The conversations whose loss rose most, worst first, with the beginning of each."""
     found = [

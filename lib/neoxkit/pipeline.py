@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,17 @@ def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def on_signals(ask: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have Ctrl-C and TERM call a handler while the block runs."""
+    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _signals_stop(folder: Path) -> Iterator[None]:
     """While the block runs, the first Ctrl-C or TERM asks the training to save and stop.
 
@@ -149,12 +160,8 @@ def _signals_stop(folder: Path) -> Iterator[None]:
         lock.ask_to_stop(folder)
         _say("finishes its step and saves; once more, and it ends at once")
 
-    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(ask):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

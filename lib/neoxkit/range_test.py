@@ -130,11 +130,12 @@ def _short(settings: TrainSettings, name: str, steps: int, rate: float) -> Train
 def _train(settings: TrainSettings, progress: Progress) -> bool:
     """Train to the end (True), or to the step whose loss or gradient is not finite (False)."""
     training = launch.start(settings)
+    reader, step = runs.EventReader(training.folder), 0
     try:
         while training.poll() is None:
             time.sleep(0.5)
-            steps = [e["step"] for e in runs.read_events(training.folder) if e["event"] == "train"]
-            progress(max(steps, default=0), settings.max_steps)
+            step = max([step, *(e["step"] for e in reader.poll() if e["event"] == "train")])
+            progress(step, settings.max_steps)
     except KeyboardInterrupt:
         training.stop()
         raise

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +165,10 @@ def differences(card: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     >>> differences(was, {"code": {"commit": "b"}, "versions": {"torch": "1"}, "machine": {}})
     ['code commit: a -> b']
     """
-    return list(_differing(card["starts"][-1], now))
-
-
-def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for part in ("code", "versions", "machine"):
-        for name in {**was[part], **now[part]}:
-            if name not in ("memory_gib",) and was[part].get(name) != now[part].get(name):
-                yield f"{part} {name}: {was[part].get(name)} -> {now[part].get(name)}"
+    was = card["starts"][-1]
+    return [
+        f"{part} {name}: {was[part].get(name)} -> {now[part].get(name)}"
+        for part in ("code", "versions", "machine")
+        for name in {**was[part], **now[part]}
+        if name != "memory_gib" and was[part].get(name) != now[part].get(name)
+    ]

@@ -29,11 +29,11 @@ def whole_model(folder: Path) -> Path:
     raise UserError("model", "holds adapters alone", f"neoxkit merge {folder.name}")
 
 
-def answer(model: Path, question: str = QUESTION) -> str:
-    """What a model folder answers through transformers' pipeline, in a fresh process that has
-    neither the kit nor a network; refused where it doesn't."""
+def answer(model: Path) -> str:
+    """What a model folder answers to QUESTION through transformers' pipeline, in a fresh process
+    that has neither the kit nor a network; refused where it doesn't."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", ANSWER, str(model), question],
+        [sys.executable, "-I", "-c", ANSWER, str(model), QUESTION],
         capture_output=True, text=True, check=False, env={**os.environ, **OFFLINE},
     )  # fmt: skip
     if done.returncode:

@@ -224,12 +224,8 @@ def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -
             if child.poll() is None:
                 child.send_signal(signal.SIGINT)
 
-    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with pipeline.on_signals(ask):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
