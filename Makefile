@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+TASKS := .venv/tasks
 TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 
@@ -33,10 +34,15 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $(READY)
 
+# lm_eval, which nothing but its tests needs.
+$(TASKS): $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tasks]'
+	@touch $(TASKS)
+
 demo: $(READY)
 	@$(BIN)/neoxkit run
 
-test: $(READY)
+test: $(TASKS)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-demo: $(READY)

@@ -166,7 +166,7 @@ def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:
     scores = [scoring.Score(0, 1, 24, 12, losses=losses) for losses in (one, other)]
     base, tuned = (evaluate.Examination(score, [], score) for score in scores)
     deep = evaluate.look(rows, base, tuned)
-    assert deep.worst == [11] and len(deep.turns) == 2 and len(deep.sentences) == 2
+    assert deep.worst == [11] and len(deep.turns) == 2 and len(depth.sentences(deep.facts())) == 2
     assert deep.plain == deep.difference and deep.difference.better == 10
     assert json.loads(json.dumps(deep.facts())) == deep.facts()
     assert evaluate.look([], evaluate.Examination(None, []), tuned) is None

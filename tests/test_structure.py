@@ -48,6 +48,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "train",
         "scoring",
         "depth",
+        "harness",
         "evaluate",
         "launch",
     ),
@@ -77,7 +78,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "lora", "fit", "rescore",
+    "errors", "lora", "fit", "rescore", "harness",
     "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",

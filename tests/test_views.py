@@ -203,18 +203,30 @@ def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:
     score = {"loss": 1.23456, "perplexity": 1234.5, "bits_per_byte": 0.98765}
     score |= {"trained_tokens": 9876, "conversations": 12}
     none = {"base": None, "tuned": None}
-    html, text = both(outcome.scores({"eval_loss": none | {"tuned": score}, "plain_text": none}))
+    html, text = both(outcome.scores(losses(none | {"tuned": score}, none)))
     for form in (html, text):
         assert "1.2346" in form and "1,234.500" in form and "9,876" in form and "base" not in form
         assert "0.9877" in form and "plain text" not in form
-    assert "empty" in outcome.scores({"eval_loss": none, "plain_text": none}).text
+    assert "empty" in outcome.scores(losses(none, none)).text
     line = {"set": "s", "kind": "total", "base": 1, "tuned": 3, "questions": 4}
-    assert outcome.scoreboard([line]).text.splitlines()[1].split("  ")[-1].strip() == "75.0%"
     counts = {"base": {"end mark": 1, "ran on": 2}, "tuned": {"end mark": 3, "ran on": 0}}
-    assert [x.split()[-2:] for x in outcome.endings(counts).text.splitlines()[1:]] == [
-        ["1", "2"],
-        ["3", "0"],
-    ]
+    board, below = outcome.scoreboard({"exact": [line], "endings": counts}).text.split("\n\n")
+    assert board.splitlines()[1].split()[-1] == "75.0%"
+    assert [x.split()[-2:] for x in below.splitlines()[1:]] == [["1", "2"], ["3", "0"]]
+
+
+def losses(eval_loss: dict, plain_text: dict) -> dict:
+    return {"eval_loss": eval_loss, "plain_text": plain_text, "depth": None}
+
+
+def test_tasks_carry_their_errors() -> None:
+    row = {"task": "<t>", "metric": "acc", "better": "higher", "value": 0.5}
+    base = row | {"stderr": None, "examples": 1234}
+    tuned = row | {"stderr": 0.012345, "examples": 1234}
+    text = outcome.tasks({"tasks": {"base": [base], "tuned": [tuned]}}).text
+    assert text.splitlines()[1].split()[-5:] == ["0.5000", "0.5000", "±", "0.0123", "1,234"]
+    assert "higher is better" in text
+    assert outcome.tasks({"tasks": {"base": [], "tuned": []}}).text == "No tasks were named."
 
 
 class Display:

@@ -116,11 +116,15 @@ class Depth:
         names = ("difference", "turns", "lengths", "plain")
         return {k: v for k, v in asdict(self).items() if k in names}
 
-    @property
-    def sentences(self) -> list[str]:
-        """The differences in words."""
-        said = [f"eval side, {self.difference.text()}"]
-        return said + ([f"plain text, {self.plain.text('pieces')}"] if self.plain else [])
+
+def sentences(facts: Mapping[str, Any] | None) -> list[str]:
+    """The differences of `Depth.facts` in words."""
+    if not facts:
+        return []
+    said = [f"eval side, {Difference(**facts['difference']).text()}"]
+    if facts["plain"]:
+        said.append(f"plain text, {Difference(**facts['plain']).text('pieces')}")
+    return said
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import checkpoints, depth, models, paths, runs
+from neoxkit import checkpoints, depth, harness, models, paths, runs
 from neoxkit.replies import ENDINGS, Question, Reply, own_questions, reply
 from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
@@ -75,12 +75,13 @@ def endings(replies: Sequence[Reply]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Examination:
-    """One model's score on the eval side (None when that is empty), its replies, and its score on
-    the plain text (None where there is none)."""
+    """One model's score on the eval side (None when that is empty), its replies, its score on the
+    plain text (None where there is none), and its results in the tasks (see harness)."""
 
     score: Score | None
     replies: list[Reply]
     plain: Score | None = None
+    tasks: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
 def examine(
@@ -91,15 +92,19 @@ def examine(
     settings: EvaluateSettings,
     show: Callable[[str], Progress] = lambda label: silent,
     name: str = "",
+    tasks: Mapping[str, Any] | None = None,
 ) -> Examination:
-    """Score a model on the eval side and let it answer.
+    """Score a model on the eval side, let it answer, and have it do the tasks (harness.load's).
 
     `show` makes a progress line of a label, which begins with the model's `name`.
     """
     options = {"batch_size": settings.batch_size, "pad_id": models.pad_id(tokenizer)}
 
+    def named(label: str) -> Progress:
+        return show(f"{name} {label}".strip())
+
     def scored(what: Dataset, size: int, label: str) -> Score | None:
-        found = score(model, what, **options, progress=show(f"{name} {label}".strip()))
+        found = score(model, what, **options, progress=named(label))
         return found and replace(found, bits_per_byte=depth.bits_per_byte(found.losses, size))
 
     plain = None
@@ -109,8 +114,9 @@ def examine(
     prompts = [question.prompt for question in questions]
     return Examination(
         scored(rows, depth.num_bytes(rows, tokenizer), "scores conversations"),
-        _reply(model, tokenizer, prompts, settings, show(f"{name} answers questions".strip())),
+        _reply(model, tokenizer, prompts, settings, named("answers questions")),
         plain,
+        harness.results(model, tokenizer, tasks or {}, settings, named),
     )
 
 
@@ -198,6 +204,7 @@ def save(
         "questions": source,
         "exact": scoreboard(questions, base.replies, tuned.replies),
         "endings": {name: endings(e.replies) for name, e in both.items()},
+        "tasks": {name: e.tasks for name, e in both.items()},
         "settings": dict(settings),
     }
     lines = [

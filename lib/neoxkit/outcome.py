@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import charts
+from neoxkit import charts, depth
 from neoxkit.views import NOTHING, View, sentences, table
 
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from neoxkit.replies import Question, Reply
 
 
-def scoreboard(rows: Sequence[Mapping[str, Any]]) -> View:
-    """Exact replies by set and kind, base beside tuned."""
+def scoreboard(evaluation: Mapping[str, Any]) -> View:
+    """Exact replies by set and kind, base beside tuned, and how many replies ended in which way."""
     lines = [
         (
             r["set"],
@@ -22,9 +22,10 @@ def scoreboard(rows: Sequence[Mapping[str, Any]]) -> View:
             f"{r['tuned']} of {r['questions']}",
             f"{r['tuned'] / r['questions']:.1%}",
         )
-        for r in rows
+        for r in evaluation["exact"]
     ]
-    return table(lines, ("set", "kind", "base", "tuned", "tuned, share"))
+    header = ("set", "kind", "base", "tuned", "tuned, share")
+    return table(lines, header) + _endings(evaluation["endings"])
 
 
 def replies(
@@ -55,7 +56,8 @@ def _said(reply: "Reply", most: int = 160) -> str:
 
 
 def scores(evaluation: Mapping[str, Any]) -> View:
-    """Losses on the eval side and on the plain text, and what each figure rests on."""
+    """Losses on the eval side and on the plain text, what each rests on, and how sure the
+    difference is."""
     sides = {"eval side": evaluation["eval_loss"], "plain text": evaluation.get("plain_text", {})}
     rows = [
         (
@@ -76,15 +78,34 @@ def scores(evaluation: Mapping[str, Any]) -> View:
     header = (
         "text", "model", "loss (nats a token)", "perplexity", "bits a byte", "tokens", "rows"
     )  # fmt: skip
-    return table(rows, header)
+    said = depth.sentences(evaluation["depth"])
+    return table(rows, header) + sentences(said, none="There is no difference to measure.")
 
 
-def differences(deep: "Depth | None") -> View:
-    """How sure the difference is, in words."""
-    return sentences(deep.sentences if deep else [], none="There is no difference to measure.")
+def tasks(evaluation: Mapping[str, Any]) -> View:
+    """Base beside tuned in each task and metric, with standard errors."""
+    base, tuned = evaluation["tasks"]["base"], evaluation["tasks"]["tuned"]
+    if not tuned:
+        return sentences([], none="No tasks were named.")
+    rows = [
+        (
+            one["task"],
+            f"{one['metric']}, {one['better']} is better" if one["better"] else one["metric"],
+            _with_error(one),
+            _with_error(other),
+            f"{one['examples']:,}" if one["examples"] else "",
+        )
+        for one, other in zip(base, tuned, strict=True)
+    ]
+    return table(rows, ("task", "metric", "base", "tuned", "examples"))
 
 
-def depth(deep: "Depth | None") -> "Picture | View":
+def _with_error(row: Mapping[str, Any]) -> str:
+    error = row["stderr"]
+    return f"{row['value']:.4f}" if error is None else f"{row['value']:.4f} ± {error:.4f}"
+
+
+def where(deep: "Depth | None") -> "Picture | View":
     """Where the difference lies, as a picture."""
     return charts.depth(deep) if deep else NOTHING
 
@@ -114,7 +135,7 @@ def _beginning(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
+def _endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
     """How many replies ended in which way."""
     kinds = list(next(iter(by_model.values())))
     rows = [(name, *(f"{counts[k]:,}" for k in kinds)) for name, counts in by_model.items()]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import alive, changes, compare, launch, lock, paths, plan, runs, terminal
+from neoxkit import alive, changes, compare, harness, launch, lock, paths, plan, runs, terminal
 from neoxkit.errors import Faults, Stopped, UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import (
@@ -112,6 +112,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> None:
         for name in ("questions_file", "plain_text_file"):
             if file := getattr(last, name):
                 paths.find(name, file)
+        harness.check(last.tasks)
         if not train:
             launch.check_evaluable(paths.run(last.run))
 

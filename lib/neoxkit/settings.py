@@ -308,6 +308,8 @@ class EvaluateSettings(Settings):
     temperature: float = setting(0.7, "of sampling", above=0)
     batch_size: int = setting(32, "conversations scored or answered at once", least=1)
     plain_text_file: str = setting("", "a text of another kind: what was forgotten of it")
+    tasks: list = setting([], "tasks of lm_eval (pip install lm_eval) by name, or .yaml files")
+    tasks_limit: int = setting(0, "at most so many examples of each task; 0: all", least=0)
     score_checkpoints: bool = setting(True, "score the checkpoints that were kept, too")
     seed: int = setting(0, "seed of sampling", least=0)
 
@@ -316,6 +318,9 @@ class EvaluateSettings(Settings):
         for question in self.my_questions:
             if not isinstance(question, str) or not question.strip():
                 raise UserError("my_questions", f"got {question!r}", 'write ["one?", "two?"]')
+        for task in self.tasks:
+            if not isinstance(task, str) or not task.strip():
+                raise UserError("tasks", f"got {task!r}", 'write ["piqa", "my_task.yaml"]')
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ class View:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": self.text}
 
+    def __add__(self, other: "View") -> "View":
+        """One below the other."""
+        return View(self.html + other.html, f"{self.text}\n\n{other.text}")
+
 
 NOTHING = View("", "")
 

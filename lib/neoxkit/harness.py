@@ -1,0 +1,163 @@
+"""Standard tasks: a model through lm-evaluation-harness, where tasks are named and it is installed.
+
+Its tasks are named as it names them (`lm-eval ls tasks`), or are YAML files of one's own, as
+data/sample_task.yaml; a dataset's path in such a file is relative to the kit's root.
+"""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from neoxkit import paths
+from neoxkit.errors import UserError, near, shorten
+from neoxkit.workers import Progress, silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from neoxkit.settings import EvaluateSettings
+
+FILES = (".yaml", ".yml")
+BOOTSTRAP = 1000  # drawings, of metrics whose error has no formula
+KINDS = {
+    "loglikelihood": "scores answers",
+    "loglikelihood_rolling": "scores texts",
+    "generate_until": "writes answers",
+}
+
+
+def check(tasks: Sequence[str]) -> None:
+    """What can be refused before anything is loaded: no harness, no such file."""
+    if tasks and importlib.util.find_spec("lm_eval") is None:
+        raise UserError("tasks", "lm_eval is not installed", "pip install lm_eval")
+    for name in tasks:
+        if name.endswith(FILES):
+            paths.find("tasks", name)
+
+
+def load(tasks: Sequence[str]) -> dict[str, Any]:
+    """The tasks with their data, as lm_eval.evaluate takes them; empty where none are named."""
+    check(tasks)
+    if not tasks:
+        return {}
+    own = {name: str(paths.find("tasks", name)) for name in tasks if name.endswith(FILES)}
+    with _quiet():
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_defaults=len(own) < len(tasks))
+        for name in tasks:
+            if name not in own and name not in manager.all_tasks:
+                remedy = near(name, manager.all_tasks, "see lm-eval ls tasks")
+                raise UserError("tasks", f"{name!r} is not a task of lm_eval", remedy)
+        try:
+            return manager.load([own.get(name, name) for name in tasks])
+        except Exception as fault:  # of any kind: a hub, a cache, a file of a person's own
+            what = f"{', '.join(tasks)} can't be loaded ({shorten(str(fault), 90)})"
+            raise UserError("tasks", what, "check the file, or the network") from fault
+
+
+def results(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: Mapping[str, Any],
+    settings: "EvaluateSettings",
+    show: Callable[[str], Progress] = lambda label: silent,
+) -> list[dict[str, Any]]:
+    """One row for each task and metric: its value, its standard error (None where there is none).
+
+    Every model is asked the same examples, with the same ones shown before (few-shot).
+    """
+    if not tasks:
+        return []
+    import torch
+
+    with _quiet():
+        import lm_eval
+
+        for task in tasks["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=settings.seed)
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(settings.seed)
+            found = lm_eval.evaluate(
+                _wrapped(model, tokenizer, settings.batch_size, show),
+                task_dict=tasks,
+                limit=settings.tasks_limit or None,
+                bootstrap_iters=BOOTSTRAP,
+                log_samples=False,
+            )
+    return rows(found)
+
+
+def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What lm_eval.evaluate found, as plain rows.
+
+    >>> one = {"alias": " - lucky", "acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 26}
+    >>> rows({"results": {"lucky": one}, "higher_is_better": {"lucky": {"acc": True}}})
+    [{'task': 'lucky', 'metric': 'acc', 'better': 'higher', 'value': 0.5, 'stderr': 0.1, \
+'examples': 26}]
+    """
+    made = []
+    for task, values in found["results"].items():
+        for key, value in values.items():
+            metric, comma, of = key.partition(",")
+            if not comma or metric.endswith("_stderr"):
+                continue
+            error = values.get(f"{metric}_stderr,{of}")
+            higher = found.get("higher_is_better", {}).get(task, {}).get(metric)
+            made.append(
+                {
+                    "task": task,
+                    "metric": metric if of == "none" else f"{metric} ({of})",
+                    "better": {True: "higher", False: "lower"}.get(higher, ""),
+                    "value": float(value),
+                    "stderr": float(error) if isinstance(error, int | float) else None,
+                    "examples": values.get("sample_len"),
+                }
+            )
+    return made
+
+
+def _wrapped(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    batch_size: int,
+    show: Callable[[str], Progress],
+) -> Any:
+    """The model as the harness asks it, in parts, so that its progress is seen."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Shown(HFLM):
+        def loglikelihood(self, requests: list[Any], **_: Any) -> list[Any]:
+            return in_parts(super().loglikelihood, requests, "loglikelihood")
+
+        def loglikelihood_rolling(self, requests: list[Any], **_: Any) -> list[Any]:
+            return in_parts(super().loglikelihood_rolling, requests, "loglikelihood_rolling")
+
+        def generate_until(self, requests: list[Any], **_: Any) -> list[Any]:
+            return in_parts(super().generate_until, requests, "generate_until")
+
+    def in_parts(ask: Callable[..., list[Any]], requests: list[Any], kind: str) -> list[Any]:
+        progress, answers = show(f"{KINDS[kind]} of the tasks"), []
+        size = max(len(requests) // 50, 8 * batch_size)  # the harness sorts each part by length
+        for start in range(0, len(requests), size):
+            answers += ask(requests[start : start + size], disable_tqdm=True)
+            progress(len(answers), len(requests))
+        return answers
+
+    own = copy.deepcopy(tokenizer)  # the harness may set its padding token
+    return Shown(pretrained=model, tokenizer=own, batch_size=batch_size)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """In the kit's root, without the harness's log and progress bars; its faults are raised."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    with contextlib.chdir(paths.root()), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,129 @@
+"""Standard tasks through lm-evaluation-harness, on a task file of the kit's own."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from neoxkit import harness, models, replies
+from neoxkit.errors import UserError
+from neoxkit.settings import EvaluateSettings
+
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed"
+)
+CHOICES = """
+task: echo
+dataset_path: json
+dataset_kwargs: {data_files: {test: data/choices.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{ word }}"
+doc_to_choice: "{{ choices }}"
+doc_to_target: 0
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(session_home: Path) -> Any:
+    return models.load_tokenizer(str(session_home / "data" / "models" / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(session_home: Path) -> Any:
+    return models.for_inference(str(session_home / "data" / "models" / "tiny"))
+
+
+@installed
+def test_the_sample_task_counts_what_the_kit_counts(
+    home: Path, model: Any, tokenizer: Any, capfd: pytest.CaptureFixture
+) -> None:
+    """Questions of which every third has the model's own reply as its reference."""
+    asked = replies.read_questions(home / "data" / "sample_questions.jsonl", "Agent")[:40]
+    said = replies.reply(model, tokenizer, [q.prompt for q in asked], max_new_tokens=8)
+    lines = (home / "data" / "sample_questions.jsonl").read_text().splitlines()
+    questions = [json.loads(line) for line in lines[:40]]
+    for i, question in enumerate(questions):
+        question["messages"][-1]["content"] = said[i].text if i % 3 == 0 else "another"
+    mine = home / "data" / "mine.jsonl"
+    mine.write_text("\n".join(map(json.dumps, questions)))
+    task = (REPOSITORY / "data" / "sample_task.yaml").read_text()
+    task = task.replace("data/sample_questions.jsonl", "data/mine.jsonl")
+    (home / "data" / "mine.yaml").write_text(task.replace("toks: 64", "toks: 8"))
+    settings = EvaluateSettings(tasks=["data/mine.yaml"], tasks_limit=30, batch_size=16)
+    shown: list[str] = []
+
+    def show(label: str) -> Callable[[int, int], None]:
+        shown.append(label)
+        return lambda done, of: shown.append(f"{done}/{of}")
+
+    (row,) = harness.results(model, tokenizer, harness.load(settings.tasks), settings, show)
+    assert row["value"] == 10 / 30 and 0 < row["stderr"] < 0.1
+    assert (row["task"], row["examples"], row["better"]) == ("neoxkit_sample", 30, "higher")
+    assert shown == ["writes answers of the tasks", "30/30"]
+    assert capfd.readouterr().err == ""
+
+
+@installed
+def test_choices_are_made_by_the_models_own_loss(home: Path, model: Any, tokenizer: Any) -> None:
+    """Two choices each, the likelier first in every other: half are right."""
+    words = ["Hi", "What is 7 plus 3?", "Name a colour.", "Why?"]
+    lines = []
+    for i, word in enumerate(words):
+        pair = [" yes", " no"]
+        losses = [float(_loss(model, tokenizer, word, choice)) for choice in pair]
+        likelier_first = losses[0] < losses[1]
+        lines.append(
+            {"word": word, "choices": pair if likelier_first == (i % 2 == 0) else pair[::-1]}
+        )
+    (home / "data" / "choices.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (home / "data" / "choices.yaml").write_text(CHOICES)
+    tasks, settings = harness.load(["data/choices.yaml"]), EvaluateSettings()
+    (row,) = harness.results(model, tokenizer, tasks, settings)
+    assert (row["value"], row["examples"], row["metric"]) == (0.5, 4, "acc")
+    assert harness.results(model, tokenizer, tasks, settings) == [row]
+
+
+def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor:
+    """The summed loss of a choice behind a context."""
+    before, whole = (tokenizer(text)["input_ids"] for text in (context, context + choice))
+    with torch.no_grad():
+        logits = model(torch.tensor([whole])).logits[0, len(before) - 1 : -1]
+    return torch.nn.functional.cross_entropy(
+        logits, torch.tensor(whole[len(before) :]), reduction="sum"
+    )
+
+
+@installed
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("piqaa", "tasks: 'piqaa' is not a task of lm_eval -- did you mean piqa?"),
+        ("data/none.yaml", "tasks: 'data/none.yaml' does not exist"),
+        ("data/broken.yaml", "tasks: data/broken.yaml can't be loaded"),
+    ],
+)
+def test_what_is_no_task_is_refused_in_a_line(home: Path, task: str, said: str) -> None:
+    (home / "data" / "broken.yaml").write_text("task: broken\ndataset_path: /nowhere/at/all\n")
+    with pytest.raises(UserError) as fault:
+        harness.load([task])
+    assert str(fault.value).startswith(said) and "\n" not in str(fault.value)
+
+
+def test_without_the_harness_tasks_are_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="lm_eval is not installed -- pip install lm_eval"):
+        harness.check(["piqa"])
+    harness.check([])
+    assert harness.load([]) == {}
+
+
+def test_a_task_is_a_name() -> None:
+    with pytest.raises(UserError, match=r"tasks: got 3 -- write"):
+        EvaluateSettings(tasks=[3])
