@@ -7,7 +7,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import browser, controls, estimates, plan, policy, views
+from neoxkit import browser, controls, estimates, forecast, plan, policy, views
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.table import Part, Store, Table
 
@@ -231,7 +231,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert said["optimizer steps"] == "9 (3 an epoch)"  # 10 rows a rank, 5 batches, 3 steps
     assert said["a step (effective batch)"] == "8 conversations, about 260 tokens, 2 rank(s)"
     assert said["rows an epoch, padded"] == "20 of 280 tokens, 88% padding"
-    assert said["time"].startswith("unknown") and said["memory of a rank"].startswith("unknown")
+    assert said["time"].startswith("unknown") and "not measured yet" in said["by the formulas"]
     slider(control, "batch size").value = 64  # more than there are
     assert facts(screen)["a step (effective batch)"].startswith(
         "256 conversations, all there are, about 650"
@@ -247,20 +247,24 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert len(rates) == 6 and max(rates) <= settings.learning_rate
 
 
-def test_memory_grows_with_the_tokens_of_a_micro_batch(
+def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = estimates.Measured("old", 100.0, 1.0, 3.0, 16, 1600.0)
+    last = estimates.Measured("old", False, 100.0, 1.0, 3.0, 16, 1600.0, 800.0)
     monkeypatch.setattr(estimates, "last_run", lambda *_: last)
-    settings = TrainSettings(per_device_train_batch_size=8)
-    control = controls.training(settings, [100] * 40, [50] * 40, manifest(100))
-    told = "; 3 with 1,600 in run old"
-    assert facts(screen)["memory of a rank"] == "about 2 GiB with 800 tokens a micro-batch" + told
-    slider(control, "batch size").value = 32
-    assert facts(screen)["memory of a rank"].startswith("about 5 GiB with 3,200 tokens")
+    asked = []
+
+    def forecast_of(settings: TrainSettings, *_: object) -> forecast.Forecast:
+        asked.append(settings)
+        return forecast.Forecast({"weights": 0.2}, 1.0, 9)
+
+    monkeypatch.setattr(forecast, "of", forecast_of)
+    control = controls.training(TrainSettings(), [100] * 40, [50] * 40, manifest(100))
     slider(control, "batch size").value = 64  # more than there are
-    assert facts(screen)["memory of a rank"].startswith("about 6 GiB with 4,000 tokens")
-    assert facts(screen)["time"].startswith("about 3 min")  # 4 epochs of 40 x 100 at 100 a second
+    assert asked[-1] == control.settings and asked[-1].per_device_train_batch_size == 64
+    said = facts(screen)
+    assert said["memory of a rank"] == "about 0.2 GiB, 1 are there"
+    assert said["time"].startswith("about 3 min")  # 4 epochs of 40 x 100 at 100 a second
     controls.block_size(TokenizeSettings(block_size=280), table(50, 150))
     assert "about 3 GiB with 1,600 tokens" in screen.shown[4].text  # 16 of 100
 

@@ -20,10 +20,10 @@ def write(home: Path, run: str, model: str, age: int, speeds: list[float], ranks
     folder = home / "runs" / run
     folder.mkdir()
     runs.append_event(folder, "start", step=0, model=model, num_ranks=ranks, micro_batch=16,
-                      conversations_a_step=32 * ranks, model_gib=0.5)  # fmt: skip
+                      conversations_a_step=32 * ranks, model_gib=0.5, device="cpu")  # fmt: skip
     for step, speed in enumerate(speeds, start=1):
         runs.append_event(folder, "train", step=2 * step, tokens_per_second=speed, memory_gib=1.5,
-                          tokens=3000, padding_share=0.25)  # fmt: skip
+                          tokens=3000, trained_tokens=1600, padding_share=0.25)  # fmt: skip
     os.utime(folder / runs.METRICS, (1e9 - age, 1e9 - age))
 
 
@@ -33,7 +33,7 @@ def test_the_last_run_of_the_same_model_is_taken(home: Path) -> None:
     write(home, "other", "EleutherAI/pythia-70m", 1, [5.0])
     write(home, "just-begun", "tiny", 0, [])
     found = estimates.last_run("tiny")
-    assert found == estimates.Measured("old", 300.0, 0.5, 1.5, 16, 1000.0)
+    assert found == estimates.Measured("old", False, 300.0, 0.5, 1.5, 16, 1000.0, 400.0)
     assert estimates.last_run("pythia-70m").run == "other"  # the short name of the same model
     write(home, "two", "tiny", 2, [500.0], ranks=2)
     assert estimates.last_run("tiny").run == "two"
@@ -56,4 +56,4 @@ def test_a_run_of_an_earlier_version_is_passed_over(home: Path) -> None:
     ("tokens", "said"), [(1000, "about 10 s"), (60_000, "about 10 min"), (1e6, "about 2.8 h")]
 )
 def test_time_in_words(tokens: float, said: str) -> None:
-    assert estimates.Measured("x", 100.0, 1.0, 1.5, 16, 1.0).time(tokens) == said
+    assert estimates.Measured("x", False, 100.0, 1.0, 1.5, 16, 1.0, 1.0).time(tokens) == said

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import train_to_the_end
+from conftest import REPOSITORY, train_to_the_end
 
 from neoxkit import fit, lora, models, needs, runs
 from neoxkit.settings import TrainSettings
@@ -63,6 +63,21 @@ def test_adapters_are_counted_as_they_are_made(home: Path) -> None:
     )
     assert fit.job_of(shape, {}, 1, lora_rank=4).num_trained == lora.num_trained(model, 4)
     assert shape.num_parameters == model.num_parameters()
+
+
+def test_the_table_in_the_readme_is_what_the_planner_says() -> None:
+    text = (REPOSITORY / "ds_configs" / "README.md").read_text(encoding="utf-8")
+    header = ("model", *(f"{n} x {gib} GiB" for n, gib in fit.MACHINES))
+    for row in (header, *fit.choices(fit.configurations())):
+        assert f"| {' | '.join(row)} |" in text
+
+
+def test_a_configuration_with_room_is_preferred_to_an_earlier_one_without() -> None:
+    tight = dict.fromkeys(("first", "second"), ZERO2) | {"third": ZERO2 | {"stage": 3}}
+    rows = {row[0]: row[1:] for row in fit.choices(tight)}
+    assert rows["pythia-70m"][0].startswith("first ")
+    assert rows["pythia-6.9b"][4].startswith("third ")  # 8 x 24 GiB: ZeRO 2 has no room at all
+    assert rows["pythia-12b"][0] == "no"
 
 
 @pytest.mark.parametrize("gib", [6, 24, 80])

@@ -24,7 +24,7 @@ def test_bytes_a_weight_by_stage_and_precision() -> None:
     assert rank(zero_stage=2, half=True) == {"weights": 2, "gradients": 0.5, "optimizer": 3}
     assert rank(zero_stage=3, half=True) == {"weights": 0.5, "gradients": 0.5, "optimizer": 3}
     offloaded = rank(zero_stage=3, half=True, offload_optimizer=True, offload_weights=True)
-    assert offloaded == {"weights": 0, "gradients": 0.5, "optimizer": 0}
+    assert offloaded == {"weights": 0, "gradients": 0, "optimizer": 0}
 
 
 def test_a_20b_model_in_bf16_is_what_the_papers_say() -> None:
@@ -38,7 +38,7 @@ def test_the_hosts_memory() -> None:
     on_cpu = Job(GIB, 2, 2)
     assert on_cpu.host_gib() == {"loading": 8, "training": 2 * (4 + 2 + 6)}
     on_gpu = Job(GIB, 4, 3, half=True, on_gpu=True, offload_optimizer=True, offload_weights=True)
-    assert on_gpu.host_gib() == {"loading": 4, "offloading": 14}
+    assert on_gpu.host_gib() == {"loading": 4, "offloading": 16}
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,11 @@ def test_a_container_may_have_less_than_the_machine(
 )  # fmt: skip
 def test_half_the_memory_at_the_same_effective_batch(arguments: dict, remedy: str) -> None:
     assert needs.half_the_memory(arguments) == remedy
+
+
+@pytest.mark.parametrize(("on_gpu", "offloads"), [(True, True), (False, False)])
+def test_a_configuration_offloads_from_gpus_alone(on_gpu: bool, offloads: bool) -> None:
+    zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    job = Job.under(zero, num_parameters=7, num_ranks=2, on_gpu=on_gpu)
+    assert (job.zero_stage, job.offload_optimizer, job.offload_weights) == (3, offloads, offloads)
+    assert not Job.under({"stage": 2}, num_parameters=7, num_ranks=2, on_gpu=True).offload_optimizer

@@ -39,7 +39,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "arguments",
     ),
     "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
-    "plans": ("needs", "fit", "changes", "estimates", "listing", "plan"),
+    "plans": ("needs", "fit", "changes", "estimates", "listing", "plan", "forecast"),
     "work": (
         "failures",
         "base",
@@ -61,6 +61,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "dashboard",
         "compare",
         "rescore",
+        "trial",
         "range_test",
         "share",
     ),
@@ -78,7 +79,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "lora", "fit", "rescore", "harness",
+    "errors", "lora", "fit", "rescore", "harness", "forecast", "trial", "range_test",
     "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",

@@ -11,7 +11,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
-from neoxkit import paths
+from neoxkit import models, paths
 from neoxkit.errors import UserError, near
 from neoxkit.settings import ATTENTIONS
 
@@ -80,6 +80,9 @@ class KitArguments:
     lr_range_from: float = field(
         default=0.0,
         metadata={"help": "A range test: the rate rises from here to learning_rate; 0: none."},
+    )
+    trial: bool = field(
+        default=False, metadata={"help": "A trial: neither checkpoint nor model is written."}
     )
     num_replies: int = field(
         default=3, metadata={"help": "Questions answered at every evaluation; 0: none."}
@@ -206,6 +209,8 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
         if training.get(name, value) not in (value, _default(name)):
             notices.append(f"{name} is always {value} here")
     training |= FIXED
+    if kit.trial:
+        training["save_strategy"] = "no"
     if not training.get("output_dir"):
         raise UserError("output_dir", "is missing", "add --output_dir runs/NAME")
     if not training.get("do_train"):
@@ -246,7 +251,7 @@ def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[st
             kit.precision = name
     on_gpu = torch.cuda.is_available() and not training.get("use_cpu")
     if kit.precision == "auto":
-        kit.precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported(False) else "fp32"
+        kit.precision = models.best_precision(on_gpu)
     if kit.precision == "fp16" and not on_gpu:
         raise UserError(
             "fp16", "needs a GPU and there is none", "leave it away, or use precision fp32"

@@ -90,19 +90,18 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     kit, args = parsed.kit, parsed.training
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
     num_parameters, num_trained = _num_parameters(kit, args)
-    job = needs.Job(
+    job = needs.Job.under(
+        zero,
         num_parameters=num_parameters,
         num_trained=num_trained,
         num_ranks=args.world_size,
-        zero_stage=zero.get("stage", 0),
         half=kit.precision != "fp32",
         on_gpu=args.device.type == "cuda",
-        offload_optimizer=zero.get("offload_optimizer", {}).get("device") == "cpu",
-        offload_weights=zero.get("offload_param", {}).get("device") == "cpu",
     )
     if not ranks.is_first():
         return
-    needs.check_disk(folder, job, args.save_total_limit)
+    if not kit.trial:
+        needs.check_disk(folder, job, args.save_total_limit)
     needs.check_host(job)
     if job.on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory / needs.GIB

@@ -113,6 +113,7 @@ def left_behind(settings: TokenizeSettings) -> list[str]:
     for path in sorted((paths.root() / "runs").glob(f"*/{runs.FINISHED}")):
         kept = path.parent / runs.DATASET
         its_own = runs.read_json(path)["dataset"] == place and kept.is_file()
+        its_own = its_own and not runs.is_trial(path.parent)
         if its_own and differences(runs.read_json(kept), now):
             found.append(path.parent.name)
     return found

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from neoxkit import __version__, listing, lock, parameters, paths, pipeline, terminal
@@ -96,12 +96,17 @@ def _parser() -> argparse.ArgumentParser:
         "weights. On a CPU they are the same to the byte; exit code 1 where not.",
     )  # fmt: skip
     fits = commands.add_parser(
-        "fit", allow_abbrev=False, help="which ds_config for which model on which machine",
-        description="For each model and machine the first configuration in which a training fits, "
-        "and its largest micro-batch: bf16, gradient checkpointing, conversations of 280 tokens.",
+        "fit", allow_abbrev=False, help="does a training fit here; what fits on which machine",
+        description="With parameters of 02_train: what that training takes of a rank here, and its "
+        "largest micro-batch (-p probe_steps 3 measures); those of other notebooks are passed "
+        "over, so that the flags of neoxkit run do. Exit code 1: it does not fit. Without any: "
+        "for each model and machine the first configuration in which a training fits, and its "
+        "largest micro-batch: bf16, gradient checkpointing, conversations of 280 tokens.",
     )  # fmt: skip
-    fits.add_argument("--lora-rank", type=int, default=0, metavar="N", help="train adapters alone")
-    fits.set_defaults(call=lambda options: _fit(options.lora_rank))
+    _takes_parameters(fits, "VALUE", "a YAML file of parameters; -p wins")
+    fits.add_argument("--lora-rank", type=int, default=0, metavar="N",
+                      help="of the table: train adapters alone")  # fmt: skip
+    fits.set_defaults(call=_fit)
     _about_a_run(commands, "merge", _merge, "write a LoRA run as a whole model: runs/RUN/merged")
     _about_a_run(
         commands, "report", _report, "write runs/RUN/report.html: all of a run on one page"
@@ -166,13 +171,29 @@ def _repeat(options: argparse.Namespace) -> int:
     return repeat.repeat(options.run)
 
 
-def _fit(lora_rank: int) -> int:
+def _fit(options: argparse.Namespace) -> int:
     from neoxkit import fit, views
 
+    flags = [(name, value.strip()) for name, value in options.parameters]
+    if chosen := parameters.read(options.files, flags):
+        return _fits_here({k: v for k, v in chosen.items() if k in TrainSettings().as_dict()})
     header = ("model", *(f"{n} x {gib} GiB" for n, gib in fit.MACHINES))
-    print(views.table(fit.choices(fit.configurations(), lora_rank), header).text)
+    print(views.table(fit.choices(fit.configurations(), options.lora_rank), header).text)
     print("by formulas (lib/neoxkit/fit.py) that were measured on CPUs, not yet on GPUs")
     return 0
+
+
+def _fits_here(parameters: Mapping[str, Any]) -> int:
+    """The forecast of a training; exit code 1 where it does not fit."""
+    from neoxkit import forecast, tokenized, trial, views
+
+    settings = TrainSettings(**parameters)
+    data, manifest = tokenized.load(paths.tokenized(settings.dataset))
+    trial.probe(settings, terminal.Counting)
+    rows = data["train"]
+    found = forecast.of(settings, manifest, rows["length"][:], rows["trained"][:])
+    print(views.table(found.rows()).text)
+    return 0 if found.fits else 1
 
 
 def _merge(options: argparse.Namespace) -> int:

@@ -43,8 +43,11 @@ class Run:
 
 
 def load(names: Sequence[str]) -> list[Run]:
-    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here."""
+    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here but
+    trials."""
     folders = [folder for name in names or ["*"] for folder in _folders(name)]
+    if not names:
+        folders = [folder for folder in folders if not runs.is_trial(folder)]
     found = [_load(folder) for folder in dict.fromkeys(folders)]
     return [run for run in found if run.of("train")]
 

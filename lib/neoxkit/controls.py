@@ -14,7 +14,7 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import browser, estimates, plan, plots, policy, tokenized, views
+from neoxkit import browser, estimates, forecast, plan, plots, policy, tokenized, views
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
 from neoxkit.settings import Settings, TokenizeSettings, TrainSettings, convert
@@ -138,13 +138,11 @@ def _time(measured: estimates.Measured | None, num_tokens: float) -> str:
     return f"{measured.time(num_tokens)}, {measured.speed()}"
 
 
-def _memory(
-    measured: estimates.Measured | None, tokens: float, micro_batch: int | None = None
-) -> str:
-    """Of micro-batches of so many conversations (None: as in the last run) of so many tokens."""
+def _memory(measured: estimates.Measured | None, tokens: float) -> str:
+    """Of micro-batches of as many conversations as in the last run, of so many tokens."""
     if not measured:
         return "unknown until a first run"
-    return measured.memory((micro_batch or measured.micro_batch) * tokens)
+    return measured.memory(measured.micro_batch * tokens)
 
 
 def training(
@@ -175,8 +173,6 @@ def training(
         a_step = min(conversations, kept) * tokens / max(kept, 1)
         lost = 1 - all_trained[fits].sum() / max(all_trained.sum(), 1)
         packed, padded = _rows(kept, tokens, limit)
-        a_row = tokens / max(kept, 1) if chosen.layout == "packed" else limit
-        micro_batch = min(chosen.per_device_train_batch_size, math.ceil(kept / ranks))
         more = "" if conversations <= kept else ", all there are"
         own = "" if chosen.block_size else " (the dataset's)"
         rows = [
@@ -191,7 +187,7 @@ def training(
                 f"{ranks} rank(s)",
             ),
             ("time", _time(measured, steps * a_step)),
-            ("memory of a rank", _memory(measured, a_row, micro_batch)),
+            *forecast.of(chosen, manifest, all_lengths, all_trained).rows(),
         ]
         rates = plots.schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type

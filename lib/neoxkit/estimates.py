@@ -13,15 +13,18 @@ class Measured:
     """Of a run: useful tokens a second of all ranks; memory of a rank; its micro-batches.
 
     `model_gib` was taken before the first step (weights, optimizer, libraries), `memory_gib` is the
-    peak; `micro_batch` counts conversations, `micro_batch_tokens` their mean tokens with padding.
+    peak; `micro_batch` counts conversations, `micro_batch_tokens` their mean tokens with padding,
+    `micro_batch_trained` those that are trained on.
     """
 
     run: str
+    on_gpu: bool
     tokens_per_second: float
     model_gib: float
     memory_gib: float
     micro_batch: int
     micro_batch_tokens: float
+    micro_batch_trained: float
 
     def memory(self, num_tokens: float) -> str:
         """Peak memory of a rank with micro-batches of so many tokens, in words.
@@ -80,10 +83,12 @@ def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
     micro_batches = train[-1]["step"] * start["conversations_a_step"] / start["micro_batch"]
     return Measured(
         run=folder.name,
+        on_gpu=start["device"] != "cpu",
         tokens_per_second=median(e["tokens_per_second"] for e in train[-20:]),
         model_gib=start["model_gib"],
         memory_gib=max(e["memory_gib"] for e in train),
         micro_batch=start["micro_batch"],
         micro_batch_tokens=sum(e["tokens"] / (1 - e["padding_share"]) for e in train)
         / micro_batches,
+        micro_batch_trained=sum(e["trained_tokens"] for e in train) / micro_batches,
     )

@@ -103,21 +103,17 @@ def finish(
     manifest: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write model/ (then FINISHED.json, then the done event); every rank takes part in the save."""
+    """Write model/ (then FINISHED.json, then the done event); every rank takes part in the save.
+
+    A trial leaves no model.
+    """
     state = trainer.state
     part = folder / ".model.part"
-    trainer.model.config.use_cache = True
-    trainer.save_model(str(part))
+    if not kit.trial:
+        trainer.model.config.use_cache = True
+        trainer.save_model(str(part))
     if not state.is_world_process_zero:
         return
-    tokenizer.chat_template = chat_template(manifest["agent_name"])
-    assert any(part.glob("*.safetensors")), "the weights were not gathered"
-    tokenizer.model_max_length = trainer.model.config.max_position_embeddings
-    tokenizer.save_pretrained(part)
-    (part / "training_args.bin").unlink(
-        missing_ok=True
-    )  # a pickle: nobody needs it to use the model
-    events = runs.history(runs.read_events(folder))
     weights = {file.name: runs.sha256(file) for file in sorted(part.glob("*.safetensors"))}
     facts = {
         "step": state.global_step,
@@ -131,14 +127,21 @@ def finish(
         "agent_name": manifest["agent_name"],
         "block_size": kit.block_size,
         "precision": kit.precision,
-        **runs.totals(events),
+        **runs.totals(runs.history(runs.read_events(folder))),
         "model_sha256": weights,
     }
-    (part / "README.md").write_text(card(facts, manifest, trainer.args.to_dict()), "utf-8")
-    runs.flush_all(part)
-    target = folder / "model"
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    if not kit.trial:
+        assert weights, "the weights were not gathered"
+        tokenizer.chat_template = chat_template(manifest["agent_name"])
+        tokenizer.model_max_length = trainer.model.config.max_position_embeddings
+        tokenizer.save_pretrained(part)
+        # A pickle: nobody needs it to use the model.
+        (part / "training_args.bin").unlink(missing_ok=True)
+        (part / "README.md").write_text(card(facts, manifest, trainer.args.to_dict()), "utf-8")
+        runs.flush_all(part)
+        target = folder / "model"
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
     run_card.finish(folder, facts)
     runs.write_json(folder / runs.FINISHED, facts)
     runs.append_event(folder, "done", **facts)

@@ -119,20 +119,19 @@ CONFIGS = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 # GPUs and GiB of each.
 MACHINES = ((1, 16), (1, 24), (1, 80), (4, 24), (8, 24), (8, 80))
 BLOCK_SIZE = 280
+ROOMY = 8  # conversations
 
 
 def job_of(shape: Shape, config: Mapping[str, Any], num_gpus: int, lora_rank: int = 0) -> needs.Job:
     """A training in bf16 on so many GPUs under a configuration's `zero_optimization`."""
     adapters = 16 * lora_rank * shape.layers * shape.width  # 4 + 2 + 5 + 5 widths a layer
-    return needs.Job(
+    return needs.Job.under(
+        config,
         num_parameters=shape.num_parameters,
         num_trained=adapters or None,
         num_ranks=num_gpus,
-        zero_stage=config.get("stage", 0),
         half=True,
         on_gpu=True,
-        offload_optimizer=config.get("offload_optimizer", {}).get("device") == "cpu",
-        offload_weights=config.get("offload_param", {}).get("device") == "cpu",
     )
 
 
@@ -143,7 +142,8 @@ def configurations() -> dict[str, dict[str, Any]]:
 
 
 def choices(configs: Mapping[str, Mapping[str, Any]], lora_rank: int = 0) -> list[tuple[str, ...]]:
-    """For each model and machine the first configuration that fits, and its largest micro-batch.
+    """For each model and machine the first configuration with room for ROOMY conversations, and its
+    largest micro-batch; where none has that, the one with most room.
 
     Conversations of BLOCK_SIZE tokens, half of them trained on, with gradient checkpointing.
     """
@@ -152,15 +152,12 @@ def choices(configs: Mapping[str, Mapping[str, Any]], lora_rank: int = 0) -> lis
     for name, shape in SHAPES.items():
         cells = []
         for num_gpus, gib in MACHINES:
-            found = (
-                (
-                    config,
-                    largest_micro_batch(
-                        shape, job_of(shape, zero, num_gpus, lora_rank), one, gib, zero
-                    ),
-                )
-                for config, zero in configs.items()
-            )
-            cells.append(next((f"{c} {n:,}" for c, n in found if n), "no"))
+            sizes = {}
+            for config, zero in configs.items():
+                job = job_of(shape, zero, num_gpus, lora_rank)
+                sizes[config] = largest_micro_batch(shape, job, one, gib, zero)
+            roomy = [config for config, size in sizes.items() if size >= ROOMY]
+            best = roomy[0] if roomy else max(sizes, key=sizes.__getitem__)
+            cells.append(f"{best} {sizes[best]:,}" if sizes[best] else "no")
         rows.append((name, *cells))
     return rows

@@ -112,6 +112,13 @@ def load_model(
         raise _cannot_load(name, "model", fault) from fault
 
 
+def best_precision(on_gpu: bool) -> str:
+    """bf16 where the device multiplies it fast, else fp32."""
+    import torch
+
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(False) else "fp32"
+
+
 def random_model(name: str, seed: int) -> "PreTrainedModel":
     """A model of that name's shape with new weights (float32): the same for the same seed."""
     import torch

@@ -7,6 +7,7 @@ what is refused here could not have worked.
 """
 
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,19 @@ class Job:
     offload_optimizer: bool = False
     offload_weights: bool = False
 
+    @classmethod
+    def under(cls, zero: Mapping[str, Any], **facts: Any) -> "Job":
+        """A job under a DeepSpeed configuration's `zero_optimization`.
+
+        On a CPU rank nothing is offloaded to anywhere else.
+        """
+        names = {"offload_optimizer": "offload_optimizer", "offload_weights": "offload_param"}
+        offloads = {
+            ours: facts.get("on_gpu", False) and zero.get(theirs, {}).get("device") == "cpu"
+            for ours, theirs in names.items()
+        }
+        return cls(zero_stage=zero.get("stage", 0), **offloads, **facts)
+
     @property
     def trained(self) -> int:
         """Weights that are trained."""
@@ -60,10 +74,12 @@ class Job:
     def rank_gib(self) -> dict[str, float]:
         """Weights, gradients and optimizer of one rank, on its device; what is offloaded is not."""
         weights = 0 if self.offload_weights else self._share(3, self.weight_bytes)
-        optimizer = 0 if self.offload_optimizer else self._share(1, OPTIMIZER_BYTES)
+        gradients, optimizer = self._share(2, self.weight_bytes), self._share(1, OPTIMIZER_BYTES)
+        if self.offload_optimizer:  # the gradients go where it is, bucket by bucket
+            gradients = optimizer = 0
         num_bytes = {
             "weights": self.num_parameters * weights,
-            "gradients": self.trained * self._share(2, self.weight_bytes),
+            "gradients": self.trained * gradients,
             "optimizer": self.trained * optimizer,
         }
         return {name: b / GIB for name, b in num_bytes.items()}
@@ -74,7 +90,8 @@ class Job:
         if not self.on_gpu:
             training = self.num_ranks * sum(self.rank_gib().values())
             return {"loading": loading, "training": training}
-        optimizer = self.trained * OPTIMIZER_BYTES * self.offload_optimizer
+        states = OPTIMIZER_BYTES + self.weight_bytes
+        optimizer = self.trained * states * self.offload_optimizer
         weights = self.num_parameters * self.weight_bytes * self.offload_weights
         return {"loading": loading, "offloading": (optimizer + weights) / GIB}
 
@@ -119,6 +136,22 @@ def check_gpu(job: Job, total_gib: float) -> str:
         remedy = "use zero3_offload, more GPUs, or a smaller model"
         raise UserError("ds_config", f"{said}, it has {total_gib:.1f}", remedy)
     return f"{said}, of {total_gib:.1f}"
+
+
+def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
+    """Memory of the smallest GPU here, or what a CPU rank can have now; None where nobody says.
+
+    The driver's own tool is asked: torch would open a context on the GPU that a training is to
+    have.
+    """
+    if not on_gpu:
+        return available_gib() / num_ranks
+    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout
+        return min(map(int, said.split())) / 1024
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def available_gib() -> float:

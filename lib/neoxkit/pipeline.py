@@ -56,6 +56,8 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
         target = folder / f"{stage.notebook}.ipynb"
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
         begun = time.monotonic()
+        if stage is TrainSettings and settings[stage].probe_steps:
+            _say("first a probe, which takes as long as a start")
         if stage is TrainSettings and settings[stage].range_test_steps:
             _say("first a range test and three short runs, which take as long as four starts")
         with _watched(stage, folder):

@@ -31,6 +31,7 @@ _NOT_THE_TRAINERS = (
     "restart",
     "training_arguments",
     "hub_model_id",
+    "probe_steps",
     "range_test_steps",
 )
 # What the trainer is told beside the settings.

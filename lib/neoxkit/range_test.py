@@ -4,14 +4,12 @@ It is a training of its own under the same DeepSpeed configuration, from the sam
 runs/<run>.range-test; nothing of it reaches the run itself.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from neoxkit import charts, launch, paths, runs, views
-from neoxkit.errors import UserError
+from neoxkit import charts, paths, runs, trial, views
 from neoxkit.plots import smoothed
 from neoxkit.settings import TrainSettings
 from neoxkit.workers import Progress
@@ -83,9 +81,9 @@ def run(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | Non
     """
     if not settings.range_test_steps:
         return None
-    rising = settings.training_arguments | {"lr_range_from": LOWEST}
-    test = _short(settings, "range-test", settings.range_test_steps, HIGHEST)
-    finite = _train(test.replace(training_arguments=rising), show("range test, steps"))
+    test = trial.of(settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST)
+    rising = test.training_arguments | {"lr_range_from": LOWEST}
+    finite = trial.train(test.replace(training_arguments=rising), show("range test, steps"))
     events = runs.history(runs.read_events(paths.run(test.run)))
     train = [e for e in events if e["event"] == "train"]
     return analyse([e["learning_rate"] for e in train], [e["loss"] for e in train], not finite)
@@ -102,10 +100,11 @@ def check(
     for share in CHECKED:
         rate = float(f"{share * found.suggestion:.1e}")
         name = f"range-check-{rate:.1e}"
-        test = _short(settings, name, CHECK_STEPS, rate)
-        test = test.replace(lr_scheduler_type="constant", warmup_steps=0.0)
-        finite = _train(test, show(f"learning rate {rate:.1e}, steps"))
-        loss = runs.finished(paths.run(test.run))["eval_loss"] if finite else None
+        constant = {"lr_scheduler_type": "constant", "warmup_steps": 0.0}
+        test = trial.of(settings, name, CHECK_STEPS, learning_rate=rate, **constant)
+        finite = trial.train(test, show(f"learning rate {rate:.1e}, steps"))
+        facts = runs.read_json(paths.run(test.run) / runs.FINISHED) if finite else {}
+        loss = facts.get("eval_loss")
         said = "not finite" if not finite else "" if loss is None else f"{loss:.4f}"
         rows.append((f"{rate:.1e}", said))
     return views.table(rows, ("learning rate", f"eval loss after {CHECK_STEPS} steps"))
@@ -116,33 +115,3 @@ def picture(found: Found | None) -> "charts.Picture | views.View":
     if not found:
         return views.sentences([], none="No range test: set range_test_steps to make one.")
     return charts.range_test(found)
-
-
-def _short(settings: TrainSettings, name: str, steps: int, rate: float) -> TrainSettings:
-    """So many steps of a training, in a run of its own."""
-    return settings.replace(
-        run=f"{settings.run}.{name}", max_steps=steps, learning_rate=rate, logging_steps=1,
-        save_steps=steps, eval_steps=steps, num_replies=0, range_test_steps=0, hub_model_id="",
-        restart=False, allow_change=[],
-    )  # fmt: skip
-
-
-def _train(settings: TrainSettings, progress: Progress) -> bool:
-    """Train to the end (True), or to the step whose loss or gradient is not finite (False)."""
-    training = launch.start(settings)
-    reader, step = runs.EventReader(training.folder), 0
-    try:
-        while training.poll() is None:
-            time.sleep(0.5)
-            step = max([step, *(e["step"] for e in reader.poll() if e["event"] == "train")])
-            progress(step, settings.max_steps)
-    except KeyboardInterrupt:
-        training.stop()
-        raise
-    try:
-        training.check()
-    except UserError as mistake:
-        if "is not finite" not in str(mistake):
-            raise
-        return False
-    return True

@@ -133,6 +133,12 @@ def state(folder: Path) -> str:
     return "started" if made else "new"
 
 
+def is_trial(folder: Path) -> bool:
+    """Whether a run was begun as a trial (trial.py), which leaves no model."""
+    path = folder / ARGUMENTS
+    return path.is_file() and bool(read_json(path).get("trial"))
+
+
 def set_aside(folder: Path) -> Path:
     """Rename a folder to the first free <name>.old-N and return the new path."""
     number = 1
@@ -148,6 +154,9 @@ def finished(folder: Path) -> dict[str, Any]:
         raise UserError("run", f"{paths.short(folder)} does not exist", "run 02_train first")
     if state(folder) != "finished":
         raise UserError("run", f"{paths.short(folder)} is not finished", "run 02_train again")
+    if is_trial(folder):
+        what = f"{paths.short(folder)} was a trial: it left no model"
+        raise UserError("run", what, "name the run that it was made for")
     return read_json(folder / FINISHED)
 
 

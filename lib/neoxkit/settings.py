@@ -246,6 +246,9 @@ class TrainSettings(Settings):
         "decay after the warm-up",
         choices=("cosine", "linear", "constant", "constant_with_warmup"),
     )
+    probe_steps: int = setting(
+        0, "steps tried first, by which time and memory are estimated; 0: none", least=0
+    )
     range_test_steps: int = setting(
         0, "steps of a learning-rate range test first; 0: none", least=0
     )

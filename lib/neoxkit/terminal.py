@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from neoxkit import checkpoints, paths, runs
+from neoxkit import checkpoints, lock, paths, runs
 from neoxkit.conversations import lines_in_short
 from neoxkit.listing import Standing
 
@@ -55,6 +55,9 @@ def _follow(reader: runs.EventReader, over: threading.Event, out: TextIO) -> Non
     pause = REWRITE_SECONDS if on_terminal else LINE_SECONDS
     while not over.wait(pause):
         events += reader.poll()
+        if not events and not lock.locked_by(reader.folder):  # trials may come before it
+            begun = time.monotonic()
+            continue
         said = dashboard.status(events, time.monotonic() - begun).text
         if said != shown:
             _show(said, on_terminal, out)
@@ -71,6 +74,21 @@ def _show(text: str, on_terminal: bool, out: TextIO) -> None:
         print(f"\r\x1b[K{(INDENT + text)[:width].rstrip(' ·')}", end="", file=out, flush=True)
     else:
         print(f"{INDENT}{text}", file=out, flush=True)
+
+
+class Counting:
+    """A line for a long loop: call it with (done, of). Where no terminal is, its end alone."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.done = label, -1
+
+    def __call__(self, done: int, of: int) -> None:
+        on_terminal = sys.stdout.isatty()
+        if done != self.done and (on_terminal or done == of):
+            _show(f"{self.label}: {done:,} of {of:,}", on_terminal, sys.stdout)
+            if on_terminal and done == of:
+                print(flush=True)
+        self.done = done
 
 
 @contextmanager

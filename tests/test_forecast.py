@@ -1,0 +1,94 @@
+"""Does it fit here: what the settings say, what there is, and what the last run corrects."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from neoxkit import fit, forecast, models, needs, plan, runs
+from neoxkit.settings import TrainSettings
+
+MANIFEST = {"model_name_or_path": "tiny", "block_size": 100}
+LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # 60 and 30 on the average, of those that are kept
+
+
+@pytest.fixture(autouse=True)
+def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ran yet, on a machine of 10 GiB."""
+    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: None)
+    monkeypatch.setattr(needs, "available_gib", lambda: 10.0)
+
+
+def of(**settings: object) -> forecast.Forecast:
+    return forecast.of(TrainSettings(**settings), MANIFEST, LENGTHS, TRAINED)
+
+
+def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, float]:
+    config = models.without_weights("tiny").config
+    shape = fit.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
+    job = needs.Job(shape.num_parameters, num_ranks=num_ranks, zero_stage=2)
+    zero = forecast.setup(TrainSettings(), "tiny", 1).zero
+    return fit.rank_gib(shape, job, fit.Batch(tokens, trained), zero)
+
+
+def test_the_parts_are_those_of_the_micro_batch_that_is_made() -> None:
+    assert of(per_device_train_batch_size=2).parts == formulas(2 * 60, 2 * 30)
+    assert of(per_device_train_batch_size=9).parts == formulas(2 * 60, 2 * 30)  # all there are
+    assert of(per_device_train_batch_size=2, layout="padded").parts == formulas(2 * 100, 2 * 30)
+    assert of(per_device_train_batch_size=1, block_size=60).parts == formulas(50, 20)
+    two = of(per_device_train_batch_size=1, num_ranks=2)
+    assert two.parts == formulas(60, 30, num_ranks=2) and two.device_gib == 5.0
+
+
+def test_the_settings_that_save_memory_save_some() -> None:
+    plain = of()
+    assert of(gradient_checkpointing=True).gib < plain.gib
+    assert of(lora_rank=2).parts["optimizer"] < plain.parts["optimizer"]
+    assert of(precision="bf16").parts["weights"] == plain.parts["weights"] / 2
+
+
+def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = of(per_device_train_batch_size=2)
+    assert fits.fits and 2 < fits.largest < 10**6
+    assert fits.rows()[0][1].startswith("about") and "10 are there" in fits.rows()[0][1]
+    monkeypatch.setattr(needs, "available_gib", lambda: 0.1)
+    small = of(per_device_train_batch_size=2)
+    assert not small.fits and small.largest == 0
+    assert small.rows()[0][1].startswith("DOES NOT FIT: about")
+    assert dict(small.rows())["largest micro-batch"] == "about 0 conversations"
+
+
+def test_where_nobody_says_what_there_is_nothing_is_refused() -> None:
+    unknown = forecast.Forecast({"weights": 100.0}, None, None)
+    assert unknown.fits and dict(unknown.rows())["largest micro-batch"] == "unknown"
+
+
+def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took half as much again as the formulas say of its own settings."""
+    plain = of()
+    settings = TrainSettings(run="corrects", gradient_checkpointing=True, dataset="small")
+    folder = forecast.paths.run("corrects")
+    folder.mkdir(parents=True)
+    runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
+    then = forecast.setup(settings, "tiny", 1).gib(160.0, 80.0)
+    took = 1.5 * sum(then.values())
+    last = forecast.estimates.Measured("corrects", False, 1.0, 0.5, took, 16, 160.0, 80.0)
+    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: last)
+    found = of()
+    assert found.correction == pytest.approx(1.5) and found.gib == pytest.approx(1.5 * plain.gib)
+    assert found.largest < plain.largest / 1.5
+    assert "all times 1.50, as run corrects took" in found.rows()[1][1]
+    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: replace(last, on_gpu=True))
+    assert of() == plain
+
+
+def test_a_gpu_says_its_memory_through_the_drivers_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert needs.device_gib(True, 2) is None
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 81920\necho 24576\n")
+    tool.chmod(0o755)
+    assert needs.device_gib(True, 2) == 24.0
+    assert needs.device_gib(False, 2) == 5.0

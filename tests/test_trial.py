@@ -1,0 +1,61 @@
+"""Trials: a few steps that leave neither checkpoint nor model."""
+
+from pathlib import Path
+
+import pytest
+from test_range_test import forked  # noqa: F401 - a fixture
+from test_train import BASE
+
+from neoxkit import compare, estimates, paths, runs, trial
+from neoxkit.errors import UserError
+from neoxkit.workers import silent
+
+
+@pytest.fixture(autouse=True)
+def quick(forked: None) -> None:  # noqa: F811
+    """Ranks that start sooner."""
+
+
+def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
+    shown: list[str] = []
+
+    def show(label: str) -> object:
+        shown.append(label)
+        return silent
+
+    settings = BASE.replace(run="probed", probe_steps=2)
+    trial.probe(settings, show)
+    folder = paths.run("probed.probe")
+    assert shown == ["probe, steps"]
+    assert not any(p.name == "model" or p.name.startswith("checkpoint") for p in folder.iterdir())
+    assert not list(folder.rglob("*.safetensors"))
+    facts = runs.read_json(folder / runs.FINISHED)
+    assert (facts["step"], facts["model_sha256"]) == (2, {})
+    assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
+    assert estimates.last_run("tiny").run == "probed.probe"
+    assert [run.name for run in compare.load(["probed.*"])] == ["probed.probe"]
+    assert "probed.probe" not in [run.name for run in compare.load([])]
+    with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
+        runs.finished(folder)
+    assert not paths.run("probed").exists()
+
+
+def test_no_probe_is_made_unless_asked_for(home: Path) -> None:
+    trial.probe(BASE.replace(run="unasked"), lambda label: silent)
+    assert not paths.run("unasked.probe").exists()
+
+
+def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -> None:
+    first = trial.of(BASE.replace(run="again"), "trial", 2)
+    assert trial.train(first, silent)
+    folder = paths.run("again.trial")
+    written = (folder / runs.FINISHED).stat().st_mtime_ns
+    trial._forget(first)
+    assert (folder / runs.FINISHED).stat().st_mtime_ns == written
+    other = first.replace(per_device_train_batch_size=2)
+    assert trial.train(other, silent)
+    assert runs.read_json(folder / runs.ARGUMENTS)["per_device_train_batch_size"] == 2
+    whole = runs.read_json(folder / runs.ARGUMENTS) | {"trial": False}
+    runs.write_json(folder / runs.ARGUMENTS, whole)
+    trial._forget(first)
+    assert folder.is_dir()  # a run of a person's own that has the name of a trial
