@@ -19,7 +19,7 @@ help:
 	@echo "make lab     JupyterLab in notebooks/"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"
-	@echo "make picture the README's picture (needs chromium)"
+	@echo "make picture the README's pictures (needs chromium)"
 	@echo "make bench   the benchmark, beside the usual way and TRL (needs BENCH_DATA; BENCH_FLAGS=--list)"
 	@echo "make clean   delete the demo's run and dataset"
 

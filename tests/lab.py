@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
@@ -151,3 +153,15 @@ class Notebook:
 
     def close(self) -> None:
         self.page.close()
+
+
+def set_parameters(source: Path, target: Path, values: dict[str, object]) -> None:
+    """Copy a notebook, with other values in its parameters cell."""
+    nb = nbformat.read(source, as_version=4)
+    (cell,) = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    for name, value in values.items():
+        cell.source, count = re.subn(
+            rf"(?m)^({name}: \w+ = )\S+", rf"\g<1>{json.dumps(value)}", cell.source
+        )
+        assert count == 1, name
+    nbformat.write(nb, target)

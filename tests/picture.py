@@ -1,23 +1,24 @@
-"""Take the README's picture: JupyterLab in headless Chromium, 02_train in the middle of a training.
+"""Take the README's pictures in JupyterLab in headless Chromium: a training, and a sweep compared.
 
     make picture
 
 It needs the tokenized sample (`make demo`), Debian's chromium, and the `browser` extra.
 """
 
-import json
 import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import lab
 
-from neoxkit import paths, runs, tokenized
+from neoxkit import paths, tokenized
 from neoxkit.errors import UserError
 
 RUN = "picture"
-PICTURE = Path(__file__).parents[1] / "docs" / "training.png"
+PICTURES = Path(__file__).parents[1] / "docs"
 STATUS = """[...document.querySelectorAll('.jp-OutputArea-output')]
     .find(e => /^\\s*step [\\d,]+ of [\\d,]+ ·/.test(e.textContent))"""
 HALFWAY = f"""(() => {{
@@ -25,43 +26,70 @@ HALFWAY = f"""(() => {{
     const [at, of] = (status ?? []).slice(1).map(s => Number(s.replaceAll(',', '')));
     return at > of / 2;
 }})()"""
+CELL = """[...document.querySelectorAll('.jp-Cell')]
+    .find(e => e.textContent.includes('%s'))"""
+SWEPT = {"learning_rate": "5e-4,2e-3,8e-3", "per_device_train_batch_size": "8,32"}
 
 
-def train_and_look(notebook: lab.Notebook) -> None:
-    """Run the notebook; take the picture when half of the training is over."""
+def take(notebook: lab.Notebook, element: str, above: int, name: str) -> None:
+    """A picture of the window, the element (an expression) so many pixels below its top."""
     page = notebook.page
-    notebook.run_all()
-    page.wait_for_function(HALFWAY, timeout=400_000)
     notebook.command("application:toggle-left-area")
     page.wait_for_timeout(3000)
-    page.evaluate(f"{STATUS}.scrollIntoView({{block: 'start'}})")
-    page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollBy(0, -150)")
+    page.evaluate(f"{element}.scrollIntoView({{block: 'start'}})")
+    page.evaluate(f"document.querySelector('.jp-WindowedPanel-outer').scrollBy(0, {-above})")
     page.wait_for_timeout(1000)
-    page.screenshot(path=PICTURE)
+    page.screenshot(path=PICTURES / name)
+    print(f"wrote docs/{name}")
+
+
+def training(notebook: lab.Notebook) -> None:
+    """Train; the picture is taken when half of the training is over."""
+    notebook.run_all()
+    notebook.page.wait_for_function(HALFWAY, timeout=400_000)
+    take(notebook, STATUS, 150, "training.png")
     notebook.command("notebook:interrupt-kernel")
-    page.wait_for_timeout(5000)
+    notebook.page.wait_for_timeout(5000)
+
+
+def comparison(notebook: lab.Notebook) -> None:
+    """Compare the runs of a sweep; the picture is of their curves and the heat map."""
+    notebook.run_all()
+    notebook.wait_for("compare.save(", "comparison.json")
+    take(notebook, CELL % "compare.overlay(", 20, "comparison.png")
 
 
 def main() -> None:
-    """Make the picture with a run of its own, which is deleted afterwards."""
+    """Make the pictures with runs of their own, which are deleted afterwards."""
     try:
         tokenized.load_manifest(paths.tokenized("sample"))
     except UserError as mistake:
         print(f"error: {mistake} (make demo)", file=sys.stderr)
         sys.exit(2)
-    folder = paths.run(RUN)
-    shutil.rmtree(folder, ignore_errors=True)
+    delete_runs()
+    look("02_train", {"run": RUN}, training)
+    delete_runs()
+    flags = [part for name, values in SWEPT.items() for part in ("-p", name, values)]
+    flags += ["-p", "run", RUN, "-p", "num_train_epochs", "1"]
+    command = [sys.executable, "-m", "neoxkit.cli", "sweep", "02_train"]
+    subprocess.run([*command, *flags], check=True)
+    look("04_compare", {"name": RUN, "runs": [f"{RUN}.*"]}, comparison)
+    delete_runs()
+
+
+def look(name: str, values: dict[str, object], then: Callable[[lab.Notebook], None]) -> None:
+    """Open a copy of a notebook with these parameters."""
     with tempfile.TemporaryDirectory() as place:
-        notebook = json.loads((paths.root() / "notebooks" / "02_train.ipynb").read_text())
-        for cell in notebook["cells"]:
-            if "parameters" in cell["metadata"].get("tags", []):
-                source = "".join(cell["source"]).replace('run: str = "demo"', f'run: str = "{RUN}"')
-                cell["source"] = source
-        runs.write_json(Path(place) / "02_train.ipynb", notebook)
+        file = f"{name}.ipynb"
+        lab.set_parameters(paths.root() / "notebooks" / file, Path(place) / file, values)
         with lab.jupyterlab(Path(place)) as address, lab.chromium() as browser:
-            train_and_look(lab.Notebook(browser, address, "02_train.ipynb"))
-    shutil.rmtree(folder, ignore_errors=True)
-    print(f"wrote {paths.short(PICTURE)}")
+            then(lab.Notebook(browser, address, file))
+
+
+def delete_runs() -> None:
+    """Those that the pictures are of."""
+    for folder in (paths.root() / "runs").glob(f"{RUN}*"):
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

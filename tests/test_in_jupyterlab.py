@@ -1,7 +1,5 @@
 """The notebooks in a real JupyterLab under headless Chromium (make test-browser)."""
 
-import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,22 +48,12 @@ def opened(home: Path) -> Iterator[Open]:
         def open_notebook(name: str, **parameters: object) -> lab.Notebook:
             if parameters:
                 source = home / "notebooks" / f"{name}.ipynb"
-                name = f"{name}-{parameters.get('run') or parameters['dataset']}"
-                set_parameters(source, source.with_stem(name), parameters)
+                own = next(parameters[k] for k in ("run", "dataset", "name") if k in parameters)
+                name = f"{name}-{own}"
+                lab.set_parameters(source, source.with_stem(name), parameters)
             return lab.Notebook(browser, address, f"{name}.ipynb")
 
         yield open_notebook
-
-
-def set_parameters(source: Path, target: Path, values: dict[str, object]) -> None:
-    nb = nbformat.read(source, as_version=4)
-    (cell,) = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
-    for name, value in values.items():
-        cell.source, count = re.subn(
-            rf"(?m)^({name}: \w+ = )\S+", rf"\g<1>{json.dumps(value)}", cell.source
-        )
-        assert count == 1, name
-    nbformat.write(nb, target)
 
 
 def papermill(notebook: str, **parameters: object) -> None:
@@ -205,6 +193,26 @@ def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None
     written = home / "runs" / "talk" / "evaluation.json"
     in_the_browser = runs.read_json(written)
     papermill("03_evaluate", **small)
+    assert runs.read_json(written) == in_the_browser
+    assert tab.faults == []
+    tab.close()
+
+
+def test_04_shows_two_runs_and_what_differs(home: Path, opened: Open) -> None:
+    for rate in (1e-3, 2e-3):
+        train_to_the_end(
+            TrainSettings(run=f"two.{rate}", dataset="small", max_steps=4, learning_rate=rate)
+        )
+    tab = opened("04_compare", name="both", runs=["two.*"])
+    tab.run_all()
+    tab.wait_for("compare.save(", "comparison.json")
+    said = tab.outputs("compare.differences(").inner_text().split()
+    assert said.count("learning_rate") == 1 and {"0.001", "0.002"} < {*said}
+    assert "two.0.001" in tab.outputs("compare.table(").inner_text()
+    assert tab.picture("compare.overlay(")
+    written = home / "runs" / "both" / "comparison.json"
+    in_the_browser = runs.read_json(written)
+    papermill("04_compare", name="both", runs='["two.*"]')
     assert runs.read_json(written) == in_the_browser
     assert tab.faults == []
     tab.close()

@@ -96,6 +96,26 @@ def card(
     )
 
 
+def for_older_readers(folder: Path) -> None:
+    """Add to a saved model the names that transformers 4 and llama.cpp's converter look for.
+
+    Version 5 has the rotary settings of GPT-NeoX elsewhere, and a class of its own for tokenizers
+    that are described by their files alone; it reads the older names as well.
+    """
+    place = folder / "config.json"
+    if place.is_file():  # adapters have none
+        config = runs.read_json(place)
+        rope = config.get("rope_parameters", {})
+        if "partial_rotary_factor" in rope:
+            config["rotary_pct"] = rope["partial_rotary_factor"]
+            config["rotary_emb_base"] = rope["rope_theta"]
+            runs.write_json(place, config)
+    place = folder / "tokenizer_config.json"
+    config = runs.read_json(place)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        runs.write_json(place, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
 def finish(
     trainer: Trainer,
     tokenizer: Any,
@@ -135,6 +155,7 @@ def finish(
         tokenizer.chat_template = chat_template(manifest["agent_name"])
         tokenizer.model_max_length = trainer.model.config.max_position_embeddings
         tokenizer.save_pretrained(part)
+        for_older_readers(part)
         # A pickle: nobody needs it to use the model.
         (part / "training_args.bin").unlink(missing_ok=True)
         (part / "README.md").write_text(card(facts, manifest, trainer.args.to_dict()), "utf-8")

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from neoxkit import lora, models, paths, runs
+from neoxkit import export, lora, models, paths, runs
 from neoxkit.errors import UserError
 
 
@@ -23,6 +23,7 @@ def merge(run: str) -> Path:
     tokenizer = models.load_tokenizer(str(adapters))
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(part)
+    export.for_older_readers(part)
     card = (adapters / "README.md").read_text("utf-8")
     (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
     runs.flush_all(part)
