@@ -156,6 +156,8 @@ def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -
 
 def test_the_figures_are_saved_unrounded(home: Path) -> None:
     make(home, "a", 100, [10 / 3])
-    compare.save(compare.load([]), CompareSettings(name="night"))
+    scored = {"runs/a": "is stopped"}
+    compare.save(compare.load([]), CompareSettings(name="night"), scored)
     saved = json.loads((home / "runs" / "night" / "comparison.json").read_text())
     assert saved["scores"][0]["eval_loss"] == 10 / 3 and saved["runs"] == ["a"]
+    assert saved["on_the_same_conversations"] == scored

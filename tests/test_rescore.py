@@ -4,9 +4,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from neoxkit import compare, paths, rescore, runs, tokenized
+from neoxkit.scoring import Score
 from neoxkit.workers import silent
 
 
@@ -54,4 +56,23 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare.Run]) -> 
 
 
 def test_without_being_asked_nothing_is_scored(two: list[compare.Run]) -> None:
-    assert rescore.again(two, False).text == rescore.OFF
+    assert rescore.again(two, False) == rescore.facts({}) == {}
+    assert rescore.table({}).text == rescore.OFF
+
+
+def test_how_far_a_run_is_above_the_best_comes_with_its_interval() -> None:
+    chance = np.random.default_rng(0)
+    low = [chance.normal(1, 0.3, 5) for _ in range(40)]
+    high = [losses + chance.normal(0.2, 0.05) for losses in low]
+    scored = {
+        name: Score(float(np.mean(losses)), 2.5, 200, 40, losses=losses)
+        for name, losses in (("high", high), ("low", low))
+    } | {"none": "is stopped"}
+    facts = rescore.facts(scored)
+    assert facts["low"]["above_the_first"] is None and facts["none"] == "is stopped"
+    above = facts["high"]["above_the_first"]
+    assert 0.15 < above["low"] < above["mean"] < above["high"] < 0.25
+    lines = rescore.table(scored).text.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["low", "high", "none"]
+    said = f"{above['mean']:.4f} ({above['low']:+.4f} to {above['high']:+.4f})"
+    assert said in lines[2] and "to" not in lines[1].split()

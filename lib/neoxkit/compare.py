@@ -274,11 +274,13 @@ def heat_map(chosen: Sequence[Run]) -> charts.Picture | views.View:
     return charts.heat_map(**found)
 
 
-def save(chosen: Sequence[Run], settings: CompareSettings) -> views.View:
-    """Write runs/<name>/comparison.json: what differs, and the scoreboard's figures unrounded."""
+def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> views.View:
+    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures unrounded, and
+    those on the same conversations (rescore.facts)."""
     folder = paths.run(settings.name)
     folder.mkdir(parents=True, exist_ok=True)
     table = {"runs": [run.name for run in chosen], "differs": differing(chosen),
-             "notes": notes(chosen), "scores": scores(chosen)}  # fmt: skip
+             "notes": notes(chosen), "scores": scores(chosen),
+             "on_the_same_conversations": scored}  # fmt: skip
     runs.write_json(folder / "comparison.json", table)
     return views.sentences([f"written: {paths.short(folder / 'comparison.json')}"])

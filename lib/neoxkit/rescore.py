@@ -1,22 +1,27 @@
 """Runs scored once more, on the same conversations: those that every one of them evaluates."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import paths, runs, tokenized, views
+from neoxkit import depth, paths, runs, tokenized, views
 from neoxkit.compare import Run
 from neoxkit.workers import Progress
 
 if TYPE_CHECKING:
+    from neoxkit.depth import Difference
     from neoxkit.scoring import Score
 
 OFF = "score_again is off: each eval loss above is of the run's own eval side."
 BATCH_SIZE = 32  # conversations
 
 
-def again(chosen: Sequence[Run], wanted: bool) -> views.View:
-    """The table of `scores`, or that nobody asked for it."""
-    return table(scores(chosen, views.Progress)) if wanted else views.sentences([], none=OFF)
+Scored = Mapping[str, "Score | str | None"]
+
+
+def again(chosen: Sequence[Run], wanted: bool) -> "dict[str, Score | str | None]":
+    """`scores`, where they are asked for; else nothing."""
+    return scores(chosen, views.Progress) if wanted else {}
 
 
 def scores(
@@ -67,19 +72,49 @@ def _score(
     )
 
 
-def table(scored: "Mapping[str, Score | str | None]") -> views.View:
-    """The runs' losses on the same conversations, the lowest first."""
-    said = {name: one or "the eval side is empty" for name, one in scored.items()}
-    found = sorted((s.loss, name, s) for name, s in said.items() if not isinstance(s, str))
+def table(scored: Scored) -> views.View:
+    """The runs' losses on the same conversations, the lowest first, and how sure it is that another
+    one's is higher: the paired difference with its interval (see depth)."""
+    if not scored:
+        return views.sentences([], none=OFF)
     rows = [
         (
             name,
-            f"{loss:.4f}",
-            f"{s.perplexity:,.3f}",
-            f"{s.trained_tokens:,}",
-            f"{s.conversations:,}",
+            f"{score.loss:.4f}",
+            f"{score.perplexity:,.3f}",
+            _said(above),
+            f"{score.trained_tokens:,}",
+            f"{score.conversations:,}",
         )
-        for loss, name, s in found
+        for name, score, above in _ranked(scored)
     ]
-    rows += [(name, why, "", "", "") for name, why in said.items() if isinstance(why, str)]
-    return views.table(rows, ("run", "eval loss", "perplexity", "trained tokens", "conversations"))
+    said = {name: one or "the eval side is empty" for name, one in scored.items()}
+    rows += [(name, why, *[""] * 4) for name, why in said.items() if isinstance(why, str)]
+    header = ("run", "eval loss", "perplexity", "above the first", "trained tokens", "rows")
+    return views.table(rows, header)
+
+
+def facts(scored: Scored) -> dict[str, Any]:
+    """The table's figures, unrounded; in words why a run has none."""
+    found: dict[str, Any] = {name: one for name, one in scored.items() if isinstance(one, str)}
+    for name, score, above in _ranked(scored):
+        found[name] = {**score.facts(), "above_the_first": above and asdict(above)}
+    return found
+
+
+def _ranked(scored: Scored) -> "list[tuple[str, Score, Difference | None]]":
+    """The runs that have a score, the lowest loss first, and how far each is above that."""
+    found = [(name, one) for name, one in scored.items() if one and not isinstance(one, str)]
+    found.sort(key=lambda pair: pair[1].loss)
+    return [
+        (name, one, depth.difference(found[0][1].losses, one.losses) if i else None)
+        for i, (name, one) in enumerate(found)
+    ]
+
+
+def _said(above: "Difference | None") -> str:
+    if above is None:
+        return ""
+    if above.low is None:
+        return f"{above.mean:.4f}"
+    return f"{above.mean:.4f} ({above.low:+.4f} to {above.high:+.4f})"
