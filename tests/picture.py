@@ -18,6 +18,7 @@ from neoxkit import paths, tokenized
 from neoxkit.errors import UserError
 
 RUN = "picture"
+HEIGHTS = {"02_train": 900, "04_compare": 1060}
 PICTURES = Path(__file__).parents[1] / "docs"
 STATUS = """[...document.querySelectorAll('.jp-OutputArea-output')]
     .find(e => /^\\s*step [\\d,]+ of [\\d,]+ ·/.test(e.textContent))"""
@@ -83,7 +84,7 @@ def look(name: str, values: dict[str, object], then: Callable[[lab.Notebook], No
         file = f"{name}.ipynb"
         lab.set_parameters(paths.root() / "notebooks" / file, Path(place) / file, values)
         with lab.jupyterlab(Path(place)) as address, lab.chromium() as browser:
-            then(lab.Notebook(browser, address, file))
+            then(lab.Notebook(browser, address, file, height=HEIGHTS[name]))
 
 
 def delete_runs() -> None:
