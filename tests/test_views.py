@@ -261,3 +261,10 @@ def test_progress_draws_at_most_twice_a_second_and_always_the_end(
     assert 'value="1" max="100"' in screen.views[1].html
     progress(100, 100)
     assert len(screen.views) == drawn + 2  # the end is never throttled
+
+
+def test_a_long_name_may_break_behind_its_dots() -> None:
+    shown = views.table([("night.learning_rate=0.001.block_size=128", "data.txt is <b>", "1.5")])
+    assert "night.<wbr>learning_rate=0.001.<wbr>block_size=128<" in shown.html
+    assert "data.txt is &lt;b&gt;" in shown.html and ">1.5<" in shown.html
+    assert "wbr" not in shown.text

@@ -4,6 +4,7 @@ Whatever comes from a data file or a model is escaped here, invisible characters
 """
 
 import html
+import re
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -71,9 +72,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), even: bool 
     cells = [[visible(str(value)) for value in row] for row in rows]
     head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in header)
     body = "".join(
-        "<tr>"
-        + "".join(f'<td style="{_CELL}">{html.escape(value)}</td>' for value in row)
-        + "</tr>"
+        "<tr>" + "".join(f'<td style="{_CELL}">{_breakable(value)}</td>' for value in row) + "</tr>"
         for row in cells
     )
     lines = [[visible(name) for name in header], *cells] if header else cells
@@ -85,6 +84,12 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), even: bool 
     opening = f"<thead><tr>{head}</tr></thead>" if head else ""
     style = f' style="{_EVEN}"' if even else ""
     return View(f"<table{style}>{opening}<tbody>{body}</tbody></table>", text)
+
+
+def _breakable(value: str) -> str:
+    """A cell's HTML; a long name without blanks, as a sweep's runs have, may break behind a dot."""
+    escaped = html.escape(value)
+    return escaped if " " in value else re.sub(r"\.(?=[a-z])", ".<wbr>", escaped)
 
 
 def folded(title: str, text: str) -> View:
