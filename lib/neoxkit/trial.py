@@ -46,19 +46,26 @@ def train(settings: TrainSettings, progress: Progress) -> bool:
     return True
 
 
-def _forget(settings: TrainSettings) -> None:
-    """Delete the earlier trial of this name where it was one of other settings."""
+def probe(settings: TrainSettings, show: Callable[[str], Progress]) -> None:
+    """Train `probe_steps` steps, by which estimates and forecasts are corrected; 0: nothing.
+
+    Always anew: the machine may have other things to do than the last time.
+    """
+    if settings.probe_steps:
+        test = of(settings, "probe", settings.probe_steps)
+        _forget(test, even_the_same=True)
+        train(test, show("probe, steps"))
+
+
+def _forget(settings: TrainSettings, even_the_same: bool = False) -> None:
+    """Delete the earlier trial of this name where it was one of other settings.
+
+    Nothing else is deleted: a run of a person's own is refused as ever.
+    """
     folder = paths.run(settings.run)
     if not runs.is_trial(folder):
         return
     lock.refuse_locked(folder)
-    if runs.read_json(folder / runs.ARGUMENTS) != plan.trainer_arguments(settings):
+    began = runs.read_json(folder / runs.ARGUMENTS)
+    if even_the_same or began != plan.trainer_arguments(settings):
         shutil.rmtree(folder)
-
-
-def probe(settings: TrainSettings, show: Callable[[str], Progress]) -> None:
-    """Train `probe_steps` steps, by which estimates and forecasts are corrected; 0: nothing."""
-    if settings.probe_steps:
-        test = of(settings, "probe", settings.probe_steps)
-        shutil.rmtree(paths.run(test.run), ignore_errors=True)
-        train(test, show("probe, steps"))
