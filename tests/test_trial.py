@@ -60,7 +60,5 @@ def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -
     mine = home / "runs" / "again.probe"
     folder.rename(mine)  # a run of a person's own that has the name of a trial
     with pytest.raises(UserError, match=r"again\.probe is finished"):
-        trial.train(trial.of(BASE.replace(run="again"), "probe", 2), silent)
-    with pytest.raises(UserError, match=r"again\.probe is finished"):
         trial.probe(BASE.replace(run="again", probe_steps=2), lambda label: silent)
     assert (mine / runs.FINISHED).is_file()
