@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import compare, runs
+from neoxkit import compare, experiments, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import CompareSettings
 
@@ -57,7 +57,7 @@ def make(
 def test_only_what_differs_is_shown(home: Path) -> None:
     make(home, "a", 100, [3.0])
     make(home, "b", 100, [2.0], learning_rate=2e-3, adam_beta1=0.8)
-    assert compare.differing(compare.load([])) == {
+    assert experiments.differing(experiments.load([])) == {
         "learning_rate": [1e-3, 2e-3],
         "adam_beta1": [0.9, 0.8],
     }
@@ -67,11 +67,11 @@ def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
     """a: 100 and 200 tokens; b: 150 alone. There a is halfway between its evaluations."""
     make(home, "a", 100, [4.0, 2.0])
     make(home, "b", 150, [2.5], learning_rate=2e-3)
-    chosen = compare.load(["a", "b"])
-    assert compare.equal_tokens(chosen) == 150
-    assert [compare.eval_loss_at(run, 150) for run in chosen] == [3.0, 2.5]
-    assert compare.eval_loss_at(chosen[0], 99) is None  # before the first evaluation
-    assert [line["run"] for line in compare.scores(chosen)] == ["a", "b"]  # by the final loss
+    chosen = experiments.load(["a", "b"])
+    assert experiments.equal_tokens(chosen) == 150
+    assert [experiments.eval_loss_at(run, 150) for run in chosen] == [3.0, 2.5]
+    assert experiments.eval_loss_at(chosen[0], 99) is None  # before the first evaluation
+    assert [line["run"] for line in experiments.scores(chosen)] == ["a", "b"]  # by the final loss
     shown = compare.table(chosen).text.splitlines()
     assert "eval loss at 150 tokens" in shown[0] and "3.0000" in shown[1]
 
@@ -80,9 +80,9 @@ def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -
     make(home, "a", 100, [4.0, 2.0])
     folder = make(home, "b", 100, [float("nan")], learning_rate=2e-3)
     assert json.loads((folder / runs.METRICS).read_text().splitlines()[-1])["loss"] is None
-    chosen = compare.load([])
-    assert compare.equal_tokens(chosen) == 200
-    assert [line["equal_loss"] for line in compare.scores(chosen)] == [2.0, None]
+    chosen = experiments.load([])
+    assert experiments.equal_tokens(chosen) == 200
+    assert [line["equal_loss"] for line in experiments.scores(chosen)] == [2.0, None]
     assert compare.table(chosen).text
 
 
@@ -92,10 +92,10 @@ def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: P
     runs.write_json(make(home, "b", 100, [3.0]) / runs.ARGUMENTS, flags | {"report_to": "none"})
     (make(home, "c", 100, [2.0]) / runs.ARGUMENTS).unlink()
     make(home, "d", 100, [1.0], lr_scheduler_type="polynomial")  # a file of a person's own
-    chosen = compare.load([])
+    chosen = experiments.load([])
     assert [run.name for run in chosen] == ["a", "b", "c", "d"]
-    assert compare.differing(chosen)["learning_rate"] == [1e-3, "0.001", None, 1e-3]
-    assert compare.notes(chosen) == []  # no card is no other data
+    assert experiments.differing(chosen)["learning_rate"] == [1e-3, "0.001", None, 1e-3]
+    assert experiments.notes(chosen) == []  # no card is no other data
 
 
 def test_the_ranks_are_those_of_the_last_start(home: Path) -> None:
@@ -103,40 +103,99 @@ def test_the_ranks_are_those_of_the_last_start(home: Path) -> None:
     lines = (folder / runs.METRICS).read_text()
     failed = json.dumps({"event": "start", "step": 0, "num_ranks": 2}) + "\n"
     (folder / runs.METRICS).write_text(failed + lines)
-    assert compare.load(["a"])[0].settings["num_ranks"] == 1
+    assert experiments.load(["a"])[0].settings["num_ranks"] == 1
 
 
 def test_evaluations_between_two_logged_steps_count_what_was_trained_by_then(home: Path) -> None:
     folder = make(home, "a", 100, [4.0])
     runs.append_event(folder, "eval", step=5, loss=5.0, trained_tokens=50)
-    (run,) = compare.load(["a"])
+    (run,) = experiments.load(["a"])
     assert run.trained_tokens([0, 5, 10]).tolist() == [0, 50, 100]
 
 
 def test_other_eval_sides_and_unfinished_runs_are_told(home: Path) -> None:
     make(home, "a", 100, [3.0])
     (make(home, "b", 100, [2.0], eval_tokens=40) / runs.FINISHED).unlink()
-    sides, state = compare.notes(compare.load([]))
+    sides, state = experiments.notes(experiments.load([]))
     assert "40 and 50 trained tokens" in sides and state == "b is killed"
-    assert compare.notes(compare.load(["a"])) == []
+    assert experiments.notes(experiments.load(["a"])) == []
 
 
 def test_labels_are_the_values_that_differ_or_the_names(home: Path) -> None:
     make(home, "a", 100, [3.0])
     make(home, "b", 100, [2.0], learning_rate=2e-3)
-    assert compare.labels(compare.load([])) == ("learning_rate", ["0.001", "0.002"])
+    assert experiments.labels(experiments.load([])) == ("learning_rate", ["0.001", "0.002"])
     make(home, "c", 100, [2.0], learning_rate=2e-3)
-    assert compare.labels(compare.load([])) == ("run", ["a", "b", "c"])
+    assert experiments.labels(experiments.load([])) == ("run", ["a", "b", "c"])
 
 
 def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
     for name, rate, size, loss in (("a", 2e-3, 8, 1.0), ("b", 1e-3, 8, 2.0), ("c", 1e-3, 16, 3.0)):
         make(home, name, 100, [loss], learning_rate=rate, block_size=size)
-    found = compare.grid(compare.load([]))
+    found = experiments.grid(experiments.load([]))
     assert (found["row_name"], found["rows"]) == ("block_size", [8, 16])
     assert (found["column_name"], found["columns"]) == ("learning_rate", [1e-3, 2e-3])
     assert np.array_equal(found["losses"], [[2.0, 1.0], [3.0, np.nan]], equal_nan=True)
-    assert compare.grid(compare.load(["a", "b"])) is None
+    assert found["counts"].tolist() == [[1, 1], [1, 0]]
+    assert experiments.grid(experiments.load(["a", "b"])) is None
+
+
+def test_a_cell_of_the_grid_is_the_mean_over_its_seeds(home: Path) -> None:
+    for name, rate, size, seed, loss in (
+        ("a", 1e-3, 8, 1, 1.0), ("b", 1e-3, 8, 2, 2.0), ("c", 2e-3, 16, 1, 4.0),
+    ):  # fmt: skip
+        make(home, name, 100, [loss], learning_rate=rate, block_size=size, seed=seed)
+    found = experiments.grid(experiments.load([]))
+    assert (found["row_name"], found["column_name"]) == ("block_size", "learning_rate")
+    assert np.array_equal(found["losses"], [[1.5, np.nan], [np.nan, 4.0]], equal_nan=True)
+    assert found["counts"].tolist() == [[2, 0], [0, 1]]
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
+    """By hand: 1 and 2 have mean 1.5, a standard error of 0.5, and t = 12.706 at 95 %."""
+    for rate, seed, loss in ((1e-3, 1, 1.0), (1e-3, 2, 2.0), (2e-3, 1, 1.5), (2e-3, 2, 2.7)):
+        make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
+    (make(home, "killed", 100, [0.1], learning_rate=1e-3, seed=3) / runs.FINISHED).unlink()
+    chosen = experiments.load([])
+    first, second = experiments.over_seeds(chosen)
+    assert (first.differs, first.losses) == ({"learning_rate": 1e-3}, {1: 1.0, 2: 2.0})
+    assert (second.differs, second.mean) == ({"learning_rate": 2e-3}, pytest.approx(2.1))
+    assert first.interval() == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), abs=1e-3)
+    assert second.above(first) == pytest.approx((0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1), abs=1e-3)
+    lines = compare.seeds(chosen).text.splitlines()
+    assert lines[1].split() == ["0.001", "1,", "2", "1.5000", "-4.8531", "to", "7.8531"]
+    assert lines[2].endswith("+0.6000 (-0.6706 to +1.8706)")
+
+
+def test_without_seeds_or_with_something_else_there_is_no_such_line(home: Path) -> None:
+    make(home, "a", 100, [3.0], seed=1)
+    make(home, "b", 100, [2.0], seed=2, learning_rate=2e-3)
+    assert experiments.over_seeds(experiments.load([])) == []
+    assert "No two finished runs" in compare.seeds(experiments.load([])).text
+    make(home, "c", 100, [1.0], seed=3)
+    assert [group.losses for group in experiments.over_seeds(experiments.load([]))] == [
+        {3: 1.0, 1: 3.0},
+        {2: 2.0},
+    ]
+
+
+def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> None:
+    for seed, scratch in ((1, True), (2, True), (3, False), (4, False)):
+        folder = make(home, f"{seed}", 100, [3.0], seed=seed, from_scratch=scratch)
+        start = {"code": {}, "versions": {}, "machine": {}}
+        base = {"model.safetensors": f"{seed}"}
+        card = {"dataset_sha256": "d", "base_sha256": base, "starts": [start]}
+        runs.write_json(folder / "run_card.json", card)
+    found = [group.losses for group in experiments.over_seeds(experiments.load([]))]
+    assert found == [{1: 3.0, 2: 3.0}, {3: 3.0}, {4: 3.0}]
+    assert len(compare.seeds(experiments.load([])).text.splitlines()) == 4
+
+
+def test_means_over_other_seeds_have_no_interval_between_them(home: Path) -> None:
+    for rate, seed, loss in ((1e-3, 1, 1.0), (1e-3, 2, 2.0), (2e-3, 2, 3.0)):
+        make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
+    lines = compare.seeds(experiments.load([])).text.splitlines()
+    assert lines[2].split() == ["0.002", "2", "3.0000", "+1.5000"]
 
 
 def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -> None:
@@ -144,20 +203,20 @@ def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -
         make(home, name, 100, [3.0])
     copied = tmp_path / "elsewhere" / "copied"
     shutil.copytree(home / "runs" / "other", copied)
-    assert [r.name for r in compare.load(["lr.*"])] == ["lr.1", "lr.2"]
-    assert [r.name for r in compare.load(["lr.2", "lr.*", str(copied)])] == [
+    assert [r.name for r in experiments.load(["lr.*"])] == ["lr.1", "lr.2"]
+    assert [r.name for r in experiments.load(["lr.2", "lr.*", str(copied)])] == [
         "lr.2",
         "lr.1",
         "copied",
     ]
     with pytest.raises(UserError, match=r"runs: 'lr\.3' is no run here -- did you mean lr\.[12]"):
-        compare.load(["lr.3"])
+        experiments.load(["lr.3"])
 
 
 def test_the_figures_are_saved_unrounded(home: Path) -> None:
     make(home, "a", 100, [10 / 3])
     scored = {"runs/a": "is stopped"}
-    compare.save(compare.load([]), CompareSettings(name="night"), scored)
+    compare.save(experiments.load([]), CompareSettings(name="night"), scored)
     saved = json.loads((home / "runs" / "night" / "comparison.json").read_text())
     assert saved["scores"][0]["eval_loss"] == 10 / 3 and saved["runs"] == ["a"]
     assert saved["on_the_same_conversations"] == scored

@@ -152,6 +152,7 @@ def test_the_run_is_compared_with_one_that_was_copied_from_elsewhere(
     assert sum("image/png" in o.get("data", {}) for o in outputs(nb)) == 1
     saved = json.loads((executed / "runs" / "comparison" / "comparison.json").read_text())
     assert saved["differs"] == {"seed": [42, 7]}
+    assert saved["over_seeds"][0]["losses"].keys() == {"42", "7"}
     (loss,) = {line["eval_loss"] for line in saved["scores"]}
     assert loss == json.loads((run / "FINISHED.json").read_text())["eval_loss"]
 

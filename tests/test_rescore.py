@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import compare, paths, rescore, runs, tokenized
+from neoxkit import experiments, paths, rescore, runs, tokenized
 from neoxkit.scoring import Score
 from neoxkit.workers import silent
 
 
 @pytest.fixture
-def two(home: Path) -> Iterator[list[compare.Run]]:
+def two(home: Path) -> Iterator[list[experiments.Run]]:
     """Two finished runs of the built-in model, of which one has a smaller block size."""
     made = []
     for name, block_size in (("whole", 280), ("short", 60)):
@@ -22,13 +22,13 @@ def two(home: Path) -> Iterator[list[compare.Run]]:
         facts = {"dataset": "data/tokenized/small", "block_size": block_size, "precision": "fp32"}
         sha256 = tokenized.sha256(paths.tokenized("small"))
         runs.write_json(folder / runs.FINISHED, facts | {"dataset_sha256": sha256})
-        made.append(compare.Run(name, folder, "finished", {}, {}, []))
+        made.append(experiments.Run(name, folder, "finished", {}, {}, []))
     yield made
     for run in made:
         shutil.rmtree(run.folder)
 
 
-def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[compare.Run]) -> None:
+def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[experiments.Run]) -> None:
     found = rescore.scores(two, lambda label: silent)
     dataset, _ = tokenized.load(paths.tokenized("small"))
     short = tokenized.within(dataset["eval"], 60)
@@ -38,7 +38,7 @@ def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[compare
     assert len(rescore.table(found).text.splitlines()) == 3
 
 
-def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare.Run]) -> None:
+def test_a_run_that_can_not_be_scored_there_says_why(two: list[experiments.Run]) -> None:
     whole, short = two
     facts = runs.read_json(short.folder / runs.FINISHED)
     shutil.rmtree(short.folder / "model")
@@ -47,7 +47,7 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare.Run]) -> 
     assert (
         rescore.scores(two, lambda label: silent)["runs/again-short"] == "was trained on other data"
     )
-    stopped = compare.Run("short", short.folder, "stopped", {}, {}, [])
+    stopped = experiments.Run("short", short.folder, "stopped", {}, {}, [])
     found = rescore.scores([stopped, whole], lambda label: silent)
     dataset, _ = tokenized.load(paths.tokenized("small"))
     assert found["runs/again-short"] == "is stopped"
@@ -55,7 +55,7 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare.Run]) -> 
     assert "is stopped" in rescore.table(found).text
 
 
-def test_without_being_asked_nothing_is_scored(two: list[compare.Run]) -> None:
+def test_without_being_asked_nothing_is_scored(two: list[experiments.Run]) -> None:
     assert rescore.again(two, False) == rescore.facts({}) == {}
     assert rescore.table({}).text == rescore.OFF
 

@@ -59,6 +59,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "pager",
         "chat",
         "dashboard",
+        "experiments",
         "compare",
         "rescore",
         "trial",
@@ -84,7 +85,7 @@ WITHOUT_TORCH = (
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
-    "estimates", "checkpoints", "alive", "universal", "needs", "run_card", "compare",
+    "estimates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments", "compare",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

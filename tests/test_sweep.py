@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import compare, lock, parameters, paths, plan, runs, sweep
+from neoxkit import experiments, lock, parameters, paths, plan, runs, sweep
 from neoxkit.errors import UserError
 from neoxkit.settings import EvaluateSettings, TrainSettings
 
@@ -248,7 +248,7 @@ def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: P
            if (f / runs.FINISHED).exists()}  # fmt: skip
     again = subprocess.run(line, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    chosen = compare.load(["grid.*"])
+    chosen = experiments.load(["grid.*"])
     assert [run.state for run in chosen] == ["finished"] * 6
     assert all((f / runs.FINISHED).stat().st_mtime_ns == at for f, at in old.items())
     assert all((home / "runs" / run.name / "02_train.ipynb").is_file() for run in chosen)

@@ -6,7 +6,7 @@ import pytest
 from test_range_test import forked  # noqa: F401 - a fixture
 from test_train import BASE
 
-from neoxkit import compare, estimates, paths, runs, trial
+from neoxkit import estimates, experiments, paths, runs, trial
 from neoxkit.errors import UserError
 from neoxkit.workers import silent
 
@@ -33,8 +33,8 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
     assert estimates.last_run("tiny").run == "probed.probe"
-    assert [run.name for run in compare.load(["probed.*"])] == ["probed.probe"]
-    assert "probed.probe" not in [run.name for run in compare.load([])]
+    assert [run.name for run in experiments.load(["probed.*"])] == ["probed.probe"]
+    assert "probed.probe" not in [run.name for run in experiments.load([])]
     with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
         runs.finished(folder)
     assert not paths.run("probed").exists()

@@ -67,7 +67,12 @@ def _colour(number: int, of: int) -> Any:
 
 
 def heat_map(
-    losses: np.ndarray, rows: Sequence[Any], columns: Sequence[Any], row_name: str, column_name: str
+    losses: np.ndarray,
+    counts: np.ndarray,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    row_name: str,
+    column_name: str,
 ) -> Picture:
     """The eval loss of each pair of two settings; NaN where there is no run. The best is framed."""
     figure, axes = new_figure(1.6 + 0.55 * len(rows))
@@ -83,7 +88,8 @@ def heat_map(
     axes.add_patch(
         Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
     )
-    label_axes(axes, column_name, row_name, "eval loss; the lowest is framed")
+    several = f" (means of up to {counts.max()} runs)" if counts.max() > 1 else ""
+    label_axes(axes, column_name, row_name, f"eval loss{several}; the lowest is framed")
     axes.grid(False)
     axes.set_xticks(range(len(columns)), [f"{value}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value}" for value in rows])

@@ -1,212 +1,27 @@
-"""Runs beside each other: what differs between them, and how far each one got."""
+"""What 04_compare shows: runs beside each other, as tables and pictures."""
 
-import fnmatch
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from neoxkit import charts, listing, paths, plan, run_card, runs, views
-from neoxkit.errors import UserError, near
+from neoxkit import charts, experiments, paths, runs, views
+from neoxkit.experiments import Group, Run
 from neoxkit.settings import CompareSettings
-
-MADE_OF = ("dataset_sha256", "base_sha256")  # of a run card
-LAST_START = (("code", "commit"), ("versions", "torch"), ("machine", "cpu"), ("machine", "gpus"))
-MOST_IN_LABEL = 3  # settings
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run as its files tell it: every setting, what it was made of, and its events."""
-
-    name: str
-    folder: Path
-    state: str
-    settings: dict[str, Any]
-    made_of: dict[str, Any]
-    events: list[dict[str, Any]]
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        """Its events of one kind; an evaluation whose loss is no number is none."""
-        found = [e for e in self.events if e["event"] == event]
-        return [e for e in found if e["loss"] is not None] if event == "eval" else found
-
-    def trained_tokens(self, steps: Sequence[int]) -> np.ndarray:
-        """Tokens that were trained on until each of some steps; in between, a straight line."""
-        train = self.of("train")
-        at = [0, *(e["step"] for e in train)]
-        return np.interp(steps, at, np.cumsum([0, *(e["trained_tokens"] for e in train)]))
-
-
-def load(names: Sequence[str]) -> list[Run]:
-    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here but
-    trials."""
-    folders = [folder for name in names or ["*"] for folder in _folders(name)]
-    if not names:
-        folders = [folder for folder in folders if not runs.is_trial(folder)]
-    found = [_load(folder) for folder in dict.fromkeys(folders)]
-    return [run for run in found if run.of("train")]
-
-
-def _folders(name: str) -> list[Path]:
-    here = sorted(p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}"))
-    if found := [folder for folder in here if fnmatch.fnmatchcase(folder.name, name)]:
-        return found
-    if name == "*":
-        return []
-    place = Path(name).expanduser()
-    if not (place / runs.METRICS).is_file():
-        remedy = near(name, [f.name for f in here], "see neoxkit runs, or give a run's folder")
-        raise UserError("runs", f"{name!r} is no run here", remedy)
-    return [place.resolve()]
-
-
-def _load(folder: Path) -> Run:
-    card, events = run_card.read(folder), runs.read_events(folder)
-    path = folder / runs.ARGUMENTS
-    arguments = runs.read_json(path) if path.is_file() else {}  # it did not get so far
-    made_of = {"dataset_sha256": arguments.get("dataset_sha256")}
-    made_of |= {name: card[name] for name in MADE_OF if card}
-    made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}
-    return Run(
-        name=folder.name,
-        folder=folder,
-        state=listing.standing(folder).state,
-        settings=_settings(arguments, events),
-        made_of=made_of,
-        events=runs.history(events),
-    )
-
-
-def _settings(arguments: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
-    starts = [e for e in events if e["event"] == "start"]
-    found = plan.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
-    if found is None:
-        return arguments
-    settings = found.as_dict()
-    return settings | settings.pop("training_arguments")
-
-
-def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
-    """What is not the same in all runs, and each run's value of it (None: it has none)."""
-    skipped = ("run", "output_dir", "allow_change", "restart")
-    every = [{**run.settings, **run.made_of} for run in chosen]
-    names = [name for name in dict.fromkeys(n for one in every for n in one) if name not in skipped]
-    values = {name: [one.get(name) for one in every] for name in names}
-    return {name: of for name, of in values.items() if any(value != of[0] for value in of)}
-
-
-def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
-    """A short label for each run, and what the labels are of.
-
-    The values of the settings that differ, where those are few and tell the runs apart; else the
-    runs' names.
-    """
-    found = {k: v for k, v in differing(chosen).items() if k not in _made_of()}
-    values = [", ".join(map(str, of)) for of in zip(*found.values(), strict=True)]
-    if found and len(found) <= MOST_IN_LABEL and len(set(values)) == len(chosen):
-        return ", ".join(found), values
-    return "run", [run.name for run in chosen]
-
-
-def _made_of() -> set[str]:
-    """The names of what differs and is no setting."""
-    return {*MADE_OF, *(f"{a} {b}" for a, b in LAST_START)}
-
-
-def equal_tokens(chosen: Sequence[Run]) -> int:
-    """The most trained tokens that every run reached, of those that were evaluated; 0 for none."""
-    last = [run.trained_tokens([run.of("eval")[-1]["step"]])[0] for run in chosen if run.of("eval")]
-    return int(min(last, default=0))
-
-
-def eval_loss_at(run: Run, num_tokens: int) -> float | None:
-    """The eval loss after so many trained tokens: a straight line between two evaluations."""
-    evals = run.of("eval")
-    if not evals:
-        return None
-    tokens = run.trained_tokens([e["step"] for e in evals])
-    if not tokens[0] <= num_tokens <= tokens[-1]:
-        return None
-    return float(np.interp(num_tokens, tokens, [e["loss"] for e in evals]))
-
-
-def scores(chosen: Sequence[Run]) -> list[dict[str, Any]]:
-    """A line a run: the best eval loss first, those without one last."""
-    equal = equal_tokens(chosen)
-    lines = [_score(run, equal) for run in chosen]
-    return sorted(lines, key=lambda s: (s["eval_loss"] is None, s["eval_loss"] or 0))
-
-
-def _score(run: Run, equal: int) -> dict[str, Any]:
-    reached = runs.totals(run.events)
-    names = ("eval_loss", "trained_tokens", "tokens_per_second", "memory_gib", "train_seconds")
-    return {
-        "run": run.name,
-        "state": run.state,
-        "step": run.of("train")[-1]["step"],
-        **{name: reached[name] for name in names},
-        "equal_tokens": equal,
-        "equal_loss": eval_loss_at(run, equal),
-    }
-
-
-def notes(chosen: Sequence[Run]) -> list[str]:
-    """What a reader must know before comparing the figures."""
-    said = []
-    sides = {run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")}
-    data = {run.made_of["dataset_sha256"] for run in chosen} - {None}
-    if len(sides) > 1 or len(data) > 1:
-        said.append(
-            "the eval sides differ (of "
-            + " and ".join(f"{n:,}" for n in sorted(sides))
-            + " trained tokens): these eval losses do not compare like with like -- set score_again"
-        )
-    unfinished = [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
-    return said + unfinished
-
-
-def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
-    """Two settings and nothing else differ: their values, and the eval loss of each pair.
-
-    `losses` has shape (len(rows), len(columns)), NaN where there is no run.
-    """
-    values = {k: v for k, v in differing(chosen).items() if k not in _made_of()}
-    if len(values) != 2:
-        return None
-    (row_name, row_values), (column_name, column_values) = values.items()
-    rows, columns = _in_order(row_values), _in_order(column_values)
-    losses = np.full((len(rows), len(columns)), np.nan)
-    for run, row, column in zip(chosen, row_values, column_values, strict=True):
-        if run.of("eval"):
-            losses[rows.index(row), columns.index(column)] = run.of("eval")[-1]["loss"]
-    return {
-        "row_name": row_name, "rows": rows,
-        "column_name": column_name, "columns": columns, "losses": losses,
-    }  # fmt: skip
-
-
-def _in_order(values: Sequence[Any]) -> list[Any]:
-    """Each value once, numbers by size."""
-    once = [value for i, value in enumerate(values) if value not in values[:i]]
-    numbers = all(isinstance(value, int | float) for value in once)
-    return sorted(once) if numbers else sorted(once, key=str)
 
 
 def overlay(chosen: Sequence[Run]) -> charts.Picture:
     """The curves of all runs, over the tokens that were trained on."""
-    title, _ = labels(chosen)
-    return charts.overlay(curves(chosen), title, equal_tokens(chosen))
+    title, _ = experiments.labels(chosen)
+    return charts.overlay(curves(chosen), title, experiments.equal_tokens(chosen))
 
 
 def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
     """What is drawn of each run."""
-    _, names = labels(chosen)
+    _, names = experiments.labels(chosen)
     return [
         {
             "label": f" {label or '(empty)'}",  # matplotlib leaves out one that begins with _
@@ -221,8 +36,8 @@ def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 
 def table(chosen: Sequence[Run]) -> views.View:
     """The scoreboard: the lowest eval loss first."""
-    lines = scores(chosen)
-    equal = f"eval loss at {equal_tokens(chosen):,} tokens"
+    lines = experiments.scores(chosen)
+    equal = f"eval loss at {experiments.equal_tokens(chosen):,} tokens"
     rows = [
         (
             line["run"],
@@ -244,13 +59,46 @@ def table(chosen: Sequence[Run]) -> views.View:
     return views.table(rows, header)
 
 
+def seeds(chosen: Sequence[Run]) -> views.View:
+    """Runs that differ in their seed alone, together: the mean eval loss with its 95 % interval,
+    and how far it is above that of the best."""
+    groups = experiments.over_seeds(chosen)
+    if not groups:
+        return views.sentences([], none="No two finished runs differ in their seed alone.")
+    names = dict.fromkeys(name for group in groups for name in group.differs)
+    rows = [
+        (
+            *(_value(group.differs.get(name)) for name in names),
+            ", ".join(map(str, sorted(group.losses))),
+            f"{group.mean:.4f}",
+            _bounds(group.interval()),
+            _above(group, groups[0]),
+        )
+        for group in groups
+    ]
+    header = (*names, "seeds", "mean eval loss", "95 % interval", "above the first")
+    return views.table(rows, header)
+
+
+def _above(group: Group, first: Group) -> str:
+    """The difference of two means and its interval; nothing for the first itself."""
+    if group is first:
+        return ""
+    bounds = _bounds(group.above(first), "+")
+    return f"{group.mean - first.mean:+.4f}" + (f" ({bounds})" if bounds else "")
+
+
+def _bounds(interval: tuple[float, float] | None, sign: str = "") -> str:
+    return f"{interval[0]:{sign}.4f} to {interval[1]:{sign}.4f}" if interval else ""
+
+
 def _figure(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
 def differences(chosen: Sequence[Run]) -> views.View:
     """What differs between the runs, and only that: a line a run, a column a setting."""
-    found = differing(chosen)
+    found = experiments.differing(chosen)
     if not found:
         return views.sentences([], none="Nothing differs between these runs.")
     values = zip(*found.values(), strict=True)
@@ -268,19 +116,31 @@ def _value(value: Any) -> str:
 
 def heat_map(chosen: Sequence[Run]) -> charts.Picture | views.View:
     """The picture of two settings, where two differ."""
-    found = grid(chosen)
+    found = experiments.grid(chosen)
     if found is None or np.isnan(found["losses"]).all():
         return views.sentences([], none="There are not exactly two settings that differ.")
     return charts.heat_map(**found)
 
 
+def _means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
+    return [
+        {**asdict(group), "mean": group.mean, "interval": group.interval()}
+        for group in experiments.over_seeds(chosen)
+    ]
+
+
 def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> views.View:
-    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures unrounded, and
-    those on the same conversations (rescore.facts)."""
+    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures unrounded, those of
+    the seeds together, and those on the same conversations (rescore.facts)."""
     folder = paths.run(settings.name)
     folder.mkdir(parents=True, exist_ok=True)
-    table = {"runs": [run.name for run in chosen], "differs": differing(chosen),
-             "notes": notes(chosen), "scores": scores(chosen),
-             "on_the_same_conversations": scored}  # fmt: skip
-    runs.write_json(folder / "comparison.json", table)
+    figures = {
+        "runs": [run.name for run in chosen],
+        "differs": experiments.differing(chosen),
+        "notes": experiments.notes(chosen),
+        "scores": experiments.scores(chosen),
+        "over_seeds": _means(chosen),
+        "on_the_same_conversations": scored,
+    }
+    runs.write_json(folder / "comparison.json", figures)
     return views.sentences([f"written: {paths.short(folder / 'comparison.json')}"])

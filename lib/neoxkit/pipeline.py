@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import alive, changes, compare, harness, launch, lock, paths, plan, runs, terminal
+from neoxkit import alive, changes, experiments, harness, launch, lock, paths, plan, runs, terminal
 from neoxkit.errors import Faults, Stopped, UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import (
@@ -104,7 +104,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> None:
     """Refuse now what a notebook would refuse later, after others have written their files."""
     first, train, last = (settings.get(stage) for stage in STAGES)
     if CompareSettings in settings:
-        compare.load(settings[CompareSettings].runs)
+        experiments.load(settings[CompareSettings].runs)
     if first:
         plan.check_files(first)
     if train:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from neoxkit import depth, paths, runs, tokenized, views
-from neoxkit.compare import Run
+from neoxkit.experiments import Run
 from neoxkit.workers import Progress
 
 if TYPE_CHECKING:

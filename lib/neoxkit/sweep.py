@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import compare, listing, lock, paths, pipeline, plan, runs, terminal
+from neoxkit import compare, experiments, listing, lock, paths, pipeline, plan, runs, terminal
 from neoxkit.errors import UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
@@ -251,7 +251,7 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
 
 def _compare(name: str, made: Sequence[Variant]) -> int:
     """The table of all variants, here and as 04_compare in the sweep's own folder."""
-    chosen = compare.load([v.settings.run for v in made if (v.folder / runs.METRICS).is_file()])
+    chosen = experiments.load([v.settings.run for v in made if (v.folder / runs.METRICS).is_file()])
     if not chosen:
         return 1
     print(compare.table(chosen).text)

@@ -1,0 +1,267 @@
+"""Several runs as their files tell them: what differs between them, and how far each one got."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neoxkit import listing, paths, plan, run_card, runs
+from neoxkit.errors import UserError, near
+
+MADE_OF = ("dataset_sha256", "base_sha256")  # of a run card
+LAST_START = (("code", "commit"), ("versions", "torch"), ("machine", "cpu"), ("machine", "gpus"))
+MOST_IN_LABEL = 3  # settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its files tell it: every setting, what it was made of, and its events."""
+
+    name: str
+    folder: Path
+    state: str
+    settings: dict[str, Any]
+    made_of: dict[str, Any]
+    events: list[dict[str, Any]]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """Its events of one kind; an evaluation whose loss is no number is none."""
+        found = [e for e in self.events if e["event"] == event]
+        return [e for e in found if e["loss"] is not None] if event == "eval" else found
+
+    def trained_tokens(self, steps: Sequence[int]) -> np.ndarray:
+        """Tokens that were trained on until each of some steps; in between, a straight line."""
+        train = self.of("train")
+        at = [0, *(e["step"] for e in train)]
+        return np.interp(steps, at, np.cumsum([0, *(e["trained_tokens"] for e in train)]))
+
+
+def load(names: Sequence[str]) -> list[Run]:
+    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here but
+    trials."""
+    folders = [folder for name in names or ["*"] for folder in _folders(name)]
+    if not names:
+        folders = [folder for folder in folders if not runs.is_trial(folder)]
+    found = [_load(folder) for folder in dict.fromkeys(folders)]
+    return [run for run in found if run.of("train")]
+
+
+def _folders(name: str) -> list[Path]:
+    here = sorted(p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}"))
+    if found := [folder for folder in here if fnmatch.fnmatchcase(folder.name, name)]:
+        return found
+    if name == "*":
+        return []
+    place = Path(name).expanduser()
+    if not (place / runs.METRICS).is_file():
+        remedy = near(name, [f.name for f in here], "see neoxkit runs, or give a run's folder")
+        raise UserError("runs", f"{name!r} is no run here", remedy)
+    return [place.resolve()]
+
+
+def _load(folder: Path) -> Run:
+    card, events = run_card.read(folder), runs.read_events(folder)
+    path = folder / runs.ARGUMENTS
+    arguments = runs.read_json(path) if path.is_file() else {}  # it did not get so far
+    made_of = {"dataset_sha256": arguments.get("dataset_sha256")}
+    made_of |= {name: card[name] for name in MADE_OF if card}
+    made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}
+    return Run(
+        name=folder.name,
+        folder=folder,
+        state=listing.standing(folder).state,
+        settings=_settings(arguments, events),
+        made_of=made_of,
+        events=runs.history(events),
+    )
+
+
+def _settings(arguments: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
+    starts = [e for e in events if e["event"] == "start"]
+    found = plan.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
+    if found is None:
+        return arguments
+    settings = found.as_dict()
+    return settings | settings.pop("training_arguments")
+
+
+def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
+    """What is not the same in all runs, and each run's value of it (None: it has none)."""
+    skipped = ("run", "output_dir", "allow_change", "restart")
+    every = [{**run.settings, **run.made_of} for run in chosen]
+    names = [name for name in dict.fromkeys(n for one in every for n in one) if name not in skipped]
+    values = {name: [one.get(name) for one in every] for name in names}
+    return {name: of for name, of in values.items() if any(value != of[0] for value in of)}
+
+
+def settings_that_differ(chosen: Sequence[Run]) -> dict[str, list[Any]]:
+    """Of what differs the settings alone, without code, machine and data."""
+    made_of = {*MADE_OF, *(f"{a} {b}" for a, b in LAST_START)}
+    return {name: of for name, of in differing(chosen).items() if name not in made_of}
+
+
+def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
+    """A short label for each run, and what the labels are of.
+
+    The values of the settings that differ, where those are few and tell the runs apart; else the
+    runs' names.
+    """
+    found = settings_that_differ(chosen)
+    values = [", ".join(map(str, of)) for of in zip(*found.values(), strict=True)]
+    if found and len(found) <= MOST_IN_LABEL and len(set(values)) == len(chosen):
+        return ", ".join(found), values
+    return "run", [run.name for run in chosen]
+
+
+def equal_tokens(chosen: Sequence[Run]) -> int:
+    """The most trained tokens that every run reached, of those that were evaluated; 0 for none."""
+    last = [run.trained_tokens([run.of("eval")[-1]["step"]])[0] for run in chosen if run.of("eval")]
+    return int(min(last, default=0))
+
+
+def eval_loss_at(run: Run, num_tokens: int) -> float | None:
+    """The eval loss after so many trained tokens: a straight line between two evaluations."""
+    evals = run.of("eval")
+    if not evals:
+        return None
+    tokens = run.trained_tokens([e["step"] for e in evals])
+    if not tokens[0] <= num_tokens <= tokens[-1]:
+        return None
+    return float(np.interp(num_tokens, tokens, [e["loss"] for e in evals]))
+
+
+def scores(chosen: Sequence[Run]) -> list[dict[str, Any]]:
+    """A line a run: the best eval loss first, those without one last."""
+    equal = equal_tokens(chosen)
+    lines = [_score(run, equal) for run in chosen]
+    return sorted(lines, key=lambda s: (s["eval_loss"] is None, s["eval_loss"] or 0))
+
+
+def _score(run: Run, equal: int) -> dict[str, Any]:
+    reached = runs.totals(run.events)
+    names = ("eval_loss", "trained_tokens", "tokens_per_second", "memory_gib", "train_seconds")
+    return {
+        "run": run.name,
+        "state": run.state,
+        "step": run.of("train")[-1]["step"],
+        **{name: reached[name] for name in names},
+        "equal_tokens": equal,
+        "equal_loss": eval_loss_at(run, equal),
+    }
+
+
+def notes(chosen: Sequence[Run]) -> list[str]:
+    """What a reader must know before comparing the figures."""
+    said = []
+    sides = {run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")}
+    data = {run.made_of["dataset_sha256"] for run in chosen} - {None}
+    if len(sides) > 1 or len(data) > 1:
+        said.append(
+            "the eval sides differ (of "
+            + " and ".join(f"{n:,}" for n in sorted(sides))
+            + " trained tokens): these eval losses do not compare like with like -- set score_again"
+        )
+    unfinished = [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
+    return said + unfinished
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in their seed alone: their final eval losses, by seed.
+
+    `differs`: what tells this group from the others.
+    """
+
+    differs: dict[str, Any]
+    losses: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean([*self.losses.values()]))
+
+    def interval(self) -> tuple[float, float] | None:
+        """Between what bounds the mean is to 95 %."""
+        return mean_interval([*self.losses.values()])
+
+    def above(self, other: "Group") -> tuple[float, float] | None:
+        """Between what bounds the mean is above another group's to 95 %, seed by seed; None where
+        they don't have the same seeds."""
+        if self.losses.keys() != other.losses.keys():
+            return None
+        return mean_interval([loss - other.losses[seed] for seed, loss in self.losses.items()])
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % confidence interval of a mean (Student's t); None for fewer than two values.
+
+    >>> [round(bound, 3) for bound in mean_interval([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    mean, error = np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * error
+    return float(mean - half), float(mean + half)
+
+
+def over_seeds(chosen: Sequence[Run]) -> list[Group]:
+    """The finished runs in groups that differ in their seed alone, the lowest mean first.
+
+    Empty where no two of them do. Random weights of a base from scratch go by the seed.
+    """
+    finished = [run for run in chosen if run.state == "finished" and run.of("eval")]
+    values = differing(finished)
+    seeds = values.pop("seed", [])
+    groups: list[Group] = []
+    for i, seed in enumerate(seeds):
+        run, what = finished[i], {name: of[i] for name, of in values.items()}
+        if run.settings.get("from_scratch"):
+            what.pop("base_sha256", None)
+        group = next((one for one in groups if one.differs == what), None)
+        if group is None:
+            groups.append(group := Group(what, {}))
+        group.losses.setdefault(seed, run.of("eval")[-1]["loss"])
+    several = any(len(group.losses) > 1 for group in groups)
+    return sorted(groups, key=lambda group: group.mean) if several else []
+
+
+def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
+    """Two settings differ and nothing else, the seed left aside: their values, and the eval loss of
+    each pair, the mean where there are several runs of it.
+
+    `losses` and `counts` (of runs) have shape (len(rows), len(columns)); a loss is NaN where there
+    is no run.
+    """
+    values = settings_that_differ(chosen)
+    if len(values) == 3:
+        values.pop("seed", None)
+    if len(values) != 2:
+        return None
+    (row_name, row_values), (column_name, column_values) = values.items()
+    rows, columns = _in_order(row_values), _in_order(column_values)
+    found: dict[tuple[int, int], list[float]] = {}
+    for run, row, column in zip(chosen, row_values, column_values, strict=True):
+        if run.of("eval"):
+            cell = (rows.index(row), columns.index(column))
+            found.setdefault(cell, []).append(run.of("eval")[-1]["loss"])
+    losses = np.full((len(rows), len(columns)), np.nan)
+    counts = np.zeros(losses.shape, int)
+    for cell, of in found.items():
+        losses[cell], counts[cell] = np.mean(of), len(of)
+    return {
+        "row_name": row_name, "rows": rows, "column_name": column_name, "columns": columns,
+        "losses": losses, "counts": counts,
+    }  # fmt: skip
+
+
+def _in_order(values: Sequence[Any]) -> list[Any]:
+    """Each value once, numbers by size."""
+    once = [value for i, value in enumerate(values) if value not in values[:i]]
+    numbers = all(isinstance(value, int | float) for value in once)
+    return sorted(once) if numbers else sorted(once, key=str)
