@@ -231,7 +231,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert said["optimizer steps"] == "9 (3 an epoch)"  # 10 rows a rank, 5 batches, 3 steps
     assert said["a step (effective batch)"] == "8 conversations, about 260 tokens, 2 rank(s)"
     assert said["rows an epoch, padded"] == "20 of 280 tokens, 88% padding"
-    assert said["time"].startswith("unknown") and "not measured yet" in said["by the formulas"]
+    assert said["time"].startswith("unknown") and "; not measured: " in said["by the formulas"]
     slider(control, "batch size").value = 64  # more than there are
     assert facts(screen)["a step (effective batch)"].startswith(
         "256 conversations, all there are, about 650"

@@ -67,9 +67,17 @@ def test_adapters_are_counted_as_they_are_made(home: Path) -> None:
 
 def test_the_table_in_the_readme_is_what_the_planner_says() -> None:
     text = (REPOSITORY / "ds_configs" / "README.md").read_text(encoding="utf-8")
-    header = ("model", *(f"{n} x {gib} GiB" for n, gib in fit.MACHINES))
+    header = ("model", *map(str, fit.MACHINES))
     for row in (header, *fit.choices(fit.configurations())):
         assert f"| {' | '.join(row)} |" in text
+
+
+def test_the_host_holds_what_every_rank_loads_or_what_is_offloaded() -> None:
+    """Of Pythia-1b on 8 GPUs every rank loads 4 bytes a weight; on one, 14 are offloaded."""
+    rows = {row[0]: row[1:] for row in fit.choices(fit.configurations())}
+    num = fit.SHAPES["pythia-1b"].num_parameters / 2**30
+    assert rows["pythia-1b"][0].endswith(f", host {14 * num:,.0f}")
+    assert rows["pythia-1b"][4].endswith(f", host {8 * 4 * num:,.0f}")
 
 
 def test_a_configuration_with_room_is_preferred_to_an_earlier_one_without() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import fit, forecast, models, needs, plan, runs
+from neoxkit import cli, fit, forecast, models, needs, plan, runs
+from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
 MANIFEST = {"model_name_or_path": "tiny", "block_size": 100}
@@ -19,15 +20,15 @@ def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "available_gib", lambda: 10.0)
 
 
-def of(**settings: object) -> forecast.Forecast:
-    return forecast.of(TrainSettings(**settings), MANIFEST, LENGTHS, TRAINED)
+def of(machine: fit.Machine | None = None, **settings: object) -> forecast.Forecast:
+    return forecast.of(TrainSettings(**settings), MANIFEST, LENGTHS, TRAINED, machine)
 
 
 def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, float]:
     config = models.without_weights("tiny").config
     shape = fit.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
     job = needs.Job(shape.num_parameters, num_ranks=num_ranks, zero_stage=2)
-    zero = forecast.setup(TrainSettings(), "tiny", 1).zero
+    zero = forecast.setup(TrainSettings(), "tiny", forecast.here(TrainSettings())).zero
     return fit.rank_gib(shape, job, fit.Batch(tokens, trained), zero)
 
 
@@ -63,6 +64,39 @@ def test_where_nobody_says_what_there_is_nothing_is_refused() -> None:
     assert unknown.fits and dict(unknown.rows())["largest micro-batch"] == "unknown"
 
 
+def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two GPUs in bf16; what a run took on this machine's CPU says nothing of them."""
+    monkeypatch.setattr(forecast, "correction_of", lambda *_: pytest.fail("was measured here"))
+    found = of(fit.machine("2x24"), per_device_train_batch_size=1, ds_config="zero2_offload")
+    shape = forecast.setup(TrainSettings(), "tiny", forecast.here(TrainSettings())).shape
+    num = shape.num_parameters
+    assert found.device_gib == 24.0 and found.fits
+    assert found.parts["weights"] == 2 * num / 2**30 and found.parts["optimizer"] == 0
+    assert found.host == {"loading": 2 * 4 * num / 2**30, "offloading": 14 * num / 2**30}
+    row = dict(found.rows())["memory of the host"]
+    assert row.startswith("about ") and "are there" not in row
+    assert of(fit.machine("1x24"), num_ranks=1).parts["weights"] == 2 * num / 2**30
+    with pytest.raises(UserError, match="num_ranks: got 3, 2 x 24 GiB has 2 GPUs -- lower it"):
+        of(fit.machine("2x24"), num_ranks=3)
+
+
+@pytest.mark.parametrize("text", ["24", "2*24", "0x24", "2x", "2x24GB", "-1x24", "2x0"])
+def test_what_is_no_machine_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--machine: got .* -- write GPUs and GiB of each: 4x24"):
+        fit.machine(text)
+
+
+def test_what_the_host_can_not_hold_does_not_fit() -> None:
+    found = forecast.Forecast({"weights": 1.0}, 24.0, 9, host={"loading": 5.0}, host_gib=4.0)
+    assert not found.fits
+    assert dict(found.rows())["memory of the host"] == (
+        "DOES NOT FIT: about 5 GiB (loading 5), 4 are there"
+    )
+    assert replace(found, host_gib=6.0).fits and replace(found, host_gib=None).fits
+
+
 def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -> None:
     """It took half as much again as the formulas say of its own settings."""
     plain = of()
@@ -70,7 +104,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     folder = forecast.paths.run("corrects")
     folder.mkdir(parents=True)
     runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
-    then = forecast.setup(settings, "tiny", 1).gib(160.0, 80.0)
+    then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
     last = forecast.estimates.Measured("corrects", False, 1.0, 0.5, took, 16, 160.0, 80.0)
     monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: last)
@@ -92,3 +126,28 @@ def test_a_gpu_says_its_memory_through_the_drivers_tool(
     tool.chmod(0o755)
     assert needs.device_gib(True, 2) == 24.0
     assert needs.device_gib(False, 2) == 5.0
+
+
+def test_the_command_says_it_here_and_elsewhere(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters of other notebooks are passed over; exit code 1 where it does not fit."""
+    here = ["fit", "-p", "dataset", "small", "-p", "num_questions", "7"]
+    assert cli.main(here) == 0
+    assert "10 are there" in capsys.readouterr().out
+    assert cli.main([*here, "--machine", "1x24"]) == 0
+    assert "24 are there" in capsys.readouterr().out
+    monkeypatch.setattr(needs, "available_gib", lambda: 0.1)
+    assert cli.main(here) == 1
+    assert "DOES NOT FIT" in capsys.readouterr().out
+    assert cli.main([*here, "--machine", "1x24", "--machine", "2x24"]) == 2
+    assert "--machine: got 2 for one training" in capsys.readouterr().err
+
+
+def test_the_commands_table_is_of_the_machines_that_are_named(
+    capsys: pytest.CaptureFixture, home: Path
+) -> None:
+    assert cli.main(["fit", "--machine", "2x48", "--machine", "1x11"]) == 0
+    header, *rows, _ = capsys.readouterr().out.splitlines()
+    assert header.split("  ")[0] == "model" and "2 x 48 GiB" in header and "1 x 11 GiB" in header
+    assert [row.split()[0] for row in rows] == list(fit.SHAPES)

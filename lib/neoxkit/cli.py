@@ -5,12 +5,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from neoxkit import __version__, listing, lock, parameters, paths, pipeline, terminal
 from neoxkit.errors import UserError
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from neoxkit.fit import Machine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     _takes_parameters(fits, "VALUE", "a YAML file of parameters; -p wins")
     fits.add_argument("--lora-rank", type=int, default=0, metavar="N",
                       help="of the table: train adapters alone")  # fmt: skip
+    fits.add_argument("--machine", action="append", default=[], metavar="GPUSxGIB",
+                      help="there, not here: 4x24 (repeat for more in the table)")  # fmt: skip
     fits.set_defaults(call=_fit)
     _about_a_run(commands, "merge", _merge, "write a LoRA run as a whole model: runs/RUN/merged")
     _about_a_run(
@@ -175,23 +180,28 @@ def _fit(options: argparse.Namespace) -> int:
     from neoxkit import fit, views
 
     flags = [(name, value.strip()) for name, value in options.parameters]
+    machines = [fit.machine(text) for text in options.machine]
     if chosen := parameters.read(options.files, flags):
-        return _fits_here({k: v for k, v in chosen.items() if k in TrainSettings().as_dict()})
-    header = ("model", *(f"{n} x {gib} GiB" for n, gib in fit.MACHINES))
-    print(views.table(fit.choices(fit.configurations(), options.lora_rank), header).text)
+        own = {k: v for k, v in chosen.items() if k in TrainSettings.__dataclass_fields__}
+        return _fits(TrainSettings(**own), machines)
+    machines = machines or fit.MACHINES
+    rows = fit.choices(fit.configurations(), options.lora_rank, machines)
+    print(views.table(rows, ("model", *map(str, machines))).text)
     print("by formulas (lib/neoxkit/fit.py) that were measured on CPUs, not yet on GPUs")
     return 0
 
 
-def _fits_here(parameters: Mapping[str, Any]) -> int:
-    """The forecast of a training; exit code 1 where it does not fit."""
+def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
+    """The forecast of a training, here or on a machine; exit code 1 where it does not fit."""
     from neoxkit import forecast, tokenized, trial, views
 
-    settings = TrainSettings(**parameters)
+    if len(machines) > 1:
+        raise UserError("--machine", f"got {len(machines)} for one training", "give one")
     data, manifest = tokenized.load(paths.tokenized(settings.dataset))
-    trial.probe(settings, terminal.Counting)
+    if not machines:
+        trial.probe(settings, terminal.Counting)
     rows = data["train"]
-    found = forecast.of(settings, manifest, rows["length"][:], rows["trained"][:])
+    found = forecast.of(settings, manifest, rows["length"][:], rows["trained"][:], *machines)
     print(views.table(found.rows()).text)
     return 0 if found.fits else 1
 

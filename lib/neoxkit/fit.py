@@ -16,11 +16,13 @@ logits       a value for each trained token and vocabulary entry, once: the loss
 libraries    Python, torch and DeepSpeed in a CPU rank; a GPU's context and what its allocator keeps
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from neoxkit import needs, paths, runs
+from neoxkit.errors import UserError
 from neoxkit.needs import GIB
 
 LAYER_VALUES = 17  # kept of each token and layer, in units of the width
@@ -116,10 +118,33 @@ def largest_micro_batch(
 
 # The fastest first, as ds_configs/README.md puts them.
 CONFIGS = ("zero2", "zero2_offload", "zero3", "zero3_offload")
-# GPUs and GiB of each.
-MACHINES = ((1, 16), (1, 24), (1, 80), (4, 24), (8, 24), (8, 80))
 BLOCK_SIZE = 280
 ROOMY = 8  # conversations
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine with so many GPUs of so many GiB each."""
+
+    num_gpus: int
+    gib: int
+
+    def __str__(self) -> str:
+        return f"{self.num_gpus} x {self.gib} GiB"
+
+
+MACHINES = tuple(Machine(*of) for of in ((1, 16), (1, 24), (1, 80), (4, 24), (8, 24), (8, 80)))
+
+
+def machine(text: str) -> Machine:
+    """A machine as it is written at a shell.
+
+    >>> str(machine("4x24"))
+    '4 x 24 GiB'
+    """
+    if not (found := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)):
+        raise UserError("--machine", f"got {text!r}", "write GPUs and GiB of each: 4x24")
+    return Machine(*map(int, found.groups()))
 
 
 def job_of(shape: Shape, config: Mapping[str, Any], num_gpus: int, lora_rank: int = 0) -> needs.Job:
@@ -141,23 +166,37 @@ def configurations() -> dict[str, dict[str, Any]]:
     return {n: runs.read_json(folder / f"{n}.json")["zero_optimization"] for n in CONFIGS}
 
 
-def choices(configs: Mapping[str, Mapping[str, Any]], lora_rank: int = 0) -> list[tuple[str, ...]]:
-    """For each model and machine the first configuration with room for ROOMY conversations, and its
-    largest micro-batch; where none has that, the one with most room.
+def choices(
+    configs: Mapping[str, Mapping[str, Any]],
+    lora_rank: int = 0,
+    machines: Sequence[Machine] = MACHINES,
+) -> list[tuple[str, ...]]:
+    """For each model and machine the first configuration with room for ROOMY conversations, its
+    largest micro-batch, and GiB that the host's memory must hold; where none has room, the one
+    that has most.
 
     Conversations of BLOCK_SIZE tokens, half of them trained on, with gradient checkpointing.
     """
+    return [
+        (name, *(_choice(shape, configs, lora_rank, one) for one in machines))
+        for name, shape in SHAPES.items()
+    ]
+
+
+def _choice(
+    shape: Shape, configs: Mapping[str, Mapping[str, Any]], lora_rank: int, machine: Machine
+) -> str:
     one = Batch(BLOCK_SIZE, BLOCK_SIZE // 2, checkpointing=True)
-    rows = []
-    for name, shape in SHAPES.items():
-        cells = []
-        for num_gpus, gib in MACHINES:
-            sizes = {}
-            for config, zero in configs.items():
-                job = job_of(shape, zero, num_gpus, lora_rank)
-                sizes[config] = largest_micro_batch(shape, job, one, gib, zero)
-            roomy = [config for config, size in sizes.items() if size >= ROOMY]
-            best = roomy[0] if roomy else max(sizes, key=sizes.__getitem__)
-            cells.append(f"{best} {sizes[best]:,}" if sizes[best] else "no")
-        rows.append((name, *cells))
-    return rows
+    jobs = {
+        name: job_of(shape, zero, machine.num_gpus, lora_rank) for name, zero in configs.items()
+    }
+    sizes = {
+        name: largest_micro_batch(shape, job, one, machine.gib, configs[name])
+        for name, job in jobs.items()
+    }
+    roomy = [name for name, size in sizes.items() if size >= ROOMY]
+    best = roomy[0] if roomy else max(sizes, key=sizes.__getitem__)
+    if not sizes[best]:
+        return "no"
+    host = max(jobs[best].host_gib().values())
+    return f"{best} {sizes[best]:,}, host {needs.in_short(host)}"

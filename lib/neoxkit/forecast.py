@@ -1,19 +1,52 @@
-"""Does a training fit on this machine? fit's formulas, corrected by what its last run took here."""
+"""Does a training fit, here or on another machine? By fit's formulas, and by the last run here."""
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neoxkit import estimates, fit, lora, models, needs, paths, plan, runs, tokenized
+from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEAST_SHOWN_GIB = 0.005  # of a part
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training is to run: on so many ranks, GPUs or CPU processes.
+
+    `precision` is what "auto" means there; `device_gib` what a rank can have, `host_gib` what all
+    of them share, None where it is not known.
+    """
+
+    num_ranks: int
+    on_gpu: bool
+    precision: str
+    device_gib: float | None
+    host_gib: float | None
+
+
+def here(settings: TrainSettings) -> Place:
+    """This machine, with the ranks that the settings mean on it."""
+    ranks, on_gpu = plan.num_ranks(settings), plan.num_gpus() > 0
+    precision = models.best_precision(on_gpu)
+    device_gib = needs.device_gib(on_gpu, ranks)
+    return Place(ranks, on_gpu, precision, device_gib, needs.available_gib())
+
+
+def elsewhere(settings: TrainSettings, machine: fit.Machine) -> Place:
+    """Another machine, whose GPUs are good at bf16; nobody knows its host."""
+    if settings.num_ranks > machine.num_gpus:
+        what = f"got {settings.num_ranks}, {machine} has {machine.num_gpus} GPUs"
+        raise UserError("num_ranks", what, "lower it")
+    ranks = settings.num_ranks or machine.num_gpus
+    return Place(ranks, True, "bf16", float(machine.gib), None)
 
 
 @dataclass(frozen=True)
@@ -43,8 +76,9 @@ class Forecast:
     """GiB of one rank, and the largest micro-batch.
 
     `parts` are by the formulas; all are multiplied by `correction`, what the run `measured` took
-    over what the formulas say of it (1 and empty where there is no such run). `device_gib` and
-    `largest` are None where it is not known what there is.
+    over what the formulas say of it (1 and empty where there is no such run). `device_gib`,
+    `host_gib` and `largest` are None where it is not known what there is. `host` is what all ranks
+    take of the host's memory, on GPUs: while they load the model, or for what is offloaded.
     """
 
     parts: Mapping[str, float]
@@ -52,6 +86,8 @@ class Forecast:
     largest: int | None
     correction: float = 1.0
     measured: str = ""
+    host: Mapping[str, float] = field(default_factory=dict)
+    host_gib: float | None = None
 
     @property
     def gib(self) -> float:
@@ -60,42 +96,59 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether a rank has so much, as far as is known."""
-        return self.device_gib is None or self.gib <= self.device_gib
+        """Whether a rank has so much and the host as well, as far as is known."""
+        return _is_there(self.gib, self.device_gib) and _is_there(self._of_host, self.host_gib)
+
+    @property
+    def _of_host(self) -> float:
+        return max(self.host.values(), default=0.0)
 
     def rows(self) -> list[tuple[str, str]]:
-        """For a table: the sum beside what there is, its parts, the largest micro-batch."""
-        there = "" if self.device_gib is None else f", {self.device_gib:.3g} are there"
-        said = f"about {self.gib:.2g} GiB{there}"
-        parts = [f"{n} {g:.2g}" for n, g in self.parts.items() if g >= LEAST_SHOWN_GIB]
-        by = "not measured yet: probe_steps 3 does"
+        """For a table: the sum beside what there is, its parts, the largest micro-batch, the host's
+        part on GPUs."""
+        parts = [f"{n} {needs.in_short(g)}" for n, g in self.parts.items() if g >= LEAST_SHOWN_GIB]
+        by = "not measured: probe_steps 3 does, where it runs"
         if self.measured:
             by = f"all times {self.correction:.2f}, as run {self.measured} took"
         most = "unknown" if self.largest is None else f"about {self.largest:,} conversations"
-        return [
-            ("memory of a rank", said if self.fits else f"DOES NOT FIT: {said}"),
+        rows = [
+            ("memory of a rank", _beside(self.gib, self.device_gib)),
             ("by the formulas", f"{', '.join(parts)}; {by}"),
             ("largest micro-batch", most),
         ]
+        if self.host:
+            host = [f"{name} {needs.in_short(gib)}" for name, gib in self.host.items() if gib]
+            said = _beside(self._of_host, self.host_gib, ", ".join(host))
+            rows.append(("memory of the host", said))
+        return rows
 
 
-def setup(settings: TrainSettings, base: str, num_ranks: int) -> Setup:
-    """Of a training of this base on so many ranks of this machine."""
+def _is_there(gib: float, there: float | None) -> bool:
+    return there is None or gib <= there
+
+
+def _beside(gib: float, there: float | None, parts: str = "") -> str:
+    """What is needed beside what there is, in words."""
+    said = f"about {needs.in_short(gib)} GiB" + (f" ({parts})" if parts else "")
+    said += "" if there is None else f", {there:.3g} are there"
+    return said if _is_there(gib, there) else f"DOES NOT FIT: {said}"
+
+
+def setup(settings: TrainSettings, base: str, place: Place) -> Setup:
+    """Of a training of this base at a place."""
     model = _model(base)
     config = model.config
     zero = runs.read_json(paths.ds_config("ds_config", settings.ds_config))
-    zero, on_gpu = zero.get("zero_optimization", {}), plan.num_gpus() > 0
-    precision = settings.precision
-    if precision == "auto":
-        precision = models.best_precision(on_gpu)
+    zero = zero.get("zero_optimization", {})
+    precision = place.precision if settings.precision == "auto" else settings.precision
     rank = settings.lora_rank
     job = needs.Job.under(
         zero,
         num_parameters=model.num_parameters(),
         num_trained=lora.num_trained(model, rank) if rank else None,
-        num_ranks=num_ranks,
+        num_ranks=place.num_ranks,
         half=precision != "fp32",
-        on_gpu=on_gpu,
+        on_gpu=place.on_gpu,
     )
     shape = fit.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
     return Setup(shape, job, zero, settings.gradient_checkpointing)
@@ -111,35 +164,43 @@ def of(
     manifest: Mapping[str, Any],
     lengths: Sequence[int],
     trained: Sequence[int],
+    machine: fit.Machine | None = None,
 ) -> Forecast:
-    """Of a training on conversations of so many tokens and trained tokens."""
-    ranks = plan.num_ranks(settings)
+    """Of a training on conversations of so many tokens and trained tokens, here or elsewhere."""
+    place = elsewhere(settings, machine) if machine else here(settings)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
     limit = tokenized.check_block_size(settings.block_size, manifest)
     lengths, trained = np.asarray(lengths), np.asarray(trained)
     kept = lengths <= limit
     tokens = float(lengths[kept].mean()) if settings.layout == "packed" and kept.any() else limit
     one = (tokens, float(trained[kept].mean()) if kept.any() else 0.0)
-    size = min(settings.per_device_train_batch_size, max(-(-int(kept.sum()) // ranks), 1))
-    chosen = setup(settings, base, ranks)
-    correction, measured = correction_of(base, ranks)
-    device_gib = needs.device_gib(chosen.job.on_gpu, ranks)
-    largest = None if device_gib is None else chosen.largest(*one, device_gib / correction)
-    parts = chosen.gib(size * one[0], size * one[1])
-    return Forecast(parts, device_gib, largest, correction, measured)
+    a_rank = max(-(-int(kept.sum()) // place.num_ranks), 1)
+    size = min(settings.per_device_train_batch_size, a_rank)
+    chosen = setup(settings, base, place)
+    correction, measured = (1.0, "") if machine else correction_of(base, place)
+    device_gib = place.device_gib
+    return Forecast(
+        chosen.gib(size * one[0], size * one[1]),
+        device_gib,
+        None if device_gib is None else chosen.largest(*one, device_gib / correction),
+        correction,
+        measured,
+        chosen.job.host_gib() if place.on_gpu else {},
+        place.host_gib,
+    )
 
 
-def correction_of(base: str, num_ranks: int) -> tuple[float, str]:
+def correction_of(base: str, place: Place) -> tuple[float, str]:
     """What the last run of this base took over what the formulas say of it, and the run's name.
 
     1 and "" where none ran, or one on another device, or one that was started at a shell.
     """
-    last = estimates.last_run(base, num_ranks)
-    if not last or last.on_gpu != (plan.num_gpus() > 0):
+    last = estimates.last_run(base, place.num_ranks)
+    if not last or last.on_gpu != place.on_gpu:
         return 1.0, ""
     arguments = runs.read_json(paths.run(last.run) / runs.ARGUMENTS)
-    settings = plan.settings_if_any(arguments, num_ranks)
+    settings = plan.settings_if_any(arguments, place.num_ranks)
     if not settings:
         return 1.0, ""
-    parts = setup(settings, base, num_ranks).gib(last.micro_batch_tokens, last.micro_batch_trained)
+    parts = setup(settings, base, place).gib(last.micro_batch_tokens, last.micro_batch_trained)
     return last.memory_gib / sum(parts.values()), last.run

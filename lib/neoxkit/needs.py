@@ -99,6 +99,15 @@ class Job:
         return num_bytes / (self.num_ranks if self.zero_stage >= stage else 1)
 
 
+def in_short(gib: float) -> str:
+    """GiB as people read them.
+
+    >>> in_short(0.2649), in_short(3.84), in_short(178.2)
+    ('0.26', '3.8', '178')
+    """
+    return f"{gib:.2g}" if gib < 10 else f"{gib:,.0f}"
+
+
 def check_disk(run: Path, job: Job, limit: int | None) -> None:
     """There must be room for the checkpoints that are kept, the next one, and the model.
 
