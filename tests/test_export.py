@@ -1,12 +1,15 @@
 """The model folder a run leaves."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig
 
-from neoxkit import export
+from neoxkit import export, model_card
 from neoxkit.tiny import tiny_folder
 
 
@@ -35,3 +38,41 @@ def test_what_older_tools_can_read_already_is_left_alone(tmp_path: Path, name: s
     before = [(p.name, p.read_bytes()) for p in tmp_path.iterdir()]
     export.for_older_readers(tmp_path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == before
+
+
+def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
+    """The base and the text may lie anywhere; what is pushed names neither place."""
+    base = tmp_path / "secret" / "base"
+    base.mkdir(parents=True)
+    facts = {
+        "base": str(base), "lora_rank": 0, "from_scratch": False, "eval_loss": 1000.0,
+        "block_size": 280, "agent_name": "Joi", "step": 3, "trained_tokens": 9,
+        "train_seconds": 1.5, "precision": "fp32",
+    }  # fmt: skip
+    source = {"path": str(tmp_path / "secret" / "mine.txt"), "sha256": "abc"}
+    manifest = {"source": source, "sides": {"train": {"conversations": 7}}, "train_on": "agent"}
+    card = model_card.card(facts, manifest, dict.fromkeys(model_card.SETTINGS, 1))
+    assert card.startswith("---\nlibrary_name: transformers\n") and "base_model" not in card
+    assert "# base, fine-tuned on mine.txt" in card and "`Joi:`" in card
+    assert "secret" not in card and "transformers 5." in card
+    facts["base"] = "EleutherAI/pythia-70m"
+    card = model_card.card(facts, manifest, dict.fromkeys(model_card.SETTINGS, 1))
+    assert "base_model: EleutherAI/pythia-70m" in card
+
+
+def test_who_asks_as_the_card_says_gets_one_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def pipeline(task: str, model: str) -> Any:
+        def ask(chat: list, stop_strings: str, tokenizer: str, **_: Any) -> list[dict]:
+            assert (chat[0]["role"], stop_strings, tokenizer) == ("user", "\n\nUser:", "its own")
+            said = {"role": "assistant", "content": " Hello.\n\nUser:"}
+            return [{"generated_text": [*chat, said]}]
+
+        ask.tokenizer = "its own"
+        assert (task, model) == ("text-generation", 'a "folder"')
+        return ask
+
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
+    exec(model_card.usage('a "folder"'), {})
+    assert capsys.readouterr().out == "Hello.\n"

@@ -29,6 +29,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "tokens": ("tiny", "table", "tokens", "policy", "quality", "tokenized"),
     "tensors": (
         "lora",
+        "model_card",
         "batches",
         "sampler",
         "losses",
@@ -80,12 +81,14 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
-    "errors", "lora", "fit", "rescore", "harness", "forecast", "trial", "range_test",
+    "errors", "lora", "model_card", "share", "fit", "rescore", "harness", "forecast", "trial",
+    "range_test",
     "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
-    "estimates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments", "compare",
+    "estimates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments",
+    "compare",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -193,10 +194,15 @@ assert said[0]["generated_text"][-1]["role"] == "assistant"
     ]
     card = (unbroken / "model" / "README.md").read_text()
     assert (
-        "data/small.txt" in card
+        "# tiny, fine-tuned on small.txt" in card
         and "| learning_rate | 0.002 |" in card
         and "per trained token" in card
     )
+    (program,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    program = program.replace("PLACE", str(unbroken / "model"))
+    command = [sys.executable, "-I", "-c", program]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.strip() and "\n\nUser:" not in said
 
 
 def test_padded_rows_train_to_the_same_losses(home: Path, zygote: Zygote, unbroken: Path) -> None:

@@ -1,99 +1,13 @@
-"""The model folder a run leaves: weights, tokenizer, chat template, card; then FINISHED.json."""
+"""The model folder a run leaves: weights, tokenizer, card; then FINISHED.json."""
 
-import json
-import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
 
-from neoxkit import models, paths, run_card, runs
+from neoxkit import model_card, run_card, runs
 from neoxkit.arguments import KitArguments
-from neoxkit.tiny import TINY
-
-
-def chat_template(agent_name: str) -> str:
-    """The kit's text format as a chat template, so that `apply_chat_template` gives the prompt that
-    was trained: turns with a blank line between, and the agent's label without a blank after it."""
-    agent = json.dumps(f"{agent_name}:")
-    return (
-        "{%- for message in messages -%}"
-        "{%- if not loop.first -%}{{ '\\n\\n' }}{%- endif -%}"
-        "{%- if message['role'] == 'system' -%}{{ message['content'] | trim }}"
-        "{%- elif message['role'] == 'user' -%}{{ 'User: ' + message['content'] | trim }}"
-        "{%- else -%}{{ " + agent + " + ' ' + message['content'] | trim }}{%- endif -%}"
-        "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}{{ '\\n\\n' + " + agent + " }}"
-        "{%- elif messages and messages[-1]['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}"
-    )
-
-
-def card(
-    facts: Mapping[str, Any], manifest: Mapping[str, Any], arguments: Mapping[str, Any]
-) -> str:
-    """The model card: base, data, settings, scores (Markdown with the hub's front matter)."""
-    base = facts["base"]
-    library = "peft" if facts["lora_rank"] else "transformers"
-    front = [f"library_name: {library}", "pipeline_tag: text-generation", "tags: [neoxkit]"]
-    if base != TINY and paths.local_folder(base) is None:
-        front.append(f"base_model: {models.resolve(base)}")
-    names = [
-        "learning_rate",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "weight_decay",
-        "max_grad_norm",
-        "seed",
-    ]
-    settings = "\n".join(f"| {name} | {arguments[name]} |" for name in names)
-    rows = manifest["sides"]["train"]
-    eval_loss = facts["eval_loss"]
-    scores = "none: the eval side was empty"
-    if eval_loss is not None:
-        scores = f"loss {eval_loss:.4f} per trained token (perplexity {math.exp(eval_loss):.3f})"
-    return "\n".join(
-        [
-            "---",
-            *front,
-            "---",
-            "",
-            f"# {base}, fine-tuned on {Path(manifest['source']['path']).name}",
-            "",
-            f"Made with neoxkit and DeepSpeed. Base: `{base}`"
-            + (" (its shape, from random weights)." if facts["from_scratch"] else ".")
-            + (f" LoRA adapters of rank {facts['lora_rank']}." if facts["lora_rank"] else ""),
-            "",
-            f"**Data.** `{manifest['source']['path']}` (SHA-256 `{manifest['source']['sha256']}`): "
-            f"{rows['conversations']:,} conversations of at most {facts['block_size']} tokens; "
-            f"trained on: {manifest['train_on']}.",
-            "",
-            f"**Prompt.** `User: ...`, a blank line, `{facts['agent_name']}:` - the chat template "
-            "writes it. A reply ends with the end mark or with a blank line and `User:`.",
-            "",
-            "```python",
-            "from transformers import pipeline",
-            "",
-            'chat = [{"role": "user", "content": "Hello!"}]',
-            'ask = pipeline("text-generation", model="PLACE")  # this repository, or its folder',
-            'print(ask(chat)[0]["generated_text"][-1]["content"])',
-            "```",
-            "",
-            f"**Scores on the eval side.** {scores}.",
-            "",
-            f"**Training.** {facts['step']:,} steps, {facts['trained_tokens']:,} trained tokens, "
-            f"{facts['train_seconds']:,} seconds, {facts['precision']}.",
-            "",
-            "| setting | value |",
-            "|---|---|",
-            settings,
-            "",
-        ]
-    )
 
 
 def for_older_readers(folder: Path) -> None:
@@ -152,13 +66,14 @@ def finish(
     }
     if not kit.trial:
         assert weights, "the weights were not gathered"
-        tokenizer.chat_template = chat_template(manifest["agent_name"])
+        tokenizer.chat_template = model_card.chat_template(manifest["agent_name"])
         tokenizer.model_max_length = trainer.model.config.max_position_embeddings
         tokenizer.save_pretrained(part)
         for_older_readers(part)
         # A pickle: nobody needs it to use the model.
         (part / "training_args.bin").unlink(missing_ok=True)
-        (part / "README.md").write_text(card(facts, manifest, trainer.args.to_dict()), "utf-8")
+        card = model_card.card(facts, manifest, trainer.args.to_dict())
+        (part / "README.md").write_text(card, "utf-8")
         runs.flush_all(part)
         target = folder / "model"
         shutil.rmtree(target, ignore_errors=True)

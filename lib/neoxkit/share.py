@@ -5,19 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from neoxkit import lora, paths, runs, views
+from neoxkit import lora, model_card, paths, runs, views
 from neoxkit.errors import UserError, shorten
 
-# Plain transformers, without the kit.
-ANSWER = """
-import sys
-from transformers import pipeline
-chat = [{"role": "user", "content": sys.argv[2]}]
-said = pipeline("text-generation", model=sys.argv[1])(chat, max_new_tokens=32)
-print(said[0]["generated_text"][-1]["content"])
-"""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-QUESTION = "Hello!"
 
 
 def whole_model(folder: Path) -> Path:
@@ -30,10 +21,10 @@ def whole_model(folder: Path) -> Path:
 
 
 def answer(model: Path) -> str:
-    """What a model folder answers to QUESTION through transformers' pipeline, in a fresh process
-    that has neither the kit nor a network; refused where it doesn't."""
+    """What a model folder answers when it is asked as its card says: by transformers' pipeline, in
+    a fresh process that has neither the kit nor a network; refused where it doesn't."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", ANSWER, str(model), QUESTION],
+        [sys.executable, "-I", "-c", model_card.usage(str(model))],
         capture_output=True, text=True, check=False, env={**os.environ, **OFFLINE},
     )  # fmt: skip
     if done.returncode:
@@ -55,9 +46,8 @@ def share(run: str, hub_model_id: str = "") -> views.View:
         said = f"adapters alone: neoxkit merge {run} makes a model that answers by itself"
         return views.sentences([said])
     model = whole_model(folder)
-    lines = [
-        f"asked {QUESTION!r} by a plain pipeline, {paths.short(model)} says: {answer(model)!r}"
-    ]
+    asked = f"asked {model_card.QUESTION!r} by a plain pipeline"
+    lines = [f"{asked}, {paths.short(model)} says: {answer(model)!r}"]
     lines.append(
         f"pushed to {push(model, hub_model_id)}" if hub_model_id else "not pushed anywhere"
     )
