@@ -5,8 +5,10 @@ READY := .venv/ready
 TASKS := .venv/tasks
 TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
+GGUF := .venv-gguf
+GGUF_READY := .venv-gguf/ready
 
-.PHONY: help setup demo test test-demo test-slow test-browser test-crash lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-demo test-slow test-browser test-gguf test-crash lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -15,6 +17,7 @@ help:
 	@echo "make test-demo  the whole demo and what its model must answer"
 	@echo "make test-slow  what takes minutes: a compiled model, a killed sweep, measured memory"
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
+	@echo "make test-gguf  a model converted for llama.cpp (compiles that once; needs a C++ compiler)"
 	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
 	@echo "make lab     JupyterLab in notebooks/"
 	@echo "make doctor  what this machine has and what is missing"
@@ -54,6 +57,21 @@ test-slow: $(READY)
 test-browser: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	@$(BIN)/python -m pytest -m browser
+
+# Its source package holds the converter, which asks for transformers 4.
+$(GGUF_READY): tests/gguf-requirements.txt constraints.txt
+	@echo "Setting up $(GGUF) (once; llama.cpp is compiled: ten minutes on two cores) ..."
+	@test -x $(GGUF)/bin/pip || $(PYTHON) -m venv $(GGUF)
+	@$(GGUF)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@CMAKE_ARGS="-DMTMD_BUILD=OFF" $(GGUF)/bin/pip install --quiet --disable-pip-version-check -r tests/gguf-requirements.txt
+	@$(GGUF)/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
+	  -d $(GGUF)/source $$(grep ^llama tests/gguf-requirements.txt)
+	@mkdir -p $(GGUF)/llama.cpp
+	@tar -xzf $(GGUF)/source/*.tar.gz -C $(GGUF)/llama.cpp --strip-components=3 --wildcards '*/vendor/llama.cpp'
+	@touch $(GGUF_READY)
+
+test-gguf: $(READY) $(GGUF_READY)
+	@$(BIN)/python -m pytest -m gguf
 
 test-crash: $(READY)
 	@$(BIN)/python -m pytest -m crash

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neoxkit import models, tiny
 from neoxkit.errors import UserError
-from neoxkit.export import chat_template
+from neoxkit.model_card import chat_template
 from neoxkit.turns import Conversation, Turn, prompt
 
 
