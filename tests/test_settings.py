@@ -8,7 +8,8 @@ import papermill.cli
 import pytest
 
 from neoxkit.errors import UserError
-from neoxkit.settings import EvaluateSettings, Settings, TokenizeSettings, TrainSettings, convert
+from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
+from neoxkit.validated import Settings, convert
 
 
 def refusal(make: Any, **values: Any) -> str:

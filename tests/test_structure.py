@@ -17,6 +17,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "ground": ("errors", "paths", "workers"),
     "files and settings": (
         "turns",
+        "validated",
         "settings",
         "runs",
         "run_card",
@@ -83,7 +84,7 @@ LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in mo
 WITHOUT_TORCH = (
     "errors", "lora", "model_card", "share", "fit", "rescore", "harness", "forecast", "trial",
     "range_test",
-    "paths", "workers", "turns", "settings", "runs", "lock", "guard", "blocks",
+    "paths", "workers", "turns", "validated", "settings", "runs", "lock", "guard", "blocks",
     "text_format", "json_format", "conversations", "tiny", "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",

@@ -17,8 +17,9 @@ from IPython.display import display
 from neoxkit import browser, estimates, forecast, plan, plots, policy, tokenized, views
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
-from neoxkit.settings import Settings, TokenizeSettings, TrainSettings, convert
+from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.table import Table
+from neoxkit.validated import Settings, convert
 from neoxkit.views import View
 
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)

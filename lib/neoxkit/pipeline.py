@@ -19,10 +19,10 @@ from neoxkit.settings import (
     STAGES,
     CompareSettings,
     EvaluateSettings,
-    Settings,
     TokenizeSettings,
     TrainSettings,
 )
+from neoxkit.validated import Settings
 
 OWNER = "NEOXKIT_OWNER"  # the process that started this one for itself, where there is one
 MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known

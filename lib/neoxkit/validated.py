@@ -1,0 +1,149 @@
+"""What a settings class is: fields with help and rules, their conversion, and ways to show them."""
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+import yaml
+
+from neoxkit.errors import UserError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A dataclass field with its help text and its rule: choices, or bounds (above: exclusive)."""
+    rule = {"help": help, "choices": choices, "least": least, "most": most, "above": above}
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=rule)
+    return field(default=default, metadata=rule)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the settings classes share: conversion, checks, and ways to show themselves."""
+
+    notebook: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = convert(f.name, f.type, getattr(self, f.name), f.default)
+            _check(f.name, value, f.metadata)
+            object.__setattr__(self, f.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Rules that look at more than one setting."""
+
+    @classmethod
+    def from_parameters(cls, names: Mapping[str, Any]) -> Self:
+        """Pick this class's settings out of a notebook's names (`globals()`) and check them."""
+        missing = [f.name for f in fields(cls) if f.name not in names]
+        if missing:
+            raise UserError(missing[0], "has no value", "run the parameters cell first")
+        return cls(**{f.name: names[f.name] for f in fields(cls)})
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, in the order of the parameters cell."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        plain = type(self)()
+        return {k: v for k, v in self.as_dict().items() if v != getattr(plain, k)}
+
+    def papermill_command(self) -> str:
+        """The line that repeats this notebook with these settings, unattended.
+
+        The executed copy goes where `neoxkit run` puts it: 01 has no run and goes by its dataset,
+        04 by its name.
+        """
+        values = self.as_dict()
+        folder = f"runs/{next(values[k] for k in ('run', 'dataset', 'name') if k in values)}"
+        parts = ["papermill", f"notebooks/{self.notebook}.ipynb", f"{folder}/{self.notebook}.ipynb"]
+        plain = {k: v for k, v in self.changed().items() if not isinstance(v, dict | list)}
+        for name, value in plain.items():
+            raw = isinstance(value, str)  # -r keeps text that reads like a number as text
+            parts += ["-r" if raw else "-p", name, str(value)]
+        nested = {k: v for k, v in self.changed().items() if isinstance(v, dict | list)}
+        if nested:
+            parts += ["-y", as_yaml(nested)]
+        return f"mkdir -p {folder} && {shlex.join(parts)}"
+
+
+def as_yaml(value: Any) -> str:
+    """A value as YAML on one line, which reads back as the same value."""
+    options = {"default_flow_style": True, "allow_unicode": True, "sort_keys": False}
+    return yaml.safe_dump(value, width=10**9, **options).strip()
+
+
+def example(name: str, kind: Any, default: Any) -> str:
+    """How a value of a setting is written; `default` is a right value of the numbers.
+
+    >>> example("restart", bool, None), example("block_size", int, 280)
+    ('write true or false', 'write for example 280')
+    """
+    nested = {list: '["Hi"]', dict: "{adam_beta1: 0.9}"}.get(kind)
+    if nested:
+        return f"write {nested}; at a shell: -p {name} '{nested}'"
+    return "write true or false" if kind is bool else f"write for example {default}"
+
+
+def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
+    """A value as its setting's type; papermill and YAML hand over text and numbers of other types.
+
+    >>> convert("learning_rate", float, "2e-5"), convert("restart", bool, "true")
+    (2e-05, True)
+    """
+    try:
+        if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if kind is int and isinstance(value, str):
+            value = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+        if kind is int and isinstance(value, float) and value == int(value):
+            return int(value)
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    if kind is list and isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    if kind is str and isinstance(value, int | float):
+        raise UserError(
+            name,
+            f"got the number {value!r} for a text",
+            f"quote it in YAML; with papermill: -r {name} TEXT",
+        )
+    nouns = {int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+    noun = nouns.get(kind, "a mapping" if kind is dict else "text")
+    raise UserError(name, f"must be {noun}, got {value!r}", example(name, kind, default))
+
+
+def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
+    if rule["choices"] and value not in rule["choices"]:
+        raise UserError(name, f"got {value!r}", f"choose one of {', '.join(rule['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        what = "is not a number (nan)" if math.isnan(value) else "must be finite"
+        raise UserError(name, what, "give a number")
+    least, most, above = rule["least"], rule["most"], rule["above"]
+    if least is not None and value < least:
+        raise UserError(name, f"must be at least {least}, got {value:g}", f"choose {least} or more")
+    if above is not None and value <= above:
+        raise UserError(name, f"must be above {above}, got {value:g}", f"choose more than {above}")
+    if most is not None and value > most:
+        raise UserError(name, f"must be at most {most}, got {value:g}", f"choose {most} or less")
