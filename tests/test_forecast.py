@@ -59,6 +59,23 @@ def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.Monkey
     assert dict(small.rows())["largest micro-batch"] == "about 0 conversations"
 
 
+def test_of_trainings_that_need_the_same_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other rates need no other memory; three at once have a third each."""
+    taken = of(per_device_train_batch_size=1).gib
+    settings = [
+        TrainSettings(run=f"{name}", dataset="small", learning_rate=rate, block_size=size)
+        for name, rate, size in (("a", 1e-3, 0), ("b", 2e-3, 0), ("c", 1e-3, 40))
+    ]
+    assert forecast.doubts(settings) == []
+    monkeypatch.setattr(needs, "available_gib", lambda: 2 * taken)
+    told = forecast.doubts(settings, at_once=3)
+    assert [line.partition(", memory of a rank: DOES NOT FIT: about ")[0] for line in told] == [
+        "a",
+        "c",
+    ]
+    assert forecast.doubts([], at_once=3) == []
+
+
 def test_where_nobody_says_what_there_is_nothing_is_refused() -> None:
     unknown = forecast.Forecast({"weights": 100.0}, None, None)
     assert unknown.fits and dict(unknown.rows())["largest micro-batch"] == "unknown"

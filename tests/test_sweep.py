@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import experiments, lock, parameters, paths, plan, runs, sweep
+from neoxkit import experiments, forecast, lock, parameters, paths, plan, runs, sweep
 from neoxkit.errors import UserError
 from neoxkit.settings import EvaluateSettings, TrainSettings
 
@@ -130,6 +130,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
     monkeypatch.setattr(plan, "num_gpus", lambda: 0)
     monkeypatch.setattr(plan, "check", lambda settings: {})
+    monkeypatch.setattr(forecast, "doubts", lambda settings, at_once: [])
     monkeypatch.setattr(sweep, "_compare", lambda name, made: 0)
     return sweep.variants({"run": "g"}, {"seed": [1, 2]})
 
@@ -187,6 +188,24 @@ def test_a_variant_that_still_saves_is_waited_for(
     threading.Timer(1.5, held.close).start()
     assert sweep.run("g", two[:1], ["02_train"]) == 0
     assert begun == [False]
+
+
+def test_what_may_not_fit_is_said_before_the_first_begins(
+    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Of those that are still to be trained; each is tried all the same."""
+
+    def doubts(settings: list[TrainSettings], at_once: int) -> list[str]:
+        assert ([one.seed for one in settings], at_once) == ([2], 1)
+        return ["g.seed=2, DOES NOT FIT"]
+
+    monkeypatch.setattr(forecast, "doubts", doubts)
+    monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
+    two[0].folder.mkdir()
+    runs.write_json(two[0].folder / runs.FINISHED, {})
+    assert sweep.run("g", two, ["02_train"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "note: g.seed=2, DOES NOT FIT; it is tried all the same"
 
 
 def test_what_was_evaluated_otherwise_is_evaluated_again(two: list[sweep.Variant]) -> None:

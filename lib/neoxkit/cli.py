@@ -193,15 +193,13 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
     """The forecast of a training, here or on a machine; exit code 1 where it does not fit."""
-    from neoxkit import forecast, tokenized, trial, views
+    from neoxkit import forecast, trial, views
 
     if len(machines) > 1:
         raise UserError("--machine", f"got {len(machines)} for one training", "give one")
-    data, manifest = tokenized.load(paths.tokenized(settings.dataset))
     if not machines:
         trial.probe(settings, terminal.Counting)
-    rows = data["train"]
-    found = forecast.of(settings, manifest, rows["length"][:], rows["trained"][:], *machines)
+    found = forecast.on_dataset(settings, machine=machines[0] if machines else None)
     print(views.table(found.rows()).text)
     return 0 if found.fits else 1
 

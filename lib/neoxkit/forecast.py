@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEAST_SHOWN_GIB = 0.005  # of a part
+# The settings that memory depends on.
+OF_MEMORY = (
+    "dataset", "model_name_or_path", "lora_rank", "block_size", "layout", "ds_config", "num_ranks",
+    "precision", "per_device_train_batch_size", "gradient_checkpointing",
+)  # fmt: skip
+MISFIT = "DOES NOT FIT: "
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,13 @@ class Place:
     host_gib: float | None
 
 
-def here(settings: TrainSettings) -> Place:
-    """This machine, with the ranks that the settings mean on it."""
+def here(settings: TrainSettings, at_once: int = 1) -> Place:
+    """This machine, with the ranks that the settings mean on it; `at_once` trainings share its
+    host's memory."""
     ranks, on_gpu = plan.num_ranks(settings), plan.num_gpus() > 0
     precision = models.best_precision(on_gpu)
-    device_gib = needs.device_gib(on_gpu, ranks)
-    return Place(ranks, on_gpu, precision, device_gib, needs.available_gib())
+    device_gib = needs.device_gib(on_gpu, ranks if on_gpu else ranks * at_once)
+    return Place(ranks, on_gpu, precision, device_gib, needs.available_gib() / at_once)
 
 
 def elsewhere(settings: TrainSettings, machine: fit.Machine) -> Place:
@@ -100,6 +107,12 @@ class Forecast:
         return _is_there(self.gib, self.device_gib) and _is_there(self._of_host, self.host_gib)
 
     @property
+    def misfit(self) -> str:
+        """What does not fit, in words; empty where all does."""
+        rows = [f"{name}: {said}" for name, said in self.rows() if said.startswith(MISFIT)]
+        return "; ".join(rows)
+
+    @property
     def _of_host(self) -> float:
         return max(self.host.values(), default=0.0)
 
@@ -131,7 +144,7 @@ def _beside(gib: float, there: float | None, parts: str = "") -> str:
     """What is needed beside what there is, in words."""
     said = f"about {needs.in_short(gib)} GiB" + (f" ({parts})" if parts else "")
     said += "" if there is None else f", {there:.3g} are there"
-    return said if _is_there(gib, there) else f"DOES NOT FIT: {said}"
+    return said if _is_there(gib, there) else MISFIT + said
 
 
 def setup(settings: TrainSettings, base: str, place: Place) -> Setup:
@@ -165,9 +178,11 @@ def of(
     lengths: Sequence[int],
     trained: Sequence[int],
     machine: fit.Machine | None = None,
+    at_once: int = 1,
 ) -> Forecast:
-    """Of a training on conversations of so many tokens and trained tokens, here or elsewhere."""
-    place = elsewhere(settings, machine) if machine else here(settings)
+    """Of a training on conversations of so many tokens and trained tokens, here (where `at_once`
+    such trainings share the host's memory) or on another machine."""
+    place = elsewhere(settings, machine) if machine else here(settings, at_once)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
     limit = tokenized.check_block_size(settings.block_size, manifest)
     lengths, trained = np.asarray(lengths), np.asarray(trained)
@@ -188,6 +203,22 @@ def of(
         chosen.job.host_gib() if place.on_gpu else {},
         place.host_gib,
     )
+
+
+def on_dataset(settings: TrainSettings, **where: Any) -> Forecast:
+    """The same of a training on the dataset that the settings name."""
+    data, manifest = tokenized.load(paths.tokenized(settings.dataset))
+    rows = data["train"]
+    return of(settings, manifest, rows["length"][:], rows["trained"][:], **where)
+
+
+def doubts(settings: Sequence[TrainSettings], at_once: int = 1) -> list[str]:
+    """Of trainings, the first of those that take the same memory and may not have it, in words."""
+    first: dict[tuple, TrainSettings] = {}
+    for one in settings:
+        first.setdefault(tuple(getattr(one, name) for name in OF_MEMORY), one)
+    found = {one.run: on_dataset(one, at_once=at_once) for one in first.values()}
+    return [f"{run}, {one.misfit}" for run, one in found.items() if not one.fits]
 
 
 def correction_of(base: str, place: Place) -> tuple[float, str]:

@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import compare, experiments, listing, lock, paths, pipeline, plan, runs, terminal
+from neoxkit import (
+    compare,
+    experiments,
+    forecast,
+    listing,
+    lock,
+    paths,
+    pipeline,
+    plan,
+    runs,
+    terminal,
+)
 from neoxkit.errors import UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
@@ -108,6 +119,10 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     parts = environments([variant.settings for variant in made], at_once)
     for variant in made:  # before the first of them starts
         plan.check(_with_its_ranks(variant.settings, parts[0]))
+    to_train = [v for v in made if runs.state(v.folder) != "finished"]
+    wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
+    for doubt in forecast.doubts(wanted, len(parts)):
+        print(f"note: {doubt}; it is tried all the same", flush=True)
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:
         slots.put(part)
