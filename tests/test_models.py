@@ -93,6 +93,17 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
+def test_the_hubs_client_says_nothing_beside_that_line(capfd: pytest.CaptureFixture) -> None:
+    """It tells of each try, in a process that starts anew."""
+    code = (
+        "import huggingface_hub, logging; from neoxkit import models\n"
+        "models.resolve('pythia-70m')\n"
+        "logging.getLogger('huggingface_hub.utils._http').warning('Retrying in 1s')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_vocabulary_too_large_is_refused() -> None:
     model, tokenizer = models.load_model("tiny"), models.load_tokenizer("tiny")
     models.check_vocabulary(model, tokenizer)

@@ -1,5 +1,6 @@
 """Load a model and its tokenizer by name or folder, and check that they fit together."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +29,17 @@ def resolve(name: str) -> str:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         paths.find("model_name_or_path", name)  # refuses it
     if "/" not in name and name.startswith(_SHORT_NAMES):
-        return f"EleutherAI/{name}"
+        return _on_the_hub(f"EleutherAI/{name}")
     if "/" not in name:
         raise UserError(
             "model_name_or_path", f"{name!r} is no folder here", "use tiny, a folder, or owner/name"
         )
+    return _on_the_hub(name)
+
+
+def _on_the_hub(name: str) -> str:
+    """A hub's name. Each try of its client to reach the network is no news: one line follows."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return name
 
 
