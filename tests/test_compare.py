@@ -76,6 +76,17 @@ def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
     assert "eval loss at 150 tokens" in shown[0] and "3.0000" in shown[1]
 
 
+def test_a_run_that_failed_early_does_not_move_the_place_where_runs_are_compared(
+    home: Path,
+) -> None:
+    make(home, "a", 100, [4.0, 2.0])
+    (make(home, "b", 100, [9.0], learning_rate=2e-3) / runs.FINISHED).unlink()
+    chosen = experiments.load([])
+    assert experiments.equal_tokens(chosen) == 200
+    assert [line["equal_loss"] for line in experiments.scores(chosen)] == [2.0, None]
+    assert experiments.equal_tokens(chosen[1:]) == 100
+
+
 def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -> None:
     make(home, "a", 100, [4.0, 2.0])
     folder = make(home, "b", 100, [float("nan")], learning_rate=2e-3)
@@ -130,8 +141,11 @@ def test_labels_are_the_values_that_differ_or_the_names(home: Path) -> None:
 
 
 def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
-    for name, rate, size, loss in (("a", 2e-3, 8, 1.0), ("b", 1e-3, 8, 2.0), ("c", 1e-3, 16, 3.0)):
-        make(home, name, 100, [loss], learning_rate=rate, block_size=size)
+    """At the 100 tokens that all were trained on, though one of them went on."""
+    for name, rate, size, losses in (
+        ("a", 2e-3, 8, [1.0]), ("b", 1e-3, 8, [2.0]), ("c", 1e-3, 16, [3.0, 0.5]),
+    ):  # fmt: skip
+        make(home, name, 100, losses, learning_rate=rate, block_size=size)
     found = experiments.grid(experiments.load([]))
     assert (found["row_name"], found["rows"]) == ("block_size", [8, 16])
     assert (found["column_name"], found["columns"]) == ("learning_rate", [1e-3, 2e-3])

@@ -108,10 +108,15 @@ def test_every_figure_renders_and_has_labels(name: str) -> None:
 def test_the_lowest_loss_is_framed_and_a_gap_is_named() -> None:
     losses = np.array([[2.0, 1.5], [np.nan, 3.0]])
     counts = np.array([[1, 1], [0, 3]])
-    figure = charts.heat_map(losses, counts, [8, 16], [1e-3, 2e-3], "block_size", "learning_rate")
+    figure = charts.heat_map(
+        losses, counts, [8, 16], [1e-3, 2e-3], "block_size", "learning_rate", 9000
+    )
     axes = figure.axes[0]
-    assert axes.get_title("left") == "eval loss (means of up to 3 runs); the lowest is framed"
-    assert [text.get_text() for text in axes.texts] == ["2.0000", "1.5000", "no run", "3.0000"]
+    assert (
+        axes.get_title("left")
+        == "eval loss at 9,000 tokens (means of up to 3 runs); the lowest is framed"
+    )
+    assert [text.get_text() for text in axes.texts] == ["2.0000", "1.5000", "none", "3.0000"]
     (frame,) = axes.patches
     assert frame.get_xy() == (0.5, -0.5)  # around the second of the first line
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning_rate", "block_size")

@@ -48,8 +48,8 @@ def overlay(curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: 
         )  # fmt: skip
     if equal_tokens:
         axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
-        axes.text(equal_tokens, 0.99, "all reach ", color=GREY, fontsize=8, ha="right", va="top",
-                  transform=axes.get_xaxis_transform())  # fmt: skip
+        axes.text(equal_tokens, 0.99, "all finished reach ", color=GREY, fontsize=8, ha="right",
+                  va="top", transform=axes.get_xaxis_transform())  # fmt: skip
     label_axes(
         axes, "tokens trained on", "loss (nats per trained token)",
         "eval loss (points), train loss (faint)",
@@ -73,14 +73,16 @@ def heat_map(
     columns: Sequence[Any],
     row_name: str,
     column_name: str,
+    equal_tokens: int,
 ) -> Picture:
-    """The eval loss of each pair of two settings; NaN where there is no run. The best is framed."""
+    """The eval loss of each pair of two settings after so many trained tokens; NaN where no run
+    reached them. The best is framed."""
     figure, axes = new_figure(1.6 + 0.55 * len(rows))
     drawn = axes.imshow(losses, cmap="viridis", aspect="auto")
     low, high = np.nanmin(losses), np.nanmax(losses)
     for (y, x), loss in np.ndenumerate(losses):
         if np.isnan(loss):
-            axes.text(x, y, "no run", ha="center", va="center", color=GREY)
+            axes.text(x, y, "none", ha="center", va="center", color=GREY)
             continue
         dark = loss - low < (high - low) / 2
         axes.text(x, y, f"{loss:.4f}", ha="center", va="center", color="white" if dark else "black")
@@ -89,7 +91,8 @@ def heat_map(
         Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
     )
     several = f" (means of up to {counts.max()} runs)" if counts.max() > 1 else ""
-    label_axes(axes, column_name, row_name, f"eval loss{several}; the lowest is framed")
+    title = f"eval loss at {equal_tokens:,} tokens{several}; the lowest is framed"
+    label_axes(axes, column_name, row_name, title)
     axes.grid(False)
     axes.set_xticks(range(len(columns)), [f"{value}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value}" for value in rows])

@@ -76,7 +76,8 @@ def seeds(chosen: Sequence[Run]) -> views.View:
         )
         for group in groups
     ]
-    header = (*names, "seeds", "mean eval loss", "95 % interval", "above the first")
+    mean = f"mean eval loss at {experiments.equal_tokens(chosen):,} tokens"
+    header = (*names, "seeds", mean, "95 % interval", "above the first")
     return views.table(rows, header)
 
 

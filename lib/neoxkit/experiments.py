@@ -118,8 +118,13 @@ def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
 
 
 def equal_tokens(chosen: Sequence[Run]) -> int:
-    """The most trained tokens that every run reached, of those that were evaluated; 0 for none."""
-    last = [run.trained_tokens([run.of("eval")[-1]["step"]])[0] for run in chosen if run.of("eval")]
+    """The most trained tokens that every finished run reached, of those that were evaluated; where
+    none is finished, that every run reached. 0 for none."""
+    evaluated = [run for run in chosen if run.of("eval")]
+    last = [
+        run.trained_tokens([run.of("eval")[-1]["step"]])[0]
+        for run in [run for run in evaluated if run.state == "finished"] or evaluated
+    ]
     return int(min(last, default=0))
 
 
@@ -171,7 +176,7 @@ def notes(chosen: Sequence[Run]) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ in their seed alone: their final eval losses, by seed.
+    """Finished runs that differ in their seed alone: their eval losses at equal tokens, by seed.
 
     `differs`: what tells this group from the others.
     """
@@ -215,7 +220,9 @@ def over_seeds(chosen: Sequence[Run]) -> list[Group]:
 
     Empty where no two of them do. Random weights of a base from scratch go by the seed.
     """
-    finished = [run for run in chosen if run.state == "finished" and run.of("eval")]
+    equal = equal_tokens(chosen)
+    losses = {run.folder: eval_loss_at(run, equal) for run in chosen if run.state == "finished"}
+    finished = [run for run in chosen if losses.get(run.folder) is not None]
     values = differing(finished)
     seeds = values.pop("seed", [])
     groups: list[Group] = []
@@ -226,18 +233,19 @@ def over_seeds(chosen: Sequence[Run]) -> list[Group]:
         group = next((one for one in groups if one.differs == what), None)
         if group is None:
             groups.append(group := Group(what, {}))
-        group.losses.setdefault(seed, run.of("eval")[-1]["loss"])
+        group.losses.setdefault(seed, losses[run.folder])
     several = any(len(group.losses) > 1 for group in groups)
     return sorted(groups, key=lambda group: group.mean) if several else []
 
 
 def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
     """Two settings differ and nothing else, the seed left aside: their values, and the eval loss of
-    each pair, the mean where there are several runs of it.
+    each pair at equal tokens, the mean where there are several runs of it.
 
     `losses` and `counts` (of runs) have shape (len(rows), len(columns)); a loss is NaN where there
-    is no run.
+    is no run that reached so many tokens.
     """
+    equal = equal_tokens(chosen)
     values = settings_that_differ(chosen)
     if len(values) == 3:
         values.pop("seed", None)
@@ -247,16 +255,15 @@ def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
     rows, columns = _in_order(row_values), _in_order(column_values)
     found: dict[tuple[int, int], list[float]] = {}
     for run, row, column in zip(chosen, row_values, column_values, strict=True):
-        if run.of("eval"):
-            cell = (rows.index(row), columns.index(column))
-            found.setdefault(cell, []).append(run.of("eval")[-1]["loss"])
+        if (loss := eval_loss_at(run, equal)) is not None:
+            found.setdefault((rows.index(row), columns.index(column)), []).append(loss)
     losses = np.full((len(rows), len(columns)), np.nan)
     counts = np.zeros(losses.shape, int)
     for cell, of in found.items():
         losses[cell], counts[cell] = np.mean(of), len(of)
     return {
         "row_name": row_name, "rows": rows, "column_name": column_name, "columns": columns,
-        "losses": losses, "counts": counts,
+        "losses": losses, "counts": counts, "equal_tokens": equal,
     }  # fmt: skip
 
 
