@@ -42,6 +42,13 @@ def test_finished_and_training_are_seen_at_once(folder: Path) -> None:
     assert listing.standing(folder).state == "finished"
 
 
+def test_a_trial_is_told_from_a_run(folder: Path) -> None:
+    runs.write_json(folder / runs.ARGUMENTS, {"trial": True})
+    assert "killed (a trial)" in terminal.runs_table([listing.standing(folder)])
+    runs.write_json(folder / runs.ARGUMENTS, {})
+    assert "trial" not in terminal.runs_table([listing.standing(folder)])
+
+
 def test_a_resumed_run_has_the_step_it_went_back_to(folder: Path) -> None:
     runs.append_event(folder, "train", step=50, loss=1.0)
     runs.append_event(folder, "start", **START | {"resumed_step": 10, "step": 10})

@@ -12,7 +12,7 @@ class Standing:
 
     `state`: training, finished, stopped (on request), failed, or killed (it ended without a word).
     `step`, `planned` and the newest losses are None before the first of them; `changed` is in
-    seconds since 1970.
+    seconds since 1970. A trial (trial.py) leaves no model.
     """
 
     run: str
@@ -23,6 +23,7 @@ class Standing:
     eval_loss: float | None
     changed: float
     says: str = ""
+    is_trial: bool = False
 
 
 def standing(folder: Path) -> Standing:
@@ -39,6 +40,7 @@ def standing(folder: Path) -> Standing:
         eval_loss=newest.get("eval", {}).get("loss"),
         changed=last["time"],
         says=last["message"] if last["event"] == "error" else "",
+        is_trial=runs.is_trial(folder),
     )
 
 

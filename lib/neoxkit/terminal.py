@@ -135,7 +135,14 @@ def runs_table(standings: Sequence[Standing]) -> str:
         return "no run yet -- neoxkit run, or 02_train in JupyterLab"
     header = ("run", "state", "step", "train loss", "eval loss", "changed")
     rows = [
-        (s.run, s.state, _steps(s), _loss_of(s.train_loss), _loss_of(s.eval_loss), _ago(s.changed))
+        (
+            s.run,
+            f"{s.state} (a trial)" if s.is_trial else s.state,
+            _steps(s),
+            _loss_of(s.train_loss),
+            _loss_of(s.eval_loss),
+            _ago(s.changed),
+        )
         for s in standings
     ]
     says = [f"{s.run}: {s.says}" for s in standings if s.says]
