@@ -6,9 +6,10 @@ TASKS := .venv/tasks
 TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 GGUF := .venv-gguf
+TOKENIZER := $(or $(BENCH_DATA),../shared/data)/gpt-neox-tokenizer
 GGUF_READY := .venv-gguf/ready
 
-.PHONY: help setup demo test test-demo test-slow test-browser test-gguf test-crash lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-demo test-slow test-browser test-gguf gguf-data test-crash lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -58,19 +59,24 @@ test-browser: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	@$(BIN)/python -m pytest -m browser
 
+gguf-data:
+	@test -d "$(TOKENIZER)" || \
+	  { echo "error: BENCH_DATA: no gpt-neox-tokenizer -- set it to the folder that holds it"; exit 2; }
+
 # Its source package holds the converter, which asks for transformers 4.
 $(GGUF_READY): tests/gguf-requirements.txt constraints.txt
 	@echo "Setting up $(GGUF) (once; llama.cpp is compiled: ten minutes on two cores) ..."
 	@test -x $(GGUF)/bin/pip || $(PYTHON) -m venv $(GGUF)
 	@$(GGUF)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@CMAKE_ARGS="-DMTMD_BUILD=OFF" $(GGUF)/bin/pip install --quiet --disable-pip-version-check -r tests/gguf-requirements.txt
+	@rm -rf $(GGUF)/source
 	@$(GGUF)/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
 	  -d $(GGUF)/source $$(grep ^llama tests/gguf-requirements.txt)
-	@mkdir -p $(GGUF)/llama.cpp
+	@rm -rf $(GGUF)/llama.cpp && mkdir -p $(GGUF)/llama.cpp
 	@tar -xzf $(GGUF)/source/*.tar.gz -C $(GGUF)/llama.cpp --strip-components=3 --wildcards '*/vendor/llama.cpp'
 	@touch $(GGUF_READY)
 
-test-gguf: $(READY) $(GGUF_READY)
+test-gguf: gguf-data $(READY) $(GGUF_READY)
 	@$(BIN)/python -m pytest -m gguf
 
 test-crash: $(READY)

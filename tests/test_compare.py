@@ -154,6 +154,26 @@ def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
     assert experiments.grid(experiments.load(["a", "b"])) is None
 
 
+def test_a_trial_is_taken_where_it_is_named(home: Path) -> None:
+    """Not by a pattern: its few tokens would be where all runs are compared."""
+    make(home, "lr.1", 100, [3.0])
+    make(home, "lr.1.probe", 5, [9.0], trial=True)
+    assert [run.name for run in experiments.load(["lr.*"])] == ["lr.1"]
+    assert [run.name for run in experiments.load([])] == ["lr.1"]
+    assert [run.name for run in experiments.load(["lr.1.probe"])] == ["lr.1.probe"]
+
+
+def test_an_evaluation_between_two_logged_steps_is_where_runs_are_compared(home: Path) -> None:
+    """Half of a step of 99 tokens: no whole number."""
+    folder = make(home, "a", 99, [3.0])
+    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines[-1]["step"] = 5
+    (folder / runs.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run,) = experiments.load([])
+    assert experiments.equal_tokens([run]) == 49.5
+    assert experiments.eval_loss_at(run, 49.5) == 3.0
+
+
 def test_a_cell_of_the_grid_is_the_mean_over_its_seeds(home: Path) -> None:
     for name, rate, size, seed, loss in (
         ("a", 1e-3, 8, 1, 1.0), ("b", 1e-3, 8, 2, 2.0), ("c", 2e-3, 16, 1, 4.0),
@@ -172,7 +192,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
     (make(home, "killed", 100, [0.1], learning_rate=1e-3, seed=3) / runs.FINISHED).unlink()
     chosen = experiments.load([])
     first, second = experiments.over_seeds(chosen)
-    assert (first.differs, first.losses) == ({"learning_rate": 1e-3}, {1: 1.0, 2: 2.0})
+    assert (first.differs, first.by_seed) == ({"learning_rate": 1e-3}, {1: 1.0, 2: 2.0})
     assert (second.differs, second.mean) == ({"learning_rate": 2e-3}, pytest.approx(2.1))
     assert first.interval() == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), abs=1e-3)
     assert second.above(first) == pytest.approx((0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1), abs=1e-3)
@@ -187,22 +207,79 @@ def test_without_seeds_or_with_something_else_there_is_no_such_line(home: Path) 
     assert experiments.over_seeds(experiments.load([])) == []
     assert "No two finished runs" in compare.seeds(experiments.load([])).text
     make(home, "c", 100, [1.0], seed=3)
-    assert [group.losses for group in experiments.over_seeds(experiments.load([]))] == [
-        {3: 1.0, 1: 3.0},
+    assert [group.by_seed for group in experiments.over_seeds(experiments.load([]))] == [
+        {1: 3.0, 3: 1.0},
         {2: 2.0},
     ]
 
 
+def carded(folder: Path, base: str, **code: object) -> None:
+    """Give a run a card: the hash of its base, and the code it was started with."""
+    start = {"code": code, "versions": {}, "machine": {}}
+    base_sha256 = {"model.safetensors": base}
+    card = {"dataset_sha256": "d", "base_sha256": base_sha256, "starts": [start]}
+    runs.write_json(folder / "run_card.json", card)
+
+
 def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> None:
     for seed, scratch in ((1, True), (2, True), (3, False), (4, False)):
-        folder = make(home, f"{seed}", 100, [3.0], seed=seed, from_scratch=scratch)
-        start = {"code": {}, "versions": {}, "machine": {}}
-        base = {"model.safetensors": f"{seed}"}
-        card = {"dataset_sha256": "d", "base_sha256": base, "starts": [start]}
-        runs.write_json(folder / "run_card.json", card)
-    found = [group.losses for group in experiments.over_seeds(experiments.load([]))]
+        carded(make(home, f"{seed}", 100, [3.0], seed=seed, from_scratch=scratch), f"{seed}")
+    found = [group.by_seed for group in experiments.over_seeds(experiments.load([]))]
     assert found == [{1: 3.0, 2: 3.0}, {3: 3.0}, {4: 3.0}]
     assert len(compare.seeds(experiments.load([])).text.splitlines()) == 4
+
+
+def test_other_code_makes_no_other_group_and_is_told(home: Path) -> None:
+    """A commit over night, or a file that was changed, is no setting."""
+    carded(make(home, "a", 100, [3.0], seed=1), "b", commit="x", clean=True)
+    carded(make(home, "b", 100, [2.0], seed=2), "b", commit="y", clean=False)
+    chosen = experiments.load([])
+    (group,) = experiments.over_seeds(chosen)
+    assert (group.differs, group.by_seed) == ({}, {1: 3.0, 2: 2.0})
+    (note,) = experiments.notes(chosen)
+    assert note == "not only settings differ, but code commit, code clean as well"
+
+
+def test_a_seed_that_was_trained_twice_counts_once_and_is_told(home: Path) -> None:
+    for name, seed, loss in (("a", 1, 1.0), ("b", 2, 2.0), ("b.repeat-1", 2, 4.0)):
+        make(home, name, 100, [loss], seed=seed)
+    (group,) = experiments.over_seeds(experiments.load([]))
+    assert (group.by_seed, group.mean) == ({1: 1.0, 2: 3.0}, 2.0)
+    assert "1, 2 (2 runs)" in compare.seeds(experiments.load([])).text
+
+
+def test_other_eval_sides_are_not_held_against_each_other(home: Path) -> None:
+    for size, seed in ((8, 1), (8, 2), (16, 1), (16, 2)):
+        loss = size + seed
+        make(home, f"{size}.{seed}", 100, [loss], eval_tokens=size, block_size=size, seed=seed)
+    lines = compare.seeds(experiments.load([])).text.splitlines()
+    assert lines[2].endswith("another eval side")
+
+
+def test_seeds_of_a_shell_or_without_one_are_numbers(home: Path) -> None:
+    """A shell's flags are texts; a file of a person's own may leave the seed to the default."""
+    flags = {"seed": "7", "from_scratch": "False", "report_to": "none", "dataset_sha256": "d"}
+    for name, base in (("a", "aaa"), ("b", "bbb")):
+        folder = make(home, name, 100, [3.0])
+        runs.write_json(folder / runs.ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
+        carded(folder, base)
+    assert experiments.over_seeds(experiments.load([])) == []  # their bases differ
+    carded(folder, "aaa")
+    (group,) = experiments.over_seeds(experiments.load([]))
+    assert group.by_seed == {7: 3.0, 8: 3.0}
+    del flags["seed"]
+    runs.write_json(folder / runs.ARGUMENTS, flags)
+    (group,) = experiments.over_seeds(experiments.load([]))
+    assert group.by_seed == {7: 3.0, 42: 3.0}
+
+
+def test_seeds_that_were_not_evaluated_where_runs_are_compared_are_told(home: Path) -> None:
+    """A short run of another kind is among them."""
+    for name, rate, size in (("a", 1e-3, 8), ("b", 2e-3, 16)):
+        make(home, name, 100, [3.0], learning_rate=rate, block_size=size, seed=1)
+    make(home, "c", 5, [3.0], learning_rate=2e-3, block_size=8, seed=2)
+    chosen = experiments.load([])
+    assert "were evaluated at 5 tokens" in compare.seeds(chosen).text
 
 
 def test_means_over_other_seeds_have_no_interval_between_them(home: Path) -> None:
@@ -222,6 +299,13 @@ def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -
         "lr.2",
         "lr.1",
         "copied",
+    ]
+    assert [r.name for r in experiments.load(["runs/lr.1"])] == ["lr.1"]  # below the root
+    twice = copied.with_name("lr.1")
+    copied.rename(twice)
+    assert [r.name for r in experiments.load(["lr.1", str(twice)])] == [
+        "runs/lr.1",
+        "elsewhere/lr.1",
     ]
     with pytest.raises(UserError, match=r"runs: 'lr\.3' is no run here -- did you mean lr\.[12]"):
         experiments.load(["lr.3"])

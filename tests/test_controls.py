@@ -7,7 +7,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import browser, controls, estimates, forecast, plan, policy, views
+from neoxkit import browser, controls, estimates, forecast, paths, plan, policy, views
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.table import Part, Store, Table
 
@@ -250,7 +250,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
 def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = estimates.Measured("old", False, 100.0, 1.0, 3.0, 16, 1600.0, 800.0)
+    last = estimates.Measured(paths.run("old"), False, 100.0, 1.0, 3.0, 16, 1600.0, 800.0)
     monkeypatch.setattr(estimates, "last_run", lambda *_: last)
     asked = []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import estimates, runs
+from neoxkit import estimates, run_card, runs
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def test_the_last_run_of_the_same_model_is_taken(home: Path) -> None:
     write(home, "other", "EleutherAI/pythia-70m", 1, [5.0])
     write(home, "just-begun", "tiny", 0, [])
     found = estimates.last_run("tiny")
-    assert found == estimates.Measured("old", False, 300.0, 0.5, 1.5, 16, 1000.0, 400.0)
+    old = home / "runs" / "old"
+    assert found == estimates.Measured(old, False, 300.0, 0.5, 1.5, 16, 1000.0, 400.0)
     assert estimates.last_run("pythia-70m").run == "other"  # the short name of the same model
     write(home, "two", "tiny", 2, [500.0], ranks=2)
     assert estimates.last_run("tiny").run == "two"
@@ -52,8 +53,18 @@ def test_a_run_of_an_earlier_version_is_passed_over(home: Path) -> None:
     assert estimates.last_run("tiny") is None
 
 
+def test_a_run_that_was_copied_from_another_machine_is_passed_over(home: Path) -> None:
+    write(home, "copied", "tiny", 1, [100.0])
+    card = {"starts": [{"machine": run_card.machine()}]}
+    runs.write_json(home / "runs" / "copied" / run_card.CARD, card)
+    assert estimates.last_run("tiny").run == "copied"
+    card["starts"][-1]["machine"]["cpu"] = "Z80"
+    runs.write_json(home / "runs" / "copied" / run_card.CARD, card)
+    assert estimates.last_run("tiny") is None
+
+
 @pytest.mark.parametrize(
     ("tokens", "said"), [(1000, "about 10 s"), (60_000, "about 10 min"), (1e6, "about 2.8 h")]
 )
 def test_time_in_words(tokens: float, said: str) -> None:
-    assert estimates.Measured("x", False, 100.0, 1.0, 1.5, 16, 1.0, 1.0).time(tokens) == said
+    assert estimates.Measured(Path("x"), False, 100.0, 1.0, 1.5, 16, 1.0, 1.0).time(tokens) == said

@@ -70,9 +70,9 @@ def test_who_asks_as_the_card_says_gets_one_turn(
             return [{"generated_text": [*chat, said]}]
 
         ask.tokenizer = "its own"
-        assert (task, model) == ("text-generation", 'a "folder"')
+        assert (task, model) == ("text-generation", 'a "folder" 😀')
         return ask
 
     monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
-    exec(model_card.usage('a "folder"'), {})
+    exec(model_card.usage('a "folder" 😀'), {})
     assert capsys.readouterr().out == "Hello.\n"

@@ -123,7 +123,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
     then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
-    last = forecast.estimates.Measured("corrects", False, 1.0, 0.5, took, 16, 160.0, 80.0)
+    last = forecast.estimates.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
     monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: last)
     found = of()
     assert found.correction == pytest.approx(1.5) and found.gib == pytest.approx(1.5 * plain.gib)
@@ -131,6 +131,21 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     assert "all times 1.50, as run corrects took" in found.rows()[1][1]
     monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: replace(last, on_gpu=True))
     assert of() == plain
+
+
+def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy with a blank in its name, and a run without settings."""
+    plain = of()
+    folder = home / "runs" / "night (copy)"
+    last = forecast.estimates.Measured(folder, False, 1.0, 0.5, 9.0, 16, 160.0, 80.0)
+    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: last)
+    assert of() == plain
+    folder.mkdir()
+    settings = plan.trainer_arguments(TrainSettings(run="corrects", dataset="small"))
+    runs.write_json(folder / runs.ARGUMENTS, settings)
+    assert of().measured == "night (copy)" and of().correction > 1
 
 
 def test_a_gpu_says_its_memory_through_the_drivers_tool(
@@ -159,6 +174,12 @@ def test_the_command_says_it_here_and_elsewhere(
     assert "DOES NOT FIT" in capsys.readouterr().out
     assert cli.main([*here, "--machine", "1x24", "--machine", "2x24"]) == 2
     assert "--machine: got 2 for one training" in capsys.readouterr().err
+    assert cli.main([*here, "--lora-rank", "4"]) == 2
+    assert "--lora-rank: is of the table, not of one training" in capsys.readouterr().err
+    assert cli.main(["fit", "--lora-rank", "-4"]) == 2
+    assert "--lora-rank: got -4" in capsys.readouterr().err
+    assert cli.main([*here, "-p", "probe_steps", "3", "--machine", "1x24"]) == 2
+    assert "probe_steps: are made here, not on --machine" in capsys.readouterr().err
 
 
 def test_the_commands_table_is_of_the_machines_that_are_named(

@@ -1,6 +1,7 @@
 """Marked gguf: llama.cpp converts a model of the kit, and computes what transformers computes."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from test_blocks import DATA
 from neoxkit import merge, models
 from neoxkit.settings import TrainSettings
 
-TOKENIZER = DATA / "gpt-neox-tokenizer"
+TOKENIZER = Path(os.environ.get("BENCH_DATA") or DATA) / "gpt-neox-tokenizer"
 PYTHON = REPOSITORY / ".venv-gguf" / "bin" / "python"
 CONVERTER = REPOSITORY / ".venv-gguf" / "llama.cpp" / "convert_hf_to_gguf.py"
 PROMPT = "User: What is 7 plus 3?\n\nAgent:"
@@ -31,7 +32,7 @@ pytestmark = [
     pytest.mark.gguf,
     pytest.mark.skipif(not CONVERTER.exists(), reason="llama.cpp is not here (make test-gguf)"),
     pytest.mark.skipif(
-        not TOKENIZER.exists(), reason="Pythia's tokenizer, which llama.cpp knows, is not here"
+        not TOKENIZER.exists(), reason="Pythia's tokenizer is not here (set BENCH_DATA)"
     ),
 ]
 

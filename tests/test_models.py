@@ -93,6 +93,19 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
+def test_the_shape_of_the_built_in_model_is_known_before_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("notebooks", "ds_configs", "data"):
+        (tmp_path / name).mkdir()
+    sample = Path(__file__).parents[1] / "data" / "sample.txt"
+    (tmp_path / "data" / "sample.txt").write_bytes(sample.read_bytes())
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    model = models.without_weights("tiny")
+    assert model.device.type == "meta"
+    assert models.load_model("tiny").num_parameters() == model.num_parameters()
+
+
 def test_the_hubs_client_says_nothing_beside_that_line(capfd: pytest.CaptureFixture) -> None:
     """It tells of each try, in a process that starts anew."""
     code = (

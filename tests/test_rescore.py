@@ -34,7 +34,7 @@ def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[experim
     short = tokenized.within(dataset["eval"], 60)
     assert 0 < len(short) < len(dataset["eval"])
     assert [score.conversations for score in found.values()] == [len(short)] * 2
-    assert found["runs/again-whole"].loss == found["runs/again-short"].loss
+    assert found["whole"].loss == found["short"].loss
     assert len(rescore.table(found).text.splitlines()) == 3
 
 
@@ -42,17 +42,25 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[experiments.Run])
     whole, short = two
     facts = runs.read_json(short.folder / runs.FINISHED)
     shutil.rmtree(short.folder / "model")
-    assert rescore.scores(two, lambda label: silent)["runs/again-short"] == "its model is not here"
+    assert rescore.scores(two, lambda label: silent)["short"] == "its model is not here"
     runs.write_json(short.folder / runs.FINISHED, facts | {"dataset_sha256": "another"})
-    assert (
-        rescore.scores(two, lambda label: silent)["runs/again-short"] == "was trained on other data"
-    )
+    assert rescore.scores(two, lambda label: silent)["short"] == "was trained on other data"
     stopped = experiments.Run("short", short.folder, "stopped", {}, {}, [])
     found = rescore.scores([stopped, whole], lambda label: silent)
     dataset, _ = tokenized.load(paths.tokenized("small"))
-    assert found["runs/again-short"] == "is stopped"
-    assert found["runs/again-whole"].conversations == len(dataset["eval"])
+    assert found["short"] == "is stopped"
+    assert found["whole"].conversations == len(dataset["eval"])
     assert "is stopped" in rescore.table(found).text
+
+
+def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
+    two: list[experiments.Run],
+) -> None:
+    config = {"base_model_name_or_path": "runs/elsewhere/model"}
+    runs.write_json(two[1].folder / "model" / "adapter_config.json", config)
+    found = rescore.scores(two, lambda label: silent)
+    assert "'runs/elsewhere/model' does not exist" in found["short"]
+    assert found["whole"].loss > 0
 
 
 def test_without_being_asked_nothing_is_scored(two: list[experiments.Run]) -> None:

@@ -47,7 +47,8 @@ def test_a_name_is_a_run_name_whatever_the_values() -> None:
     ("fixed", "swept", "paired", "said"),
     [
         ({}, {}, False, "no parameter has several values"),
-        ({}, {"seed": [1, 1]}, False, "g.seed=1 is there twice"),
+        ({}, {"seed": [1, 1]}, False, "g.seed=1 would be two runs -- give each value once"),
+        ({}, {"run": ["a", "b"]}, False, "run: has several values -- give one"),
         ({}, {"seed": [1, 2], "block_size": [8, 9, 10]}, True, "got 2 of seed, 3 of block_size"),
         ({}, {"train_file": ["a", "b"]}, False, "train_file: is no parameter of 02_train -- name"),
         ({"runs": []}, {"seed": [1, 2]}, False, "runs: is no parameter of 02_train -- name"),
@@ -67,7 +68,9 @@ def test_what_can_not_be_swept_is_refused(
 def test_values_come_from_flags_with_commas_and_from_lists_in_files(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text("learning_rate: [1e-5, 3e-5]\nseed: [1]\nmy_questions: [Hi, there]\nrun: g\n")
-    fixed, swept = parameters.read_swept([str(file)], [("block_size", "128, 280"), ("run", "h")])
+    flags = [("block_size", "128, 280"), ("run", "h"), ("report_to", "wandb,mlflow")]
+    fixed, swept = parameters.read_swept([str(file)], flags)
+    assert fixed.pop("report_to") == "wandb,mlflow"  # a list with commas of its own
     assert fixed == {"seed": 1, "my_questions": ["Hi", "there"], "run": "h"}
     assert swept == {"learning_rate": [1e-5, 3e-5], "block_size": [128, 280]}
     file.write_text("my_questions: [[Hi], [there]]\n")

@@ -345,6 +345,8 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
     assert repeat.repeat("unbroken") == 0
     said = capsys.readouterr().out
     assert f"of unbroken and of unbroken.repeat-1 is {weights_sha256(unbroken)}" in said
+    (unbroken.parent / "unbroken.repeat-2").mkdir()  # one that was stopped
+    assert repeat._settings(unbroken).run == "unbroken.repeat-2"
     other = unbroken.with_name("other")
     shutil.copytree(unbroken, other)
     for name in (runs.FINISHED, run_card.CARD):

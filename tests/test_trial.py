@@ -33,7 +33,7 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
     assert estimates.last_run("tiny").run == "probed.probe"
-    assert [run.name for run in experiments.load(["probed.*"])] == ["probed.probe"]
+    assert [run.name for run in experiments.load(["probed.probe"])] == ["probed.probe"]
     assert "probed.probe" not in [run.name for run in experiments.load([])]
     with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
         runs.finished(folder)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
 
 
-def overlay(curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: int = 0) -> Picture:
+def overlay(
+    curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: float = 0
+) -> Picture:
     """Several runs' losses over what they were trained on.
 
     A curve has `label`, `tokens` and `losses` of its steps, `eval_tokens` and `eval_losses`;
@@ -48,7 +50,7 @@ def overlay(curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: 
         )  # fmt: skip
     if equal_tokens:
         axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
-        axes.text(equal_tokens, 0.99, "all finished reach ", color=GREY, fontsize=8, ha="right",
+        axes.text(equal_tokens, 0.99, "compared here ", color=GREY, fontsize=8, ha="right",
                   va="top", transform=axes.get_xaxis_transform())  # fmt: skip
     label_axes(
         axes, "tokens trained on", "loss (nats per trained token)",
@@ -73,7 +75,7 @@ def heat_map(
     columns: Sequence[Any],
     row_name: str,
     column_name: str,
-    equal_tokens: int,
+    equal_tokens: float,
 ) -> Picture:
     """The eval loss of each pair of two settings after so many trained tokens; NaN where no run
     reached them. The best is framed."""
@@ -91,7 +93,7 @@ def heat_map(
         Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
     )
     several = f" (means of up to {counts.max()} runs)" if counts.max() > 1 else ""
-    title = f"eval loss at {equal_tokens:,} tokens{several}; the lowest is framed"
+    title = f"eval loss at {equal_tokens:,.0f} tokens{several}; the lowest is framed"
     label_axes(axes, column_name, row_name, title)
     axes.grid(False)
     axes.set_xticks(range(len(columns)), [f"{value}" for value in columns])

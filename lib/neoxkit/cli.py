@@ -181,7 +181,12 @@ def _fit(options: argparse.Namespace) -> int:
 
     flags = [(name, value.strip()) for name, value in options.parameters]
     machines = [fit.machine(text) for text in options.machine]
+    if options.lora_rank < 0:
+        raise UserError("--lora-rank", f"got {options.lora_rank}", "give 0 or more")
     if chosen := parameters.read(options.files, flags):
+        if options.lora_rank:
+            what = "is of the table, not of one training"
+            raise UserError("--lora-rank", what, f"write -p lora_rank {options.lora_rank}")
         own = {k: v for k, v in chosen.items() if k in TrainSettings.__dataclass_fields__}
         return _fits(TrainSettings(**own), machines)
     machines = machines or fit.MACHINES
@@ -197,6 +202,8 @@ def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
 
     if len(machines) > 1:
         raise UserError("--machine", f"got {len(machines)} for one training", "give one")
+    if machines and settings.probe_steps:
+        raise UserError("probe_steps", "are made here, not on --machine", "leave one of them out")
     if not machines:
         trial.probe(settings, terminal.Counting)
     found = forecast.on_dataset(settings, machine=machines[0] if machines else None)

@@ -37,7 +37,7 @@ def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 def table(chosen: Sequence[Run]) -> views.View:
     """The scoreboard: the lowest eval loss first."""
     lines = experiments.scores(chosen)
-    equal = f"eval loss at {experiments.equal_tokens(chosen):,} tokens"
+    equal = f"eval loss at {experiments.equal_tokens(chosen):,.0f} tokens"
     rows = [
         (
             line["run"],
@@ -61,30 +61,37 @@ def table(chosen: Sequence[Run]) -> views.View:
 
 def seeds(chosen: Sequence[Run]) -> views.View:
     """Runs that differ in their seed alone, together: the mean eval loss with its 95 % interval,
-    and how far it is above that of the best."""
+    and how far it is above that of the best (of the same eval side)."""
     groups = experiments.over_seeds(chosen)
+    at = f"{experiments.equal_tokens(chosen):,.0f} tokens"
     if not groups:
-        return views.sentences([], none="No two finished runs differ in their seed alone.")
+        none = f"No two finished runs differ in their seed alone and were evaluated at {at}."
+        return views.sentences([], none=none)
     names = dict.fromkeys(name for group in groups for name in group.differs)
     rows = [
         (
             *(_value(group.differs.get(name)) for name in names),
-            ", ".join(map(str, sorted(group.losses))),
+            ", ".join(_seed(*of) for of in sorted(group.losses.items())),
             f"{group.mean:.4f}",
             _bounds(group.interval()),
             _above(group, groups[0]),
         )
         for group in groups
     ]
-    mean = f"mean eval loss at {experiments.equal_tokens(chosen):,} tokens"
-    header = (*names, "seeds", mean, "95 % interval", "above the first")
+    header = (*names, "seeds", f"mean eval loss at {at}", "95 % interval", "above the first")
     return views.table(rows, header)
+
+
+def _seed(seed: int, losses: Sequence[float]) -> str:
+    return f"{seed}" if len(losses) == 1 else f"{seed} ({len(losses)} runs)"
 
 
 def _above(group: Group, first: Group) -> str:
     """The difference of two means and its interval; nothing for the first itself."""
     if group is first:
         return ""
+    if group.side != first.side:
+        return "another eval side"
     bounds = _bounds(group.above(first), "+")
     return f"{group.mean - first.mean:+.4f}" + (f" ({bounds})" if bounds else "")
 
@@ -118,8 +125,10 @@ def _value(value: Any) -> str:
 def heat_map(chosen: Sequence[Run]) -> charts.Picture | views.View:
     """The picture of two settings, where two differ."""
     found = experiments.grid(chosen)
-    if found is None or np.isnan(found["losses"]).all():
+    if found is None:
         return views.sentences([], none="There are not exactly two settings that differ.")
+    if np.isnan(found["losses"]).all():
+        return views.sentences([], none="No run was evaluated.")
     return charts.heat_map(**found)
 
 

@@ -4,20 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from neoxkit import models, paths, runs
+from neoxkit import models, paths, run_card, runs
 from neoxkit.tiny import TINY
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a run: useful tokens a second of all ranks; memory of a rank; its micro-batches.
+    """Of the run in a folder: useful tokens a second of all ranks; memory of a rank; micro-batches.
 
     `model_gib` was taken before the first step (weights, optimizer, libraries), `memory_gib` is the
     peak; `micro_batch` counts conversations, `micro_batch_tokens` their mean tokens with padding,
     `micro_batch_trained` those that are trained on.
     """
 
-    run: str
+    folder: Path
     on_gpu: bool
     tokens_per_second: float
     model_gib: float
@@ -25,6 +25,11 @@ class Measured:
     micro_batch: int
     micro_batch_tokens: float
     micro_batch_trained: float
+
+    @property
+    def run(self) -> str:
+        """Its name."""
+        return self.folder.name
 
     def memory(self, num_tokens: float) -> str:
         """Peak memory of a rank with micro-batches of so many tokens, in words.
@@ -56,7 +61,8 @@ def base_name(name: str) -> str:
 
 
 def last_run(model: str, num_ranks: int = 0) -> Measured | None:
-    """The last finished run of this model (0: on any number of ranks), else one with steps."""
+    """The last finished run of this model (0: on any number of ranks) on this machine, else one
+    with steps."""
     name = base_name(model)
     folders = [p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}")]
     for folder in sorted(folders, key=_finished_and_new, reverse=True):
@@ -78,11 +84,11 @@ def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
         return None
     if "model_gib" not in start:  # of an earlier version
         return None
-    if num_ranks not in (0, start["num_ranks"]):
+    if num_ranks not in (0, start["num_ranks"]) or not run_card.is_of_this_machine(folder):
         return None
     micro_batches = train[-1]["step"] * start["conversations_a_step"] / start["micro_batch"]
     return Measured(
-        run=folder.name,
+        folder=folder,
         on_gpu=start["device"] != "cpu",
         tokens_per_second=median(e["tokens_per_second"] for e in train[-20:]),
         model_gib=start["model_gib"],

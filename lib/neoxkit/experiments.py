@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,14 @@ import numpy as np
 
 from neoxkit import listing, paths, plan, run_card, runs
 from neoxkit.errors import UserError, near
+from neoxkit.settings import TrainSettings
 
 MADE_OF = ("dataset_sha256", "base_sha256")  # of a run card
-LAST_START = (("code", "commit"), ("versions", "torch"), ("machine", "cpu"), ("machine", "gpus"))
+LAST_START = (
+    ("code", "commit"), ("code", "clean"), ("versions", "torch"), ("machine", "cpu"),
+    ("machine", "gpus"),
+)  # fmt: skip
+AT_LAST_START = tuple(f"{part} {name}" for part, name in LAST_START)
 MOST_IN_LABEL = 3  # settings
 
 
@@ -40,26 +45,30 @@ class Run:
 
 
 def load(names: Sequence[str]) -> list[Run]:
-    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here but
-    trials."""
-    folders = [folder for name in names or ["*"] for folder in _folders(name)]
-    if not names:
-        folders = [folder for folder in folders if not runs.is_trial(folder)]
-    found = [_load(folder) for folder in dict.fromkeys(folders)]
-    return [run for run in found if run.of("train")]
+    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here.
+
+    A trial is taken where it is named, not by a pattern. Runs of the same name, from several
+    machines, are told by their folders.
+    """
+    folders = dict.fromkeys(folder for name in names or ["*"] for folder in _folders(name))
+    found = [run for run in map(_load, folders) if run.of("train")]
+    known = [run.name for run in found]
+    return [
+        replace(run, name=paths.short(run.folder)) if known.count(run.name) > 1 else run
+        for run in found
+    ]
 
 
 def _folders(name: str) -> list[Path]:
     here = sorted(p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}"))
-    if found := [folder for folder in here if fnmatch.fnmatchcase(folder.name, name)]:
-        return found
-    if name == "*":
-        return []
-    place = Path(name).expanduser()
-    if not (place / runs.METRICS).is_file():
-        remedy = near(name, [f.name for f in here], "see neoxkit runs, or give a run's folder")
-        raise UserError("runs", f"{name!r} is no run here", remedy)
-    return [place.resolve()]
+    found = [folder for folder in here if fnmatch.fnmatchcase(folder.name, name)]
+    if found or name == "*":
+        return [folder for folder in found if folder.name == name or not runs.is_trial(folder)]
+    for place in (Path(name).expanduser(), paths.root() / name):
+        if (place / runs.METRICS).is_file():
+            return [place.resolve()]
+    remedy = near(name, [f.name for f in here], "see neoxkit runs, or give a run's folder")
+    raise UserError("runs", f"{name!r} is no run here", remedy)
 
 
 def _load(folder: Path) -> Run:
@@ -100,7 +109,7 @@ def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
 
 def settings_that_differ(chosen: Sequence[Run]) -> dict[str, list[Any]]:
     """Of what differs the settings alone, without code, machine and data."""
-    made_of = {*MADE_OF, *(f"{a} {b}" for a, b in LAST_START)}
+    made_of = {*MADE_OF, *AT_LAST_START}
     return {name: of for name, of in differing(chosen).items() if name not in made_of}
 
 
@@ -117,7 +126,7 @@ def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
     return "run", [run.name for run in chosen]
 
 
-def equal_tokens(chosen: Sequence[Run]) -> int:
+def equal_tokens(chosen: Sequence[Run]) -> float:
     """The most trained tokens that every finished run reached, of those that were evaluated; where
     none is finished, that every run reached. 0 for none."""
     evaluated = [run for run in chosen if run.of("eval")]
@@ -125,10 +134,10 @@ def equal_tokens(chosen: Sequence[Run]) -> int:
         run.trained_tokens([run.of("eval")[-1]["step"]])[0]
         for run in [run for run in evaluated if run.state == "finished"] or evaluated
     ]
-    return int(min(last, default=0))
+    return float(min(last, default=0))
 
 
-def eval_loss_at(run: Run, num_tokens: int) -> float | None:
+def eval_loss_at(run: Run, num_tokens: float) -> float | None:
     """The eval loss after so many trained tokens: a straight line between two evaluations."""
     evals = run.of("eval")
     if not evals:
@@ -146,7 +155,7 @@ def scores(chosen: Sequence[Run]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda s: (s["eval_loss"] is None, s["eval_loss"] or 0))
 
 
-def _score(run: Run, equal: int) -> dict[str, Any]:
+def _score(run: Run, equal: float) -> dict[str, Any]:
     reached = runs.totals(run.events)
     names = ("eval_loss", "trained_tokens", "tokens_per_second", "memory_gib", "train_seconds")
     return {
@@ -162,42 +171,52 @@ def _score(run: Run, equal: int) -> dict[str, Any]:
 def notes(chosen: Sequence[Run]) -> list[str]:
     """What a reader must know before comparing the figures."""
     said = []
-    sides = {run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")}
-    data = {run.made_of["dataset_sha256"] for run in chosen} - {None}
-    if len(sides) > 1 or len(data) > 1:
+    sides = sorted({run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")})
+    if len({run.made_of["dataset_sha256"] for run in chosen} - {None}) > 1:
+        said.append("the datasets differ: their eval losses do not compare like with like")
+    elif len(sides) > 1:
+        numbers = " and ".join(f"{n:,}" for n in sides)
         said.append(
-            "the eval sides differ (of "
-            + " and ".join(f"{n:,}" for n in sorted(sides))
-            + " trained tokens): these eval losses do not compare like with like -- set score_again"
+            f"the eval sides differ (of {numbers} trained tokens): these eval losses do not "
+            "compare like with like -- set score_again"
         )
-    unfinished = [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
-    return said + unfinished
+    if others := [name for name in AT_LAST_START if name in differing(chosen)]:
+        said.append(f"not only settings differ, but {', '.join(others)} as well")
+    return said + [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
 
 
 @dataclass(frozen=True)
 class Group:
     """Finished runs that differ in their seed alone: their eval losses at equal tokens, by seed.
 
-    `differs`: what tells this group from the others.
+    `differs`: what tells this group from the others. `side`: the dataset and the trained tokens of
+    the eval side that the losses are of.
     """
 
     differs: dict[str, Any]
-    losses: dict[int, float]
+    side: tuple[Any, int]
+    losses: dict[int, list[float]]
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Of each seed the mean, where it was trained more than once."""
+        return {seed: float(np.mean(losses)) for seed, losses in sorted(self.losses.items())}
 
     @property
     def mean(self) -> float:
-        return float(np.mean([*self.losses.values()]))
+        return float(np.mean([*self.by_seed.values()]))
 
     def interval(self) -> tuple[float, float] | None:
         """Between what bounds the mean is to 95 %."""
-        return mean_interval([*self.losses.values()])
+        return mean_interval([*self.by_seed.values()])
 
     def above(self, other: "Group") -> tuple[float, float] | None:
         """Between what bounds the mean is above another group's to 95 %, seed by seed; None where
         they don't have the same seeds."""
-        if self.losses.keys() != other.losses.keys():
+        one, two = self.by_seed, other.by_seed
+        if one.keys() != two.keys():
             return None
-        return mean_interval([loss - other.losses[seed] for seed, loss in self.losses.items()])
+        return mean_interval([one[seed] - two[seed] for seed in one])
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -218,22 +237,24 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 def over_seeds(chosen: Sequence[Run]) -> list[Group]:
     """The finished runs in groups that differ in their seed alone, the lowest mean first.
 
-    Empty where no two of them do. Random weights of a base from scratch go by the seed.
+    Empty where no two of them do. Other code or another machine makes no other group (notes tells
+    of it); random weights of a base from scratch go by the seed.
     """
     equal = equal_tokens(chosen)
     losses = {run.folder: eval_loss_at(run, equal) for run in chosen if run.state == "finished"}
     finished = [run for run in chosen if losses.get(run.folder) is not None]
-    values = differing(finished)
-    seeds = values.pop("seed", [])
+    values = {k: v for k, v in differing(finished).items() if k not in ("seed", *AT_LAST_START)}
     groups: list[Group] = []
-    for i, seed in enumerate(seeds):
-        run, what = finished[i], {name: of[i] for name, of in values.items()}
-        if run.settings.get("from_scratch"):
+    for i, run in enumerate(finished):
+        what = {name: of[i] for name, of in values.items()}
+        if str(run.settings.get("from_scratch")) == "True":  # a shell's flags are texts
             what.pop("base_sha256", None)
         group = next((one for one in groups if one.differs == what), None)
         if group is None:
-            groups.append(group := Group(what, {}))
-        group.losses.setdefault(seed, losses[run.folder])
+            side = (run.made_of["dataset_sha256"], run.of("eval")[-1]["trained_tokens"])
+            groups.append(group := Group(what, side, {}))
+        seed = int(run.settings.get("seed", TrainSettings.seed))
+        group.losses.setdefault(seed, []).append(losses[run.folder])
     several = any(len(group.losses) > 1 for group in groups)
     return sorted(groups, key=lambda group: group.mean) if several else []
 

@@ -229,7 +229,8 @@ def correction_of(base: str, place: Place) -> tuple[float, str]:
     last = estimates.last_run(base, place.num_ranks)
     if not last or last.on_gpu != place.on_gpu:
         return 1.0, ""
-    arguments = runs.read_json(paths.run(last.run) / runs.ARGUMENTS)
+    path = last.folder / runs.ARGUMENTS
+    arguments = runs.read_json(path) if path.is_file() else {}
     settings = plan.settings_if_any(arguments, place.num_ranks)
     if not settings:
         return 1.0, ""

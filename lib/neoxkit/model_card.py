@@ -23,7 +23,7 @@ def usage(model: str) -> str:
         [
             "from transformers import pipeline",
             "",
-            f'ask = pipeline("text-generation", model={json.dumps(model)})',
+            f'ask = pipeline("text-generation", model={model!r})',
             f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
             f"end = {json.dumps(STOP_TEXT)}",
             "said = ask(chat, max_new_tokens=64, stop_strings=end, tokenizer=ask.tokenizer)",

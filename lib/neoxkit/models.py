@@ -142,8 +142,9 @@ def without_weights(name: str) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
+    config = _config(name)  # may make the built-in model, with its weights
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(_config(name))
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _config(name: str) -> "PretrainedConfig":

@@ -78,7 +78,7 @@ def scores(evaluation: Mapping[str, Any]) -> View:
     header = (
         "text", "model", "loss (nats a token)", "perplexity", "bits a byte", "tokens", "rows"
     )  # fmt: skip
-    said = depth.sentences(evaluation["depth"])
+    said = depth.sentences(evaluation.get("depth"))
     return table(rows, header) + sentences(said, none="There is no difference to measure.")
 
 

@@ -48,8 +48,8 @@ def read_swept(
 def _several(name: str, value: str) -> Any:
     """A flag's value, or its values where it has commas."""
     kind = _fields()[name].type if name in _fields() else str
-    if kind in (list, dict) or "," not in value:
-        return _literal(name, value)
+    if kind in (list, dict) or name == "report_to" or "," not in value:
+        return _literal(name, value)  # reporters are named with commas themselves
     return [part.strip() for part in value.split(",")]
 
 

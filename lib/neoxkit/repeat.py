@@ -34,9 +34,10 @@ def repeat(run: str) -> int:
 
 
 def _settings(folder: Path) -> TrainSettings:
-    """What the run was started with, under the first free name."""
+    """What the run was started with, under the first name that no finished repeat has: one that was
+    stopped goes on."""
     number = 1
-    while paths.run(f"{folder.name}.repeat-{number}").exists():
+    while runs.state(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
         number += 1
     start = [e for e in runs.read_events(folder) if e["event"] == "start"][-1]
     arguments = runs.read_json(folder / runs.ARGUMENTS)

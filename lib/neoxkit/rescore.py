@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from neoxkit import depth, paths, runs, tokenized, views
+from neoxkit.errors import UserError
 from neoxkit.experiments import Run
 from neoxkit.workers import Progress
 
@@ -27,7 +28,7 @@ def again(chosen: Sequence[Run], wanted: bool) -> "dict[str, Score | str | None]
 def scores(
     chosen: Sequence[Run], show: Callable[[str], Progress]
 ) -> "dict[str, Score | str | None]":
-    """Each run folder's score on the first one's eval side, up to the smallest block size of all.
+    """Each run's score on the first one's eval side, up to the smallest block size of all.
 
     Where a run can't be scored there, the reason.
     """
@@ -36,7 +37,7 @@ def scores(
     block_size = min((found["block_size"] for found in finished), default=0)
     data = finished[0]["dataset_sha256"] if finished else ""
     return {
-        paths.short(run.folder): _why_not(run, own, data) or _score(run, own, block_size, show)
+        run.name: _why_not(run, own, data) or _score(run, own, block_size, show)
         for run, own in zip(chosen, facts, strict=True)
     }
 
@@ -59,12 +60,16 @@ def _why_not(run: Run, facts: Mapping[str, Any] | None, data: str) -> str:
 
 def _score(
     run: Run, facts: Mapping[str, Any], block_size: int, show: Callable[[str], Progress]
-) -> "Score | None":
+) -> "Score | str | None":
     from neoxkit import evaluate, models, scoring  # torch
 
     dataset, _ = tokenized.load(paths.root() / facts["dataset"])
+    try:
+        model = evaluate.load(facts, run.folder, "tuned")
+    except UserError as why:  # adapters whose base is not here, say
+        return str(why)
     return scoring.score(
-        evaluate.load(facts, run.folder, "tuned"),
+        model,
         tokenized.within(dataset["eval"], block_size),
         batch_size=BATCH_SIZE,
         pad_id=models.pad_id(models.load_tokenizer(str(run.folder / "model"))),

@@ -102,13 +102,23 @@ def machine() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "system": platform.platform(),
-        "cpu": _cpu(),
+        **_host(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": num_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
         "cuda": torch.version.cuda if gpus else None,
     }
+
+
+def _host() -> dict[str, Any]:
+    """What tells one machine from another, without a look at its GPUs."""
+    memory_gib = round(psutil.virtual_memory().total / 2**30, 1)
+    return {"cpu": _cpu(), "cores": num_cores(), "memory_gib": memory_gib}
+
+
+def is_of_this_machine(folder: Path) -> bool:
+    """Whether a run was last started on a machine like this one, as one without a card may be."""
+    card = read(folder)
+    return not card or _host().items() <= card["starts"][-1]["machine"].items()
 
 
 def _cpu() -> str:

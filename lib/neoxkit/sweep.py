@@ -73,12 +73,15 @@ def variants(
         counts = ", ".join(f"{len(values)} of {name}" for name, values in swept.items())
         raise UserError("--paired", f"got {counts}", "give as many values of each")
     together = zip(*swept.values(), strict=True) if paired else itertools.product(*swept.values())
+    if "run" in swept:
+        raise UserError("run", "has several values", "give one, the sweep's own name")
     for name in {**fixed, **swept}:
         _check_name(name, notebooks)
     made = [_variant(fixed, dict(zip(swept, values, strict=True))) for values in together]
     names = [variant.settings.run for variant in made]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError("-p", f"{twice.pop()} is there twice", "give each value once")
+        what = f"{twice.pop()} would be two runs"
+        raise UserError("-p", what, "give each value once, and values that letters tell apart")
     return made
 
 
@@ -121,7 +124,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
         plan.check(_with_its_ranks(variant.settings, parts[0]))
     to_train = [v for v in made if runs.state(v.folder) != "finished"]
     wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
-    for doubt in forecast.doubts(wanted, len(parts)):
+    for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
         print(f"note: {doubt}; it is tried all the same", flush=True)
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:
