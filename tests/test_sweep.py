@@ -206,7 +206,7 @@ def test_what_may_not_fit_is_said_before_the_first_begins(
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
     two[0].folder.mkdir()
     runs.write_json(two[0].folder / runs.FINISHED, {})
-    assert sweep.run("g", two, ["02_train"]) == 0
+    assert sweep.run("g", two, ["02_train"], at_once=2) == 0  # of which one is left
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "note: g.seed=2, DOES NOT FIT; it is tried all the same"
 
