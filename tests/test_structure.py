@@ -1,6 +1,8 @@
 """The house of lib/neoxkit: imports run one way, and torch is imported only where it is needed."""
 
 import ast
+import doctest
+import importlib
 import json
 import subprocess
 import sys
@@ -184,6 +186,13 @@ def test_modules_and_public_names_have_docstrings(module: str) -> None:
     assert [
         name for name, node in public(module) if "." not in name and not ast.get_docstring(node)
     ] == []
+
+
+@pytest.mark.parametrize("module", [m for m in LEVEL if ">>> " in (LIB / f"{m}.py").read_text()])
+def test_examples_in_the_docstrings_are_right(module: str) -> None:
+    name = "neoxkit" if module == "__init__" else f"neoxkit.{module}"
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted and not found.failed
 
 
 @pytest.mark.parametrize("module", LEVEL)
