@@ -49,7 +49,7 @@ def chat_template(agent_name: str) -> str:
 
 
 SETTINGS = (
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm",
     "seed",
 )  # fmt: skip
