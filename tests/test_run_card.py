@@ -11,7 +11,8 @@ from neoxkit import run_card, runs
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A git checkout with one commit, as the kit's own."""
-    (tmp_path / "code.py").write_text("1\n")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "code.py").write_text("1\n")
     name = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "first"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
@@ -22,9 +23,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commit_and_what_was_changed_since(checkout: Path) -> None:
     found = run_card.code()
     assert found["clean"] and not found["changed"] and len(found["commit"]) == 40
-    (checkout / "code.py").write_text("2\n")
-    (checkout / "new.py").write_text("3\n")
-    assert run_card.code() == found | {"clean": False, "changed": ["code.py", "new.py"]}
+    (checkout / "mine.txt").write_text("a person's own conversations are no code\n")
+    assert run_card.code() == found
+    (checkout / "lib" / "code.py").write_text("2\n")
+    (checkout / "lib" / "new.py").write_text("3\n")
+    assert run_card.code() == found | {"clean": False, "changed": ["lib/code.py", "lib/new.py"]}
 
 
 @pytest.mark.parametrize("git", [True, False])

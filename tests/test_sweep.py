@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,7 @@ def test_a_name_is_a_run_name_whatever_the_values() -> None:
     [
         ({}, {}, False, "no parameter has several values"),
         ({}, {"seed": [1, 1]}, False, "g.seed=1 would be two runs -- give each value once"),
+        ({"run": "z 1"}, {"seed": [1, 2]}, False, "run: 'z 1' is not a name"),
         ({}, {"run": ["a", "b"]}, False, "run: has several values -- give one"),
         ({}, {"seed": [1, 2], "block_size": [8, 9, 10]}, True, "got 2 of seed, 3 of block_size"),
         ({}, {"train_file": ["a", "b"]}, False, "train_file: is no parameter of 02_train -- name"),
@@ -209,6 +211,32 @@ def test_what_may_not_fit_is_said_before_the_first_begins(
     assert sweep.run("g", two, ["02_train"], at_once=2) == 0  # of which one is left
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "note: g.seed=2, DOES NOT FIT; it is tried all the same"
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(75, "killed"), (130, "killed"), (1, "failed"), (2, "failed")]
+)
+def test_a_run_that_was_interrupted_has_not_failed(
+    two: list[sweep.Variant], code: int, state: str
+) -> None:
+    """Its own files say how it stands; here, that it made nothing yet."""
+    two[0].folder.mkdir()
+    end: Future = Future()
+    end.set_result(code)
+    name, said, more = sweep._line(two[0], end)
+    assert (name, said) == ("g.seed=1", state)
+    assert more == ("see runs/g.seed=1/run.log" if state == "failed" else "")
+
+
+def test_a_refusal_names_the_run(two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(settings: TrainSettings) -> None:
+        if settings.seed == 2:
+            raise UserError("run", "was started with other settings", "restore them")
+
+    monkeypatch.setattr(plan, "check", refuse)
+    said = "g.seed=2: run: was started with other settings -- restore them"
+    with pytest.raises(UserError, match=said):
+        sweep.run("g", two, ["02_train"])
 
 
 def test_what_was_evaluated_otherwise_is_evaluated_again(two: list[sweep.Variant]) -> None:

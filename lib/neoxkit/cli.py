@@ -192,7 +192,10 @@ def _fit(options: argparse.Namespace) -> int:
     machines = machines or fit.MACHINES
     rows = fit.choices(fit.configurations(), options.lora_rank, machines)
     print(views.table(rows, ("model", *map(str, machines))).text)
-    print("by formulas (lib/neoxkit/fit.py) that were measured on CPUs, not yet on GPUs")
+    print(
+        "ds_config, how many conversations of 280 tokens each GPU holds at once, GiB of the host; "
+        "by formulas (lib/neoxkit/fit.py) that were measured on CPUs, not yet on GPUs"
+    )
     return 0
 
 

@@ -133,9 +133,15 @@ def heat_map(chosen: Sequence[Run]) -> charts.Picture | views.View:
 
 
 def _means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
+    groups = experiments.over_seeds(chosen)
     return [
-        {**asdict(group), "mean": group.mean, "interval": group.interval()}
-        for group in experiments.over_seeds(chosen)
+        {
+            **asdict(group),
+            "mean": group.mean,
+            "interval": group.interval(),
+            "above_the_first": group.above(groups[0]) if group.side == groups[0].side else None,
+        }
+        for group in groups
     ]
 
 

@@ -190,6 +190,9 @@ def summary(folder: Any) -> View:
     loss = facts["eval_loss"]
     starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
     peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"
+    opens = "opens with from_pretrained"
+    if facts.get("lora_rank"):
+        opens = f"adapters alone; neoxkit merge {folder.name} makes a whole one"
     notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
     return views.table(
         [
@@ -204,7 +207,7 @@ def summary(folder: Any) -> View:
             ("peak memory of a rank", f"{facts['memory_gib']} GiB"),
             ("final train loss", f"{facts['train_loss']:.4f}"),
             ("final eval loss", "none: the eval side is empty" if loss is None else f"{loss:.4f}"),
-            ("the model", f"{paths.short(folder / 'model')} (opens with from_pretrained)"),
+            ("the model", f"{paths.short(folder / 'model')} ({opens})"),
         ]
     )
 

@@ -24,6 +24,10 @@ class UserError(ValueError):
             what = f"{what[: max(room, 40) - 4].rstrip()} ..."
         super().__init__(f"{where}: {what} -- {remedy}")
 
+    def of(self, run: str) -> "UserError":
+        """The same, of one run among several."""
+        return _again(type(self), f"{run}: {self}")
+
     def __reduce__(self) -> tuple:
         """So that a worker process can hand it over."""
         return _again, (type(self), str(self))

@@ -1,9 +1,10 @@
 """`neoxkit merge`: LoRA adapters added to the weights they belong to, as a whole model."""
 
+import os
 import shutil
 from pathlib import Path
 
-from neoxkit import export, lora, models, paths, runs
+from neoxkit import export, lora, models, paths, plan, runs
 from neoxkit.errors import UserError
 
 
@@ -11,6 +12,8 @@ def merge(run: str) -> Path:
     """Write runs/RUN/merged, which opens with plain from_pretrained; returns it."""
     folder = paths.run(run)
     runs.finished(folder)
+    if not plan.num_gpus():  # else DeepSpeed, which transformers asks, tells that it looked for one
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adapters = folder / "model"
     if not lora.base_of(adapters):
         raise UserError(

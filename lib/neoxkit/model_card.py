@@ -72,6 +72,7 @@ def card(
     text = Path(source["path"]).name
     made = "its shape, from random weights" if facts["from_scratch"] else ""
     made = f"LoRA adapters of rank {facts['lora_rank']}" if facts["lora_rank"] else made
+    place = "what neoxkit merge writes" if facts["lora_rank"] else "this repository, or its folder"
     loss = facts["eval_loss"]
     scores = "none: the eval side was empty"
     if loss is not None:
@@ -93,7 +94,7 @@ def card(
             "",
             f"**Prompt.** `User: ...`, a blank line, `{facts['agent_name']}:` - the chat template "
             "writes it. A reply ends with the end mark or with a blank line and `User:`. "
-            "(PLACE: this repository, or its folder.)",
+            f"(PLACE: {place}.)",
             "",
             "```python",
             usage("PLACE"),
@@ -102,7 +103,7 @@ def card(
             f"**Scores on the eval side.** {scores}.",
             "",
             f"**Training.** {facts['step']:,} steps, {facts['trained_tokens']:,} trained tokens, "
-            f"{facts['train_seconds']:,} seconds, {facts['precision']}. With {versions}.",
+            f"{facts['train_seconds']:,} seconds of steps, {facts['precision']}. With {versions}.",
             "",
             "| setting | value |",
             "|---|---|",

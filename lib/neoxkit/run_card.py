@@ -20,6 +20,7 @@ PACKAGES = (
     "neoxkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed",
     "safetensors", "numpy", "peft",
 )  # fmt: skip
+MADE_BY = ("lib", "notebooks", "ds_configs")  # what of the checkout a run is made by
 CODE = Path(__file__).resolve().parents[2]  # the checkout that this package is imported from
 
 
@@ -70,7 +71,8 @@ def code() -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "clean": None, "changed": []}
-    changed = [line[3:] for line in (_git("status", "--porcelain") or "").splitlines()]
+    found = _git("status", "--porcelain", "--", *MADE_BY)
+    changed = [line[3:] for line in (found or "").splitlines()]
     return {"commit": commit, "clean": not changed, "changed": changed[:20]}
 
 

@@ -37,6 +37,7 @@ from neoxkit.workers import num_cores
 MOST_CHARACTERS = 80  # of a run's name: ".range-check-1.0e-03" behind it must be one as well
 LOG = "run.log"  # what `neoxkit run` said of a variant
 LOOK_SECONDS = 1.0
+INTERRUPTED = 130  # of `neoxkit run` by Ctrl-C where no training was asked to stop
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def variants(
     together = zip(*swept.values(), strict=True) if paired else itertools.product(*swept.values())
     if "run" in swept:
         raise UserError("run", "has several values", "give one, the sweep's own name")
+    paths.check_name("run", fixed["run"])
     for name in {**fixed, **swept}:
         _check_name(name, notebooks)
     made = [_variant(fixed, dict(zip(swept, values, strict=True))) for values in together]
@@ -121,7 +123,10 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     """
     parts = environments([variant.settings for variant in made], at_once)
     for variant in made:  # before the first of them starts
-        plan.check(_with_its_ranks(variant.settings, parts[0]))
+        try:
+            plan.check(_with_its_ranks(variant.settings, parts[0]))
+        except UserError as mistake:
+            raise mistake.of(variant.settings.run) from None
     to_train = [v for v in made if runs.state(v.folder) != "finished"]
     wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
     for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
@@ -256,12 +261,9 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
     standing = listing.standing(folder)
     if end.done():
         code = end.result()
-        said = f"failed: see {paths.short(folder / LOG)}" if code not in (0, STOPPED) else ""
-        return (
-            name,
-            standing.state if code in (0, STOPPED) else "failed",
-            said or terminal.reached(standing),
-        )
+        if code in (0, STOPPED, INTERRUPTED):
+            return name, standing.state, terminal.reached(standing)
+        return name, "failed", f"see {paths.short(folder / LOG)}"
     if not lock.locked_by(folder):  # before the training, or after it
         return name, "in its notebook", ""
     return name, "training", terminal.reached(standing)
