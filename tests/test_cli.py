@@ -52,9 +52,12 @@ class Papermill(ModuleType):
         self.exceptions.PapermillExecutionError = Failure
         self.calls: list[tuple[str, Path, dict[str, Any]]] = []
         self.failure: Failure | None = None
+        self.faults: list[Exception] = []  # raised one after the other, before anything is done
         self.fails_at = "01_tokenize"
 
     def execute_notebook(self, source: str, target: str, **options: Any) -> None:
+        if self.faults:
+            raise self.faults.pop()
         self.calls.append((Path(source).stem, Path(target), options["parameters"]))
         if self.failure and Path(source).stem == self.fails_at:
             raise self.failure
@@ -318,6 +321,20 @@ def test_a_failing_notebook_stops_the_row(
     assert cli.main(["run"]) == code
     assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize"]
     assert capsys.readouterr().err == f"{said}\n       in runs/demo/01_tokenize.ipynb\n"
+
+
+def test_a_kernel_that_did_not_start_is_started_again(capsys: CapSys, papermill: Papermill) -> None:
+    """Two of them died: another process took a port. A third time, or another fault, is raised."""
+    died = RuntimeError("Kernel died before replying to kernel_info")
+    papermill.faults = [died, died]
+    assert cli.main(["run", "--only", "01_tokenize"]) == 0
+    assert capsys.readouterr().out.count("its kernel did not start; once more") == 2
+    assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize"]
+    for faults in ([died] * 3, [RuntimeError("out of luck")]):
+        papermill.faults = [*faults]
+        with pytest.raises(RuntimeError, match=str(faults[0])):
+            cli.main(["run", "--only", "01_tokenize"])
+        assert not papermill.faults
 
 
 def test_an_error_stands_below_the_line_of_progress(

@@ -25,6 +25,8 @@ from neoxkit.settings import (
 from neoxkit.validated import Settings
 
 OWNER = "NEOXKIT_OWNER"  # the process that started this one for itself, where there is one
+KERNEL_STARTS = 3
+KERNEL_DIED = "Kernel died before replying"  # jupyter_client's words
 MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known
 
 
@@ -172,25 +174,34 @@ def _say(text: str) -> None:
 
 
 def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> Any:
-    """Execute one notebook; papermill's error of the cell that failed, if one did."""
+    """Execute one notebook; papermill's error of the cell that failed, if one did.
+
+    A kernel that dies before it answers has run nothing, and is started again: between the search
+    for free ports and their use another process may have taken one.
+    """
     import papermill  # slow: after every value was checked
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it tells of slow autosaves
     from papermill.exceptions import PapermillExecutionError
 
-    try:
-        papermill.execute_notebook(
-            str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
-            str(target),
-            parameters=dict(parameters),
-            autosave_cell_every=1,
-            # 02 has a line of its own
-            progress_bar=sys.stderr.isatty() and stage is not TrainSettings,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
-        )
-        return None
-    except PapermillExecutionError as fault:
-        return fault
+    for start in range(1, KERNEL_STARTS + 1):
+        try:
+            papermill.execute_notebook(
+                str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
+                str(target),
+                parameters=dict(parameters),
+                autosave_cell_every=1,
+                # 02 has a line of its own
+                progress_bar=sys.stderr.isatty() and stage is not TrainSettings,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
+            )
+            return None
+        except PapermillExecutionError as fault:
+            return fault
+        except RuntimeError as fault:
+            if not str(fault).startswith(KERNEL_DIED) or start == KERNEL_STARTS:
+                raise
+            _say("its kernel did not start; once more")
 
 
 def _failed(fault: Any, target: Path) -> int:
