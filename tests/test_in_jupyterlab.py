@@ -45,7 +45,7 @@ def opened(home: Path) -> Iterator[Open]:
     """Opens a notebook, or a copy of it that is named by its run and has other parameters."""
     with lab.jupyterlab(home / "notebooks") as address, lab.chromium() as browser:
 
-        def open_notebook(name: str, **parameters: object) -> lab.Notebook:
+        def open_notebook(name: str, /, **parameters: object) -> lab.Notebook:
             if parameters:
                 source = home / "notebooks" / f"{name}.ipynb"
                 own = next(parameters[k] for k in ("run", "dataset", "name") if k in parameters)
