@@ -311,7 +311,7 @@ def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -
         experiments.load(["lr.3"])
 
 
-def test_the_figures_are_saved_unrounded(home: Path) -> None:
+def test_the_figures_are_saved_as_they_were_logged(home: Path) -> None:
     make(home, "a", 100, [10 / 3])
     scored = {"runs/a": "is stopped"}
     compare.save(experiments.load([]), CompareSettings(name="night"), scored)

@@ -146,7 +146,7 @@ def _means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> views.View:
-    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures unrounded, those of
+    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures as logged, those of
     the seeds together, and those on the same conversations (rescore.facts)."""
     folder = paths.run(settings.name)
     folder.mkdir(parents=True, exist_ok=True)
