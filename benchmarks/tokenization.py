@@ -30,10 +30,10 @@ def tokenize_file(
         block_size=BLOCK_SIZE,
         eval_share=eval_share,
     )
-    sources = conversations.read_sides(settings.train_file)
+    sources = conversations.read_sides(settings)
     tokenizer = models.load_tokenizer(model)
     source = sources["train"]
-    encoded = tokens.encode_file(tokenizer, source, source.agent_name, train_on)
+    encoded = tokens.encode_file(tokenizer, source, source.names, train_on)
     rows, counts = policy.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
     train, evaluation, _ = policy.split_rows(rows, None, eval_share, settings.seed)
     manifest = tokenized.make_manifest(

@@ -81,10 +81,10 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
     settings = TokenizeSettings(
         train_file=f"data/{file}", dataset=dataset, model_name_or_path=model, **changes
     )
-    sources = conversations.read_sides(settings.train_file, settings.eval_file, settings.agent_name)
+    sources = conversations.read_sides(settings)
     tokenizer = models.load_tokenizer(settings.model_name_or_path)
     source = sources["train"]
-    encoded = tokens.encode_file(tokenizer, source, source.agent_name, settings.train_on)
+    encoded = tokens.encode_file(tokenizer, source, source.names, settings.train_on)
     rows, counts = policy.fit(encoded, settings.block_size, settings.too_long)
     train, evaluation, _ = policy.split_rows(rows, None, settings.eval_share, settings.seed)
     manifest = tokenized.make_manifest(

@@ -12,6 +12,7 @@ import pytest
 
 from neoxkit import blocks, conversations, models, paths, tokens, workers
 from neoxkit.errors import Faults, UserError
+from neoxkit.turns import Names
 
 END = "<|endoftext|>"
 DATA = paths.root().parent / "shared" / "data"
@@ -50,7 +51,7 @@ def test_a_later_block_can_outvote_the_first(
     path.write_text(odd + usual * 30)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", len(odd))
     file = conversations.read(path)
-    assert len(file.blocks) > 10 and file.agent_name == "Joi" and file.facts.replies == 31
+    assert len(file.blocks) > 10 and file.names.agent == "Joi" and file.facts.replies == 31
 
 
 def test_faults_of_all_blocks_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +60,10 @@ def test_faults_of_all_blocks_are_listed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 30)
     with pytest.raises(Faults) as caught:
         conversations.read(path)
-    assert [line.split(": ")[0] for line in str(caught.value).split("\n")] == [
-        f"{paths.short(path)}:{10 + i}" for i in range(3)
-    ]
+    assert str(caught.value) == (
+        f"{paths.short(path)}:10: a conversation without turns (3 of these, here is the first) -- "
+        'begin it with "User: "'
+    )
 
 
 def test_a_wrong_byte_is_found_in_a_later_block(
@@ -80,12 +82,12 @@ def test_blocks_on_two_processes_give_the_tokens_of_one_call(
     path = tmp_path / "t.txt"
     path.write_text("".join(f"User: {i}?\n\nAgent: It is {i}.{END}\n" for i in range(300)))
     tokenizer = models.load_tokenizer("tiny")
-    whole = tokens.encode(tokenizer, conversations.read(path).conversations, "Agent")
+    whole = tokens.encode(tokenizer, conversations.read(path).conversations, Names())
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(workers, "num_cores", lambda: 2)
     file = conversations.read(path)
     told: list[tuple[int, int]] = []
-    table = tokens.encode_file(tokenizer, file, "Agent", progress=lambda *now: told.append(now))
+    table = tokens.encode_file(tokenizer, file, Names(), progress=lambda *now: told.append(now))
     assert len(file.blocks) > 5 and told[-1] == (300, 300) and len(told) == len(file.blocks)
     assert table.line.tolist() == whole.line.tolist()
     assert table.ids().tolist() == whole.ids().tolist()

@@ -8,10 +8,11 @@ import torch
 from neoxkit import chat, conversations, models, replies
 from neoxkit.settings import EvaluateSettings
 from neoxkit.tiny import TINY
-from neoxkit.turns import Conversation, Turn, prompt
+from neoxkit.turns import Conversation, Names, Turn, prompt
 
 TOKENIZER = models.load_tokenizer(TINY)
 SETTINGS = EvaluateSettings(max_new_tokens=6)
+JOI = Names("Joi")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def model() -> torch.nn.Module:
 @pytest.fixture
 def box(model: torch.nn.Module, tmp_path: Path) -> chat.Chat:
     loads = {"base": lambda: model, "tuned": lambda: model}
-    return chat.Chat(loads, TOKENIZER, "Joi", SETTINGS, tmp_path / "chat.txt")
+    return chat.Chat(loads, TOKENIZER, JOI, SETTINGS, tmp_path / "chat.txt")
 
 
 def test_growing_ends_with_the_reply_itself(model: torch.nn.Module) -> None:
@@ -30,8 +31,8 @@ def test_growing_ends_with_the_reply_itself(model: torch.nn.Module) -> None:
         options = {"max_new_tokens": 12, "do_sample": True, "seed": seed}
         grown: list[str] = []
         asked = ["User: Hi\n\nJoi:"]
-        (said,) = replies.reply(model, TOKENIZER, asked, **options, growing=grown.append)
-        assert [said] == replies.reply(model, TOKENIZER, asked, **options)
+        (said,) = replies.reply(model, TOKENIZER, asked, JOI, **options, growing=grown.append)
+        assert [said] == replies.reply(model, TOKENIZER, asked, JOI, **options)
         assert grown[-1] == said.text and len(grown) > 1
 
 
@@ -40,7 +41,9 @@ def test_both_models_are_asked_with_all_turns_so_far(
 ) -> None:
     asked = []
 
-    def answer(model: object, tokenizer: object, prompts: list[str], **_: object) -> list:
+    def answer(
+        model: object, tokenizer: object, prompts: list[str], names: object, **_: object
+    ) -> list:
         asked.append(prompts[0])
         return [replies.Reply(f"r{len(asked)}", "end mark", 1)]
 
@@ -51,8 +54,8 @@ def test_both_models_are_asked_with_all_turns_so_far(
     first = [Turn("user", "One?")]
     for at, side in enumerate(box.sides):
         said = [*first, Turn("agent", f"r{at + 1}"), Turn("user", "Two?")]
-        assert asked[at] == prompt(Conversation(0, tuple(first)), "Joi")
-        assert asked[at + 2] == prompt(Conversation(0, tuple(said)), "Joi")
+        assert asked[at] == prompt(Conversation(0, tuple(first)), JOI)
+        assert asked[at + 2] == prompt(Conversation(0, tuple(said)), JOI)
         assert side.turns == [*said, Turn("agent", f"r{at + 3}")]
     box.question.value = "   "
     assert len(asked) == 4
@@ -80,7 +83,7 @@ def test_what_is_kept_is_read_again(box: chat.Chat, tmp_path: Path) -> None:
     side.keep_it()
     side.keep_it()
     found = conversations.read(tmp_path / "chat.txt")
-    assert found.agent_name == "Joi"
+    assert found.names.agent == "Joi"
     assert [c.turns for c in found.conversations] == [tuple(side.turns)] * 2
     side.turns.append(Turn("agent", ""))
     side.keep_it()
@@ -95,7 +98,9 @@ def test_temperature_zero_is_greedy_and_above_it_varies(box: chat.Chat) -> None:
         side.ask("Hi", box._answer)
         side.turns = side.turns[-1:]
     assert side.turns == side.turns[:1]
-    greedy = {replies.reply(side.model(), TOKENIZER, ["User: Hi\n\nJoi:"], max_new_tokens=6)[0]}
+    greedy = {
+        replies.reply(side.model(), TOKENIZER, ["User: Hi\n\nJoi:"], JOI, max_new_tokens=6)[0]
+    }
     box.temperature.value = 1.5
     asked = "User: Hi\n\nJoi:"
     assert len({box._answer(side.model(), asked, lambda _: None) for _ in range(4)} | greedy) > 2
@@ -105,5 +110,5 @@ def test_a_parameter_outside_the_sliders_range_widens_it(
     model: torch.nn.Module, tmp_path: Path
 ) -> None:
     settings = EvaluateSettings(max_new_tokens=2000, do_sample=True, temperature=3.5)
-    wide = chat.Chat({"base": lambda: model}, TOKENIZER, "Joi", settings, tmp_path / "x")
+    wide = chat.Chat({"base": lambda: model}, TOKENIZER, JOI, settings, tmp_path / "x")
     assert (wide.length.value, wide.temperature.value) == (2000, 3.5)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from neoxkit import conversations
+from neoxkit.conversations import Form
 from neoxkit.errors import Faults, UserError
 from neoxkit.policy import split
 from neoxkit.text_format import GLUED
-from neoxkit.turns import Conversation, Span, Turn, prompt, render
+from neoxkit.turns import Conversation, Names, Span, Turn, prompt, render
 
 END = "<|endoftext|>"
 FENCED = (
@@ -72,21 +73,26 @@ def test_text_format(write: Write) -> None:
         Conversation(1, talk("a", "b\nb2", "c", "d")),
         Conversation(10, talk("e", "f")),
     ]
-    assert (file.format, file.agent_name, file.facts.notes) == ("text", "Agent", {})
+    assert (file.form, file.facts.notes) == (Form("text", Names()), {})
     assert file.sha256 == hashlib.sha256(content.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
 def test_json_lines(write: Write, end: str) -> None:
-    one = chat(("system", " s "), ("user", "a\u2028a\x85"), ("assistant", "b"), id="x", n=3)
+    one = chat(
+        ("system", " s "), ("user", "a\u2028a\x85"), ("assistant", "b"), kind="k", id="x", n=3
+    )
     two = chat(("developer", "s1"), ("system", "s2"), ("user", "c"), ("agent", "d"), ("user", "e"))
     file = conversations.read(write(f"{one}{end} {end}{two}{end}", "talks.jsonl"))
     assert file.conversations == [
-        Conversation(1, talk("a\u2028a", "b"), "s", {"id": "x"}),
+        Conversation(1, talk("a\u2028a", "b"), "s", {"kind": "k"}),
         Conversation(3, talk("c", "d", "e"), "s1\n\ns2"),
     ]
-    assert (file.format, file.agent_name, file.facts.notes) == ("jsonl", "Agent", {})
-    assert conversations.read(file.path, "Joi").agent_name == "Joi"
+    assert (file.form, file.facts.notes) == (
+        Form("json", Names()),
+        {'not read: "id"': [1], 'not read: "n"': [1]},
+    )
+    assert conversations.read(file.path, "Joi", "Me").names == ("Joi", "Me")
 
 
 FOUND = ["Agent", "Joi", "Dr. Rosey", "Zoë Élan", "Mary-Jane O'Neil", "R2-D2", "Иван", "x" * 40]
@@ -95,20 +101,20 @@ FOUND = ["Agent", "Joi", "Dr. Rosey", "Zoë Élan", "Mary-Jane O'Neil", "R2-D2",
 @pytest.mark.parametrize("name", [*FOUND, "Zoe\u0308", "अर्जुन"])
 def test_any_agent_name_is_found(write: Write, name: str) -> None:
     file = conversations.read(write(f"User: a\n\n{name}: b\n\nUser: c\n\n{name}: d{END}"))
-    assert (file.agent_name, file.conversations) == (name, [Conversation(1, talk(*"abcd"))])
+    assert (file.names.agent, file.conversations) == (name, [Conversation(1, talk(*"abcd"))])
 
 
 @pytest.mark.parametrize("name", [*FOUND, "Zoe\u0308", "अर्जुन", "2B", "🤖", "Bot (v2)", "a.*"])
 def test_any_agent_name_is_taken(write: Write, name: str) -> None:
     file = conversations.read(write(f"User: a\n\n{name}: b\n\nNote: n{END}"), name)
-    assert file.agent_name == name
+    assert file.names == (name, "User")
     assert file.conversations == [Conversation(1, talk("a", "b\n\nNote: n"))]
 
 
 def test_other_labels_are_text_of_the_turn(write: Write) -> None:
     content = f"User: a\n\nNote: n\n\nJoi: b{END}\n" + f"User: c\n\nJoi: d{END}\n" * 40
     file = conversations.read(write(content))
-    assert file.agent_name == "Joi"
+    assert file.names.agent == "Joi"
     assert file.conversations[0].turns == talk("a\n\nNote: n", "b")
 
 
@@ -159,7 +165,7 @@ def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
     missing = "no end mark at the end of the file, conversation kept"
     doubled = "doubled end marks, ignored"
     assert file.facts.notes == {missing: [6], doubled: [4, 4]}
-    first = "talks.txt: 2 conversations (text); User asks, Agent answers 2 times"
+    first = "talks.txt: 2 conversations (text); User asks 2 times, Agent answers 2 times"
     notes = [f"{missing}: 1 (line 6)", f"{doubled}: 2 (lines 4, 4)"]
     assert file.sentences()[0] == first and sorted(file.sentences()[1:]) == sorted(notes)
 
@@ -175,9 +181,10 @@ def test_end_mark_within_a_line_is_text(write: Write) -> None:
     assert file.facts.notes == {f"{END} in the middle of a line, read as text": [3]}
 
 
-def test_label_without_blank_line_is_text(write: Write) -> None:
+def test_label_without_blank_line_begins_a_turn(write: Write) -> None:
+    """As text of the turn before, the asking side's words would be trained."""
     file = conversations.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
-    assert file.conversations == [Conversation(2, talk("a", "b\nUser: c\nAgent: d", "e"))]
+    assert file.conversations == [Conversation(2, talk(*"abcde"))]
     assert file.facts.notes == {GLUED: [5, 6]}
 
 
@@ -218,13 +225,28 @@ def test_only_newlines_split_lines(write: Write) -> None:
 TALK = f"User: a\n\nAgent: b{END}\n"
 OK = chat(("user", "a"), ("assistant", "b"))
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-REFUSED = {  # what: (file, content, line, parts of the message)
+REFUSED = {  # what: (file, content, line or None, parts of the message)
     "empty": ("t.txt", "", 1, ["empty"]),
     "white space": ("t.txt", " \r\n\t\n", 1, ["empty"]),
     "bom only": ("t.txt", b"\xef\xbb\xbf", 1, ["empty"]),
     "bom only, json": ("t.jsonl", b"\xef\xbb\xbf\n", 1, ["empty"]),
     "wide space": ("t.txt", "\u00a0\n\u3000", 1, ["empty"]),
     "latin-1": ("t.txt", b"User: a\n\nJos\xe9: b", 3, ["byte 12 (0xe9)", "WINDOWS-1252"]),
+    "damaged": (
+        "t.txt",
+        "User: é\n\nA: b".encode() + b"\x92\n",
+        3,
+        ["damaged at byte 14 (0x92)", "UTF-8"],
+    ),
+    "damaged, far": (
+        "t.txt",
+        b"User: \x92\n\nA: b" + "é".encode(),
+        1,
+        ["damaged at byte 6 (0x92)"],
+    ),
+    "cut off": ("t.txt", TALK.encode() + "User: é".encode()[:-1], 4, ["ends inside a character"]),
+    "cut off, wide": ("t.txt", TALK.encode() + "“".encode()[:-1], 4, ["ends inside a character"]),
+    "a NUL": ("t.txt", TALK * 900 + "User: \0", 2701, ["holds a NUL byte"]),
     "latin-1, crlf": ("t.txt", b"User: a\r\n\r\nJos\xe9", 3, ["byte 14 (0xe9)", "WINDOWS-1252"]),
     "latin-1, bom": ("t.txt", b"\xef\xbb\xbfUser: caf\xe9\n", 1, ["byte 12 (0xe9)"]),
     "utf-16": ("t.txt", TALK.encode("utf-16"), 1, ["UTF-16", "iconv"]),
@@ -232,24 +254,49 @@ REFUSED = {  # what: (file, content, line, parts of the message)
     "utf-16-be": ("t.txt", TALK.encode("utf-16-be"), 1, ["UTF-16", "iconv -f UTF-16BE"]),
     "gzip": ("t.txt", gzip.compress(TALK.encode()), 1, ["gzip", "gunzip"]),
     "json as text": ("t.txt", OK, 1, ["JSON", ".jsonl"]),
-    "array as text": ("t.txt", f"[\n {OK}]", 1, ["JSON array", ".jsonl"]),
-    "array": ("t.jsonl", f"[{OK}]", 1, ["JSON array", "one object a line"]),
-    "array, spread": ("t.jsonl", f"[\n{OK},\n{OK}\n]", 1, ["JSON array", "one object a line"]),
+    "array as text": ("t.txt", f"[\n {OK}]", 1, ["is JSON", ".json"]),
+    "array, broken": ("t.json", f"[\n{OK},\n{{3]", 3, ["not JSON", "one object a line"]),
+    "array of others": ("t.json", f"[{OK}, 3]", 1, ['no list "messages"']),
     "text as json": ("t.jsonl", TALK, 1, ["text format", ".txt"]),
     "chatml": ("t.txt", "<|im_start|>user\na<|im_end|>\n", 1, ["ChatML"]),
     "lfs": ("t.txt", LFS, 1, ["Git LFS", "git lfs pull"]),
     "html": ("t.txt", "\n<!DOCTYPE html>\n<html>", 1, ["HTML"]),
-    "other labels": (
+    "other labels": ("t.txt", "Ann: a\n\nBob: b", 1, ['"User:"', "Ann (1), Bob (1)", "user_name"]),
+    "no mark": (
         "t.txt",
-        "Human: a\n\nAssistant: b",
-        1,
-        ['"User:"', "Human (1), Assistant (1)"],
+        "User: a\n\nAgent: b\n\n" * 3,
+        None,
+        ['3 "User:" labels', 'end_mark to none'],
     ),
-    "no blank lines": ("t.txt", f"{TALK[:8]}Agent: b{END}", 2, ["'Agent:'", "blank line"]),
+    "another mark": (
+        "t.txt",
+        "User: a\n\nAgent: b</s>\n" * 3,
+        None,
+        ['3 "User:"', 'end_mark to "</s>"'],
+    ),
+    "another mark, alone": ("t.txt", "User: a\n\nAgent: b\n###\n" * 3, None, ['end_mark to "###"']),
+    "two who ask": (
+        "t.txt",
+        f"Human: a\n\nJoi: b{END}\nQuestion: a\n\nJoi: b{END}\n" * 3,
+        4,
+        ["several names ask", "Human (3)", "user_name"],
+    ),
+    "a stranger asks": (
+        "t.txt",
+        f"{TALK * 9}Ann: a\n\nAgent: b\n\nAnn: c\n\nAgent: d{END}",
+        32,
+        ['"Ann:" begins a line of a turn of Agent', 'write "User:"'],
+    ),
+    "Human among User": (
+        "t.txt",
+        f"{TALK * 9}User: a\n\nAgent: b\n\nHuman: c\n\nAgent: d{END}",
+        32,
+        ['"Human:"'],
+    ),
     "no agent": ("t.txt", f"\nUser: a{END}\nUser: b{END}", 2, ["no turns", "answer User", "Agent"]),
     "prose": ("t.txt", "Call me Ishmael.", 1, ['none starts with "User:"']),
     "end marks only": ("t.txt", f"{END}\n{END}\n", 1, ["no turns"]),
-    "no blank after colon": ("t.txt", f"User:a\n\nJoi:b{END}", 1, ["agent_name"]),
+    "no blank after colon": ("t.txt", f"User:a\n\nJoi:b{END}", 1, ["user_name and agent_name"]),
     "a turnless one": ("t.txt", f"{TALK}\nx\ny{END}{TALK}", 5, ["without turns", '"User: "']),
     "bad json": ("t.jsonl", f'{OK}\n\n{{"messages": [}}\n', 3, ["not JSON at column 15"]),
     "no messages": ("t.jsonl", '{"text": "a"}', 1, ['no list "messages"']),
@@ -259,7 +306,15 @@ REFUSED = {  # what: (file, content, line, parts of the message)
     "list role": ("t.jsonl", chat((["user"], "a")), 1, ["role"]),
     "long role": ("t.jsonl", chat(("x" * 500, "a")), 1, ["role"]),
     "number content": ("t.jsonl", chat(("user", 3)), 1, ['"content" is not text']),
-    "list content": ("t.jsonl", chat(("user", [{"text": "a"}])), 1, ['"content" is not text']),
+    "a picture": (
+        "t.jsonl",
+        chat(("user", [{"type": "image"}])),
+        1,
+        ["type 'image'", "parts of text"],
+    ),
+    "a part of text": ("t.jsonl", chat(("user", ["a"])), 1, ["type 'str'"]),
+    "weight": ("t.jsonl", OK.replace('"b"', '"b", "weight": 0.5'), 1, ['"weight" 0.5', "0 or 1"]),
+    "train": ("t.jsonl", OK.replace('"b"', '"b", "train": "no"'), 1, ["\"train\" 'no'"]),
     "half a character": ("t.jsonl", OK.replace('"a"', '"\\ud800"'), 1, []),
     "long number": ("t.jsonl", "1" * 5000, 1, []),
     "nobody answers": ("t.jsonl", chat(("user", "a")), 1, ["no turns found by the assistant"]),
@@ -271,17 +326,17 @@ REFUSED = {  # what: (file, content, line, parts of the message)
 def test_refused_in_one_line(write: Write, case: str) -> None:
     name, content, line, parts = REFUSED[case]
     message = str(refusal(write(content, name)))
-    assert message.startswith(f"{name}:{line}: ") and "\n" not in message
+    assert message.startswith(f"{name}:{line}: " if line else f"{name}: ") and "\n" not in message
     assert [part for part in parts if part not in message] == []
 
 
-@pytest.mark.parametrize("name", ["Joi", "agent", "Z" * 300])
+@pytest.mark.parametrize("name", ["Joi", "Agents", "Z" * 300])
 def test_agent_name_that_never_occurs_is_refused(write: Write, name: str) -> None:
     message = str(refusal(write(TALK), name))
     assert name[:40] in message and "agent_name" in message and "found Agent" in message
 
 
-@pytest.mark.parametrize("asker", ["User", "Human"])
+@pytest.mark.parametrize("asker", ["User", "Ann"])
 def test_refusals_stay_short_with_long_names(write: Write, asker: str) -> None:
     names = [letter * 40 for letter in "ABCDE"]
     refusal(write("".join(f"{asker}: a\n\n{name}: b{END}\n" for name in names)))
@@ -289,17 +344,37 @@ def test_refusals_stay_short_with_long_names(write: Write, asker: str) -> None:
 
 
 @pytest.mark.parametrize("num", [2, 20, 21, 25])
-@pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
-def test_every_fault_is_listed(write: Write, name: str, num: int) -> None:
-    good, bad = (TALK, f"prose\n\n{END}\n") if name == "t.txt" else (f"{OK}\n\n\n", "{\n\n\n")
-    fault = refusal(write((good + bad) * num, name))
+def test_every_kind_of_fault_is_listed(write: Write, num: int) -> None:
+    rows = "".join(f"{OK}\n\n{chat((f'role {i}', 'a'))}\n" for i in range(num))
+    fault = refusal(write(rows, "t.jsonl"))
     *lines, last = str(fault).split("\n")
     lines += [] if num > 20 else [last]
     assert isinstance(fault, Faults)
-    assert [line.split(": ")[0] for line in lines] == [f"{name}:{4 + 6 * i}" for i in range(num)][
+    assert [line.split(": ")[0] for line in lines] == [f"t.jsonl:{3 + 3 * i}" for i in range(num)][
         :20
     ]
     assert num <= 20 or last == f"... and {num - 20} more"
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
+def test_equal_faults_are_one_line_with_their_count(write: Write, name: str) -> None:
+    good, bad = (TALK, f"prose\n\n{END}\n") if name == "t.txt" else (f"{OK}\n\n\n", "{\n\n\n")
+    said = str(refusal(write((good + bad) * 1500, name)))
+    assert said.startswith(f"{name}:4: ") and "(1,500 of these, here is the first)" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
+def test_conversations_that_cannot_be_read_are_left_out_where_that_is_allowed(
+    write: Write, name: str
+) -> None:
+    good, bad = (TALK, f"prose\n\n{END}\n") if name == "t.txt" else (f"{OK}\n\n\n", "{\n\n\n")
+    file = conversations.read(write((good + bad) * 3, name), bad_rows="skip")
+    assert [c.line for c in file.conversations] == [1, 7, 13]
+    (note,) = [n for n in file.sentences() if n.startswith("left out, can't be read: ")]
+    assert note.endswith(": 3 (lines 4, 10, 16)") and file.facts.conversations == 3
+    with pytest.raises(UserError, match="no conversation can be read"):
+        conversations.read(write(bad * 3, name), "Agent", "User", bad_rows="skip")
 
 
 # --- split, render, prompt ---
@@ -337,7 +412,7 @@ def test_split_of_two_texts_has_both_sides() -> None:
 
 def test_render_and_prompt_give_exact_text() -> None:
     conversation = Conversation(7, talk("Hi", "Yes?", "", "No\n\nnever"), "Be kind.")
-    text, spans = render(conversation, "Dr. Rosey")
+    text, spans = render(conversation, Names("Dr. Rosey"))
     assert text == "Be kind.\n\nUser: Hi\n\nDr. Rosey: Yes?\n\nUser:\n\nDr. Rosey: No\n\nnever"
     assert [(s.role, text[s.start : s.end]) for s in spans] == [
         ("user", " Hi"),
@@ -346,13 +421,13 @@ def test_render_and_prompt_give_exact_text() -> None:
         ("agent", " No\n\nnever"),
     ]
     asked = Conversation(7, talk("Hi"), "Be kind.")
-    assert prompt(asked, "Dr. Rosey") == "Be kind.\n\nUser: Hi\n\nDr. Rosey:"
-    assert render(Conversation(1, talk("Hi")), "Joi") == ("User: Hi", [Span("user", 5, 8)])
+    assert prompt(asked, Names("Dr. Rosey")) == "Be kind.\n\nUser: Hi\n\nDr. Rosey:"
+    assert render(Conversation(1, talk("Hi")), Names("Joi", "Q")) == ("Q: Hi", [Span("user", 2, 5)])
 
 
 def test_rendered_text_reads_back(write: Write) -> None:
     conversation = Conversation(1, talk("Hi\nthere", "Yes?\n\n- one\n- two", "Bye"), "Be kind.")
-    text, _ = render(conversation, "Zoë Élan")
+    text, _ = render(conversation, Names("Zoë Élan"))
     assert conversations.read(write(text + END), "Zoë Élan").conversations == [conversation]
 
 
@@ -363,7 +438,7 @@ def test_each_line_of_a_wrong_encoding_is_named(tmp_path: Path) -> None:
         conversations.read(file)
     lines = [line.split(": ")[0].rsplit(":", 1)[1] for line in str(refused.value).splitlines()]
     assert lines == ["1", "4", "5"]
-    assert "at byte 7 (0xe9)" in str(refused.value).splitlines()[0]
+    assert "not UTF-8 at byte 7 (0xe9)" in str(refused.value).splitlines()[0]
 
 
 def test_a_misspelt_first_label_is_noted(write: Write) -> None:

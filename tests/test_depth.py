@@ -12,6 +12,7 @@ from neoxkit import depth, evaluate, models, paths, scoring
 from neoxkit.errors import UserError
 from neoxkit.settings import EvaluateSettings
 from neoxkit.table import NOT_TRAINED
+from neoxkit.turns import Names
 
 A, B = 7, NOT_TRAINED  # trained, not trained
 
@@ -155,7 +156,7 @@ def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> No
     rows, size = scoring.plain_rows(tmp_path / "t.txt", model, tokenizer)
     assert size == 27 * 60 and depth.num_bytes(rows, tokenizer) != size
     settings = EvaluateSettings(plain_text_file=str(tmp_path / "t.txt"))
-    found = evaluate.examine(model.eval(), tokenizer, rows.select([]), [], settings).plain
+    found = evaluate.examine(model.eval(), tokenizer, Names(), rows.select([]), [], settings).plain
     assert found.bits_per_byte == depth.bits_per_byte(found.losses, size)
 
 

@@ -12,6 +12,7 @@ from neoxkit import evaluate, models, paths, replies, scoring, tokenized
 from neoxkit.errors import UserError
 from neoxkit.replies import Question, Reply, own_questions, read_questions, reply
 from neoxkit.settings import EvaluateSettings
+from neoxkit.turns import Names
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_a_score_does_not_depend_on_the_batch_size(home: Path, model: object) ->
 
 def test_no_question_has_no_reply(home: Path, model: object, tokenizer: object) -> None:
     rows = load_from_disk(paths.tokenized("small"))["eval"]
-    none = evaluate.examine(model, tokenizer, rows.select([]), [], EvaluateSettings())
+    none = evaluate.examine(model, tokenizer, Names(), rows.select([]), [], EvaluateSettings())
     assert none == evaluate.Examination(None, [])
 
 
@@ -69,7 +70,7 @@ def test_replies_end_in_three_ways_and_keep_their_order(tokenizer: object) -> No
         "User: c\n\nAgent:": " three three three three three three three three",
     }
     parrot = Parrot(said, tokenizer)
-    found = reply(parrot, tokenizer, list(said), max_new_tokens=8, batch_size=2)
+    found = reply(parrot, tokenizer, list(said), Names(), max_new_tokens=8, batch_size=2)
     assert [(r.text, r.ended) for r in found[:2]] == [("One.", "end mark"), ("Two.", "next turn")]
     assert found[2].ended == "ran on" and found[2].text.startswith("three three")
     assert parrot.calls == [2, 1]
@@ -81,14 +82,14 @@ def test_replies_end_in_three_ways_and_keep_their_order(tokenizer: object) -> No
 def test_a_prompt_too_long_for_the_model_is_left_out_and_counted(tokenizer: object) -> None:
     parrot = Parrot({"User: b\n\nAgent:": " Two.<|endoftext|>"}, tokenizer)
     prompts = ["User: a b c d e f g h i j k\n\nAgent:", "User: b\n\nAgent:"]
-    found = reply(parrot, tokenizer, prompts, max_new_tokens=90)
+    found = reply(parrot, tokenizer, prompts, Names(), max_new_tokens=90)
     assert [(r.text, r.ended) for r in found] == [("", "too long"), ("Two.", "end mark")]
 
 
 def test_replies_of_a_batch_are_those_of_one_by_one(model: object, tokenizer: object) -> None:
-    prompts = [q.prompt for q in own_questions(["Hi.", "What is 3 plus 4?", "Count!"], "Agent")]
-    together = reply(model, tokenizer, prompts, max_new_tokens=12, batch_size=3)
-    alone = [reply(model, tokenizer, [p], max_new_tokens=12)[0] for p in prompts]
+    prompts = [q.prompt for q in own_questions(["Hi.", "What is 3 plus 4?", "Count!"], Names())]
+    together = reply(model, tokenizer, prompts, Names(), max_new_tokens=12, batch_size=3)
+    alone = [reply(model, tokenizer, [p], Names(), max_new_tokens=12)[0] for p in prompts]
     assert together == alone
 
 
@@ -98,7 +99,8 @@ def test_sampling_is_repeatable_and_leaves_the_generator_alone(
     ask = {"max_new_tokens": 8, "do_sample": True, "temperature": 1.5}
     before = torch.random.get_rng_state()
     one, same, other = (
-        reply(model, tokenizer, ["User: Hi\n\nAgent:"], seed=seed, **ask) for seed in (1, 1, 2)
+        reply(model, tokenizer, ["User: Hi\n\nAgent:"], Names(), seed=seed, **ask)
+        for seed in (1, 1, 2)
     )
     assert one == same != other
     assert torch.random.get_rng_state().equal(before)
@@ -148,19 +150,22 @@ def test_questions_come_from_a_file_its_neighbour_or_the_eval_side(
 
 
 def test_the_example_is_what_the_user_says_last_in_the_first_question() -> None:
+    joi = Names("Joi")
     first = Question(
         "Rules.\n\nUser: Hi\n\nJoi: Yes?\n\nUser: The User: part\n\nof it?\n\nJoi:", None
     )
-    assert replies.example([first, *own_questions(["No."], "Joi")]) == "The User: part\n\nof it?"
-    assert replies.example(own_questions(["Why?"], "Joi")) == "Why?"
-    assert replies.example([]) == "Hello."
+    assert replies.example([first, *own_questions(["No."], joi)], joi) == "The User: part\n\nof it?"
+    assert replies.example(own_questions(["Why?"], joi), joi) == "Why?"
+    assert replies.example([], joi) == "Hello."
+    other = Question("Human: Hi\n\nJoi: User: ?\n\nHuman: How?\n\nJoi:", None)
+    assert replies.example([other], Names("Joi", "Human")) == "How?"
 
 
 def test_a_question_file_without_a_question_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text(json.dumps({"messages": [{"role": "assistant", "content": "Hi"}]}))
     with pytest.raises(UserError, match=r"q\.jsonl:1: has no question"):
-        read_questions(file, "Agent")
+        read_questions(file, Names())
 
 
 def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig
 
 from neoxkit import export, model_card
 from neoxkit.tiny import tiny_folder
+from neoxkit.turns import Names
 
 
 def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
     base.mkdir(parents=True)
     facts = {
         "base": str(base), "lora_rank": 0, "from_scratch": False, "eval_loss": 1000.0,
-        "block_size": 280, "agent_name": "Joi", "step": 3, "trained_tokens": 9,
+        "block_size": 280, "agent_name": "Joi", "user_name": "User", "step": 3, "trained_tokens": 9,
         "train_seconds": 1.5, "precision": "fp32",
     }  # fmt: skip
     source = {"path": str(tmp_path / "secret" / "mine.txt"), "sha256": "abc"}
@@ -74,5 +75,5 @@ def test_who_asks_as_the_card_says_gets_one_turn(
         return ask
 
     monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
-    exec(model_card.usage('a "folder" 😀'), {})
+    exec(model_card.usage('a "folder" 😀', Names()), {})
     assert capsys.readouterr().out == "Hello.\n"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from neoxkit import models, tiny
 from neoxkit.errors import UserError
 from neoxkit.model_card import chat_template
-from neoxkit.turns import Conversation, Turn, prompt
+from neoxkit.turns import Conversation, Names, Turn, prompt
 
 
 def sha256(folder: Path) -> dict[str, str]:
@@ -128,17 +128,17 @@ def test_a_vocabulary_too_large_is_refused() -> None:
         models.check_positions(model, 2049)
 
 
-@pytest.mark.parametrize("agent_name", ["Agent", "Dr. Rosey", 'O"Brien'])
-def test_the_chat_template_writes_the_trained_prompt(agent_name: str) -> None:
+@pytest.mark.parametrize("names", [Names(), Names("Dr. Rosey", "Human"), Names('O"Brien', 'O"B')])
+def test_the_chat_template_writes_the_trained_prompt(names: Names) -> None:
     tokenizer = models.load_tokenizer("tiny")
-    tokenizer.chat_template = chat_template(agent_name)
+    tokenizer.chat_template = chat_template(names)
     turns = (Turn("user", "Hi."), Turn("agent", "Yes?"), Turn("user", "Bye."))
     chat = [
         {"role": "system", "content": "A shop."},
         *({"role": "user" if t.role == "user" else "assistant", "content": t.text} for t in turns),
     ]
     written = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert written == prompt(Conversation(1, turns, "A shop."), agent_name)
+    assert written == prompt(Conversation(1, turns, "A shop."), names)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """What is worth a look, and the audit: each found where it is, and nowhere else."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from neoxkit import models, policy, quality, tokens
+from neoxkit.conversations import ConversationFile, Facts, Form
 from neoxkit.errors import UserError
 from neoxkit.table import Table
 from neoxkit.tiny import TINY
-from neoxkit.turns import Conversation, Turn
+from neoxkit.turns import Conversation, Names, Turn
 
 
 def talk(line: int, *texts: str) -> Conversation:
@@ -18,10 +20,13 @@ def talk(line: int, *texts: str) -> Conversation:
 
 
 TOKENIZER = models.load_tokenizer(TINY)
+SOURCE = ConversationFile(
+    Path("t.txt"), Form("text", Names("Bot")), [], "", Facts(conversations=5, marks=5)
+)
 
 
 def encode(*conversations: Conversation, train_on: str = "agent") -> Table:
-    return tokens.encode(TOKENIZER, conversations, "Bot", train_on)
+    return tokens.encode(TOKENIZER, conversations, Names("Bot"), train_on)
 
 
 def lines(found: list[quality.Finding], what: str) -> dict[str, list[int]]:
@@ -101,7 +106,8 @@ def test_turns_add_up_to_the_conversation() -> None:
 def audited(rows: Table, block_size: int = 280, too_long: str = "drop") -> list[quality.Check]:
     fitted, counts = policy.fit(rows, block_size, too_long)
     train, evaluation, _ = policy.split_rows(fitted, None, 0.2, 0)
-    return quality.audit({"train": train, "eval": evaluation}, {"train": counts}, TOKENIZER)
+    sides = {"train": train, "eval": evaluation}
+    return quality.audit(sides, {"train": counts}, TOKENIZER, {"train": SOURCE})
 
 
 @pytest.mark.parametrize("train_on", ["agent", "all"])
@@ -109,16 +115,16 @@ def audited(rows: Table, block_size: int = 280, too_long: str = "drop") -> list[
 def test_good_data_passes(train_on: str, block_size: int, too_long: str) -> None:
     many = [talk(i, f"What is {i} plus 4?", "It is 7.", "Sure?", "Yes " * i) for i in range(1, 20)]
     checks = audited(encode(*many, train_on=train_on), block_size, too_long)
-    assert [check.passed for check in checks] == [True] * 3
+    assert [check.passed for check in checks] == [True] * 5
     quality.require(checks)
 
 
-def failed(rows: Table, **changes: object) -> str:
+def failed(rows: Table, source: ConversationFile = SOURCE, **changes: object) -> str:
     sides = {"train": rows, "eval": rows.select(slice(0))}
     counts = {"train": policy.fit(rows, 280, "drop")[1]}
     for name, value in changes.items():
         setattr(counts["train"], name, value)
-    checks = quality.audit(sides, counts, TOKENIZER)
+    checks = quality.audit(sides, counts, TOKENIZER, {"train": source})
     with pytest.raises(UserError) as refused:
         quality.require(checks)
     return str(refused.value)
@@ -158,5 +164,43 @@ def test_what_stands_in_both_files_is_accounted_for() -> None:
     counts = {"train": fitted["train"][1], "eval": policy.fit(again, 280, "drop")[1]}
     train, evaluation, notes = policy.split_rows(fitted["train"][0], again, 0.0, 0)
     assert notes[0].startswith("1 conversations stand in both files")
-    checks = quality.audit({"train": train, "eval": evaluation}, counts, TOKENIZER)
-    assert checks[2].passed and "+ 1 on both sides" in checks[2].found
+    sides = {"train": train, "eval": evaluation}
+    checks = quality.audit(sides, counts, TOKENIZER, {"train": SOURCE})
+    assert checks[-1].passed and "+ 1 on both sides" in checks[-1].found
+
+
+ASKED = "Fine.\n\nUSER : and you?\nMe too."
+NOT_ASKED = ["Fine. User: x", "The user:\nyou", "Fine.\n\n```\nUser: x\n```", "A\nHuman: homo"]
+
+
+@pytest.mark.parametrize(
+    "label", ["USER :", "**User**:", "> User:", "- User：", "Human:", '"User":']
+)
+def test_words_behind_a_label_of_the_asking_side_are_refused(label: str) -> None:
+    """Whatever reads the file: no agent turn may hold what looks like a question."""
+    odd = talk(3, "Hi", ASKED.replace("USER :", label))
+    said = failed(encode(talk(1, "Hi", "Yes?"), odd))
+    assert said.startswith("train_file: trained tokens behind a label of the asking side: ")
+    assert "(line 3)" in said
+    (row,) = encode(odd)
+    behind = TOKENIZER(f"{label} and you?\nMe too.", add_special_tokens=False)["input_ids"]
+    assert encode(odd).astray.tolist() == [len(behind)] and len(behind) < row.num_trained
+
+
+@pytest.mark.parametrize("text", NOT_ASKED)
+def test_other_words_about_a_user_are_not(text: str) -> None:
+    assert encode(talk(1, "Hi\n\nUser: x", text)).astray.tolist() == [0]
+    assert encode(talk(1, "Hi", ASKED), train_on="all").astray.tolist() == [0]
+
+
+def test_conversations_that_no_mark_ends_are_refused() -> None:
+    unmarked = replace(SOURCE, facts=Facts(conversations=5, questions=10, marks=3))
+    said = failed(TRAIN, unmarked)
+    assert said.startswith("end_mark: conversations: 5, of 2.0 questions on average; 3 end with a")
+    without = replace(unmarked, form=Form("text", Names("Bot"), "none"))
+    assert all(
+        c.passed
+        for c in quality.audit(
+            {"train": TRAIN}, {"train": policy.fit(TRAIN, 280)[1]}, TOKENIZER, {"train": without}
+        )
+    )

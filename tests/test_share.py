@@ -19,7 +19,7 @@ def finished(home: Path) -> Iterator[Path]:
     folder = home / "runs" / "shared"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
-    runs.write_json(folder / runs.FINISHED, {"step": 1})
+    runs.write_json(folder / runs.FINISHED, {"step": 1, "agent_name": "Agent", "user_name": "User"})
     template = "{% for m in messages %}User: {{ m['content'] }}\n\nAgent:{% endfor %}"
     (folder / "model" / "chat_template.jinja").write_text(template)
     yield folder

@@ -16,7 +16,7 @@ from neoxkit import conversations, models, paths, policy, runs, tokenized, token
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
 from neoxkit.table import Reply, Table
-from neoxkit.turns import Conversation, Turn
+from neoxkit.turns import Conversation, Names, Turn
 
 END = "<|endoftext|>"
 DATA = paths.root().parent / "shared" / "data"
@@ -53,18 +53,18 @@ def stretches(tokenizer: Tokenizer, ids: Sequence[int], labels: Sequence[int]) -
 
 
 def slowly(
-    tokenizer: Tokenizer, conversation: Conversation, agent: str, train_on: str
+    tokenizer: Tokenizer, conversation: Conversation, names: Names, train_on: str
 ) -> tuple[list[int], list[bool]]:
     """Ids and what is trained on, without offsets: the pieces between colons, encoded one by one.
 
     A label's colon ends a word for the tokenizer, so the pieces' ids in a row are the whole's.
     """
-    labels = [f"{'User' if t.role == 'user' else agent}:" for t in conversation.turns]
+    labels = [f"{getattr(names, t.role)}:" for t in conversation.turns]
     after = [f"\n\n{label}" for label in labels[1:]] + [""]
     pieces = [(conversation.preamble and f"{conversation.preamble}\n\n") + labels[0]]
     for turn, end in zip(conversation.turns, after, strict=True):
         pieces.append((turn.text and f" {turn.text}") + end)
-    learnt = [False, *(turn.role == "agent" for turn in conversation.turns)]
+    learnt = [False, *(turn.role == "agent" and turn.trained for turn in conversation.turns)]
     ids: list[int] = []
     trained: list[bool] = []
     for piece, learn in zip(pieces, learnt, strict=True):
@@ -79,14 +79,14 @@ def slowly(
     return [*ids, tokenizer.eos_token_id], trained
 
 
-def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], agent: str) -> None:
+def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], names: Names) -> None:
     for train_on in ("agent", "all"):
-        rows = tokens.encode(tokenizer, talks, agent, train_on)
+        rows = tokens.encode(tokenizer, talks, names, train_on)
         for row, conversation in zip(rows, talks, strict=True):
-            ids, trained = slowly(tokenizer, conversation, agent, train_on)
+            ids, trained = slowly(tokenizer, conversation, names, train_on)
             assert row.ids.tolist() == ids, conversation
             assert row.trained.tolist() == trained, conversation
-            whole = turns.render(conversation, agent)[0] + END
+            whole = turns.render(conversation, names)[0] + END
             assert tokenizer.decode(ids) == unicodedata.normalize("NFC", whole)
             assert ids.count(tokenizer.eos_token_id) == 1 and tokenizer.pad_token_id not in ids
 
@@ -95,7 +95,9 @@ def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], agen
 
 
 def test_ids_and_labels_by_hand(tiny: Tokenizer) -> None:
-    (row,) = tokens.encode(tiny, [talk("hi", "reply", "more", "reply2", line=4)], "Dr. Rosey")
+    (row,) = tokens.encode(
+        tiny, [talk("hi", "reply", "more", "reply2", line=4)], Names("Dr. Rosey")
+    )
     asked, again = "User: hi\n\nDr. Rosey:", " more\n\nDr. Rosey:"
     reply, last = ids_of(tiny, " reply\n\nUser:"), [*ids_of(tiny, " reply2"), 0]
     a, b = len(ids_of(tiny, asked)), len(ids_of(tiny, again))
@@ -133,11 +135,11 @@ TOYS = {  # what: (conversation, text of each stretch of tokens trained under "a
 @pytest.mark.parametrize("toy", TOYS)
 def test_trained_text(tiny: Tokenizer, toy: str) -> None:
     conversation, wanted = TOYS[toy]
-    (row,) = tokens.encode(tiny, [conversation], "Joi")
+    (row,) = tokens.encode(tiny, [conversation], Names("Joi"))
     assert stretches(tiny, row.ids, row.labels) == wanted
-    whole = turns.render(replace(conversation, preamble=""), "Joi")[0] + END
+    whole = turns.render(replace(conversation, preamble=""), Names("Joi"))[0] + END
     begin = "" if conversation.preamble else tiny.decode([row.ids[0]])  # token 0 is never trained
-    (row,) = tokens.encode(tiny, [conversation], "Joi", "all")
+    (row,) = tokens.encode(tiny, [conversation], Names("Joi"), "all")
     assert stretches(tiny, row.ids, row.labels) == [whole.removeprefix(begin)]
     assert begin in ("", "User", "J") and not row.trained[0]
 
@@ -161,14 +163,16 @@ ODD = {
 def test_odd_text_like_slowly(request: pytest.FixtureRequest, name: str, odd: str) -> None:
     text = ODD[odd]
     talks = [talk(text, f"r {text}", text, text, preamble=text), talk(text, text, text)]
-    for agent in ("Agent", "Dr. Zoe\u0308", "🤖", "J."):
-        assert_like_slowly(request.getfixturevalue(name), talks, agent)
+    for names in (
+        Names(), Names("Dr. Zoe\u0308"), Names("🤖", "Human"), Names("J.", "Dr. Zoe\u0308"),
+    ):  # fmt: skip
+        assert_like_slowly(request.getfixturevalue(name), talks, names)
 
 
 @pytest.mark.parametrize("name", ["tiny", "neox"])
 def test_toys_like_slowly(request: pytest.FixtureRequest, name: str) -> None:
     talks = [talk("", "", "a", ""), *(toy for toy, _ in TOYS.values())]
-    assert_like_slowly(request.getfixturevalue(name), talks, "Joi")
+    assert_like_slowly(request.getfixturevalue(name), talks, Names("Joi"))
 
 
 @pytest.mark.parametrize(  # counts and lengths as its README.md says
@@ -183,14 +187,14 @@ def test_real_text(neox: Tokenizer, name: str, num: int, median: int, longest: i
     if not (DATA / f"{name}.txt").is_file():
         pytest.skip(f"{name}.txt is not in {DATA}")
     file = conversations.read(DATA / f"{name}.txt")
-    lengths = [len(row) for row in tokens.encode(neox, file.conversations, file.agent_name)]
-    assert (file.agent_name, len(lengths)) == ("Agent", num)
+    lengths = [len(row) for row in tokens.encode(neox, file.conversations, file.names)]
+    assert (file.names, len(lengths)) == (Names(), num)
     assert (int(np.median(lengths)), max(lengths)) == (median, longest)
-    assert_like_slowly(neox, file.conversations[:150], "Agent")
+    assert_like_slowly(neox, file.conversations[:150], Names())
 
 
 def test_real_tokenizer_fact(neox: Tokenizer) -> None:
-    (row,) = tokens.encode(neox, [talk("x", "y", preamble="Hello world")], "Joi")
+    (row,) = tokens.encode(neox, [talk("x", "y", preamble="Hello world")], Names("Joi"))
     assert neox("Hello world")["input_ids"] == row.ids[:2].tolist() == [12092, 1533]
 
 
@@ -198,20 +202,22 @@ def test_real_tokenizer_fact(neox: Tokenizer) -> None:
 def test_prompt_ids_begin_the_whole(request: pytest.FixtureRequest, name: str) -> None:
     tokenizer = request.getfixturevalue(name)
     texts = ["Hi  there:", "Yes?", "cafe\u0301", "  odd \n\n", "??", "last"]
-    for agent in ("Agent", "Dr. Rosey", "J."):
-        (row,) = tokens.encode(tokenizer, [talk(*texts, preamble="Be kind.")], agent)
+    for names in (Names(), Names("Dr. Rosey", "Q"), Names("J.")):
+        (row,) = tokens.encode(tokenizer, [talk(*texts, preamble="Be kind.")], names)
         for i, reply in enumerate(row.replies):
             asked = talk(*texts[: 2 * i + 1], preamble="Be kind.")
-            prompt = ids_of(tokenizer, turns.prompt(asked, agent))
+            prompt = ids_of(tokenizer, turns.prompt(asked, names))
             assert row.ids[: reply.start].tolist() == prompt
 
 
 def test_batches_change_nothing(tiny: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     talks = [talk("a" * i, "b" * (7 - i), line=i) for i in range(1, 7)]
-    whole = [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, "Joi")]
+    whole = [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, Names("Joi"))]
     monkeypatch.setattr(tokens, "_BATCH", 4)
-    assert [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, "Joi")] == whole
-    assert len(tokens.encode(tiny, [], "Joi")) == 0
+    assert [
+        (row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, Names("Joi"))
+    ] == whole
+    assert len(tokens.encode(tiny, [], Names("Joi"))) == 0
 
 
 # --- the length policy ---
@@ -220,7 +226,7 @@ LONG = talk("q one", "first reply", "q two", "second reply here", "q three", "th
 
 
 def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, [LONG], "Joi")
+    rows = tokens.encode(tiny, [LONG], Names("Joi"))
     n = len(rows[0])
     for too_long in ("drop", "cut", "error"):
         kept, counts = policy.fit(rows, n, too_long)
@@ -236,7 +242,7 @@ def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
 def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
     """Every block size: what is kept is the longest whole exchange, else what fits."""
     conversation = LONG if last == "agent" else talk(*(t.text for t in LONG.turns[:5]), line=5)
-    (row,) = rows = tokens.encode(tiny, [conversation], "Joi")
+    (row,) = rows = tokens.encode(tiny, [conversation], Names("Joi"))
     begin = "User: q one\n\nJoi:"
     once = f"{begin} first reply\n\nUser:"
     twice = f"{once} q two\n\nJoi: second reply here\n\nUser:"
@@ -255,7 +261,9 @@ def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
 
 
 def test_cut_without_an_agent_turn_ends_at_block_size(tiny: Tokenizer) -> None:
-    (row,) = rows = tokens.encode(tiny, [talk("a long question nobody answers")], "Joi", "all")
+    (row,) = rows = tokens.encode(
+        tiny, [talk("a long question nobody answers")], Names("Joi"), "all"
+    )
     kept, _ = policy.fit(rows, 9, "cut")
     assert kept[0].ids.tolist() == row.ids[:9].tolist() and kept[0].num_trained == 8
 
@@ -266,7 +274,7 @@ def test_cut_without_an_agent_turn_ends_at_block_size(tiny: Tokenizer) -> None:
 def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size: int) -> None:
     talks = [talk(*(f"text {j}" for j in range(1 + i % 5)), line=i) for i in range(1, 60)]
     talks += [talk("a", "", line=90), talk("", "b", line=91), talk("c", line=92)]
-    rows = tokens.encode(tiny, talks, "Joi", train_on)
+    rows = tokens.encode(tiny, talks, Names("Joi"), train_on)
     kept, counts = policy.fit(rows, block_size, too_long)
     dropped = [line for lines in counts.dropped.values() for line in lines]
     assert sorted([row.line for row in kept] + dropped) == [t.line for t in talks]
@@ -294,7 +302,7 @@ def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size
 
 
 def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], "Joi")
+    rows = tokens.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], Names("Joi"))
     train, evaluation, notes = policy.split_rows(rows, rows.select(slice(1)), 0.5, 0)
     assert (train.at.tolist(), evaluation.at.tolist()) == ([1], [0])
     assert len(notes) == 1 and notes[0].startswith("2 conversations stand in both files")
@@ -303,7 +311,7 @@ def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> N
 
 
 def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, [talk("a", "b"), talk("a", "b")], "Joi")
+    rows = tokens.encode(tiny, [talk("a", "b"), talk("a", "b")], Names("Joi"))
     assert policy.num_duplicates(rows) == 1
     for share, why in ((0, "eval_share is 0"), (0.5, "only one conversation")):
         train, evaluation, notes = policy.split_rows(rows, None, share, 0)
@@ -321,7 +329,7 @@ def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
 def test_same_ids_never_stand_on_both_sides(
     tiny: Tokenizer, block_size: int, pair: tuple[Conversation, Conversation]
 ) -> None:
-    rows, _ = policy.fit(tokens.encode(tiny, pair, "Joi"), block_size, "cut")
+    rows, _ = policy.fit(tokens.encode(tiny, pair, Names("Joi")), block_size, "cut")
     assert len(rows) == 2 and rows[0].ids.tolist() == rows[1].ids.tolist()
     train, evaluation, _ = policy.split_rows(rows, None, 0.5, 0)
     assert (len(train), len(evaluation)) == (2, 0)
@@ -340,7 +348,7 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     (tmp_path / "talks.txt").write_text(text, encoding="utf-8")
     settings = TokenizeSettings(train_file="talks.txt", dataset="toy", block_size=64).as_dict()
     files = {"train": conversations.read(tmp_path / "talks.txt")}
-    rows, counts = policy.fit(tokens.encode(tiny, files["train"].conversations, "Agent"), 64)
+    rows, counts = policy.fit(tokens.encode(tiny, files["train"].conversations, Names("Agent")), 64)
     sides = policy.split_rows(rows, None, 0.2, 0)[:2]
     manifest = tokenized.make_manifest(settings, tiny, files, {"train": counts}, *sides)
     folder = paths.tokenized("toy")
@@ -426,7 +434,7 @@ def test_checks_against_the_manifest(tiny: Tokenizer, saved: Saved) -> None:
 
 def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedTokenizerBase) -> None:
     talk = Conversation(4, (Turn("user", "Hi"), Turn("agent", "a reply of some more tokens")))
-    encoded = {"train": tokens.encode(tiny, [talk], "Agent")}
+    encoded = {"train": tokens.encode(tiny, [talk], Names("Agent"))}
     with pytest.raises(UserError, match=r"no conversation is left \(1 longer than 8 tokens\)"):
         policy.fit_sides(encoded, 8, "drop")
     assert policy.fit_sides(encoded, 280, "drop")["train"][1].kept == 1
@@ -443,8 +451,8 @@ def test_trimmed_offsets_give_the_same_labels(tiny: Tokenizer, train_on: str) ->
         Conversation(2, (Turn("agent", "🙂  two  blanks"), Turn("agent", "3")), "A shop."),
     ]
     for one, other in zip(
-        tokens.encode(tiny, talks, "Joi", train_on),
-        tokens.encode(trimmed, talks, "Joi", train_on),
+        tokens.encode(tiny, talks, Names("Joi"), train_on),
+        tokens.encode(trimmed, talks, Names("Joi"), train_on),
         strict=True,
     ):
         assert one.ids.tolist() == other.ids.tolist()

@@ -2,18 +2,21 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from neoxkit import paths
 from neoxkit.errors import Faults, UserError
-from neoxkit.turns import END_MARK
 
 BLOCK_BYTES = 2 << 20
+HEAD_BYTES = 2 << 20  # what is looked at to learn how a file is written
 
-_MARK = END_MARK.encode()
 _LINE_ENDS = re.compile(rb"[ \t]*[\r\n]")
+
+# (bytes of the file, where to look from) -> where the last conversation in them is over, or 0
+Boundary = Callable[[bytearray, int], int]
 
 
 class Block(NamedTuple):
@@ -24,60 +27,98 @@ class Block(NamedTuple):
     line: int
 
 
-def cut(path: Path, jsonl: bool) -> tuple[list[Block], str]:
-    """The blocks of a file and the file's SHA-256.
+def cut(path: Path, boundary: Boundary) -> tuple[list[Block], str]:
+    """The blocks of a file and the file's SHA-256; everything but UTF-8 is refused.
 
-    A block of about BLOCK_BYTES ends behind an end mark that ends its line, or behind a line of
-    JSON Lines; a longer conversation makes a longer block.
+    A block of about BLOCK_BYTES ends where `boundary` says; a longer conversation makes a longer
+    block.
     """
     blocks: list[Block] = []
-    digest, buffer, start, line = hashlib.sha256(), bytearray(), 0, 1
+    damage = _Damage(paths.short(path))
+    digest, buffer, start, line, searched = hashlib.sha256(), bytearray(), 0, 1, 0
     with path.open("rb") as file:
         while chunk := file.read(BLOCK_BYTES):
             digest.update(chunk)
-            searched = max(len(buffer) - 2 * len(_MARK), 0)
             buffer += chunk
             if len(buffer) < BLOCK_BYTES:
                 break  # the end of the file
-            end = buffer.rfind(b"\n", searched) + 1 if jsonl else _last_mark(buffer, searched)
-            if end:
+            if end := boundary(buffer, searched):
                 blocks.append(Block(start, end, line))
+                damage.look(blocks[-1], bytes(buffer[:end]))
                 line += _num_line_ends(buffer[:end])
                 start += end
                 del buffer[:end]
+            searched = len(buffer)
     if buffer:
         blocks.append(Block(start, len(buffer), line))
+        damage.look(blocks[-1], bytes(buffer))
+    damage.refuse(start + len(buffer))
     return blocks, digest.hexdigest()
 
 
-def _last_mark(buffer: bytearray, searched: int) -> int:
-    """Where the last end mark that ends its line is over; 0 if there is none."""
-    at = buffer.rfind(_MARK, searched)
-    while at >= 0:
-        if _LINE_ENDS.match(buffer, at + len(_MARK)):
-            return at + len(_MARK)
-        at = buffer.rfind(_MARK, searched, at)
+def at_lines(buffer: bytearray, searched: int) -> int:
+    """A Boundary for files of one conversation a line."""
+    return buffer.rfind(b"\n", searched) + 1
+
+
+def nowhere(buffer: bytearray, searched: int) -> int:
+    """A Boundary for files that can only be read as a whole."""
     return 0
 
 
-def _num_line_ends(raw: bytearray) -> int:
+def at_marks(mark: str) -> Boundary:
+    """A Boundary behind an end mark that ends its line."""
+    raw = mark.encode()
+
+    def boundary(buffer: bytearray, searched: int) -> int:
+        searched = max(searched - 2 * len(raw), 0)
+        at = buffer.rfind(raw, searched)
+        while at >= 0:
+            if _LINE_ENDS.match(buffer, at + len(raw)):
+                return at + len(raw)
+            at = buffer.rfind(raw, searched, at)
+        return 0
+
+    return boundary
+
+
+def before_lines(start: str) -> Boundary:
+    """A Boundary before a line, not the first one, that begins with a text."""
+    raw = start.encode()
+
+    def boundary(buffer: bytearray, searched: int) -> int:
+        searched = max(searched - len(raw) - 1, 0)
+        return max(buffer.rfind(b"\n" + raw, searched), buffer.rfind(b"\r" + raw, searched)) + 1
+
+    return boundary
+
+
+def _num_line_ends(raw: bytes | bytearray) -> int:
     return raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
 
 
 def read(path: Path, block: Block) -> str:
-    """A block's text, with line ends of one kind; everything but UTF-8 is refused."""
+    """A block's text, with line ends of one kind."""
     with path.open("rb") as file:
         file.seek(block.start)
         raw = file.read(block.size)
-    where = paths.short(path)
-    if block.start == 0:
-        _refuse_binary(where, raw)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise Faults(list(_encoding_faults(where, raw, block))) from None
-    if block.start == 0:
-        text = text.removeprefix("\ufeff")
+        what = "was changed while it was read"
+        raise UserError(paths.short(path), what, "start again") from None
+    return _lines_of_one_kind(text.removeprefix("\ufeff") if block.start == 0 else text)
+
+
+def head(path: Path) -> str:
+    """The text at the beginning of a file, to learn how it is written; refused if it is no text."""
+    with path.open("rb") as file:
+        raw = file.read(HEAD_BYTES)
+    _refuse_binary(paths.short(path), raw)
+    return _lines_of_one_kind(raw.decode("utf-8", "replace").removeprefix("\ufeff"))
+
+
+def _lines_of_one_kind(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -97,26 +138,77 @@ def _refuse_binary(where: str, raw: bytes) -> None:
             raise UserError(f"{where}:1", what, remedy)
     if raw.startswith(b"version https://git-lfs"):
         raise UserError(f"{where}:1", "is a Git LFS pointer, not the file", "run git lfs pull")
-    if b"\0" in raw[:4096]:
-        start = raw[:4096]
-        if start.count(b"\0") < len(start) / 4:
-            raise UserError(f"{where}:1", "is no text (it holds NUL bytes)", "give a text file")
+    start = raw[:4096]
+    if start.count(b"\0") >= max(len(start) / 4, 1):
         half = "LE" if raw[1:2] == b"\0" else "BE"
         raise UserError(
             f"{where}:1", "is UTF-16, by its NUL bytes", f"iconv -f UTF-16{half} -t UTF-8"
         )
 
 
-def _encoding_faults(where: str, raw: bytes, block: Block) -> Iterator[UserError]:
-    """One fault a line that is not UTF-8, with the offset of its first wrong byte in the file."""
-    at = block.start
-    for number, line in enumerate(re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw), start=block.line):
+class _Wrong(NamedTuple):
+    """A line that is not UTF-8: its number, and its first wrong bytes at a place in the file."""
+
+    line: int
+    at: int
+    raw: bytes
+
+
+@dataclass
+class _Damage:
+    """What in a file is not UTF-8 text, gathered block by block."""
+
+    where: str
+    nul_lines: list[int] = field(default_factory=list)
+    wrong: list[_Wrong] = field(default_factory=list)
+    has_utf8: bool = False  # there are characters of more than one byte, and they are right
+
+    def look(self, block: Block, raw: bytes) -> None:
+        """Look at a block's bytes."""
+        if b"\0" in raw:
+            self.nul_lines.append(block.line + _num_line_ends(raw[: raw.index(b"\0")]))
         try:
-            line.decode("utf-8")
+            raw.decode("utf-8")
+            self.has_utf8 = self.has_utf8 or not raw.removeprefix(b"\xef\xbb\xbf").isascii()
+        except UnicodeDecodeError:
+            self.wrong += self._wrong_lines(block, raw)
+
+    def _wrong_lines(self, block: Block, raw: bytes) -> Iterator[_Wrong]:
+        at = block.start
+        for number, line in enumerate(re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw), start=block.line):
+            try:
+                line.decode("utf-8")
+                self.has_utf8 = self.has_utf8 or not line.removeprefix(b"\xef\xbb\xbf").isascii()
+            except UnicodeDecodeError as fault:
+                yield _Wrong(number, at + fault.start, line[fault.start : fault.start + 4])
+            at += len(line)
+
+    def refuse(self, size: int) -> None:
+        """Refuse the file, of so many bytes, if there was any."""
+        faults = [
+            UserError(f"{self.where}:{line}", "holds a NUL byte", "delete it: text has none")
+            for line in self.nul_lines
+        ]
+        faults += [self._fault(wrong, size) for wrong in self.wrong]
+        if faults:
+            raise Faults(faults)
+
+    def _fault(self, wrong: _Wrong, size: int) -> UserError:
+        where, byte = f"{self.where}:{wrong.line}", f"byte {wrong.at} (0x{wrong.raw[0]:02x})"
+        if wrong.at + len(wrong.raw) == size and self._is_cut_off(wrong.raw):
+            return UserError(where, f"the file ends inside a character, at {byte}", "copy it again")
+        if self.has_utf8:
+            what = f"damaged at {byte}: the rest of the file is UTF-8, and this is not"
+            return UserError(where, what, "correct this line")
+        what = f"not UTF-8 at {byte}"
+        return UserError(where, what, "probably Windows-1252: iconv -f WINDOWS-1252 -t UTF-8")
+
+    def _is_cut_off(self, raw: bytes) -> bool:
+        """Whether a file's last bytes are the beginning of a character. A single one might be a
+        letter of Windows-1252 as well: that most often ends in a letter above 0xde."""
+        try:
+            raw.decode("utf-8")
         except UnicodeDecodeError as fault:
-            yield UserError(
-                f"{where}:{number}",
-                f"not UTF-8 at byte {at + fault.start} (0x{line[fault.start]:02x})",
-                "probably Windows-1252: iconv -f WINDOWS-1252 -t UTF-8",
-            )
-        at += len(line)
+            begins = fault.reason == "unexpected end of data"
+            return begins and (self.has_utf8 or len(raw) > 1 or 0xC2 <= raw[0] < 0xDF)
+        return False

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neoxkit import browser, evaluate, paths, views
 from neoxkit.replies import Reply, reply
 from neoxkit.settings import EvaluateSettings
-from neoxkit.turns import END_MARK, USER, Conversation, Turn, prompt, render
+from neoxkit.turns import END_MARK, Conversation, Names, Turn, prompt, render
 
 KEPT = "chat.txt"  # conversations that were kept, in a run's folder
 _TURN = "white-space:pre-wrap;margin:4px 0;padding:4px 8px;border-radius:6px"
@@ -27,8 +27,8 @@ Model = Callable[[], PreTrainedModel]  # loads it at the first question
 class Side:
     """One model's conversation, drawn as it grows."""
 
-    def __init__(self, name: str, model: Model, file: Path, agent_name: str) -> None:
-        self.name, self.model, self.agent_name = name, model, agent_name
+    def __init__(self, name: str, model: Model, file: Path, names: Names) -> None:
+        self.name, self.model, self.names = name, model, names
         self.turns: list[Turn] = []
         self.note, self._file = "", file
         self.shown = widgets.HTML()
@@ -42,10 +42,9 @@ class Side:
     def draw(self, growing: str | None = None) -> None:
         """Show the turns, and a reply that is not whole yet."""
         turns = self.turns + ([Turn("agent", f"{growing} ▌")] if growing is not None else [])
-        names = {"user": USER, "agent": self.agent_name}
         body = "".join(
-            f'<div style="{_TURN};{_COLOURS[turn.role]}"><b>{views.escape(names[turn.role])}</b> '
-            f"{views.escape(turn.text)}</div>"
+            f'<div style="{_TURN};{_COLOURS[turn.role]}">'
+            f"<b>{views.escape(getattr(self.names, turn.role))}</b> {views.escape(turn.text)}</div>"
             for turn in turns
         )
         note = f"<div><i>{views.escape(self.note)}</i></div>" if self.note else ""
@@ -56,7 +55,7 @@ class Side:
         self.turns.append(Turn("user", question))
         self.note = ""
         self.draw("")
-        asked = prompt(Conversation(0, tuple(self.turns)), self.agent_name)
+        asked = prompt(Conversation(0, tuple(self.turns)), self.names)
         said = answer(self.model(), asked, self.draw)
         self.turns.append(Turn("agent", said.text))
         self.note = _ENDINGS.get(said.ended, "" if said.text else "it said nothing")
@@ -71,7 +70,7 @@ class Side:
         if not self.turns or not all(turn.text for turn in self.turns):
             self.note = "not kept: a turn is empty" if self.turns else "not kept: nothing was said"
         else:
-            text, _ = render(Conversation(0, tuple(self.turns)), self.agent_name)
+            text, _ = render(Conversation(0, tuple(self.turns)), self.names)
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(f"{text}{END_MARK}\n")
             self.note = f"kept in {paths.short(self._file)}"
@@ -85,12 +84,12 @@ class Chat:
         self,
         models: Mapping[str, Model],
         tokenizer: PreTrainedTokenizerBase,
-        agent_name: str,
+        names: Names,
         settings: EvaluateSettings,
         file: Path,
     ) -> None:
-        self._tokenizer, self._seed = tokenizer, settings.seed
-        self.sides = [Side(name, model, file, agent_name) for name, model in models.items()]
+        self._tokenizer, self._seed, self._names = tokenizer, settings.seed, names
+        self.sides = [Side(name, model, file, names) for name, model in models.items()]
         wide = {"style": {"description_width": "7em"}, "layout": {"width": "22em"}}
         temperature = settings.temperature if settings.do_sample else 0.0
         self.temperature = widgets.FloatSlider(
@@ -137,6 +136,7 @@ class Chat:
             model,
             self._tokenizer,
             [asked],
+            self._names,
             max_new_tokens=self.length.value,
             do_sample=sampled,
             temperature=self.temperature.value if sampled else 1.0,
@@ -152,7 +152,7 @@ def chat(
     folder: Path,
     tuned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    agent_name: str,
+    names: Names,
     settings: EvaluateSettings,
 ) -> Chat:
     """A box for the base (loaded at the first question) and the tuned model of a run; shown."""
@@ -160,4 +160,4 @@ def chat(
         "base": cache(lambda: evaluate.load(facts, folder, "base")),
         "tuned": lambda: tuned,
     }
-    return Chat(models, tokenizer, agent_name, settings, folder / KEPT).show()
+    return Chat(models, tokenizer, names, settings, folder / KEPT).show()

@@ -5,38 +5,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from neoxkit import blocks, json_format, paths, text_format, workers
+from neoxkit import blocks, json_format, naming, paths, text_format, workers
 from neoxkit.blocks import Block
 from neoxkit.errors import Faults, UserError
-from neoxkit.turns import STOP_TEXT, USER, Conversation
+from neoxkit.naming import Votes
+from neoxkit.settings import TokenizeSettings
+from neoxkit.turns import END_MARK, Conversation, Names
 
 
 @dataclass
 class Facts:
     """What is in a file, or in a block of it.
 
-    `notes`: what was read in a way that a person may not expect, with line numbers.
+    `notes`: what was read in a way that a person may not expect, with line numbers. `marks`: end
+    marks that ended a conversation. `left_out`: lines of conversations that could not be read,
+    where a person allowed that.
     """
 
     conversations: int = 0
+    questions: int = 0
     replies: int = 0
     with_preamble: int = 0
     unanswered: int = 0
+    marks: int = 0
     notes: dict[str, list[int]] = field(default_factory=dict)
     faults: list[UserError] = field(default_factory=list)
-    votes: text_format.Votes = field(default_factory=text_format.Votes)
+    votes: Votes = field(default_factory=Votes)
 
     def add(self, other: "Facts") -> None:
         """Count in a later block of the same file."""
-        self.conversations += other.conversations
-        self.replies += other.replies
-        self.with_preamble += other.with_preamble
-        self.unanswered += other.unanswered
+        for name in (
+            "conversations",
+            "questions",
+            "replies",
+            "with_preamble",
+            "unanswered",
+            "marks",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         for what, lines in other.notes.items():
             self.notes.setdefault(what, []).extend(lines)
         self.faults += other.faults
         self.votes.add(other.votes)
+
+
+class Form(NamedTuple):
+    """How a file is written: "text" or "json", its two names, and what ends a conversation.
+
+    `glued`: its labels follow no blank lines.
+    """
+
+    format: str
+    names: Names
+    end_mark: str = END_MARK
+    glued: bool = False
 
 
 @dataclass
@@ -44,15 +68,18 @@ class ConversationFile:
     """A file that was read once and found right; its conversations stay on the disk."""
 
     path: Path
-    format: str
-    agent_name: str
+    form: Form
     blocks: list[Block]
     sha256: str
     facts: Facts
 
+    @property
+    def names(self) -> Names:
+        return self.form.names
+
     def read_block(self, block: Block) -> list[Conversation]:
         """The conversations of one block."""
-        return _parse(self.path, self.format, self.agent_name, block)[0]
+        return _parse(self.path, self.form, block)[0]
 
     @property
     def conversations(self) -> list[Conversation]:
@@ -63,8 +90,9 @@ class ConversationFile:
         """What was read, and one sentence a kind of note with its count and first line numbers."""
         facts = self.facts
         said = [
-            f"{paths.short(self.path)}: {facts.conversations:,} conversations ({self.format}); "
-            f"{USER} asks, {self.agent_name} answers {facts.replies:,} times"
+            f"{paths.short(self.path)}: {facts.conversations:,} conversations "
+            f"({self.form.format}); {self.names.user} asks {facts.questions:,} times, "
+            f"{self.names.agent} answers {facts.replies:,} times"
         ]
         if facts.with_preamble:
             what = "with text before the first turn, kept and not trained on"
@@ -79,7 +107,8 @@ class ConversationFile:
     def _other_names(self, most: int = 5) -> str:
         """Labels that begin a paragraph and are neither side's: a misspelt name is among them."""
         votes = self.facts.votes
-        others = [n for n in votes.seen.most_common() if n[0] not in (USER, self.agent_name)]
+        ours = {name.casefold() for name in self.names}
+        others = [n for n in votes.seen.most_common() if n[0].casefold() not in ours]
         shown = [
             f"{name}: ({count:,}, first in the conversation of line {votes.lines[name]:,})"
             for name, count in others[:most]
@@ -87,104 +116,173 @@ class ConversationFile:
         return ", ".join(shown) + (", ..." if len(others) > most else "")
 
 
-def read(path: Path, agent_name: str = "") -> ConversationFile:
-    """Read and check a conversation file; the agent's name is found when it is not given.
+def read(
+    path: Path,
+    agent_name: str = "",
+    user_name: str = "",
+    end_mark: str = END_MARK,
+    bad_rows: str = "error",
+) -> ConversationFile:
+    """Read and check a conversation file; names that are not given are found.
 
-    Raises UserError (Faults when there are several) naming file, line and remedy.
+    `end_mark` ends a conversation of the text format (text_format.NO_MARK: each turn of the asking
+    side begins one). Conversations that can't be read are refused, or left out and noted
+    (`bad_rows` "skip"). Raises UserError (Faults when there are several) naming file, line and
+    remedy.
     """
-    if agent_name == USER or any(c in agent_name for c in ":\n<>`"):
-        raise UserError("agent_name", f"{agent_name!r} can't answer {USER}", "give the other name")
-    format = "jsonl" if path.suffix.lower() in (".jsonl", ".json") else "text"
-    found, digest = blocks.cut(path, jsonl=format == "jsonl")
-    first = blocks.read(path, found[0]) if found else ""
-    if len(found) < 2 and not first.strip():
-        where = f"{paths.short(path)}:1"
-        raise UserError(where, "the file is empty", "write conversations into it")
-    if format == "jsonl":
-        name = agent_name or "Agent"
-        facts = _examine_all(path, format, name, found)
+    _check_names(agent_name, user_name)
+    head = blocks.head(path)
+    if "\ufffd" in head:
+        blocks.cut(path, blocks.at_lines)  # refuses what is not UTF-8, before names are looked for
+    if not head.strip():
+        raise UserError(
+            f"{paths.short(path)}:1", "the file is empty", "write conversations into it"
+        )
+    if path.suffix.lower() in (".jsonl", ".json"):
+        form = Form("json", Names(agent_name or "Agent", user_name or "User"))
+        boundary = blocks.nowhere if json_format.is_array(head) else blocks.at_lines
+        found, digest = blocks.cut(path, boundary)
+        facts = _examine_all(path, form, found)
     else:
-        _refuse_other_formats(path, first)
-        name, facts = _examine_text(path, agent_name, found, first)
-    if facts.faults:
+        _refuse_other_formats(path, head)
+        form, found, digest, facts = _read_text(path, head, agent_name, user_name, end_mark)
+    if facts.faults and bad_rows == "error":
         raise Faults(facts.faults)
-    if not facts.replies:
-        raise _nobody_answers(path, format, name, facts, first)
-    return ConversationFile(path, format, name, found, digest, facts)
+    _leave_out(path, facts)
+    _check_sides(path, form, facts)
+    return ConversationFile(path, form, found, digest, facts)
 
 
-def _examine_text(
-    path: Path, agent_name: str, found: Sequence[Block], first: str
-) -> tuple[str, Facts]:
-    """The agent's name and the facts of a text file whose first block is given.
+def _check_names(agent_name: str, user_name: str) -> None:
+    for parameter, name in (("agent_name", agent_name), ("user_name", user_name)):
+        if any(c in name for c in ":\n<>`"):
+            raise UserError(parameter, f"{name!r} can't be a label", "give the name alone")
+    if naming.same(agent_name, user_name or "User") and agent_name:
+        what = f"{agent_name!r} can't answer itself"
+        raise UserError("agent_name", what, "give the other side's name")
 
-    The name in the first block is nearly always the whole file's: all blocks are examined with it
-    while they vote, and again only if they vote for another.
+
+def _read_text(
+    path: Path, head: str, agent_name: str, user_name: str, end_mark: str
+) -> tuple[Form, list[Block], str, Facts]:
+    """The form, blocks, hash and facts of a text file that begins with `head`.
+
+    The names in its beginning are nearly always the whole file's: all blocks are examined with them
+    while they vote, and again only if they vote for others.
     """
-    if agent_name:
-        return agent_name, _examine_all(path, "text", agent_name, found, vote=True)
-    pieces, _ = text_format.split_at_end_marks(first)
-    guess = text_format.votes(pieces).likely()
-    facts = _examine_all(path, "text", guess, found, vote=True)
-    name = text_format.choose_name(path, facts.votes)
-    if not name:
-        raise text_format.no_turns(path, pieces, facts.votes)
-    return name, facts if name == guess else _examine_all(path, "text", name, found)
+    form, pieces, guess = _guess(path, head, agent_name, user_name, end_mark)
+    marks = end_mark != text_format.NO_MARK
+    boundary = blocks.at_marks(end_mark) if marks else blocks.before_lines(f"{form.names.user}:")
+    found, digest = blocks.cut(path, boundary)
+    facts = _examine_all(path, form, found, (user_name, agent_name))
+    names = naming.choose(path, facts.votes, user_name, agent_name)
+    if names is None:
+        raise text_format.nobody_answers(path, pieces, guess)
+    if names != form.names:
+        votes, form = facts.votes, form._replace(names=names)
+        facts = _examine_all(path, form, found)
+        facts.votes = votes
+    if marks and not facts.marks and facts.questions > 1:
+        raise text_format.no_marks(path, end_mark, names, facts.questions, head)
+    return form, found, digest, facts
+
+
+def _guess(
+    path: Path, head: str, agent_name: str, user_name: str, end_mark: str
+) -> tuple[Form, list[text_format.Piece], Votes]:
+    """How a text file is written, by its beginning; its conversations there, and their votes.
+
+    Labels are looked for at the start of paragraphs, and at the start of any line where few answer
+    there.
+    """
+    mark = end_mark if end_mark != text_format.NO_MARK else END_MARK
+    pieces = text_format.split(head, mark).pieces
+    votes, glued = naming.votes(pieces, user_name, agent_name), False
+    if votes.answered() < naming.SHARE:
+        other = naming.votes(pieces, user_name, agent_name, glued=True)
+        if other.answered() > votes.answered():
+            votes, glued = other, True
+    names = naming.choose(path, votes, user_name, agent_name)
+    if not names:
+        raise text_format.nobody_answers(path, pieces, votes)
+    return Form("text", names, end_mark, glued), pieces, votes
+
+
+def _leave_out(path: Path, facts: Facts) -> None:
+    """Turn the faults of conversations that may be left out into notes."""
+    for fault in facts.faults:
+        line = int(fault.where.rpartition(":")[2])
+        facts.notes.setdefault(f"left out, can't be read: {fault.what}", []).append(line)
+    facts.faults = []
+    if not facts.conversations:
+        raise UserError(paths.short(path), "no conversation can be read", "set bad_rows to error")
+
+
+def _check_sides(path: Path, form: Form, facts: Facts) -> None:
+    """Both sides must have turns: the words of one that has none are somebody else's turn."""
+    if form.format == "json" and not facts.replies:
+        where = f"{paths.short(path)}:1"
+        raise UserError(where, "no turns found by the assistant", "check the roles")
+    if form.format == "json":
+        return
+    for count, name, parameter in (
+        (facts.questions, form.names.user, "user_name"),
+        (facts.replies, form.names.agent, "agent_name"),
+    ):
+        if not count:
+            raise text_format.no_turn_of(path, name, parameter, facts.votes)
 
 
 def _examine_all(
-    path: Path, format: str, name: str, found: Sequence[Block], vote: bool = False
+    path: Path, form: Form, found: Sequence[Block], given: tuple[str, str] | None = None
 ) -> Facts:
+    """The facts of all blocks; with `given` (names of user and agent, or empty) they also vote."""
     total = Facts()
-    for facts in workers.each(partial(_examine, path, format, name, vote), found):
+    for facts in workers.each(partial(_examine, path, form, given), found):
         total.add(facts)
     return total
 
 
-def _examine(path: Path, format: str, name: str, vote: bool, block: Block) -> Facts:
-    conversations, facts = _parse(path, format, name, block, vote)
+def _examine(path: Path, form: Form, given: tuple[str, str] | None, block: Block) -> Facts:
+    conversations, facts = _parse(path, form, block, given)
     facts.conversations = len(conversations)
-    facts.replies = sum(turn.role == "agent" for c in conversations for turn in c.turns)
+    roles = [turn.role for c in conversations for turn in c.turns]
+    facts.questions, facts.replies = roles.count("user"), roles.count("agent")
     facts.with_preamble = sum(bool(c.preamble) for c in conversations)
     facts.unanswered = sum(c.turns[-1].role == "user" for c in conversations)
     return facts
 
 
 def _parse(
-    path: Path, format: str, name: str, block: Block, vote: bool = False
+    path: Path, form: Form, block: Block, given: tuple[str, str] | None = None
 ) -> tuple[list[Conversation], Facts]:
-    """The conversations of a block; of its facts only notes, faults and votes."""
+    """The conversations of a block; of its facts only notes, faults, marks and votes."""
     text = blocks.read(path, block)
-    if format == "jsonl":
-        conversations, faults = json_format.read(path, text, block.line)
-        inside = [c.line for c in conversations if any(STOP_TEXT in turn.text for turn in c.turns)]
-        what = f"a blank line and {USER}: inside a message, read as text"
-        return conversations, Facts(notes={what: inside} if inside else {}, faults=faults)
-    pieces, notes = text_format.split_at_end_marks(text, block.line)
-    conversations, faults = text_format.read(path, pieces, name, notes)
-    votes = text_format.votes(pieces) if vote else text_format.Votes()
-    return conversations, Facts(notes=notes, faults=faults, votes=votes)
+    notes: dict[str, list[int]] = {}
+    if form.format == "json":
+        conversations, faults = json_format.read(path, text, notes, block.line)
+        stop = form.names.stop_text
+        inside = [c.line for c in conversations if any(stop in turn.text for turn in c.turns)]
+        if inside:
+            notes[f"a blank line and {form.names.user}: inside a message, read as text"] = inside
+        return conversations, Facts(notes=notes, faults=faults)
+    pieces, marks, notes = text_format.split(text, form.end_mark, form.names, block.line)
+    conversations, faults = text_format.read(path, pieces, form.names, notes)
+    votes = naming.votes(pieces, *given, form.glued) if given else Votes()
+    return conversations, Facts(marks=marks, notes=notes, faults=faults, votes=votes)
 
 
-def _nobody_answers(path: Path, format: str, name: str, facts: Facts, first: str) -> UserError:
-    if format == "jsonl":
-        where = f"{paths.short(path)}:1"
-        return UserError(where, "no turns found by the assistant", "check the roles")
-    pieces, _ = text_format.split_at_end_marks(first)
-    return text_format.no_replies(path, name, facts.notes, text_format.votes(pieces))
-
-
-def read_sides(
-    train_file: str, eval_file: str = "", agent_name: str = ""
-) -> dict[str, ConversationFile]:
+def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
     """The files of a dataset by side; "eval" is there only when it has a file of its own.
 
-    The agent's name is the train file's in both.
+    The two names are the train file's in both.
     """
-    sides = {"train": read(paths.find("train_file", train_file), agent_name)}
-    if eval_file:
-        name = sides["train"].agent_name
-        sides["eval"] = read(paths.find("eval_file", eval_file), name)
+    options = {"end_mark": settings.end_mark, "bad_rows": settings.bad_rows}
+    train_file = paths.find("train_file", settings.train_file)
+    sides = {"train": read(train_file, settings.agent_name, settings.user_name, **options)}
+    if settings.eval_file:
+        eval_file = paths.find("eval_file", settings.eval_file)
+        sides["eval"] = read(eval_file, *sides["train"].names, **options)
     return sides
 
 
@@ -207,9 +305,5 @@ def _refuse_other_formats(path: Path, text: str) -> None:
         )
     if start.startswith("<|im_start|>"):
         raise UserError(where, "is ChatML", 'write "User: ...", or JSON Lines "messages"')
-    if start.startswith("["):
-        first = text.lstrip()[1:].lstrip()[:1]
-        if first in ("{", "]"):
-            raise UserError(where, "is a JSON array", "write one object a line and name it .jsonl")
-    if re.match(r'\{\s*"', start):
-        raise UserError(where, "is JSON", "name it .jsonl (one object a line)")
+    if re.match(r'\[\s*[\]{]|\{\s*"', start):
+        raise UserError(where, "is JSON", "name it .jsonl (one object a line) or .json")

@@ -1,9 +1,11 @@
 """The one kind of error that a person can cause, said in one line."""
 
+import copy
 import difflib
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 MAX_FAULTS_SHOWN = 20
 MOST_CHARACTERS = 200  # of a mistake's line; what is wrong is cut where it would be longer
@@ -22,15 +24,18 @@ class UserError(ValueError):
         room = MOST_CHARACTERS - len(f"{self.label}: {where}:  -- {remedy}")
         if len(what) > max(room, 40):
             what = f"{what[: max(room, 40) - 4].rstrip()} ..."
+        self.where, self.what, self.remedy = where, what, remedy
         super().__init__(f"{where}: {what} -- {remedy}")
 
     def of(self, run: str) -> "UserError":
         """The same, of one run among several."""
-        return _again(type(self), f"{run}: {self}")
+        again = copy.copy(self)
+        again.args = (f"{run}: {self}",)
+        return again
 
     def __reduce__(self) -> tuple:
         """So that a worker process can hand it over."""
-        return _again, (type(self), str(self))
+        return _again, (type(self), str(self), vars(self))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence alone (IPython asks the exception for this)."""
@@ -42,18 +47,32 @@ class UserError(ValueError):
 
 
 class Faults(UserError):
-    """Every fault of a file, one a line, the first 20 of them."""
+    """Every fault of a file: equal ones in one line with their count, the first 20 such lines."""
 
     def __init__(self, faults: Sequence[UserError]) -> None:
-        lines = [str(fault) for fault in faults[:MAX_FAULTS_SHOWN]]
-        if len(faults) > MAX_FAULTS_SHOWN:
-            lines.append(f"... and {len(faults) - MAX_FAULTS_SHOWN} more")
-        ValueError.__init__(self, "\n".join(lines))
+        first: dict[tuple[str, str], UserError] = {}
+        counts: Counter[tuple[str, str]] = Counter()
+        for fault in faults:
+            first.setdefault((fault.what, fault.remedy), fault)
+            counts[fault.what, fault.remedy] += 1
+        lines = [_counted(fault, counts[kind]) for kind, fault in first.items()]
+        shown = lines[:MAX_FAULTS_SHOWN]
+        if more := len(lines) - len(shown):
+            shown.append(f"... and {more} more")
+        ValueError.__init__(self, "\n".join(shown))
 
 
-def _again(kind: type[UserError], sentence: str) -> UserError:
+def _counted(fault: UserError, count: int) -> str:
+    if count == 1:
+        return str(fault)
+    what = f"{fault.what} ({count:,} of these, here is the first)"
+    return str(UserError(fault.where, what, fault.remedy))
+
+
+def _again(kind: type[UserError], sentence: str, parts: Mapping[str, str]) -> UserError:
     fault = kind.__new__(kind)
     ValueError.__init__(fault, sentence)
+    vars(fault).update(parts)
     return fault
 
 

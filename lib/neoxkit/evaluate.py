@@ -14,6 +14,7 @@ from neoxkit import checkpoints, depth, harness, models, paths, runs
 from neoxkit.replies import ENDINGS, Question, Reply, own_questions, reply
 from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
+from neoxkit.turns import Names
 from neoxkit.workers import Progress, silent
 
 SHORT_WORDS = 20  # of a reference that a reply may be expected to equal
@@ -87,6 +88,7 @@ class Examination:
 def examine(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    names: Names,
     rows: Dataset,
     questions: Sequence[Question],
     settings: EvaluateSettings,
@@ -114,7 +116,7 @@ def examine(
     prompts = [question.prompt for question in questions]
     return Examination(
         scored(rows, depth.num_bytes(rows, tokenizer), "scores conversations"),
-        _reply(model, tokenizer, prompts, settings, named("answers questions")),
+        _reply(model, tokenizer, names, prompts, settings, named("answers questions")),
         plain,
         harness.results(model, tokenizer, tasks or {}, settings, named),
     )
@@ -124,24 +126,25 @@ def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     question: str,
-    agent_name: str,
+    names: Names,
     settings: EvaluateSettings,
 ) -> Reply:
     """Answer one question of a person's own."""
-    prompt = own_questions([question], agent_name)[0].prompt
-    return _reply(model, tokenizer, [prompt], settings, silent)[0]
+    prompt = own_questions([question], names)[0].prompt
+    return _reply(model, tokenizer, names, [prompt], settings, silent)[0]
 
 
 def _reply(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    names: Names,
     prompts: Sequence[str],
     settings: EvaluateSettings,
     progress: Progress,
 ) -> list[Reply]:
-    names = ("max_new_tokens", "do_sample", "temperature", "batch_size", "seed")
-    options = {name: getattr(settings, name) for name in names}
-    return reply(model, tokenizer, prompts, **options, progress=progress)
+    given = ("max_new_tokens", "do_sample", "temperature", "batch_size", "seed")
+    options = {name: getattr(settings, name) for name in given}
+    return reply(model, tokenizer, prompts, names, **options, progress=progress)
 
 
 def losses_by_step(

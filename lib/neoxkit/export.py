@@ -8,6 +8,7 @@ from transformers import Trainer
 
 from neoxkit import model_card, run_card, runs
 from neoxkit.arguments import KitArguments
+from neoxkit.turns import Names
 
 
 def for_older_readers(folder: Path) -> None:
@@ -59,6 +60,7 @@ def finish(
         "dataset": kit.dataset,
         "dataset_sha256": kit.dataset_sha256,
         "agent_name": manifest["agent_name"],
+        "user_name": manifest["user_name"],
         "block_size": kit.block_size,
         "precision": kit.precision,
         **runs.totals(runs.history(runs.read_events(folder))),
@@ -66,7 +68,7 @@ def finish(
     }
     if not kit.trial:
         assert weights, "the weights were not gathered"
-        tokenizer.chat_template = model_card.chat_template(manifest["agent_name"])
+        tokenizer.chat_template = model_card.chat_template(Names.of(manifest))
         tokenizer.model_max_length = trainer.model.config.max_position_embeddings
         tokenizer.save_pretrained(part)
         for_older_readers(part)

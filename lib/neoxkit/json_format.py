@@ -1,41 +1,90 @@
-"""JSON Lines of `{"messages": [{"role": ..., "content": ...}, ...]}`, one conversation a line."""
+"""Conversations as JSON: rows of `{"messages": [{"role": ..., "content": ...}, ...]}`.
+
+A row a line (JSON Lines), or all of them in one array.
+"""
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from neoxkit import paths
 from neoxkit.errors import UserError
-from neoxkit.turns import USER, Conversation, Turn
+from neoxkit.turns import Conversation, Turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold them, UTF-8 can't
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
+_READ_IN_A_ROW = {"messages", "kind", "set"}  # kind and set: of a file of questions
+_READ_IN_A_MESSAGE = {"role", "content", "weight", "train"}
+
+Notes = dict[str, list[int]]
 
 
-def read(path: Path, text: str, first_line: int = 1) -> tuple[list[Conversation], list[UserError]]:
-    """The conversations of a JSON Lines text, and a fault for each line that is not one."""
+class _Row(NamedTuple):
+    """A row's place and its text, which is parsed later, or its value."""
+
+    line: int
+    text: str | None
+    value: Any = None
+
+
+def read(
+    path: Path, text: str, notes: Notes, first_line: int = 1
+) -> tuple[list[Conversation], list[UserError]]:
+    """The conversations of a JSON text, and a fault for each row that is not one.
+
+    Notes gain the keys that are not read, with the lines of their rows.
+    """
     faults, conversations = [], []
-    for number, line in enumerate(text.split("\n"), start=first_line):
-        if not line.strip():
-            continue
-        where = f"{paths.short(path)}:{number}"
+    for row in _rows(path, text, first_line):
+        where = f"{paths.short(path)}:{row.line}"
         try:
-            conversations.append(_from_json(where, number, line))
+            value = row.value if row.text is None else _parsed(where, row.text)
+            conversations.append(_conversation(where, row.line, value))
         except UserError as fault:
             faults.append(fault)
-            if number == 1 and line.startswith((f"{USER}:", "[")):
-                break
+            if row.line == 1 and row.text and row.text.startswith("User:"):
+                break  # the text format: once is enough
+            continue
+        for key in _unread(value):
+            notes.setdefault(f"not read: {key}", []).append(row.line)
     return conversations, faults
 
 
-def _from_json(where: str, number: int, line: str) -> Conversation:
+def is_array(text: str) -> bool:
+    """Whether a JSON text is one array of rows."""
+    return text.lstrip().startswith("[")
+
+
+def _rows(path: Path, text: str, first_line: int) -> Iterator[_Row]:
+    if not is_array(text):
+        for number, line in enumerate(text.split("\n"), start=first_line):
+            if line.strip():
+                yield _Row(number, line)
+        return
+    decoder, space = json.JSONDecoder(), re.compile(r"[\s,]*")
+    at, line, counted = text.index("[") + 1, first_line, 0
+    while True:
+        at = space.match(text, at).end()
+        line, counted = line + text.count("\n", counted, at), at
+        if at >= len(text) or text[at] == "]":
+            return
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as fault:
+            where = f"{paths.short(path)}:{getattr(fault, 'lineno', line)}"
+            what = f"not JSON ({str(getattr(fault, 'msg', fault))[:60]})"
+            raise UserError(where, what, "correct it, or write one object a line") from None
+        yield _Row(line, None, value)
+
+
+def _parsed(where: str, line: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(line)
     except json.JSONDecodeError as fault:
-        if line.startswith(f"{USER}:"):
+        if line.startswith("User:"):
             raise UserError(where, "is the text format, not JSON", "name the file .txt") from None
-        if line.strip() == "[":
-            raise UserError(where, "is a JSON array", "write one object a line") from None
         raise UserError(
             where, f"not JSON at column {fault.colno} ({fault.msg})", "write one object a line"
         ) from None
@@ -43,8 +92,9 @@ def _from_json(where: str, number: int, line: str) -> Conversation:
         raise UserError(
             where, f"can't be read ({str(fault)[:60]})", "write one object a line"
         ) from None
-    if isinstance(row, list):
-        raise UserError(where, "is a JSON array", "write one object a line")
+
+
+def _conversation(where: str, line: int, row: Any) -> Conversation:
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not messages:
         raise UserError(where, 'has no list "messages"', 'write {"messages": [...]}')
@@ -52,14 +102,11 @@ def _from_json(where: str, number: int, line: str) -> Conversation:
     preamble: list[str] = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
-        content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(content, str) or _HALF_CHARACTER.search(content):
-            raise UserError(where, '"content" is not text', "write each content as one string")
-        content = content.replace("\r\n", "\n").replace("\r", "\n").strip()
+        content = _content(where, message.get("content") if isinstance(message, dict) else None)
         if role in ("system", "developer") and not turns:
             preamble.append(content)
         elif isinstance(role, str) and role in _ROLES:
-            turns.append(Turn(_ROLES[role], content))
+            turns.append(Turn(_ROLES[role], content, _is_trained(where, message)))
         else:
             raise UserError(
                 where,
@@ -68,5 +115,37 @@ def _from_json(where: str, number: int, line: str) -> Conversation:
             )
     if not turns:
         raise UserError(where, "a conversation without turns", "add user and assistant messages")
-    extra = {k: v for k, v in row.items() if k != "messages" and isinstance(v, str)}
-    return Conversation(number, tuple(turns), "\n\n".join(preamble), extra)
+    extra = {k: v for k, v in row.items() if k in ("kind", "set") and isinstance(v, str)}
+    return Conversation(line, tuple(turns), "\n\n".join(preamble), extra)
+
+
+def _content(where: str, content: Any) -> str:
+    """A message's text; one in parts is put together."""
+    if isinstance(content, list):
+        for part in content:
+            kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+            if kind != "text" or not isinstance(part.get("text"), str):
+                what = f'a part of "content" of type {str(kind)[:40]!r} can\'t be read here'
+                raise UserError(where, what, "use parts of text alone")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str) or _HALF_CHARACTER.search(content):
+        raise UserError(where, '"content" is not text', "write each content as one string")
+    return content.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def _is_trained(where: str, message: Mapping[str, Any]) -> bool:
+    """Whether a message is learnt: `weight` 0 or `train` false say that it is context alone."""
+    weight, train = message.get("weight"), message.get("train")
+    if weight not in (None, 0, 1) or train not in (None, True, False):
+        name, value = ("weight", weight) if weight not in (None, 0, 1) else ("train", train)
+        what = f'"{name}" {repr(value)[:40]} can\'t be followed'
+        raise UserError(where, what, "use weight 0 or 1, train false or true")
+    return weight != 0 and train is not False
+
+
+def _unread(row: Mapping[str, Any]) -> list[str]:
+    """The names of a row's keys, and of its messages', that nothing here looks at."""
+    inside = dict.fromkeys(key for message in row["messages"] for key in message)
+    found = [key for key in row if key not in _READ_IN_A_ROW]
+    found += [f"messages[].{key}" for key in inside if key not in _READ_IN_A_MESSAGE]
+    return [f'"{key[:60]}"' for key in found]

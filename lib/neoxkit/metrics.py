@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from neoxkit import runs, speed
 from neoxkit.arguments import Parsed, zero_stage
 from neoxkit.replies import Question, asked, reply
+from neoxkit.turns import Names
 
 REPLY_TOKENS = 32  # longest reply during training
 
@@ -122,18 +123,21 @@ class Metrics(TrainerCallback):
 class Replies(TrainerCallback):
     """Writes what the model answers to the same few questions at every evaluation."""
 
-    def __init__(self, folder: Path, questions: Sequence[Question], tokenizer: Any) -> None:
-        self.folder, self.questions, self.tokenizer = folder, questions, tokenizer
+    def __init__(
+        self, folder: Path, questions: Sequence[Question], tokenizer: Any, names: Names
+    ) -> None:
+        self.folder, self.questions = folder, questions
+        self.tokenizer, self.names = tokenizer, names
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         together = is_deepspeed_zero3_enabled()  # every rank holds a part of the weights
         if not self.questions or not (state.is_world_process_zero or together):
             return
         prompts = [question.prompt for question in self.questions]
-        answers = reply(model, self.tokenizer, prompts, max_new_tokens=REPLY_TOKENS)
+        answers = reply(model, self.tokenizer, prompts, self.names, max_new_tokens=REPLY_TOKENS)
         if state.is_world_process_zero:
             told = [
-                {"asked": asked(question), "reply": answer.text, "ended": answer.ended}
+                {"asked": asked(question, self.names), "reply": answer.text, "ended": answer.ended}
                 for question, answer in zip(self.questions, answers, strict=True)
             ]
             runs.append_event(self.folder, "replies", step=state.global_step, replies=told)

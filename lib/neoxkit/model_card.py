@@ -8,12 +8,12 @@ from typing import Any
 
 from neoxkit import models, paths, run_card
 from neoxkit.tiny import TINY
-from neoxkit.turns import STOP_TEXT
+from neoxkit.turns import Names
 
 QUESTION = "Hello!"
 
 
-def usage(model: str) -> str:
+def usage(model: str, names: Names) -> str:
     """A program of plain transformers, 4 and 5, that asks a model QUESTION and prints its answer.
 
     The end mark ends a reply by itself; where the model hands the turn back instead, with a blank
@@ -25,22 +25,23 @@ def usage(model: str) -> str:
             "",
             f'ask = pipeline("text-generation", model={model!r})',
             f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
-            f"end = {json.dumps(STOP_TEXT)}",
+            f"end = {json.dumps(names.stop_text)}",
             "said = ask(chat, max_new_tokens=64, stop_strings=end, tokenizer=ask.tokenizer)",
             'print(said[0]["generated_text"][-1]["content"].removesuffix(end).strip())',
         ]
     )
 
 
-def chat_template(agent_name: str) -> str:
+def chat_template(names: Names) -> str:
     """The kit's text format as a chat template, so that `apply_chat_template` gives the prompt that
     was trained: turns with a blank line between, and the agent's label without a blank after it."""
-    agent = json.dumps(f"{agent_name}:")
+    agent, user = json.dumps(names.label("agent")), json.dumps(names.label("user"))
     return (
         "{%- for message in messages -%}"
         "{%- if not loop.first -%}{{ '\\n\\n' }}{%- endif -%}"
         "{%- if message['role'] == 'system' -%}{{ message['content'] | trim }}"
-        "{%- elif message['role'] == 'user' -%}{{ 'User: ' + message['content'] | trim }}"
+        "{%- elif message['role'] == 'user' -%}"
+        "{{ " + user + " + ' ' + message['content'] | trim }}"
         "{%- else -%}{{ " + agent + " + ' ' + message['content'] | trim }}{%- endif -%}"
         "{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ '\\n\\n' + " + agent + " }}"
@@ -62,7 +63,7 @@ def card(
 
     Files and folders of this machine are named without the folders above them.
     """
-    base, source = facts["base"], manifest["source"]
+    base, source, names = facts["base"], manifest["source"], Names.of(facts)
     library = "peft" if facts["lora_rank"] else "transformers"
     front = [f"library_name: {library}", "pipeline_tag: text-generation", "tags: [neoxkit]"]
     if base != TINY and paths.local_folder(base) is None:
@@ -92,12 +93,12 @@ def card(
             f"{manifest['sides']['train']['conversations']:,} conversations of at most "
             f"{facts['block_size']} tokens; trained on: {manifest['train_on']}.",
             "",
-            f"**Prompt.** `User: ...`, a blank line, `{facts['agent_name']}:` - the chat template "
-            "writes it. A reply ends with the end mark or with a blank line and `User:`. "
+            f"**Prompt.** `{names.user}: ...`, a blank line, `{names.agent}:` - the chat template "
+            f"writes it. A reply ends with the end mark or with a blank line and `{names.user}:`. "
             f"(PLACE: {place}.)",
             "",
             "```python",
-            usage("PLACE"),
+            usage("PLACE", names),
             "```",
             "",
             f"**Scores on the eval side.** {scores}.",

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neoxkit.conversations import ConversationFile, lines_in_short
 from neoxkit.errors import UserError
 from neoxkit.policy import Counts
 from neoxkit.table import Table
-from neoxkit.turns import STOP_TEXT
+from neoxkit.text_format import NO_MARK
+from neoxkit.turns import Names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,12 +116,18 @@ class Check:
 
 
 def audit(
-    sides: Sides, counts: Mapping[str, Counts], tokenizer: "PreTrainedTokenizerBase"
+    sides: Sides,
+    counts: Mapping[str, Counts],
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: Mapping[str, ConversationFile],
 ) -> list[Check]:
     """Check that the labels teach what they should, from the rows that will be written."""
+    names = sources["train"].names
     return [
         _some_is_trained(sides),
-        _every_end_is_trained(sides, tokenizer),
+        _no_question_is_trained(sides, names),
+        _every_end_is_trained(sides, tokenizer, names),
+        _every_conversation_ends(sources),
         _nothing_is_lost_unseen(sides, counts),
     ]
 
@@ -144,9 +152,45 @@ def _some_is_trained(sides: Sides) -> Check:
     )
 
 
-def _every_end_is_trained(sides: Sides, tokenizer: "PreTrainedTokenizerBase") -> Check:
+def _no_question_is_trained(sides: Sides, names: Names) -> Check:
+    """No agent turn may hold what looks like a turn of the asking side."""
+    trained = sum(int(rows.trained.sum()) for rows in sides.values())
+    astray = {side: np.minimum(rows.astray, rows.trained) for side, rows in sides.items()}
+    count = sum(int(tokens.sum()) for tokens in astray.values())
+    lines = [int(n) for side, tokens in astray.items() for n in sides[side].line[tokens > 0]]
+    where = f" ({lines_in_short(lines)})" if lines else ""
+    return Check(
+        "trained tokens behind a label of the asking side",
+        f"{count:,} of {trained:,}{where}",
+        count == 0,
+        "train_file",
+        f"write that label as {names.user}:, or put it into a code block",
+    )
+
+
+def _every_conversation_ends(sources: Mapping[str, ConversationFile]) -> Check:
+    """Only the last conversation of a file may do without an end mark."""
+    files = [s for s in sources.values() if s.form.format == "text"]
+    marked = [s for s in files if s.form.end_mark != NO_MARK]
+    conversations = sum(s.facts.conversations for s in sources.values())
+    questions = sum(s.facts.questions for s in sources.values())
+    each = f"{conversations:,}, of {questions / max(conversations, 1):.1f} questions on average"
+    if marked:
+        each += f"; {sum(s.facts.marks for s in marked):,} end with a mark"
+    return Check(
+        "conversations",
+        each,
+        all(s.facts.conversations <= s.facts.marks + 1 for s in marked),
+        "end_mark",
+        "name what ends a conversation in the file",
+    )
+
+
+def _every_end_is_trained(
+    sides: Sides, tokenizer: "PreTrainedTokenizerBase", names: Names
+) -> Check:
     """Of each agent turn the last token must be trained and be the end mark or the next label's."""
-    next_label = tokenizer(STOP_TEXT, add_special_tokens=False)["input_ids"]
+    next_label = tokenizer(names.stop_text, add_special_tokens=False)["input_ids"]
     marks = [tokenizer.eos_token_id, next_label[-1]]
     ends, untrained = 0, 0
     for rows in sides.values():

@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from neoxkit import conversations, models, paths
 from neoxkit.errors import UserError
-from neoxkit.turns import STOP_TEXT, USER, Conversation, Turn, prompt
+from neoxkit.turns import Conversation, Names, Turn, prompt
 from neoxkit.workers import Progress, silent
 
 ENDINGS = ("end mark", "next turn", "ran on", "too long")
@@ -37,11 +37,11 @@ class Reply:
     num_tokens: int
 
 
-def own_questions(texts: Iterable[str], agent_name: str) -> list[Question]:
+def own_questions(texts: Iterable[str], names: Names) -> list[Question]:
     """A person's own single questions, without references."""
     return [
         Question(
-            prompt(Conversation(0, (Turn("user", text.strip()),)), agent_name),
+            prompt(Conversation(0, (Turn("user", text.strip()),)), names),
             None,
             "my questions",
             "my questions",
@@ -50,18 +50,18 @@ def own_questions(texts: Iterable[str], agent_name: str) -> list[Question]:
     ]
 
 
-def example(questions: Sequence[Question]) -> str:
+def example(questions: Sequence[Question], names: Names) -> str:
     """What the user says last in the first question; a greeting where there is no question.
 
-    >>> example([Question("User: Hi\\n\\nAgent: Yes?\\n\\nUser: How?\\n\\nAgent:", None)])
+    >>> example([Question("User: Hi\\n\\nAgent: Yes?\\n\\nUser: How?\\n\\nAgent:", None)], Names())
     'How?'
     """
-    return asked(questions[0]) if questions else "Hello."
+    return asked(questions[0], names) if questions else "Hello."
 
 
-def asked(question: Question) -> str:
+def asked(question: Question, names: Names) -> str:
     """What the user says last in a question."""
-    last = f"\n\n{question.prompt}".rpartition(f"\n\n{USER}: ")[2]
+    last = f"\n\n{question.prompt}".rpartition(f"{names.stop_text} ")[2]
     return last.rpartition("\n\n")[0]
 
 
@@ -90,7 +90,7 @@ def questions_for(
     beside = train_file.with_name(f"{train_file.stem}_questions.jsonl")
     if file or beside.is_file():
         path = paths.find("questions_file", file) if file else beside
-        return read_questions(path, manifest["agent_name"]), paths.short(path)
+        return read_questions(path, Names.of(manifest)), paths.short(path)
     found = [
         Question(
             _decode(tokenizer, row["input_ids"][: row["reply_start"]]),
@@ -104,12 +104,12 @@ def questions_for(
     return found, "the eval side"
 
 
-def read_questions(path: Path, agent_name: str) -> list[Question]:
+def read_questions(path: Path, names: Names) -> list[Question]:
     """Questions in either conversation format: the last agent turn is the reference.
 
     JSON Lines may name a "kind" and a "set" of each question; tables go by them.
     """
-    source = conversations.read(path, "" if path.suffix == ".jsonl" else agent_name)
+    source = conversations.read(path, *names)
     found = []
     for c in source.conversations:
         asked, last = c, None
@@ -120,7 +120,7 @@ def read_questions(path: Path, agent_name: str) -> list[Question]:
             raise UserError(f"{paths.short(path)}:{c.line}", "has no question", "add a user turn")
         found.append(
             Question(
-                prompt(asked, agent_name),
+                prompt(asked, names),
                 last,
                 c.extra.get("kind", "all"),
                 c.extra.get("set", "held out"),
@@ -138,6 +138,7 @@ def reply(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
+    names: Names,
     *,
     max_new_tokens: int = 64,
     do_sample: bool = False,
@@ -151,8 +152,9 @@ def reply(
 
     `growing` is called with the text so far at every token; it takes a single prompt.
 
-    A reply ends at the end mark or where the model begins the next `User:` turn; one that reaches
-    `max_new_tokens` ran on. A prompt that leaves no room for them is "too long" and not answered.
+    A reply ends at the end mark or where the model begins the asking side's next turn; one that
+    reaches `max_new_tokens` ran on. A prompt that leaves no room for them is "too long" and not
+    answered.
     """
     if not prompts:
         return []
@@ -178,13 +180,13 @@ def reply(
                 max_new_tokens=max_new_tokens,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=models.pad_id(tokenizer),
-                stop_strings=[STOP_TEXT],
+                stop_strings=[names.stop_text],
                 tokenizer=tokenizer,
-                streamer=_Growing(tokenizer, growing) if growing else None,
+                streamer=_Growing(tokenizer, names, growing) if growing else None,
                 **options,
             )[:, ids.shape[1] :]
             for i, tokens in zip(at, new.tolist(), strict=True):
-                replies[i] = _ended(tokenizer, tokens)
+                replies[i] = _ended(tokenizer, names, tokens)
             progress(min(start + batch_size, len(order)), len(order))
     return replies
 
@@ -192,8 +194,10 @@ def reply(
 class _Growing(BaseStreamer):
     """Hands over a reply as it grows, cut where it ends."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], None]) -> None:
-        self.tokenizer, self.show = tokenizer, show
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, names: Names, show: Callable[[str], None]
+    ) -> None:
+        self.tokenizer, self.names, self.show = tokenizer, names, show
         self.ids: list[int] | None = None  # None until the prompt has come
 
     def put(self, value: torch.Tensor) -> None:
@@ -201,7 +205,7 @@ class _Growing(BaseStreamer):
             self.ids = []
             return
         self.ids += value.flatten().tolist()
-        self.show(_ended(self.tokenizer, self.ids).text)
+        self.show(_ended(self.tokenizer, self.names, self.ids).text)
 
     def end(self) -> None:
         """Whoever asked gets the whole reply."""
@@ -214,12 +218,12 @@ def _pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor,
     return ids, mask
 
 
-def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Reply:
+def _ended(tokenizer: PreTrainedTokenizerBase, names: Names, ids: list[int]) -> Reply:
     """Cut a generated row where the reply ends, and say how it ended."""
     mark = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else None
     text = _decode(tokenizer, ids[:mark])
-    if STOP_TEXT in text:
-        text, ended = text.split(STOP_TEXT)[0], "next turn"
+    if names.stop_text in text:
+        text, ended = text.split(names.stop_text)[0], "next turn"
     else:
         ended = "ran on" if mark is None else "end mark"
     num_tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near
+from neoxkit.turns import END_MARK
 from neoxkit.validated import Settings, setting
 
 # A run that goes on takes these from its checkpoint.
@@ -37,6 +38,13 @@ class TokenizeSettings(Settings):
         "tiny", "whose tokenizer: tiny (built in), a hub name, or a folder"
     )
     agent_name: str = setting("", "the answering side; empty: found in the file")
+    user_name: str = setting("", "the asking side; empty: found in the file (User, Human, ...)")
+    end_mark: str = setting(
+        END_MARK, "ends a conversation of a text; none: each question begins one"
+    )
+    bad_rows: str = setting(
+        "error", "conversations that can't be read: error, or skip", choices=("error", "skip")
+    )
     train_on: str = setting(
         "agent", "agent: the agent's turns; all: every turn", choices=("agent", "all")
     )
@@ -50,6 +58,9 @@ class TokenizeSettings(Settings):
 
     def check(self) -> None:
         paths.check_name("dataset", self.dataset)
+        if not self.end_mark.strip():
+            what = "is empty"
+            raise UserError("end_mark", what, "name the mark, or none: each question begins one")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neoxkit import lora, model_card, paths, runs, views
 from neoxkit.errors import UserError, shorten
+from neoxkit.turns import Names
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -20,11 +21,11 @@ def whole_model(folder: Path) -> Path:
     raise UserError("model", "holds adapters alone", f"neoxkit merge {folder.name}")
 
 
-def answer(model: Path) -> str:
+def answer(model: Path, names: Names) -> str:
     """What a model folder answers when it is asked as its card says: by transformers' pipeline, in
     a fresh process that has neither the kit nor a network; refused where it doesn't."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", model_card.usage(str(model))],
+        [sys.executable, "-I", "-c", model_card.usage(str(model), names)],
         capture_output=True, text=True, check=False, env={**os.environ, **OFFLINE},
     )  # fmt: skip
     if done.returncode:
@@ -41,13 +42,13 @@ def share(run: str, hub_model_id: str = "") -> views.View:
     is private until its owner opens it.
     """
     folder = paths.run(run)
-    runs.finished(folder)
+    names = Names.of(runs.finished(folder))
     if not hub_model_id and lora.base_of(folder / "model"):
         said = f"adapters alone: neoxkit merge {run} makes a model that answers by itself"
         return views.sentences([said])
     model = whole_model(folder)
     asked = f"asked {model_card.QUESTION!r} by a plain pipeline"
-    lines = [f"{asked}, {paths.short(model)} says: {answer(model)!r}"]
+    lines = [f"{asked}, {paths.short(model)} says: {answer(model, names)!r}"]
     lines.append(
         f"pushed to {push(model, hub_model_id)}" if hub_model_id else "not pushed anywhere"
     )

@@ -59,7 +59,8 @@ class Part:
     `ids` (int32) and `replies` (int32, a line of start, end, over each) of all; and of each
     conversation: `length` and `trained` (tokens), `first` (the first label's token), `num_replies`,
     `line`, `fault` (0: none, else 1 + an index into FAULTS), `key` (16 bytes, equal for equal ids),
-    `chars` (characters of its text), `shortest` (characters of its shortest turn).
+    `chars` (characters of its text), `astray` (tokens of agent turns behind a label of the asking
+    side), `shortest` (characters of its shortest turn).
     """
 
     ids: np.ndarray
@@ -71,6 +72,7 @@ class Part:
     fault: np.ndarray
     key: np.ndarray
     chars: np.ndarray
+    astray: np.ndarray
     shortest: np.ndarray
 
 
@@ -102,7 +104,7 @@ class Store:
         self.replies: np.ndarray = one["replies"].reshape(-1, 3)
         self.length, self.first, self.line = one["length"], one["first"], one["line"]
         self.fault, self.key, self.num_replies = one["fault"], one["key"], one["num_replies"]
-        self.chars, self.shortest = one["chars"], one["shortest"]
+        self.chars, self.shortest, self.astray = one["chars"], one["shortest"], one["astray"]
         self.start = np.cumsum(self.length, dtype=np.int64) - self.length
         self.first_reply = np.cumsum(self.num_replies, dtype=np.int64) - self.num_replies
 
@@ -140,6 +142,11 @@ class Table:
     def chars(self) -> np.ndarray:
         """Characters of each row's whole text, whether or not the row was cut: int32."""
         return self.store.chars[self.at]
+
+    @property
+    def astray(self) -> np.ndarray:
+        """Tokens of each row's agent turns that stand behind a label of the asking side: int32."""
+        return self.store.astray[self.at]
 
     @property
     def shortest(self) -> np.ndarray:

@@ -1,240 +1,261 @@
-"""The text format: turns `Name: text` with a blank line between, then the end mark."""
+"""The text format: turns `Name: text`, a blank line between them, then a mark that ends it."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from neoxkit import paths
 from neoxkit.errors import UserError
-from neoxkit.turns import END_MARK, USER, Conversation, Turn
+from neoxkit.labels import (
+    Label,
+    any_label,
+    any_labels,
+    begins_paragraph,
+    fenced,
+    label_of,
+    with_colon,
+)
+from neoxkit.naming import Votes, same
+from neoxkit.turns import Conversation, Names, Turn
 
-# The end mark counts as one at the end of a line or straight before a next `User:`; elsewhere it is
-# text that somebody wrote about it.
-_END_MARK = re.compile(rf"{re.escape(END_MARK)}(?=[ \t]*(?:\n|\Z|{re.escape(END_MARK)}|{USER}:))")
-_LABEL = re.compile(r"([^\W\d_][^\t:;,!?()\[\]{}<>|/\\\"`*=]{0,39}):(?=\s|$)")
+NO_MARK = "none"  # of the parameter end_mark: each turn of the asking side begins a conversation
 
+GLUED = "labels without a blank line before them, read as turns"
+NEAR = "labels written in another way, read as turns"
+FENCED = "labels in a code block, read as text"
 
-_FENCE_OPENS = re.compile(r"(?:[^\n:`]{1,40}:[ \t]*)? {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+Notes = dict[str, list[int]]  # what was read in a way one may not expect -> line numbers
 
 
 class Piece(NamedTuple):
-    """The text between two end marks, and the file line where it starts."""
+    """The text of one conversation, and the file line where it starts."""
 
     line: int
     text: str
 
 
-def split_at_end_marks(text: str, first_line: int = 1) -> tuple[list[Piece], dict[str, list[int]]]:
-    """The conversations of a text, and notes: what was read in a way one may not expect."""
-    notes: dict[str, list[int]] = {}
-    pieces, start, line = [], 0, first_line
+class Pieces(NamedTuple):
+    """The conversations of a text, how many marks ended one, and what was odd about them."""
+
+    pieces: list[Piece]
+    num_marks: int
+    notes: Notes
+
+
+def split(text: str, mark: str, names: Names | None = None, first_line: int = 1) -> Pieces:
+    """Take a text apart into conversations; `names` are not known yet while they are looked for."""
+    if mark == NO_MARK:
+        return _split_at_questions(text, names, first_line)
+    pieces: list[Piece] = []
+    notes: Notes = {}
+    start, line, num_marks = 0, first_line, 0
     doubled: list[int] = []
-    for mark in [*_END_MARK.finditer(text), None]:
-        end = mark.start() if mark else len(text)
-        piece = text[start:end]
-        lead = len(piece) - len(piece.lstrip())
-        first_line = line + piece[:lead].count("\n")
+    inside: list[int] = []
+    for at in [*_marks(text, mark), len(text)]:
+        if at < len(text) and not _ends_conversation(text, at + len(mark), mark, names):
+            inside.append(first_line + text.count("\n", 0, at))
+            continue
+        piece = text[start:at]
+        begins = line + piece[: len(piece) - len(piece.lstrip())].count("\n")
         line += piece.count("\n")
         if piece.strip():
-            pieces.append(Piece(first_line, piece.strip()))
-            if mark is None:
-                notes["no end mark at the end of the file, conversation kept"] = [first_line]
-        elif mark:
+            pieces.append(Piece(begins, piece.strip()))
+            num_marks += at < len(text)
+            if at == len(text):
+                notes["no end mark at the end of the file, conversation kept"] = [begins]
+        elif at < len(text):
             doubled.append(line)
-        start = mark.end() if mark else end
+        start = at + len(mark)
     if doubled:
         notes["doubled end marks, ignored"] = doubled
-    inside = [p.line + p.text[: m.start()].count("\n") for p in pieces for m in _marks_in(p.text)]
     if inside:
-        notes[f"{END_MARK} in the middle of a line, read as text"] = inside
-    return pieces, notes
+        notes[f"{mark} in the middle of a line, read as text"] = inside
+    return Pieces(pieces, num_marks, notes)
 
 
-def _marks_in(text: str) -> Iterator[re.Match[str]]:
-    return re.finditer(re.escape(END_MARK), text)
+def _marks(text: str, mark: str) -> Iterator[int]:
+    return (found.start() for found in re.finditer(re.escape(mark), text))
 
 
-@dataclass
-class Votes:
-    """Which names answer `User:`, by conversation: the first label after it, and every one."""
-
-    pieces: int = 0
-    first: Counter[str] = field(default_factory=Counter)
-    every: Counter[str] = field(default_factory=Counter)
-    seen: Counter[str] = field(default_factory=Counter)
-    lines: dict[str, int] = field(default_factory=dict)  # where a name was first seen
-
-    def add(self, other: "Votes") -> None:
-        """Count in the votes of a later part of the file."""
-        self.pieces += other.pieces
-        self.first.update(other.first)
-        self.every.update(other.every)
-        self.seen.update(other.seen)
-        self.lines = other.lines | self.lines
-
-    @property
-    def counts(self) -> Counter[str]:
-        """In a file of one or two conversations every label counts, else one a conversation."""
-        return self.every if self.pieces < 3 else self.first
-
-    def likely(self) -> str:
-        """The name with the most votes, "" where there are none."""
-        return max(self.counts, key=self.counts.get, default="")
+_CONTINUES = " \t.,;:!?)]}\"'`”’"  # what follows a mark that a sentence is about
+_LINE_ENDS = re.compile(r"[ \t]*(?:\n|\Z)")
 
 
-def votes(pieces: Sequence[Piece]) -> Votes:
-    """What each conversation says about who answers."""
-    found = Votes(pieces=len(pieces))
-    for piece in pieces:
-        names = [name for _, name in _labels(piece.text.split("\n"))]
-        found.seen.update(list(dict.fromkeys(names)))
-        for name in names:
-            found.lines.setdefault(name, piece.line)
-        if USER in names:
-            after = [name for name in names[names.index(USER) :] if name != USER]
-            found.every.update(after)
-            found.first.update(after[:1])
-    return found
+def _ends_conversation(text: str, over: int, mark: str, names: Names | None) -> bool:
+    """Whether a mark that is over at a place of the text is one, and not text about it.
+
+    It is at the end of a line, before another mark or before a label; and where words follow at
+    once and a turn does later, before the next mark: those words are a preamble.
+    """
+    if _LINE_ENDS.match(text, over) or text.startswith(mark, over):
+        return True
+    next_mark = text.find(mark, over)
+    lines = text[over : None if next_mark < 0 else next_mark].split("\n")
+    if _is_label(lines[0], names):
+        return True
+    begins = lines[0][:1] not in _CONTINUES
+    return begins and any(_is_label(line, names) for line in lines[1:])
 
 
-def choose_name(path: Path, votes: Votes) -> str:
-    """The name that answers `User:`, "" where none does; refused when two are about as likely."""
-    if not votes.counts:
-        return ""
-    (top, count), *others = votes.counts.most_common()
-    rivals = [n for n, c in others if c == count or c >= max(2, 0.05 * count)]
-    if rivals:
-        names = ", ".join(f"{name[:24]} ({votes.counts[name]})" for name in [top, *rivals][:3])
-        raise UserError(
-            f"{paths.short(path)}:{votes.lines[rivals[0]]}",
-            f"several names answer: {names}",
-            f'set agent_name, say to "{top[:24]}"',
-        )
-    return top
+def _is_label(line: str, names: Names | None) -> bool:
+    return bool(label_of(line, names) if names else any_label(line))
 
 
-def no_turns(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserError:
-    """Why nobody answers in a file that begins with these conversations."""
-    seen = votes.seen
-    where = f"{paths.short(path)}:{pieces[0].line if pieces else 1}"
-    for piece in pieces if seen[USER] else ():
-        for offset, line in enumerate(piece.text.split("\n")):
-            label = _LABEL.match(line)
-            if offset and label and label[1] != USER:
-                return UserError(
-                    f"{paths.short(path)}:{piece.line + offset}",
-                    f"no turns found; {label[1] + ':'!r} does not follow a blank line",
-                    "put a blank line before each turn",
-                )
-    labelled = any(f"\n{USER}:" in f"\n{piece.text}" for piece in pieces)
-    if labelled and not seen[USER]:
-        what = f'no turns found: no blank after "{USER}:"'
-        return UserError(where, what, "add one, or set agent_name")
-    if seen[USER]:
-        return UserError(where, "no turns found that answer User", 'write "Agent: ..." below it')
-    found = ", ".join(f"{name[:24]} ({count})" for name, count in seen.most_common(3))
-    what = f'no turns found: none starts with "{USER}:"' + (f"; found {found}" if found else "")
-    return UserError(where, what, f'begin each question with "{USER}: "')
+def _split_at_questions(text: str, names: Names | None, first_line: int) -> Pieces:
+    """One conversation for each turn of the asking side, with what comes before the first."""
+    lines = text.split("\n")
+    starts = [s.line for s in _starts(lines, names)[0] if s.label.role == "user"] if names else []
+    edges = [0, *starts[1:], len(lines)]
+    pieces = []
+    for start, end in pairwise(edges):
+        while start < end and not lines[start].strip():
+            start += 1
+        if start < end:
+            pieces.append(Piece(first_line + start, "\n".join(lines[start:end]).strip()))
+    return Pieces(pieces, 0, {})
 
 
-GLUED = "labels that follow no blank line, read as text (put one before them)"
+class _Start(NamedTuple):
+    """A line that begins a turn."""
+
+    line: int
+    label: Label
+
+
+def _starts(lines: Sequence[str], names: Names) -> tuple[list[_Start], list[int]]:
+    """The lines that begin turns, and those that would if they were not in a code block.
+
+    Where a code block stays open, every block ends before a label: it is closed by its turn's end.
+    """
+    found = [
+        _Start(i, label)
+        for i in with_colon(lines)
+        if (label := label_of(lines[i], names, begins_paragraph(lines, i)))
+    ]
+    inside, stays_open = fenced(lines)
+    if stays_open:
+        inside, _ = fenced(lines, {start.line for start in found})
+    starts = [start for start in found if not inside[start.line]]
+    return starts, [start.line for start in found if inside[start.line]]
 
 
 def read(
-    path: Path, pieces: Sequence[Piece], agent_name: str, notes: dict[str, list[int]]
+    path: Path, pieces: Sequence[Piece], names: Names, notes: Notes
 ) -> tuple[list[Conversation], list[UserError]]:
-    """Pieces to conversations, and a fault for each piece without turns; adds to the notes."""
+    """Pieces to conversations, and a fault for each that can't be read; adds to the notes."""
     faults, conversations = [], []
     glued: list[int] = []
-    fenced: list[int] = []
+    near: list[int] = []
+    in_code: list[int] = []
     labelled: list[int] = []
-    labels = (f"{USER}:", f"{agent_name}:")
     for piece in pieces:
         lines = piece.text.split("\n")
-        in_fence = _fenced(lines)
-        starts = []
-        for i, line in enumerate(lines):
-            if line.startswith(labels):
-                if in_fence[i]:
-                    fenced.append(piece.line + i)
-                elif i and lines[i - 1].strip():
-                    glued.append(piece.line + i)
-                else:
-                    starts.append((i, USER if line.startswith(labels[0]) else agent_name))
+        starts, hidden = _starts(lines, names)
         if not starts:
             where = f"{paths.short(path)}:{piece.line}"
-            faults.append(
-                UserError(where, "a conversation without turns", f'begin it with "{USER}: "')
-            )
+            what = "a conversation without turns"
+            faults.append(UserError(where, what, f'begin it with "{names.user}: "'))
             continue
-        if starts[0][0] and _LABEL.match(lines[0]):
-            labelled.append(piece.line)
+        opener = any_label(lines[0]) if starts[0].line else ""
+        if strange := _strange_label(lines, starts, names, opener):
+            faults.append(_asks_under_another_name(path, piece, strange, names))
+            continue
+        in_code += [piece.line + i for i in hidden]
+        near += [piece.line + s.line for s in starts if not s.label.exact]
+        glued += [piece.line + s.line for s in starts if not begins_paragraph(lines, s.line)]
+        labelled += [piece.line] if opener else []
         conversations.append(_conversation(piece, lines, starts))
-    found = {
-        GLUED: glued,
-        "labels in a code block, read as text": fenced,
-        f"text before the first turn begins with another label than {USER}: or {agent_name}:, "
-        "not trained on": labelled,
-    }
-    notes |= {what: lines for what, lines in found.items() if lines}
+    before = (
+        f"text before the first turn begins with another label than {names.user}: or "
+        f"{names.agent}:, not trained on"
+    )
+    found = {GLUED: glued, NEAR: near, FENCED: in_code, before: labelled}
+    notes |= {what: at for what, at in found.items() if at}
     return conversations, faults
 
 
-def no_replies(
-    path: Path, agent_name: str, notes: Mapping[str, Sequence[int]], votes: Votes
+def _strange_label(
+    lines: Sequence[str], starts: Sequence[_Start], names: Names, opener: str
+) -> tuple[int, str] | None:
+    """A line of an agent's turn that begins with a label of somebody else who asks, and the name:
+    the one whose label begins the conversation, or User or Human at the start of a paragraph."""
+    others = {"user", "human"} - {name.casefold() for name in names}
+    if not opener and not any(other in "\n".join(lines).casefold() for other in others):
+        return None
+    ends = [*(start.line for start in starts[1:]), len(lines)]
+    for start, end in zip(starts, ends, strict=True):
+        part = lines[start.line + 1 : end] if start.label.role == "agent" else []
+        for i, name in any_labels(part, glued=True):
+            paragraph = not (part[i - 1] if i else lines[start.line]).strip()
+            if (opener and same(name, opener)) or (paragraph and name.casefold() in others):
+                return start.line + 1 + i, name
+    return None
+
+
+def _asks_under_another_name(
+    path: Path, piece: Piece, strange: tuple[int, str], names: Names
 ) -> UserError:
-    """Why the agent never answers in a file."""
-    if GLUED in notes:
-        return UserError(
-            f"{paths.short(path)}:{notes[GLUED][0]}",
-            "no turns found; this label does not follow a blank line",
-            "put a blank line before each turn",
-        )
-    found = ", ".join(sorted(votes.seen))[:60]
+    line, name = strange
     return UserError(
-        paths.short(path),
-        f'no turn starts with "{agent_name[:40]}:"; found {found}',
-        "set agent_name",
+        f"{paths.short(path)}:{piece.line + line}",
+        f'"{name}:" begins a line of a turn of {names.agent[:40]}, and {names.user[:40]} asks',
+        f'write "{names.user[:40]}:", or put it into a code block',
     )
 
 
-def _conversation(
-    piece: Piece, lines: Sequence[str], starts: Sequence[tuple[int, str]]
-) -> Conversation:
-    ends = [i for i, _ in starts[1:]] + [len(lines)]
+def _conversation(piece: Piece, lines: Sequence[str], starts: Sequence[_Start]) -> Conversation:
+    ends = [*(start.line for start in starts[1:]), len(lines)]
     turns = tuple(
-        Turn("user" if name == USER else "agent", _body(lines[start:end], name))
-        for (start, name), end in zip(starts, ends, strict=True)
+        Turn(start.label.role, "\n".join(lines[start.line : end])[start.label.end :].strip())
+        for start, end in zip(starts, ends, strict=True)
     )
-    return Conversation(piece.line, turns, "\n".join(lines[: starts[0][0]]).strip())
+    return Conversation(piece.line, turns, "\n".join(lines[: starts[0].line]).strip())
 
 
-def _body(lines: Sequence[str], name: str) -> str:
-    return "\n".join(lines)[len(name) + 1 :].strip()
+def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserError:
+    """Why no two names were found in a file that begins with these conversations."""
+    where = f"{paths.short(path)}:{pieces[0].line if pieces else 1}"
+    asker = max(votes.asks, key=votes.asks.__getitem__, default="")
+    if asker and same(asker, "User"):
+        what = f"no turns found that answer {asker}"
+        return UserError(where, what, 'write "Agent: ..." below it')
+    bare = re.compile(r"User:\S")
+    if any(bare.match(line) for piece in pieces for line in piece.text.split("\n")):
+        what = 'no turns found: no blank after "User:"'
+        return UserError(where, what, "add one, or set user_name and agent_name")
+    found = ", ".join(f"{name[:24]} ({count})" for name, count in votes.seen.most_common(3))
+    what = 'no turns found: none starts with "User:"' + (f"; found {found}" if found else "")
+    remedy = 'begin each question with "User: "'
+    return UserError(where, what, f"{remedy}, or set user_name" if found else remedy)
 
 
-def _labels(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """(line index, name) of each line that begins a paragraph with a label, outside code blocks."""
-    in_fence = _fenced(lines)
-    for i, line in enumerate(lines):
-        if not (in_fence[i] or (i and lines[i - 1].strip())) and (label := _LABEL.match(line)):
-            yield i, label[1]
+def no_turn_of(path: Path, name: str, parameter: str, votes: Votes) -> UserError:
+    """One side never has a turn in a file: what labels it has."""
+    found = ", ".join(sorted(votes.seen))[:60]
+    what = f'no turn starts with "{name[:40]}:"' + (f"; found {found}" if found else "")
+    return UserError(paths.short(path), what, f"set {parameter}")
 
 
-def _fenced(lines: Sequence[str]) -> list[bool]:
-    """Which lines are inside a code block that is closed (its opening line does not count)."""
-    inside = [False] * len(lines)
-    i = 0 if any("```" in line or "~~~" in line for line in lines) else len(lines)
-    while i < len(lines):
-        opens = _FENCE_OPENS.match(lines[i]) if "```" in lines[i] or "~~~" in lines[i] else None
-        if opens:
-            closes = re.compile(rf" {{0,3}}{re.escape(opens[1])}{re.escape(opens[1][0])}*[ \t]*$")
-            end = next((j for j in range(i + 1, len(lines)) if closes.match(lines[j])), None)
-            if end is not None:
-                inside[i + 1 : end + 1] = [True] * (end - i)
-                i = end
-        i += 1
-    return inside
+# What other tools end a conversation with, at the end of a line.
+_OTHER_MARKS = re.compile(
+    r"(</s>|<eos>|<end_of_turn>|<EOT>|<\|(?:im_end|end|eot_id|end_of_text|endofturn)\|>"
+    r"|\[(?:END|EOS|SEP)\]|(?<![^\n])(?:#{3,}|-{3,}|={3,}|\*{3,}))[ \t]*$",
+    re.MULTILINE,
+)
+
+
+def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str) -> UserError:
+    """The refusal of a file whose many questions no mark parts: what may be meant instead."""
+    others = [found[1] for found in _OTHER_MARKS.finditer(head)]
+    other = max(others, key=others.count, default="")
+    has = f'{num_questions:,} "{names.user[:40]}:" labels'
+    if others.count(other) > 1:
+        what = (
+            f"no {mark} ends a conversation; {has}, and {other} ends {others.count(other):,} lines"
+        )
+        return UserError(paths.short(path), what, f'set end_mark to "{other}"')
+    what = f"no {mark} ends a conversation, and there are {has}"
+    remedy = f"set end_mark to {NO_MARK} (each label begins one), or write the mark behind each"
+    return UserError(paths.short(path), what, remedy)

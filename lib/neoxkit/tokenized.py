@@ -122,7 +122,8 @@ def make_manifest(
     return {
         "source": _source(sources["train"]),
         "eval_source": _source(sources["eval"]) if "eval" in sources else None,
-        "agent_name": sources["train"].agent_name,
+        "agent_name": sources["train"].names.agent,
+        "user_name": sources["train"].names.user,
         "model_name_or_path": name,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "end_mark_id": tokenizer.eos_token_id,
@@ -150,7 +151,7 @@ def make_manifest(
 
 
 def _source(source: ConversationFile) -> dict[str, Any]:
-    return {"path": paths.short(source.path), "sha256": source.sha256, "format": source.format}
+    return {"path": paths.short(source.path), "sha256": source.sha256, "format": source.form.format}
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -177,8 +178,8 @@ def card(manifest: dict[str, Any]) -> str:
             "# Tokenized conversations",
             "",
             f"Made by neoxkit from `{source['path']}` (SHA-256 `{source['sha256'][:16]}...`) with "
-            f"the tokenizer of `{manifest['model_name_or_path']}`. The answering side is "
-            f"`{manifest['agent_name']}`; trained on: {manifest['train_on']}. Block size "
+            f"the tokenizer of `{manifest['model_name_or_path']}`. `{manifest['user_name']}` asks, "
+            f"`{manifest['agent_name']}` answers; trained on: {manifest['train_on']}. Block size "
             f"{manifest['block_size']} tokens, end mark (`{END_MARK}`) included.",
             "",
             "| side | conversations | tokens | trained tokens | longest |",

@@ -1,5 +1,6 @@
 """Conversations to token ids and labels, by character offsets."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
@@ -10,21 +11,23 @@ import numpy as np
 from neoxkit import workers
 from neoxkit.blocks import Block
 from neoxkit.conversations import ConversationFile
+from neoxkit.errors import UserError
 from neoxkit.table import FAULTS, Part, Store, Table, key_of
-from neoxkit.turns import USER, Conversation, Span, render
+from neoxkit.turns import Conversation, Names, Span, render
 from neoxkit.workers import Progress, silent
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
+_FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 _BATCH = 1000  # conversations a tokenizer call
 
 
 def encode_file(
     tokenizer: "PreTrainedTokenizerBase",
     file: ConversationFile,
-    agent_name: str,
+    names: Names,
     train_on: str = "agent",
     progress: Progress = silent,
 ) -> Table:
@@ -33,7 +36,7 @@ def encode_file(
     `train_on` "agent": each agent turn and what ends it (the end mark, or the blank line and the
     next label). "all": every turn, not the preamble. Special tokens written in a text stay text.
     """
-    work = partial(_encode_block, tokenizer, file, agent_name, train_on)
+    work = partial(_encode_block, tokenizer, file, names, train_on)
     return _table(_counted(workers.each(work, file.blocks), file, progress), train_on)
 
 
@@ -48,21 +51,22 @@ def _counted(parts: Iterable[Part], file: ConversationFile, progress: Progress) 
 def _encode_block(
     tokenizer: "PreTrainedTokenizerBase",
     file: ConversationFile,
-    agent_name: str,
+    names: Names,
     train_on: str,
     block: Block,
 ) -> Part:
-    return _encode(tokenizer, file.read_block(block), agent_name, train_on)
+    labelled = file.form.format == "text"
+    return _encode(tokenizer, file.read_block(block), names, train_on, labelled)
 
 
 def encode(
     tokenizer: "PreTrainedTokenizerBase",
     conversations: Sequence[Conversation],
-    agent_name: str,
+    names: Names,
     train_on: str = "agent",
 ) -> Table:
     """`encode_file` for conversations in memory."""
-    return _table([_encode(tokenizer, conversations, agent_name, train_on)], train_on)
+    return _table([_encode(tokenizer, conversations, names, train_on)], train_on)
 
 
 def _table(parts: Iterable[Part], train_on: str) -> Table:
@@ -73,29 +77,36 @@ def _table(parts: Iterable[Part], train_on: str) -> Table:
 def _encode(
     tokenizer: "PreTrainedTokenizerBase",
     conversations: Sequence[Conversation],
-    agent_name: str,
+    names: Names,
     train_on: str,
+    labelled: bool = True,
 ) -> Part:
+    """`labelled`: the turns were told apart by labels in the text."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True  # a special token that somebody typed is text
-    ids, lengths, firsts, replies, num_replies, chars = [], [], [], [], [], []
+    ids, lengths, firsts, replies, num_replies, chars, astray = [], [], [], [], [], [], []
+    asks = _asking_label(names)
     for start in range(0, len(conversations), _BATCH):
-        rendered = [render(c, agent_name) for c in conversations[start : start + _BATCH]]
+        batch = conversations[start : start + _BATCH]
+        rendered = [render(c, names) for c in batch]
         encodings = backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
         end = [tokenizer.eos_token_id]
         flat = chain.from_iterable(chain(encoding.ids, end) for encoding in encodings)
         chars += [len(text) for text, _ in rendered]
         lengths += [len(encoding) + 1 for encoding in encodings]
         ids.append(np.fromiter(flat, np.int32, sum(lengths[start:])))
-        for (text, spans), encoding in zip(rendered, encodings, strict=True):
+        for conversation, (text, spans), encoding in zip(batch, rendered, encodings, strict=True):
             token = partial(_first_token, encoding, len(text))
-            found = _replies(spans, token, len(encoding))
+            learnt = [turn.role == "agent" and turn.trained for turn in conversation.turns]
+            found = _replies(spans, learnt, token, len(encoding))
+            looked_at = spans if labelled and train_on == "agent" else []
+            astray.append(_behind_labels(text, looked_at, asks, token))
             replies += found
             num_replies.append(len(found))
-            name = USER if spans[0].role == "user" else agent_name
-            firsts.append(token(spans[0].start - len(f"{name}:")) if train_on == "all" else 0)
+            label = names.label(spans[0].role)
+            firsts.append(token(spans[0].start - len(label)) if train_on == "all" else 0)
     flat_ids = np.concatenate([np.zeros(0, np.int32), *ids])
     ends = np.cumsum(lengths)
     keys = [key_of(flat_ids[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
@@ -109,6 +120,7 @@ def _encode(
         fault=np.array([_fault(c, train_on) for c in conversations], np.uint8),
         key=np.array(keys, "S16"),
         chars=np.array(chars, np.int32),
+        astray=np.array(astray, np.int32),
         shortest=np.array(
             [min((len(t.text) for t in c.turns), default=0) for c in conversations], np.int32
         ),
@@ -134,9 +146,12 @@ def _first_token(encoding: "Encoding", num_chars: int, char: int) -> int:
 
 
 def _replies(
-    spans: Sequence[Span], token: Callable[[int], int], num_tokens: int
+    spans: Sequence[Span],
+    learnt: Sequence[bool],
+    token: Callable[[int], int],
+    num_tokens: int,
 ) -> list[tuple[int, int, int]]:
-    """The agent turns in tokens: start, end, over; `token` gives the first from a character on.
+    """The turns to learn in tokens: start, end, over; `token` gives the first from a character on.
 
     A reply is over where the next turn's text begins, or behind the end mark.
     """
@@ -148,12 +163,39 @@ def _replies(
             token(spans[i + 1].start) if i < last else num_tokens + 1,
         )
         for i, span in enumerate(spans)
-        if span.role == "agent"
+        if learnt[i]
     ]
+
+
+def _asking_label(names: Names) -> re.Pattern[str]:
+    """A line that looks like the beginning of a turn of the asking side: by its name in whatever
+    punctuation, or at the start of a paragraph by one that everybody uses."""
+    usual = "|".join({"user", "human"} - {name.casefold() for name in names}) or "(?!)"
+    odd = r"[^\w\n]*"
+    return re.compile(
+        rf"\n(?:{odd}{re.escape(names.user)}|(?<=\n\n){odd}(?:{usual})){odd}[:：]", re.IGNORECASE
+    )
+
+
+def _behind_labels(
+    text: str, spans: Sequence[Span], asks: re.Pattern[str], token: Callable[[int], int]
+) -> int:
+    """Tokens of agent turns that stand behind a label of the asking side, code blocks aside."""
+    count = 0
+    for span in spans:
+        turn = text[span.start : span.end] if span.role == "agent" else ""
+        for found in asks.finditer(turn):
+            if len(_FENCE.findall(turn, 0, found.start())) % 2 == 0:
+                count += token(span.end) - token(span.start + found.start() + 1)
+                break
+    return count
 
 
 def _fault(conversation: Conversation, train_on: str) -> int:
     """0, or 1 + an index into FAULTS."""
+    if train_on == "all" and not all(turn.trained for turn in conversation.turns):
+        what = f'"all" trains every turn, and line {conversation.line} marks one as not to train'
+        raise UserError("train_on", what, "set it to agent")
     if any(not turn.text for turn in conversation.turns):
         return 1 + FAULTS.index("a turn is empty")
     return 0 if train_on == "all" or conversation.has_reply else 1 + FAULTS.index("no reply")

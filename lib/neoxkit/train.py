@@ -49,6 +49,7 @@ from neoxkit.guard import STOPPED
 from neoxkit.metrics import Metrics, Replies
 from neoxkit.safety import Alive, SaveWhole, StepCheck
 from neoxkit.trainer import KitTrainer
+from neoxkit.turns import Names
 
 # Without this a CPU start compiles an extension for minutes; gloo was measured to be as fast.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -178,7 +179,8 @@ def _trainer(
         # Of a large eval side only some rows are looked at; a few of them may have no reply.
         some = replies.spread(range(len(sides["eval"])), 10 * kit.num_replies)
         asked, _ = replies.questions_for(manifest, sides["eval"].select(some), tokenizer)
-        trainer.add_callback(Replies(folder, replies.spread(asked, kit.num_replies), tokenizer))
+        some_asked = replies.spread(asked, kit.num_replies)
+        trainer.add_callback(Replies(folder, some_asked, tokenizer, Names.of(manifest)))
     trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
     trainer.add_callback(SaveWhole(folder, parsed, limit))
     trainer.add_callback(Alive(signs))

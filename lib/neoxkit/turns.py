@@ -1,21 +1,43 @@
 """What a conversation is: turns in order, and the one text they are written as."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 END_MARK = "<|endoftext|>"
-USER = "User"
 
 
-STOP_TEXT = f"\n\n{USER}:"  # what an agent turn in the middle of a conversation ends with
+class Names(NamedTuple):
+    """What the two sides are called: the labels of their turns, without the colon."""
+
+    agent: str = "Agent"
+    user: str = "User"
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """Read them from a dataset's manifest, or from what a run says of itself."""
+        return cls(facts["agent_name"], facts["user_name"])
+
+    @property
+    def stop_text(self) -> str:
+        """What an agent turn in the middle of a conversation ends with."""
+        return f"\n\n{self.user}:"
+
+    def label(self, role: str) -> str:
+        """The label of a role's turns, colon included."""
+        return f"{self.user if role == 'user' else self.agent}:"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: role is "user" or "agent"; white space at the text's edges is not kept."""
+    """One turn: role is "user" or "agent"; white space at the text's edges is not kept.
+
+    `trained` False: an agent turn that its file marks as context, not to be learnt.
+    """
 
     role: str
     text: str
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -29,7 +51,7 @@ class Conversation:
 
     @property
     def has_reply(self) -> bool:
-        return any(turn.role == "agent" for turn in self.turns)
+        return any(turn.role == "agent" and turn.trained for turn in self.turns)
 
 
 class Span(NamedTuple):
@@ -43,10 +65,10 @@ class Span(NamedTuple):
     end: int
 
 
-def render(conversation: Conversation, agent_name: str) -> tuple[str, list[Span]]:
+def render(conversation: Conversation, names: Names) -> tuple[str, list[Span]]:
     """The conversation's text without its end mark, and the span of each turn.
 
-    >>> render(Conversation(1, (Turn("user", "Hi"), Turn("agent", "Yes?"))), "Joi")[0]
+    >>> render(Conversation(1, (Turn("user", "Hi"), Turn("agent", "Yes?"))), Names("Joi"))[0]
     'User: Hi\\n\\nJoi: Yes?'
     """
     parts, spans, at = [], [], 0
@@ -54,7 +76,7 @@ def render(conversation: Conversation, agent_name: str) -> tuple[str, list[Span]
         parts.append(conversation.preamble)
         at = len(conversation.preamble) + 2
     for turn in conversation.turns:
-        label = f"{USER if turn.role == 'user' else agent_name}:"
+        label = names.label(turn.role)
         text = f"{label} {turn.text}" if turn.text else label
         parts.append(text)
         spans.append(Span(turn.role, at + len(label), at + len(text)))
@@ -62,10 +84,10 @@ def render(conversation: Conversation, agent_name: str) -> tuple[str, list[Span]
     return "\n\n".join(parts), spans
 
 
-def prompt(conversation: Conversation, agent_name: str) -> str:
+def prompt(conversation: Conversation, names: Names) -> str:
     """The text up to and with the label that the agent's next reply follows.
 
     It ends at the colon: a prompt that ends in a blank is no token prefix of the trained text.
     """
-    text, _ = render(conversation, agent_name)
-    return f"{text}\n\n{agent_name}:"
+    text, _ = render(conversation, names)
+    return f"{text}\n\n{names.label('agent')}"

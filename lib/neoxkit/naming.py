@@ -1,0 +1,193 @@
+"""Which two names a file's turns have: conversations vote, and a doubtful vote is refused."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from neoxkit import paths
+from neoxkit.errors import UserError
+from neoxkit.labels import any_labels
+from neoxkit.turns import Names
+
+# Names that say of themselves which side they are, without regard to case.
+ASKING = {
+    "user", "human", "question", "q", "instruction", "prompt", "query", "input", "customer",
+    "client", "student", "patient", "person", "me", "you",
+}  # fmt: skip
+ANSWERING = {
+    "agent", "assistant", "answer", "a", "bot", "chatbot", "ai", "gpt", "chatgpt", "response",
+    "reply", "output", "completion", "model",
+}  # fmt: skip
+MOST_LABELS = 12  # of a conversation, behind who asks, that are looked at
+SHARE = 0.9  # of the conversations that two names must fit to be beyond doubt
+FEWEST = 3  # conversations, below which such names are not taken for the two sides
+RIVAL = 0.05  # of the votes for the first: another name with more is a rival
+
+
+@dataclass
+class Votes:
+    """What conversations say of the names: who asks, and who answers.
+
+    Each conversation counts once in `asks`, in `first` (who asks, the first other name behind it)
+    and in `also` (the same, and each further name behind it). `steps` counts pairs of neighbouring
+    labels, `seen` conversations in which a name is a label; `lines` says where the first begins.
+    """
+
+    pieces: int = 0
+    asks: Counter[str] = field(default_factory=Counter)
+    first: Counter[tuple[str, str]] = field(default_factory=Counter)
+    also: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: "Votes") -> None:
+        """Count in the votes of a later part of the file."""
+        self.pieces += other.pieces
+        for name in ("asks", "first", "also", "steps", "seen"):
+            getattr(self, name).update(getattr(other, name))
+        self.lines = other.lines | self.lines
+
+    def answered(self) -> float:
+        """The share of conversations in which the most common pair of names asks and answers."""
+        pairs = Counter(self.first)
+        for (one, _, other), count in self.also.items():
+            pairs[one, other] += count
+        return max(pairs.values(), default=0) / max(self.pieces, 1)
+
+    def answers(self, user: str) -> Counter[str]:
+        """In how many conversations a name answers one; in a file of one or two, how often."""
+        if self.pieces < FEWEST:
+            return _one_spelling(_behind(user, self.steps))
+        return _one_spelling(_behind(user, self.first) + _behind(user, self.also))
+
+    def without(self, user: str, agent: str) -> Counter[str]:
+        """The names that answer where this agent does not."""
+        if self.pieces < FEWEST:
+            counts = self.answers(user)
+        else:
+            counts = _behind(user, self.first)
+            for (one, first, other), count in self.also.items():
+                if same(one, user) and same(other, agent):
+                    counts[first] -= count
+        return Counter({n: c for n, c in _one_spelling(counts).items() if not same(n, agent)})
+
+
+def _behind(user: str, counts: Counter[tuple[str, ...]]) -> Counter[str]:
+    """Counts of the last name of each key whose first one is the user's."""
+    found: Counter[str] = Counter()
+    for (one, *_, other), count in counts.items():
+        if same(one, user):
+            found[other] += count
+    return found
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two names differ at most in case."""
+    return one.casefold() == other.casefold()
+
+
+def _one_spelling(counts: Counter[str]) -> Counter[str]:
+    """Counts of names that differ in case alone, together under the most common spelling."""
+    spelling: dict[str, str] = {}
+    merged: Counter[str] = Counter()
+    for name, count in counts.most_common():
+        merged[spelling.setdefault(name.casefold(), name)] += count
+    return merged
+
+
+def votes(
+    pieces: Iterable[tuple[int, str]], user: str = "", agent: str = "", glued: bool = False
+) -> Votes:
+    """What conversations, each a first line's number and a text, say of the names.
+
+    `user` and `agent` are names that a person gave. `glued`: a label needs no blank line before it.
+    """
+    found = Votes()
+    for line, text in pieces:
+        found.pieces += 1
+        names = [name for _, name in any_labels(text.split("\n"), glued)]
+        found.seen.update(list(dict.fromkeys(names)))
+        for name in names:
+            found.lines.setdefault(name, line)
+        if asker := _asker(names, user, agent):
+            found.asks[asker] += 1
+            behind = [n for n in names[names.index(asker) :] if not same(n, asker)]
+            first, *others = list(dict.fromkeys(behind))[:MOST_LABELS] or [""]
+            found.first.update([(asker, first)] if first else [])
+            found.also.update((asker, first, other) for other in others)
+            found.steps.update(
+                (one, other) for one, other in pairwise(names) if not same(one, other)
+            )
+    return found
+
+
+def _asker(names: Sequence[str], user: str, agent: str) -> str:
+    """Who asks in a conversation with these labels: a name that says so, else the first."""
+    others = [name for name in names if not same(name, agent)]
+    if user:
+        return next((name for name in others if same(name, user)), "")
+    for wanted in ({"user"}, ASKING):
+        if known := next((name for name in others if name.casefold() in wanted), ""):
+            return known
+    return others[0] if len({*names}) > 1 and others else ""
+
+
+def choose(path: Path, votes: Votes, user: str = "", agent: str = "") -> Names | None:
+    """The two names of a file; None where nobody asks, or nobody answers.
+
+    Refused when two names are about as likely for one side.
+    """
+    user = user or _choose_user(path, votes)
+    if not user and agent:
+        user = "User"  # the usual name; a file without it is refused later, by that name
+    agent = agent or _choose_agent(path, votes, user)
+    return Names(agent, user) if user and agent else None
+
+
+def _choose_agent(path: Path, votes: Votes, user: str) -> str:
+    """Who answers most; refused where another does without that one, or is named like an agent."""
+    counts, first = votes.answers(user), _behind(user, votes.first)
+    top = max(counts, key=lambda name: (counts[name], first[name]), default="")
+    rivals = votes.without(user, top)
+    if top.casefold() not in ANSWERING:
+        known = (n for n in counts if n.casefold() in ANSWERING)
+        rivals |= Counter({n: counts[n] for n in known if counts[n] >= SHARE * counts[top]})
+    return _clear(path, votes, top, counts[top], rivals, "answer", "agent_name")
+
+
+def _choose_user(path: Path, votes: Votes) -> str:
+    asks = _one_spelling(votes.asks)
+    known = Counter({name: count for name, count in asks.items() if name.casefold() in ASKING})
+    top = max(asks, key=asks.__getitem__, default="")
+    if top not in known and votes.pieces >= FEWEST and asks[top] >= SHARE * votes.pieces:
+        return top
+    usual = next((name for name in known if same(name, "User")), "")
+    if usual and known[usual] >= known.total() / 2:
+        return usual
+    top = max(known, key=known.__getitem__, default="")
+    count = known.pop(top, 0)
+    return _clear(path, votes, top, count, known, "ask", "user_name")
+
+
+def _clear(
+    path: Path,
+    votes: Votes,
+    top: str,
+    count: int,
+    others: Counter[str],
+    verb: str,
+    parameter: str,
+) -> str:
+    """The name with most votes; refused where others have many."""
+    rivals = [n for n, c in others.most_common() if c == count or c >= max(2, RIVAL * count)]
+    if not rivals:
+        return top
+    names = ", ".join(f"{n[:24]} ({others[n] or count})" for n in [top, *rivals][:3])
+    raise UserError(
+        f"{paths.short(path)}:{votes.lines[rivals[0]]}",
+        f"several names {verb}: {names}",
+        f'set {parameter}, say to "{top[:24]}"',
+    )
