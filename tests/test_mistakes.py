@@ -53,6 +53,13 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("train_file", "data/nowhere.txt")],
     [("eval_file", "data/nowhere.txt")],
     [("train_file", "data")],
+    [("agent_name", "Dr. Rosey")],
+    [("user_name", "Human")],
+    [("agent_name", "User")],
+    [("agent_name", "a:b")],
+    [("end_mark", "</s>")],
+    [("end_mark", " ")],
+    [("bad_rows", "keep")],
     [("questions_file", "data/nowhere.jsonl")],
     [("model_name_or_path", "no-such-model")],
     [("model_name_or_path", "./nowhere")],
@@ -80,7 +87,11 @@ DATA = {  # what is wrong with a conversation file: its name and content
     "not UTF-8": ("a.txt", b"User: a\n\nAgent: caf\xe9" + END.encode()),
     "no turns": ("a.txt", "Once upon a time."),
     "no agent": ("a.txt", f"User: a{END}"),
-    "no blank lines": ("a.txt", f"User: a\nAgent: b{END}"),
+    "no end marks": ("a.txt", "User: a\n\nAgent: b\n\n" * 3),
+    "another end mark": ("a.txt", "User: a\n\nAgent: b</s>\n" * 3),
+    "damage": ("a.txt", "User: é\n\nAgent: b".encode() + b"\x92" + END.encode()),
+    "a NUL": ("a.txt", f"User: a\n\nAgent: b{END}\n" * 999 + "\0"),
+    "two who ask": ("a.txt", f"Human: a\n\nB: b{END}\nPrompt: a\n\nB: b{END}\n" * 3),
     "two agents": ("a.txt", f"User: a\n\nJoi: b{END}\nUser: a\n\nRosey: b{END}"),
     "HTML": ("a.txt", "<!DOCTYPE html><p>User: a</p>"),
     "ChatML": ("a.txt", "<|im_start|>user\na<|im_end|>"),
@@ -120,8 +131,10 @@ GOOD_RUN = [
     [("eval_share", "0.5")],
     [("from_scratch", "TRUE")],
     [("restart", "false")],
-    [("agent_name", "Dr. Rosey")],
-    [("agent_name", "12")],
+    [("agent_name", "agent")],
+    [("user_name", "User")],
+    [("end_mark", "none")],
+    [("bad_rows", "skip")],
     [("run", "a.b-c_1")],
     [("run", "ä")],
     [("dataset", "v2.1")],
@@ -148,6 +161,11 @@ GOOD_DATA = {
     "labels in a fence": ("a.txt", f"User: a\n\nAgent: b\n\n```\nUser: c\n```{END}"),
     "other scripts": ("a.txt", f"User: 你好\n\nAgent: שלום\u202e{END}"),
     "an empty question": ("a.txt", f"User: \n\nAgent: b{END}"),
+    "no blank lines": ("a.txt", f"User: a\nAgent: b{END}"),
+    "other names": ("a.txt", f"Question: a\n\nAnswer: b{END}"),
+    "other labels": ("a.txt", f"**USER** : a\n\n  agent: b{END}"),
+    "a JSON array": ("a.json", '[{"messages": [{"role": "user", "content": "a"}, '
+        '{"role": "assistant", "content": [{"type": "text", "text": "b"}]}]}]'),
     "a colon in a name": ("a.txt", f"User: a: b\n\nAgent: c: d{END}"),
     "a system message": ("a.jsonl", json.dumps({"messages": [
         {"role": "system", "content": "s"}, {"role": "user", "content": "a"},
@@ -225,10 +243,14 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
     return str(folder / name)
 
 
+def read(file: str) -> conversations.ConversationFile:
+    return conversations.read_sides(settings.TokenizeSettings(train_file=file))["train"]
+
+
 @pytest.mark.parametrize("kind", DATA)
 def test_a_wrong_file_is_one_line(home: Path, tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError) as refused:
-        conversations.read_sides(write(tmp_path, *DATA[kind]))
+        read(write(tmp_path, *DATA[kind]))
     for line in str(refused.value).splitlines():
         assert one_line(line), line
 
@@ -252,7 +274,7 @@ def test_an_odd_parameter_is_taken(folder: Path, values: list[tuple[str, str]]) 
 
 @pytest.mark.parametrize("kind", GOOD_DATA)
 def test_an_odd_file_is_taken(home: Path, tmp_path: Path, kind: str) -> None:
-    source = conversations.read_sides(write(tmp_path, *GOOD_DATA[kind]))["train"]
+    source = read(write(tmp_path, *GOOD_DATA[kind]))
     assert source.facts.replies >= 1
 
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, estimates, models, paths, runs, tokenized
+from neoxkit import changes, conversations, estimates, models, paths, runs, tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.settings import TRAINER_NAMES, TokenizeSettings, TrainSettings
 from neoxkit.tiny import TINY
@@ -192,12 +192,10 @@ def deepspeed_command(settings: TrainSettings) -> str:
 
 
 def check_files(settings: TokenizeSettings) -> None:
-    """The files that 01_tokenize reads must be there, and its model be a folder or a hub's name."""
-    for name in ("train_file", "eval_file"):
-        if file := getattr(settings, name):
-            paths.find(name, file)
+    """The files that 01_tokenize reads must be right, and its model be a folder or a hub's name."""
     if settings.model_name_or_path != TINY:
         models.resolve(settings.model_name_or_path)
+    conversations.read_sides(settings)
 
 
 def check(settings: TrainSettings) -> dict[str, Any]:
