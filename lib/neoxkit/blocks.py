@@ -83,12 +83,13 @@ def at_marks(mark: str) -> Boundary:
 
 
 def before_lines(start: str) -> Boundary:
-    """A Boundary before a line, not the first one, that begins with a text."""
+    """A Boundary before a line that begins with a text, where an earlier one does as well."""
     raw = start.encode()
 
     def boundary(buffer: bytearray, searched: int) -> int:
-        searched = max(searched - len(raw) - 1, 0)
-        return max(buffer.rfind(b"\n" + raw, searched), buffer.rfind(b"\r" + raw, searched)) + 1
+        at = max(buffer.rfind(end + raw, max(searched - len(raw), 0)) for end in (b"\n", b"\r")) + 1
+        before = buffer[:at]
+        return at if any(end + raw in b"\n" + before for end in (b"\n", b"\r")) else 0
 
     return boundary
 

@@ -1,14 +1,13 @@
 """Read and check conversation files, block by block; no tokenizer is needed for it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from neoxkit import blocks, json_format, naming, paths, text_format, workers
+from neoxkit import blocks, detect, json_format, naming, paths, text_format, workers
 from neoxkit.blocks import Block
+from neoxkit.detect import Form
 from neoxkit.errors import Faults, UserError
 from neoxkit.naming import Votes
 from neoxkit.settings import TokenizeSettings
@@ -49,18 +48,6 @@ class Facts:
             self.notes.setdefault(what, []).extend(lines)
         self.faults += other.faults
         self.votes.add(other.votes)
-
-
-class Form(NamedTuple):
-    """How a file is written: "text" or "json", its two names, and what ends a conversation.
-
-    `glued`: its labels follow no blank lines.
-    """
-
-    format: str
-    names: Names
-    end_mark: str = END_MARK
-    glued: bool = False
 
 
 @dataclass
@@ -130,7 +117,7 @@ def read(
     (`bad_rows` "skip"). Raises UserError (Faults when there are several) naming file, line and
     remedy.
     """
-    _check_names(agent_name, user_name)
+    detect.check_names(agent_name, user_name)
     head = blocks.head(path)
     if "\ufffd" in head:
         blocks.cut(path, blocks.at_lines)  # refuses what is not UTF-8, before names are looked for
@@ -144,22 +131,13 @@ def read(
         found, digest = blocks.cut(path, boundary)
         facts = _examine_all(path, form, found)
     else:
-        _refuse_other_formats(path, head)
+        detect.refuse_other_formats(path, head)
         form, found, digest, facts = _read_text(path, head, agent_name, user_name, end_mark)
     if facts.faults and bad_rows == "error":
         raise Faults(facts.faults)
     _leave_out(path, facts)
     _check_sides(path, form, facts)
     return ConversationFile(path, form, found, digest, facts)
-
-
-def _check_names(agent_name: str, user_name: str) -> None:
-    for parameter, name in (("agent_name", agent_name), ("user_name", user_name)):
-        if any(c in name for c in ":\n<>`"):
-            raise UserError(parameter, f"{name!r} can't be a label", "give the name alone")
-    if naming.same(agent_name, user_name or "User") and agent_name:
-        what = f"{agent_name!r} can't answer itself"
-        raise UserError("agent_name", what, "give the other side's name")
 
 
 def _read_text(
@@ -170,7 +148,7 @@ def _read_text(
     The names in its beginning are nearly always the whole file's: all blocks are examined with them
     while they vote, and again only if they vote for others.
     """
-    form, pieces, guess = _guess(path, head, agent_name, user_name, end_mark)
+    form, pieces, guess = detect.text_form(path, head, agent_name, user_name, end_mark)
     marks = end_mark != text_format.NO_MARK
     boundary = blocks.at_marks(end_mark) if marks else blocks.before_lines(f"{form.names.user}:")
     found, digest = blocks.cut(path, boundary)
@@ -178,6 +156,8 @@ def _read_text(
     names = naming.choose(path, facts.votes, user_name, agent_name)
     if names is None:
         raise text_format.nobody_answers(path, pieces, guess)
+    if not facts.questions and not facts.votes.has(names.user):
+        raise text_format.no_turn_of(path, names.user, "user_name", facts.votes)
     if names != form.names:
         votes, form = facts.votes, form._replace(names=names)
         facts = _examine_all(path, form, found)
@@ -185,27 +165,6 @@ def _read_text(
     if marks and not facts.marks and facts.questions > 1:
         raise text_format.no_marks(path, end_mark, names, facts.questions, head)
     return form, found, digest, facts
-
-
-def _guess(
-    path: Path, head: str, agent_name: str, user_name: str, end_mark: str
-) -> tuple[Form, list[text_format.Piece], Votes]:
-    """How a text file is written, by its beginning; its conversations there, and their votes.
-
-    Labels are looked for at the start of paragraphs, and at the start of any line where few answer
-    there.
-    """
-    mark = end_mark if end_mark != text_format.NO_MARK else END_MARK
-    pieces = text_format.split(head, mark).pieces
-    votes, glued = naming.votes(pieces, user_name, agent_name), False
-    if votes.answered() < naming.SHARE:
-        other = naming.votes(pieces, user_name, agent_name, glued=True)
-        if other.answered() > votes.answered():
-            votes, glued = other, True
-    names = naming.choose(path, votes, user_name, agent_name)
-    if not names:
-        raise text_format.nobody_answers(path, pieces, votes)
-    return Form("text", names, end_mark, glued), pieces, votes
 
 
 def _leave_out(path: Path, facts: Facts) -> None:
@@ -294,16 +253,3 @@ def lines_in_short(lines: Sequence[int], most: int = 5) -> str:
     """
     shown = ", ".join(map(str, lines[:most])) + (", ..." if len(lines) > most else "")
     return f"line{'s' if len(lines) > 1 else ''} {shown}"
-
-
-def _refuse_other_formats(path: Path, text: str) -> None:
-    """Name a well-known format that came under the wrong file name."""
-    where, start = f"{paths.short(path)}:1", text.lstrip()[:200].lower()
-    if start.startswith(("<!doctype", "<html", "<?xml")):
-        raise UserError(
-            where, "is HTML or XML, not conversations", "save the conversations as text"
-        )
-    if start.startswith("<|im_start|>"):
-        raise UserError(where, "is ChatML", 'write "User: ...", or JSON Lines "messages"')
-    if re.match(r'\[\s*[\]{]|\{\s*"', start):
-        raise UserError(where, "is JSON", "name it .jsonl (one object a line) or .json")

@@ -50,6 +50,10 @@ class Votes:
             getattr(self, name).update(getattr(other, name))
         self.lines = other.lines | self.lines
 
+    def has(self, name: str) -> bool:
+        """Whether a name is a label, in whatever case."""
+        return any(same(one, name) for one in self.seen)
+
     def answered(self) -> float:
         """The share of conversations in which the most common pair of names asks and answers."""
         pairs = Counter(self.first)
@@ -152,9 +156,9 @@ def _choose_agent(path: Path, votes: Votes, user: str) -> str:
     counts, first = votes.answers(user), _behind(user, votes.first)
     top = max(counts, key=lambda name: (counts[name], first[name]), default="")
     rivals = votes.without(user, top)
-    if top.casefold() not in ANSWERING:
-        known = (n for n in counts if n.casefold() in ANSWERING)
-        rivals |= Counter({n: counts[n] for n in known if counts[n] >= SHARE * counts[top]})
+    known = [n for n in counts if n.casefold() in ANSWERING and counts[n] >= SHARE * counts[top]]
+    if known and top not in known:
+        rivals[top], top = counts[top], known[0]
     return _clear(path, votes, top, counts[top], rivals, "answer", "agent_name")
 
 

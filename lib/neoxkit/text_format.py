@@ -252,10 +252,8 @@ def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str)
     other = max(others, key=others.count, default="")
     has = f'{num_questions:,} "{names.user[:40]}:" labels'
     if others.count(other) > 1:
-        what = (
-            f"no {mark} ends a conversation; {has}, and {other} ends {others.count(other):,} lines"
-        )
+        what = f"no {mark}, {has}; {others.count(other):,} lines end with {other}"
         return UserError(paths.short(path), what, f'set end_mark to "{other}"')
-    what = f"no {mark} ends a conversation, and there are {has}"
+    what = f"no {mark}, {has}"
     remedy = f"set end_mark to {NO_MARK} (each label begins one), or write the mark behind each"
     return UserError(paths.short(path), what, remedy)

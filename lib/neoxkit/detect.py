@@ -1,0 +1,68 @@
+"""How a conversation file is written: its format, the two names, what ends a conversation."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from neoxkit import naming, paths, text_format
+from neoxkit.errors import UserError
+from neoxkit.naming import Votes
+from neoxkit.turns import END_MARK, Names
+
+
+class Form(NamedTuple):
+    """How a file is written: "text" or "json", its two names, and what ends a conversation.
+
+    `glued`: its labels follow no blank lines.
+    """
+
+    format: str
+    names: Names
+    end_mark: str = END_MARK
+    glued: bool = False
+
+
+def check_names(agent_name: str, user_name: str) -> None:
+    """Refuse names that a person gave and that no two sides can have."""
+    for parameter, name in (("agent_name", agent_name), ("user_name", user_name)):
+        if any(c in name for c in ":\n<>`"):
+            raise UserError(parameter, f"{name!r} can't be a label", "give the name alone")
+    if naming.same(agent_name, user_name or "User") and agent_name:
+        what = f"{agent_name!r} can't answer itself"
+        raise UserError("agent_name", what, "give the other side's name")
+
+
+def text_form(
+    path: Path, head: str, agent_name: str, user_name: str, end_mark: str
+) -> tuple[Form, list[text_format.Piece], Votes]:
+    """How a text file is written, by its beginning; its conversations there, and their votes.
+
+    Labels are looked for at the start of paragraphs, and at the start of any line where few answer
+    there.
+    """
+    mark = end_mark if end_mark != text_format.NO_MARK else END_MARK
+    pieces = text_format.split(head, mark).pieces
+    votes, glued = naming.votes(pieces, user_name, agent_name), False
+    if votes.answered() < naming.SHARE:
+        other = naming.votes(pieces, user_name, agent_name, glued=True)
+        if other.answered() > votes.answered():
+            votes, glued = other, True
+    names = naming.choose(path, votes, user_name, agent_name)
+    if not names and user_name and not votes.has(user_name):
+        raise text_format.no_turn_of(path, user_name, "user_name", votes)
+    if not names:
+        raise text_format.nobody_answers(path, pieces, votes)
+    return Form("text", names, end_mark, glued), pieces, votes
+
+
+def refuse_other_formats(path: Path, text: str) -> None:
+    """Name a well-known format that came under the wrong file name."""
+    where, start = f"{paths.short(path)}:1", text.lstrip()[:200].lower()
+    if start.startswith(("<!doctype", "<html", "<?xml")):
+        raise UserError(
+            where, "is HTML or XML, not conversations", "save the conversations as text"
+        )
+    if start.startswith("<|im_start|>"):
+        raise UserError(where, "is ChatML", 'write "User: ...", or JSON Lines "messages"')
+    if re.match(r'\[\s*[\]{]|\{\s*"', start):
+        raise UserError(where, "is JSON", "name it .jsonl (one object a line) or .json")

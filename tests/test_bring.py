@@ -1,0 +1,187 @@
+"""Files as people bring them: the asking side says kiwi, the answering side plum.
+
+Whatever the file looks like, no kiwi is trained, and every plum is, unless the file says otherwise.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neoxkit import conversations, models, tokens
+from neoxkit.conversations import ConversationFile
+from neoxkit.errors import UserError
+from neoxkit.table import NOT_TRAINED
+from neoxkit.tiny import TINY
+
+END = "<|endoftext|>"
+TOKENIZER = models.load_tokenizer(TINY)
+Read = Callable[..., ConversationFile]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    def read(content: str, name: str = "t.txt", **given: str) -> ConversationFile:
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+        return conversations.read(tmp_path / name, **given)
+
+    return read
+
+
+def trained(file: ConversationFile) -> str:
+    """The trained tokens of a file as text."""
+    rows = tokens.encode_file(TOKENIZER, file, file.names)
+    return TOKENIZER.decode([i for row in rows for i in row.labels.tolist() if i != NOT_TRAINED])
+
+
+def talks(user: str, agent: str, between: str = "\n\n", end: str = f"{END}\n", num: int = 4) -> str:
+    """Conversations of one question and one reply, with these labels."""
+    return "".join(f"{user}kiwi {i}?{between}{agent}plum {i}.{end}" for i in range(num))
+
+
+TWICE = f"Human: kiwi\n\nAssistant: plum\n\nHuman: kiwi\n\nAssistant: plum{END}\n"
+NOTES = "Note: one.\n\nExample: two.\n\nStep 1: three.\n\nAnswer: four.\n\n"
+OPEN = f"User: kiwi\n\nAgent: plum\n```py\n1\n\nUser: kiwi\n\nAgent: plum:\n```\nx\n```{END}\n"
+GOOD = {  # what: (content, plums, the names that are found)
+    "Human and Assistant": (TWICE * 3, 6, ("Assistant", "Human")),
+    "headings": (talks("### Instruction:\n", "### Response:\n"), 4, ("Response", "Instruction")),
+    "short names": (talks("Q: ", "A: "), 4, ("A", "Q")),
+    "names not known": (talks("Ann: ", "Bob: "), 4, ("Bob", "Ann")),
+    "single line breaks": (talks("User: ", "Bot: ", "\n"), 4, ("Bot", "User")),
+    "all in one line break": (talks("Human: ", "AI: ", "\n", f"\n{END}\n"), 4, ("AI", "Human")),
+    "an indented one": (talks("User: ", "Agent: ") + talks(" User: ", " Agent: "), 8, None),
+    "bold": (talks("**User:** ", "**Agent:** "), 4, None),
+    "invisible": (talks("\u200bUser: ", "\u200bAgent: "), 4, None),
+    "capitals": (talks("User: ", f"Agent: {NOTES}") + talks("USER: ", "Agent: ", num=1), 5, None),
+    "a preamble behind the mark": (talks("Rules.\n\nUser: ", "Agent: ", end=END), 4, None),
+    "the agent behind the mark": (talks("User: ", "Agent: ", end=f"{END}Agent: plum\n\n"), 8, None),
+    "an open code block": (OPEN + talks("User: ", "Agent: "), 6, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", GOOD)
+def test_plums_are_trained_and_kiwis_are_not(read: Read, what: str) -> None:
+    content, plums, names = GOOD[what]
+    file = read(content)
+    assert file.names == (names or ("Agent", "User"))
+    assert (trained(file).count("plum"), trained(file).count("kiwi")) == (plums, 0)
+
+
+@pytest.mark.parametrize("given", [{"agent_name": "Assistant"}, {"user_name": "human"}])
+def test_one_name_given_finds_the_other(read: Read, given: dict[str, str]) -> None:
+    """With the agent's alone the words of a Human were trained: nobody was looked for who asks."""
+    file = read(TWICE * 3, **given)
+    assert file.facts.questions == file.facts.replies == 6
+    assert (trained(file).count("plum"), trained(file).count("kiwi")) == (6, 0)
+
+
+def test_a_file_in_which_one_side_never_speaks_is_refused(read: Read) -> None:
+    for given in ({"user_name": "User"}, {"agent_name": "Assistant", "user_name": "User"}):
+        with pytest.raises(UserError, match='no turn starts with "User:"'):
+            read(TWICE, **given)
+
+
+def test_a_label_that_may_be_the_agents_or_not_is_refused(read: Read) -> None:
+    content = talks("User: a\n\nNote: ", "Agent: ")
+    with pytest.raises(
+        UserError, match=r"Agent \(4\), Note \(4\) -- set agent_name, say to \"Agent"
+    ):
+        read(content)
+    assert trained(read(content, agent_name="Agent")).count("plum") == 4
+
+
+UNENDED = talks("User: ", "Agent: ", end="\n\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "end_mark"),
+    [
+        (UNENDED, "none"),
+        (talks("User: ", "Agent: ", end="</s>\n"), "</s>"),
+        (talks("User: ", "Agent: ", end="\n###\n"), "###"),
+        (talks("User: ", "Agent: ", end="\n\n---\n\n"), "---"),
+    ],
+)
+def test_the_remedy_for_a_file_without_end_marks_works(
+    read: Read, content: str, end_mark: str
+) -> None:
+    with pytest.raises(UserError, match=f'set end_mark to "?{end_mark}') as refused:
+        read(content)
+    assert '4 "User:" labels' in str(refused.value)
+    file = read(content, end_mark=end_mark)
+    assert (file.facts.conversations, file.facts.marks) == (4, 0 if end_mark == "none" else 4)
+    assert (trained(file).count("plum"), trained(file).count("kiwi")) == (4, 0)
+
+
+def test_one_conversation_without_an_end_mark_is_one(read: Read) -> None:
+    assert read("User: kiwi\n\nAgent: plum").facts.conversations == 1
+
+
+def test_a_file_is_cut_before_questions_where_no_mark_is(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read(f"Rules.\n\n{UNENDED}", end_mark="none")
+    monkeypatch.setattr(conversations.blocks, "BLOCK_BYTES", 30)
+    parts = read(f"Rules.\n\n{UNENDED}", end_mark="none")
+    assert len(parts.blocks) > 2 and parts.conversations == whole.conversations
+    assert [c.preamble for c in parts.conversations] == ["Rules.", "", "", ""]
+
+
+def test_words_about_the_mark_are_text(read: Read) -> None:
+    """Only what begins like a conversation, straight behind the mark, is taken for one."""
+    about = f"User: kiwi\n\nAgent: {END} ends, or `{END}`. plum\n\nUser: kiwi {END}.\n\nAgent: plum"
+    file = read(f"{about}{END}\n{about}{END}")
+    assert file.facts.conversations == 2
+    assert file.facts.notes == {
+        f"{END} in the middle of a line, read as text": [3, 3, 5, 10, 10, 12]
+    }
+
+
+def row(*messages: dict[str, object], **more: object) -> str:
+    return json.dumps({"messages": messages, **more}) + "\n"
+
+
+ASK = {"role": "user", "content": "kiwi"}
+SAY = {"role": "assistant", "content": "plum"}
+PARTS = {**SAY, "content": [{"type": "text", "text": "pl"}, {"type": "text", "text": "um"}]}
+ROWS = {  # what: (name, content, plums)
+    "an array": ("t.json", f"[\n{row(ASK, SAY)},\n{row(ASK, SAY)}]", 2),
+    "parts": ("t.jsonl", row(ASK, PARTS) * 2, 2),
+    "weight 0": ("t.jsonl", row(ASK, {**SAY, "content": "pear", "weight": 0}, ASK, SAY), 1),
+    "train false": ("t.jsonl", row(ASK, {**SAY, "content": "pear", "train": False}, ASK, SAY), 1),
+    "weight 1": ("t.jsonl", row(ASK, {**SAY, "weight": 1, "train": True}), 1),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_rows_of_messages(read: Read, what: str) -> None:
+    name, content, plums = ROWS[what]
+    said = trained(read(content, name))
+    assert (said.count("plum"), said.count("kiwi"), said.count("pear")) == (plums, 0, 0)
+
+
+def test_rows_of_an_array_have_their_own_lines(read: Read) -> None:
+    assert [c.line for c in read(ROWS["an array"][1], "t.json").conversations] == [2, 4]
+    with pytest.raises(UserError, match=r't\.json:4: has no list "messages"'):
+        read(f"[\n{row(ASK, SAY)},\n3]", "t.json")
+
+
+def test_keys_that_are_not_read_are_named_with_their_counts(read: Read) -> None:
+    rows = row(ASK, {**SAY, "tool_calls": []}, system="x") * 3 + row(ASK, SAY, kind="k")
+    assert read(rows, "t.jsonl").sentences()[1:] == [
+        'not read: "system": 3 (lines 1, 2, 3)',
+        'not read: "messages[].tool_calls": 3 (lines 1, 2, 3)',
+    ]
+
+
+def test_a_turn_that_is_not_to_be_trained_cannot_be_where_all_are(read: Read) -> None:
+    file = read(ROWS["weight 0"][1], "t.jsonl")
+    with pytest.raises(UserError, match="line 1 marks one as not to train -- set it to agent"):
+        tokens.encode_file(TOKENIZER, file, file.names, "all")
+
+
+def test_a_conversation_without_a_trained_turn_has_no_reply(read: Read) -> None:
+    file = read(row(ASK, {**SAY, "weight": 0}) + row(ASK, SAY), "t.jsonl")
+    rows = tokens.encode_file(TOKENIZER, file, file.names)
+    assert [encoded.fault for encoded in rows] == ["no reply", ""]
