@@ -1,0 +1,66 @@
+"""labels.py: what is a label of one of the two sides, and what only looks like one."""
+
+import pytest
+
+from neoxkit.labels import any_label, any_labels, fenced, label_of
+from neoxkit.turns import Names
+
+NAMES = Names("Dr. Rosey", "User")
+
+NEAR = [
+    "USER:", "user:", " User:", "\t User:", "\u00a0User:", "\u200bUser:", "User :", "User\u00a0:",
+    "User：", "**User:**", "**User**:", "*User:*", "__User:__", "### User:", "> User:", "- User:",
+    "[User]:", "<User>:", "<b>User:</b>", "`User:`", "> **User**:",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", NEAR)
+def test_other_ways_to_write_a_label(label: str) -> None:
+    for rest in (" kiwi", "", " **so**"):
+        found = label_of(f"{label}{rest}", NAMES)
+        assert found is not None and (found.role, found.exact) == ("user", False)
+        assert f"{label}{rest}"[found.end :] == rest
+    for name, agent in (("User", "Dr. Rosey"), ("USER", "DR. ROSEY"), ("user", "dr. rosey")):
+        label = label.replace(name, agent)
+    assert label_of(label, NAMES).role == "agent"
+
+
+def test_the_right_way_leaves_the_text_as_it_is() -> None:
+    for rest in (" kiwi", "kiwi", "", "**kiwi**", " : x"):
+        assert label_of(f"User:{rest}", NAMES) == ("user", 5, True)
+    assert label_of("Dr. Rosey: x", NAMES) == ("agent", 10, True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Users: x", "The User: x", "User", "User x: y", '"User: x"', "User's: x", "x User:", "Rosey:"],
+)
+def test_other_words_are_no_label(line: str) -> None:
+    assert label_of(line, NAMES) is None
+
+
+def test_a_list_item_is_a_label_where_a_paragraph_begins() -> None:
+    for bullet in "-*+•":
+        assert label_of(f"{bullet} User: x", NAMES)
+        assert label_of(f"{bullet} User: x", NAMES, paragraph=False) is None
+    assert label_of("**User**: x", NAMES, paragraph=False)
+
+
+def test_any_name_may_be_a_label_but_not_a_list_items() -> None:
+    labels = {"Joi: x": "Joi", "### Response:": "Response", "**Zoë Élan:** x": "Zoë Élan"}
+    others = {"- one: two": "", "http://x": "", "12: x": "", "a, b: c": "", f"{'x' * 41}: y": ""}
+    assert {line: any_label(line) for line in labels | others} == labels | others
+
+
+def test_labels_begin_paragraphs_or_lines_and_are_not_in_code() -> None:
+    lines = ["A: 1", "B: 2", "", "C: 3", "```", "D: 4", "", "E: 5", "```", "F: 6"]
+    assert list(any_labels(lines)) == [(0, "A"), (3, "C")]
+    assert list(any_labels(lines, glued=True)) == [(0, "A"), (1, "B"), (3, "C"), (9, "F")]
+
+
+def test_a_code_block_ends_before_a_break_and_a_hostile_line_takes_no_time() -> None:
+    lines = ["```", "x", "y", "```"]
+    assert fenced(lines) == ([False, True, True, True], False)
+    assert fenced(lines, {2}) == ([False] * 4, True)
+    for hostile in ("\u200b" * 10**6, " " * 10**6, "*_" * 10**6, "x" * 10**6):
+        assert label_of(f"{hostile}:", NAMES) is None and any_label(f"{hostile}:") == ""
