@@ -1,5 +1,6 @@
 """The run card: what a run was made of."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,11 +14,16 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A git checkout with one commit, as the kit's own."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "code.py").write_text("1\n")
-    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "first"]):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    commit(tmp_path)
     monkeypatch.setattr(run_card, "CODE", tmp_path)
     return tmp_path
+
+
+def commit(checkout: Path) -> None:
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["add", "."], [*name, "commit", "-qm", "a commit"]):
+        subprocess.run(["git", "-C", str(checkout), *words], check=True)
 
 
 def test_the_commit_and_what_was_changed_since(checkout: Path) -> None:
@@ -28,6 +34,43 @@ def test_the_commit_and_what_was_changed_since(checkout: Path) -> None:
     (checkout / "lib" / "code.py").write_text("2\n")
     (checkout / "lib" / "new.py").write_text("3\n")
     assert run_card.code() == found | {"clean": False, "changed": ["lib/code.py", "lib/new.py"]}
+
+
+def save(path: Path, code: str, parameters: str = "seed = 1", output: str = "") -> None:
+    """A notebook as JupyterLab saves it."""
+    cells = [
+        {"source": parameters, "metadata": {"tags": ["parameters"]}, "outputs": []},
+        {"source": code, "metadata": {}, "outputs": [{"text": output}] if output else []},
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", **cell} for cell in cells]}))
+
+
+def test_what_jupyterlab_saves_by_the_way_is_no_changed_code(checkout: Path) -> None:
+    own = checkout / "notebooks" / "02_train.ipynb"
+    save(own, "train()")
+    commit(checkout)
+    clean = run_card.code()
+    assert clean["clean"]
+    save(own, "train()", parameters="seed = 2  # and a private question", output="loss 1.2")
+    assert own.read_text() != subprocess.check_output(
+        ["git", "-C", checkout, "show", "HEAD:notebooks/02_train.ipynb"], text=True
+    )
+    assert run_card.code() == clean
+    changed = clean | {"clean": False, "changed": ["notebooks/02_train.ipynb"]}
+    save(own, "train()\nplot_of_mine()")
+    assert run_card.code() == changed
+    own.write_text("<<<<<<< HEAD")
+    assert run_card.code() == changed
+    own.unlink()
+    assert run_card.code() == changed
+
+
+def test_a_notebook_that_is_not_committed_is_other_code(checkout: Path) -> None:
+    save(checkout / "notebooks" / "02_train.ipynb", "train()")
+    commit(checkout)
+    save(checkout / "notebooks" / "mine.ipynb", "train()")
+    assert run_card.code()["changed"] == ["notebooks/mine.ipynb"]
 
 
 @pytest.mark.parametrize("git", [True, False])

@@ -16,7 +16,7 @@ LIB = Path(neoxkit.__file__).parent
 # A module imports only from its own level or those above it in this list, and never in a circle.
 LEVELS: dict[str, tuple[str, ...]] = {
     "the kit's name": ("__init__",),
-    "ground": ("errors", "paths", "workers"),
+    "ground": ("errors", "paths", "workers", "notebook"),
     "files and settings": (
         "turns",
         "validated",
@@ -100,7 +100,7 @@ WITHOUT_TORCH = (
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
     "estimates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments",
-    "compare",
+    "compare", "notebook",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from neoxkit import paths, runs
+from neoxkit import notebook, paths, runs
 from neoxkit.workers import num_cores
 
 CARD = "run_card.json"
@@ -67,19 +67,31 @@ def this_start() -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """The commit of the kit's checkout and what was changed in it since; none without git."""
+    """The commit of the kit's checkout and what was changed in it since; none without git.
+
+    Parameters and outputs that JupyterLab saved in a notebook are no other code.
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "clean": None, "changed": []}
     found = _git("status", "--porcelain", "--", *MADE_BY)
-    changed = [line[3:] for line in (found or "").splitlines()]
+    changed = [line[3:] for line in (found or "").splitlines() if _is_other_code(line[3:])]
     return {"commit": commit, "clean": not changed, "changed": changed[:20]}
+
+
+def _is_other_code(path: str) -> bool:
+    """Whether a changed file makes another run, as a notebook does whose own cells are changed."""
+    file, committed = CODE / path, _git("show", f"HEAD:{path}")
+    if file.suffix != ".ipynb" or committed is None or not file.is_file():
+        return True
+    now, was = notebook.parsed(file.read_bytes()), notebook.parsed(committed)
+    return notebook.code(now) != notebook.code(was)
 
 
 def _git(*words: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(CODE), *words], capture_output=True, text=True, check=False
+            ["git", "-C", str(CODE), *words], capture_output=True, encoding="utf-8", check=False
         )
     except OSError:  # git is not installed
         return None
