@@ -5,6 +5,7 @@ READY := .venv/ready
 TASKS := .venv/tasks
 TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 GGUF := .venv-gguf
 TOKENIZER := $(or $(BENCH_DATA),../shared/data)/gpt-neox-tokenizer
 GGUF_READY := .venv-gguf/ready
@@ -20,7 +21,7 @@ help:
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
 	@echo "make test-gguf  a model converted for llama.cpp (compiles that once; needs a C++ compiler)"
 	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
-	@echo "make lab     JupyterLab in notebooks/"
+	@echo "make lab     JupyterLab in this folder: open notebooks/01_tokenize.ipynb"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything"
 	@echo "make picture the README's pictures (needs chromium)"
@@ -86,7 +87,8 @@ lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 lab: $(READY)
-	@cd notebooks && ../$(BIN)/jupyter lab --ip=127.0.0.1
+	@$(if $(AS_ROOT),echo "note: you are root -- JupyterLab gets $(AS_ROOT) and listens on 127.0.0.1 alone")
+	@$(BIN)/jupyter lab --ip=127.0.0.1 $(AS_ROOT)
 
 picture: $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'

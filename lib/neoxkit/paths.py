@@ -26,11 +26,10 @@ def root() -> Path:
 def find(parameter: str, value: str, file: bool = True) -> Path:
     """An existing file (or, with `file` False, folder) named by a parameter.
 
-    A relative path is looked for in the working directory first, then below the root, so that the
-    same value works in JupyterLab, under papermill and at a shell.
+    A relative path is looked for where `_places` says, so that the same value works in JupyterLab,
+    under papermill and at a shell.
     """
-    path = Path(value).expanduser()
-    places = [path] if path.is_absolute() else [Path.cwd() / path, root() / path]
+    places = _places(value)
     for place in places:
         if place.is_file() if file else place.is_dir():
             return place.resolve()
@@ -39,6 +38,14 @@ def find(parameter: str, value: str, file: bool = True) -> Path:
         raise UserError(parameter, f"{value!r} is {is_}, not {isnt}", "check the path")
     looked = " or ".join(dict.fromkeys(str(place.parent) for place in places))
     raise UserError(parameter, f"{value!r} does not exist in {looked}", "check the path")
+
+
+def _places(value: str) -> list[Path]:
+    """Where a relative path may lie: in the working directory, in the root, or where a file is
+    that was uploaded beside the notebooks."""
+    path = Path(value).expanduser()
+    around = [Path.cwd(), root(), root() / "notebooks"]
+    return [*dict.fromkeys(folder / path for folder in around)]  # an absolute one is itself
 
 
 def ds_config(parameter: str, value: str) -> Path:
@@ -58,8 +65,7 @@ def ds_config(parameter: str, value: str) -> Path:
 
 def local_folder(name: str) -> Path | None:
     """The folder on this machine that the name of a model means, if it does."""
-    path = Path(name).expanduser()
-    return next((p.resolve() for p in (path, root() / path) if name and p.is_dir()), None)
+    return next((path.resolve() for path in _places(name) if name and path.is_dir()), None)
 
 
 def portable(name: str) -> str:
