@@ -1,6 +1,7 @@
 """changes.py: a run goes on with the data it was started on, or the refusal says what differs."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_other_data_is_refused_before_it_is_written(started: Path, where: str) -
     plan.check_before_tokenizing(FIRST, TRAIN)
     assert refusal(FIRST.replace(train_file="data/other.txt")) == (
         "run: kept was trained on other data (data/tiny.txt -> data/other.txt) -- "
-        "choose another run name and another dataset name, or set restart"
+        "choose another run name and another dataset name, or set restart and overwrite"
     )
     assert "(block_size 64 -> 32; too_long drop -> cut)" in refusal(
         FIRST.replace(block_size=32, too_long="cut")
@@ -79,15 +80,78 @@ def test_other_versions_tokenize_anew(started: Path) -> None:
     assert said.startswith("tokenized by tokenizers 0.1, now ")
 
 
-def test_runs_that_are_left_behind_are_named(started: Path) -> None:
-    assert changes.left_behind(FIRST.replace(block_size=32)) == []  # it is not finished
-    runs.write_json(started / runs.FINISHED, {"dataset": "data/tokenized/kept"})
+SMALLER = FIRST.replace(block_size=32)
+
+
+def replacing(settings: TokenizeSettings) -> str:
+    """The sentence with which a dataset is not replaced."""
+    with pytest.raises(UserError) as refused:
+        changes.replaced(settings)
+    return str(refused.value)
+
+
+def test_a_dataset_that_a_run_was_trained_on_is_not_replaced_without_a_yes(started: Path) -> None:
+    assert replacing(SMALLER) == (
+        "dataset: kept would be replaced (block_size 64 -> 32), and kept was trained on it -- "
+        "choose another dataset name, or set overwrite"
+    )
+    assert changes.replaced(SMALLER.replace(dataset="another")) == []
+    assert changes.replaced(SMALLER.replace(overwrite=True)) == [
+        "data/tokenized/kept is replaced (block_size 64 -> 32); 03 can't evaluate kept any more"
+    ]
+    for same in (FIRST, FIRST.replace(overwrite=True)):
+        assert changes.replaced(same) == []
+        plan.check_before_tokenizing(same, TRAIN)
+
+
+def test_the_refusal_names_runs_and_texts_however_many_there_are(started: Path) -> None:
+    for number in range(3):
+        shutil.copytree(started, started.with_name(f"night.learning_rate=1e-05.seed={number}"))
     try:
-        assert changes.left_behind(FIRST) == []
-        assert changes.left_behind(FIRST.replace(block_size=32)) == ["kept"]
-        assert changes.left_behind(FIRST.replace(block_size=32, dataset="another")) == []
+        assert replacing(
+            SMALLER.replace(train_file="data/other.txt", too_long="cut", seed=7, eval_share=0.2)
+        ) == (
+            "dataset: kept would be replaced (data/tiny.txt -> data/other.txt; eval_share ...), "
+            "and kept and 3 more runs were trained on it -- "
+            "choose another dataset name, or set overwrite"
+        )
     finally:
-        (started / runs.FINISHED).unlink()
+        for folder in started.parent.glob("night.*"):
+            shutil.rmtree(folder)
+
+
+def not_begun(run: Path) -> None:
+    (run / runs.METRICS).unlink()
+
+
+def a_trial(run: Path) -> None:
+    arguments = runs.read_json(run / runs.ARGUMENTS)
+    runs.write_json(run / runs.ARGUMENTS, arguments | {"trial": True})
+
+
+def of_other_data(run: Path) -> None:
+    kept = runs.read_json(run / runs.DATASET)
+    runs.write_json(run / runs.DATASET, kept | {"tokenizer_sha256": "another"})
+
+
+@pytest.mark.parametrize("change", [not_begun, a_trial, of_other_data, shutil.rmtree])
+def test_replacing_one_that_no_run_was_trained_on_is_said(
+    started: Path, change: Callable[[Path], None]
+) -> None:
+    change(started)
+    said = ["data/tokenized/kept is replaced (block_size 64 -> 32)"]
+    assert changes.replaced(SMALLER) == said
+
+
+def test_a_finished_run_counts_as_one_that_can_go_on(started: Path) -> None:
+    runs.write_json(started / runs.FINISHED, {})
+    assert "and kept was trained on it" in replacing(SMALLER)
+
+
+def test_the_yes_to_replace_is_no_part_of_the_data(started: Path) -> None:
+    before = (paths.tokenized("kept") / runs.MANIFEST).read_bytes()
+    tokenize("tiny.txt", "kept", block_size=64, overwrite=True)
+    assert (paths.tokenized("kept") / runs.MANIFEST).read_bytes() == before
 
 
 def test_a_setting_that_came_later_is_no_change() -> None:

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from neoxkit import alive, cli, doctor, lock, parameters, paths, pipeline, runs
-from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
+from neoxkit import alive, cli, doctor, lock, parameters, paths, pipeline, runs, sweep
+from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
 FACTS = {"dataset": "data/tokenized/sample", "dataset_sha256": ""}
@@ -35,7 +36,9 @@ def write_results(notebook: str, data: Path, run: Path) -> None:
     if notebook == "01_tokenize":
         counts = {"read": 60, "cut_lines": [], "dropped_lines": {"no reply": [7]}}
         sides = {"train": {"conversations": 56}, "eval": {"conversations": 3}}
-        runs.write_json(data / "manifest.json", {"counts": {"train": counts}, "sides": sides})
+        made_of = {"source": None, "eval_source": None, "settings": {}, "versions": {}}
+        manifest = {"counts": {"train": counts}, "sides": sides, **made_of}
+        runs.write_json(data / "manifest.json", manifest)
     elif notebook == "02_train":
         runs.write_json(run / "FINISHED.json", {"eval_loss": 2.766, **FACTS})
     else:
@@ -58,6 +61,7 @@ class Papermill(ModuleType):
     def execute_notebook(self, source: str, target: str, **options: Any) -> None:
         if self.faults:
             raise self.faults.pop()
+        assert (options["kernel_name"], options["language"]) == ("python3", "python")
         self.calls.append((Path(source).stem, Path(target), options["parameters"]))
         if self.failure and Path(source).stem == self.fails_at:
             raise self.failure
@@ -65,7 +69,11 @@ class Papermill(ModuleType):
         write_results(Path(source).stem, paths.tokenized(name), Path(target).parent)
 
     def given(self) -> dict[str, dict[str, Any]]:
-        return {stem: parameters for stem, _, parameters in self.calls}
+        """Of each notebook what is not its documented default; every parameter is injected."""
+        stages = {stage.notebook: stage for stage in NOTEBOOKS}
+        for stem, _, injected in self.calls:
+            assert [*injected] == [field.name for field in fields(stages[stem])]
+        return {stem: stages[stem](**injected).changed() for stem, _, injected in self.calls}
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +155,7 @@ def test_parameters_go_to_every_notebook_that_has_them(papermill: Papermill, fol
     assert cli.main([*argv, "-p", "restart", "true", "-p", "agent_name", "123"]) == 0
     assert papermill.given() == {
         "01_tokenize": {"seed": 7, "agent_name": "123"},
-        "02_train": {"run": "x", "seed": 7, "learning_rate": 2e-5, "restart": True},
+        "02_train": {"run": "x", "learning_rate": 2e-5, "seed": 7, "restart": True},
         "03_evaluate": {"run": "x", "seed": 7},
     }
     assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize", "02_train", "03_evaluate"]
@@ -171,6 +179,80 @@ def test_without_parameters_the_default_run_is_made(papermill: Papermill, capsys
         "0 s",
         "done: 60 read, 1 dropped; eval loss 6.86 -> 2.77; model in runs/demo/model",
     ]
+
+
+def save(folder: Path, notebook: str, parameters: str) -> None:
+    """A notebook as JupyterLab saves it, with its parameters cell alone."""
+    cell = {"cell_type": "code", "source": parameters, "metadata": {"tags": ["parameters"]}}
+    kernel = {"name": "julia", "language": "julia"}
+    saved = {"cells": [cell], "metadata": {"kernelspec": kernel}}
+    runs.write_json(folder / "notebooks" / f"{notebook}.ipynb", saved)
+
+
+def test_what_is_saved_in_the_notebooks_does_not_count(
+    papermill: Papermill, folder: Path, capsys: CapSys
+) -> None:
+    """It is said in a line each, but for what was given, and what is the default all the same."""
+    save(folder, "01_tokenize", 'train_file = "data/other.txt"\nblock_size = 64\nseed = 9\n')
+    save(folder, "02_train", 'dataset = "sample"\nlearning_rate: float = 5e-05  # peak')
+    save(folder, "03_evaluate", 'seed = 0\nmy_questions: list = ["Who is Ann?"]\nbatch_size = 2**3')
+    assert cli.main(["run", "-p", "block_size", "32", "-p", "seed", "7"]) == 0
+    assert papermill.given() == {
+        "01_tokenize": {"block_size": 32, "seed": 7},
+        "02_train": {"block_size": 32, "seed": 7},
+        "03_evaluate": {"seed": 7},
+    }
+    out = capsys.readouterr().out
+    assert out.splitlines()[:4] == [
+        "note: notebooks/01_tokenize.ipynb holds train_file data/other.txt; data/sample.txt is used"
+        " -- give -p train_file data/other.txt to use it",
+        "note: notebooks/02_train.ipynb holds learning_rate 5e-05; 0.002 is used"
+        " -- give -p learning_rate 5e-05 to use it",
+        "note: notebooks/03_evaluate.ipynb holds my_questions ..., batch_size ...; ..., 32 are used"
+        " -- give them with -p to use them",
+        "[1/3] 01_tokenize -> runs/demo/01_tokenize.ipynb",
+    ]
+    assert "Ann" not in out
+
+
+@pytest.mark.parametrize("held", ['dataset = "sample"\nrestart = False', "rate = ", ""])
+def test_a_notebook_that_holds_the_defaults_is_not_mentioned(
+    papermill: Papermill, folder: Path, capsys: CapSys, held: str
+) -> None:
+    for stage in NOTEBOOKS:
+        save(folder, stage.notebook, held)
+    assert cli.main(["run"]) == 0
+    assert "note: " not in capsys.readouterr().out
+
+
+def test_a_sweep_skips_what_is_finished_whatever_03_holds(
+    papermill: Papermill, folder: Path, finished: Path
+) -> None:
+    """And a private question in it reaches no run."""
+    save(folder, "03_evaluate", 'num_questions = 7\nmy_questions = ["Who is Ann?"]')
+    assert cli.main(["run", "--only", "03_evaluate"]) == 0
+    ((_, _, injected),) = papermill.calls
+    assert injected == EvaluateSettings().as_dict()
+    runs.write_json(finished / "evaluation.json", {"settings": injected})
+    variant = sweep.Variant({"run": "demo"}, TrainSettings())
+    assert sweep._is_done(variant, ["02_train", "03_evaluate"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["-p", "train_file", "data/my talks.txt"], ("my-talks", "my-talks")),
+        (["-p", "train_file", "data/my talks.txt", "-p", "dataset", "x"], ("x", "x")),
+        (["-p", "train_file", "data/my talks.txt", "-p", "dataset", ""], ("my-talks", "my-talks")),
+        ([], ("sample", "sample")),
+    ],
+)
+def test_02_trains_on_the_dataset_that_01_writes(
+    papermill: Papermill, folder: Path, flags: list[str], names: tuple[str, str]
+) -> None:
+    (folder / "data" / "my talks.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
+    assert cli.main(["run", *flags]) == 0
+    assert tuple(injected["dataset"] for _, _, injected in papermill.calls[:2]) == names
 
 
 def test_flags_win_over_files_and_later_files_over_earlier(

@@ -164,10 +164,26 @@ def test_a_name_is_bound_in_one_cell(notebook: Any) -> None:
     assert {name: cells for name, cells in where.items() if len(cells) > 1} == {}
 
 
-def test_the_last_cell_of_a_stage_prints_the_command(path: Path, notebook: Any) -> None:
+def test_no_name_of_a_notebook_is_taken_for_a_mistyped_parameter(path: Path, notebook: Any) -> None:
+    """So that its settings cell can be run again after all the others, whatever they hold."""
+    cells = [c.source for c in code_cells(notebook) if c is not parameters_cell(notebook)]
+    imports = [cells.pop(0)]
+    names = {name for source in cells for name in bound(source)}
+    assert names and not names & bound(imports[0])
+    settings = SETTINGS[path.stem]
+    kernel = settings().as_dict() | dict.fromkeys(names, "plain")
+    assert settings.from_parameters(kernel) == settings()
+
+
+def test_the_last_cell_prints_what_repeats_the_notebook(path: Path, notebook: Any) -> None:
+    name = "chosen" if path.stem in ("01_tokenize", "02_train") else "settings"  # which has dials
+    line = f'print({name}.run_command(), {name}.papermill_command(), sep="\\n")'
+    assert notebook.cells[-1].source.splitlines()[-1] == line
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert "in the kit's folder, after `source .venv/bin/activate`" in " ".join(prose[-1].split())
+
+
+def test_no_cell_is_a_command_for_a_shell(notebook: Any) -> None:
     source = "\n".join(cell.source for cell in code_cells(notebook))
-    if path.stem != "03_evaluate":
-        name = "settings" if path.stem == "04_compare" else "chosen"  # 04 has no dials
-        assert notebook.cells[-1].source == f"print({name}.papermill_command())"
     for token in tokenize.generate_tokens(StringIO(source).readline):
         assert not token.string.startswith(("!", "%%")) or token.string == "!="

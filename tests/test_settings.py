@@ -1,15 +1,28 @@
 """settings.py: what papermill hands over becomes the right type, or is refused in one sentence."""
 
+import json
 import math
 import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import papermill.cli
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
+from neoxkit import cli, notebook
 from neoxkit.errors import UserError
-from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
+from neoxkit.settings import (
+    NOTEBOOKS,
+    CompareSettings,
+    EvaluateSettings,
+    TokenizeSettings,
+    TrainSettings,
+)
 from neoxkit.validated import Settings, convert
+
+Kernel = Callable[..., str]
 
 
 def refusal(make: Any, **values: Any) -> str:
@@ -162,8 +175,36 @@ def test_endless_training_is_refused_before_steps_are_counted() -> None:
 @pytest.mark.parametrize("bad", ["../x", "a/b", "", ".hidden", "a\n"])
 def test_names_that_could_leave_their_folder_are_refused(bad: str) -> None:
     assert refusal(TrainSettings, run=bad).startswith(f"run: {bad!r} is not a name")
+    assert refusal(TrainSettings, dataset=bad).startswith("dataset: ")
     assert refusal(EvaluateSettings, run=bad).startswith("run: ")
-    assert refusal(TokenizeSettings, dataset=bad).startswith("dataset: ")
+    if bad:
+        assert refusal(TokenizeSettings, dataset=bad).startswith("dataset: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("data/sample.txt", "sample"),
+        ("/else/where/my.jsonl", "my"),
+        ("my talks (2).txt", "my-talks-2"),
+        ("../v2.1+a=b.json", "v2.1+a=b"),
+        ("Gespräche_你好.txt", "Gespräche_你好"),
+        ("-x-.txt", "x"),
+        ("~/.hidden", "hidden"),
+        (f"{'long' * 50}.txt", "long" * 25),
+    ],
+)
+def test_a_dataset_has_the_name_of_its_file(file: str, name: str) -> None:
+    settings = TokenizeSettings(train_file=file)
+    assert settings.dataset == name
+    assert TokenizeSettings(train_file=file, dataset="mine").dataset == "mine"
+    assert settings.replace(block_size=64).dataset == name
+
+
+def test_a_file_whose_name_is_no_name_needs_one_for_its_dataset() -> None:
+    said = "dataset: '???.txt' is no name for it -- give it one"
+    assert refusal(TokenizeSettings, train_file="data/???.txt") == said
+    assert TokenizeSettings(train_file="data/???.txt", dataset="x").dataset == "x"
 
 
 @pytest.mark.parametrize("bad", [[""], [3], ["  "]])
@@ -178,6 +219,90 @@ def test_from_parameters() -> None:
     assert refusal(TrainSettings.from_parameters, names=names) == (
         "layout: has no value -- run the parameters cell first"
     )
+
+
+def mistyped(names: dict[str, Any], settings: type[Settings] = TrainSettings) -> str:
+    return refusal(settings.from_parameters, names=names)
+
+
+PARAMETERS = TrainSettings().as_dict()
+SLIP = (
+    "lerning_rate: is not a parameter of 02_train -- "
+    "did you mean learning_rate? rename it, and run on from the parameters cell"
+)
+
+
+def test_a_mistyped_parameter_is_named_with_the_right_one() -> None:
+    assert mistyped({**PARAMETERS, "lerning_rate": 5e-5}) == SLIP
+    without = {k: v for k, v in PARAMETERS.items() if k != "learning_rate"}
+    assert mistyped({**without, "lerning_rate": 5e-5}) == SLIP  # in a fresh kernel
+    for value in ("a", 1, 0.5, True, None, [], {}, ()):
+        assert mistyped({**PARAMETERS, "datset": value}).startswith("datset: is not a parameter of")
+
+
+@pytest.mark.parametrize("settings", NOTEBOOKS)
+def test_every_slip_of_a_letter_is_found(settings: type[Settings]) -> None:
+    """A letter left out or doubled; in longer names also another letter, or two the wrong way."""
+    plain = settings().as_dict()
+    for name in plain:
+        for i in range(1, len(name)):
+            slips = {name[:i] + name[i - 1 :]} if len(name) > 3 else set()
+            slips |= {name[:i] + name[i + 1 :]} if len(name) > 3 else set()
+            slips |= {name[:i] + "q" + name[i + 1 :]} if len(name) > 6 else set()
+            slips |= (
+                {name[: i - 1] + name[i] + name[i - 1] + name[i + 1 :]} if len(name) > 6 else set()
+            )
+            for slip in slips - {*plain}:
+                said = mistyped({**plain, slip: 1}, settings)
+                assert said.startswith(f"{slip}: is not a parameter"), (name, slip)
+
+
+def test_what_is_no_slip_passes() -> None:
+    """Another word, a private name, and what no parameter could hold."""
+    passes = {"rate": 1, "my_file": "a", "_seeds": 1, "seeds": object(), "In": [], "Out": {}}
+    assert TrainSettings.from_parameters({**PARAMETERS, **passes}) == TrainSettings()
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    """Runs cells one after the other, as a notebook's kernel does; gives the last error."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell()
+
+    def run(*cells: str) -> str:
+        done = [shell.run_cell(cell, store_history=True, silent=False) for cell in cells][-1]
+        return str(done.error_in_exec or "")
+
+    yield run
+    shell.history_manager.end_session()
+
+
+CELL = "\n".join(
+    f"{name}: {type(value).__name__} = {value!r}" for name, value in PARAMETERS.items()
+)
+SETTLE = "settings = TrainSettings.from_parameters(globals())"
+IMPORT = "from neoxkit.settings import TrainSettings"
+RENAMED = CELL.replace("learning_rate: ", "lerning_rate: ")
+ADDED = f"{CELL}\nlerning_rate = 5e-5"
+
+
+@pytest.mark.parametrize("wrong", [RENAMED, ADDED])
+@pytest.mark.parametrize("before", [(), (CELL, SETTLE)])
+def test_the_remedy_for_a_slip_helps_without_a_restart(
+    kernel: Kernel, wrong: str, before: tuple[str, ...]
+) -> None:
+    assert kernel(IMPORT, *before, wrong, SETTLE) == SLIP
+    assert kernel(SETTLE) == SLIP  # as long as nothing was put right
+    right = wrong.replace("lerning_rate", "learning_rate").replace("0.002", "5e-5")
+    assert kernel(right, SETTLE, "assert settings.learning_rate == 5e-5") == ""
+
+
+def test_a_slip_in_a_cell_of_its_own(kernel: Kernel) -> None:
+    """Below the parameters, where papermill puts what it injects; run again, it counts again."""
+    assert kernel(IMPORT, CELL, "lerning_rate = 5e-5", SETTLE) == SLIP
+    rates = "assert settings.learning_rate == 5e-5"
+    assert kernel(CELL, "learning_rate = 5e-5", SETTLE, rates) == ""
+    assert kernel("lerning_rate = 1e-5", SETTLE) == SLIP
 
 
 def test_replace_checks_again_and_leaves_the_original() -> None:
@@ -199,30 +324,87 @@ def test_defaults_are_not_shared_between_objects() -> None:
     assert EvaluateSettings().my_questions == []
 
 
+COMMANDS = [
+    TokenizeSettings(),
+    TokenizeSettings(agent_name="007", train_file="my data/it's.txt", block_size=64),
+    TokenizeSettings(agent_name="None", dataset="1e5", eval_share=1e-4),
+    TrainSettings(),
+    TrainSettings(run="true", learning_rate=1e-8, restart=True, from_scratch=True),
+    TrainSettings(training_arguments={"adam_epsilon": 1e-6, "group_by": "a b", "n": [1, None]}),
+    EvaluateSettings(my_questions=["What's 2 + 2?", 'Say "no".', "$HOME `x`", "a: b # c"]),
+    EvaluateSettings(my_questions=["Grüße? 你好?", "😀?"], temperature=1.5, do_sample=True),
+    TrainSettings(training_arguments={"a": "1e-6", "b": "-1", "c": "null"}, max_steps=-1),
+    TrainSettings(hub_model_id="-a/b", learning_rate=1e-5, num_train_epochs=1e-3),
+    CompareSettings(runs=["lr.*", "1e5"], score_again=True),
+]
+
+
 @pytest.mark.parametrize(
     "settings",
-    [
-        TokenizeSettings(),
-        TokenizeSettings(agent_name="007", train_file="my data/it's.txt", block_size=64),
-        TokenizeSettings(agent_name="None", dataset="1e5", eval_share=1e-4),
-        TrainSettings(),
-        TrainSettings(run="true", learning_rate=1e-8, restart=True, from_scratch=True),
-        TrainSettings(training_arguments={"adam_epsilon": 1e-6, "group_by": "a b", "n": [1, None]}),
-        EvaluateSettings(my_questions=["What's 2 + 2?", 'Say "no".', "$HOME `x`", "a: b # c"]),
-        EvaluateSettings(my_questions=["Grüße? 你好?", "😀?"], temperature=1.5, do_sample=True),
-    ],
+    COMMANDS,
     ids=lambda s: f"{s.notebook}-{'-'.join(s.changed()) or 'defaults'}",
 )
 def test_the_papermill_command_repeats_the_settings(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called: dict[str, Any] = {}
-    monkeypatch.setattr(papermill.cli, "execute_notebook", lambda **given: called.update(given))
+    name = next(getattr(settings, k) for k in ("run", "dataset", "name") if hasattr(settings, k))
+    folder = f"runs/{name}"
     words = shlex.split(settings.papermill_command())
-    folder = f"runs/{getattr(settings, 'run', None) or settings.dataset}"
     assert words[:4] == ["mkdir", "-p", folder, "&&"] and words[4] == "papermill"
-    papermill.cli.papermill.main(words[5:], standalone_mode=False)
+    called = of_papermill(words, monkeypatch)
     assert called["input_path"] == f"notebooks/{settings.notebook}.ipynb"
     assert called["output_path"] == f"{folder}/{settings.notebook}.ipynb"
-    assert set(called["parameters"]) == set(settings.changed())
-    assert type(settings)(**called["parameters"]) == settings
+    held = notebook.parameters(notebook.read(settings.notebook))
+    assert type(settings)(**{**held, **called["parameters"]}) == settings
+    assert set(called["parameters"]) <= set(settings.changed())  # the notebook holds the defaults
+
+
+def of_papermill(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a papermill line would execute."""
+    called: dict[str, Any] = {}
+    monkeypatch.setattr(papermill.cli, "execute_notebook", lambda **given: called.update(given))
+    papermill.cli.papermill.main(words[5:], standalone_mode=False)
+    return called
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (CELL, {}),
+        (CELL.replace("learning_rate: float = 0.002", "learning_rate: float = 5e-05"),
+         {"learning_rate": 2e-3}),
+        (CELL.replace("learning_rate: float = 0.002", "learning_rate: float = 2e-2 / 10"),
+         {"learning_rate": 2e-3}),
+        (CELL.replace("allow_change: list = []", "allow_change: list = ['seed']"),
+         {"allow_change": []}),
+        (CELL.replace("max_steps: int = -1\n", ""), {"max_steps": -1}),
+        (CELL.replace("seed: int = 42", "seed: int = '42'"), {}),
+        ("", TrainSettings().as_dict()),
+    ],
+    ids=["defaults", "another value", "no literal", "a list", "a line less", "42", "no cell"],
+)  # fmt: skip
+def test_the_papermill_command_names_what_the_notebook_on_disk_does_not_hold(
+    held: str, named: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("notebooks", "ds_configs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    cell = {"cell_type": "code", "source": held, "metadata": {"tags": ["parameters"]}}
+    (tmp_path / "notebooks" / "02_train.ipynb").write_text(json.dumps({"cells": [cell]}))
+    words = shlex.split(TrainSettings().papermill_command())
+    assert of_papermill(words, monkeypatch)["parameters"] == named
+    assert TrainSettings().run_command() == "neoxkit run --only 02_train"
+
+
+@pytest.mark.parametrize("settings", COMMANDS, ids=lambda s: s.notebook)
+def test_the_run_command_repeats_the_settings(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, *words = shlex.split(settings.run_command())
+    assert kit == "neoxkit" and words[:3] == ["run", "--only", settings.notebook]
+    assert words[4::3] == [*settings.changed()]
+    called: list[Any] = []
+    monkeypatch.setattr(cli.pipeline, "execute", lambda *given: called.extend(given) or 0)
+    assert cli.main(words) == 0
+    given, only = called
+    assert type(settings)(**given) == settings and only == [settings.notebook]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import checkpoints, paths, runs, tokenized, universal
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, shorten
 from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
 
 # A resumed run may differ from its first start in these.
@@ -85,7 +85,8 @@ def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") ->
     raise UserError(
         "run",
         f"{folder.name} was trained on other data ({'; '.join(differs) or 'tokenized anew since'})",
-        "choose another run name and another dataset name, or set restart",
+        "choose another run name and another dataset name, or set restart"
+        + ("" if sha256 else " and overwrite"),
     )
 
 
@@ -106,17 +107,39 @@ def planned_data(settings: TokenizeSettings) -> dict[str, Any]:
     return {**sources, "settings": settings.as_dict()}
 
 
-def left_behind(settings: TokenizeSettings) -> list[str]:
-    """Finished runs that were trained on the dataset which 01_tokenize is about to replace."""
-    place, now = paths.short(paths.tokenized(settings.dataset)), planned_data(settings)
-    found = []
-    for path in sorted((paths.root() / "runs").glob(f"*/{runs.FINISHED}")):
-        kept = path.parent / runs.DATASET
-        its_own = runs.read_json(path)["dataset"] == place and kept.is_file()
-        its_own = its_own and not runs.is_trial(path.parent)
-        if its_own and differences(runs.read_json(kept), now):
-            found.append(path.parent.name)
-    return found
+def replaced(settings: TokenizeSettings) -> list[str]:
+    """What 01_tokenize replaces, in a sentence; none for a new dataset, or the same once more.
+
+    Refused where runs were trained on it, unless `overwrite` says so.
+    """
+    data = paths.tokenized(settings.dataset)
+    was = runs.read_json(data / runs.MANIFEST) if (data / runs.MANIFEST).is_file() else None
+    differs = differences(was, planned_data(settings)) if was else []
+    if not differs:
+        return []
+    what, trained = "; ".join(differs), _trained_on(was)
+    if trained and not settings.overwrite:
+        more = f" and {len(trained) - 1} more runs were" if len(trained) > 1 else " was"
+        raise UserError(
+            "dataset",
+            f"{settings.dataset} would be replaced ({shorten(what, 48)}), "
+            f"and {trained[0]}{more} trained on it",
+            "choose another dataset name, or set overwrite",
+        )
+    after = f"; 03 can't evaluate {', '.join(trained)} any more" if trained else ""
+    return [f"{paths.short(data)} is replaced ({what}){after}"]
+
+
+def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
+    """The runs that made a step on a dataset: 03 could not evaluate them on another, nor 02 go on
+    with them."""
+    return [
+        kept.parent.name
+        for kept in sorted((paths.root() / "runs").glob(f"*/{runs.DATASET}"))
+        if runs.read_json(kept) == manifest
+        and not runs.is_trial(kept.parent)
+        and runs.state(kept.parent) != "new"
+    ]
 
 
 def _source(parameter: str, file: str) -> dict[str, str]:

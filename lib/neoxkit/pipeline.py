@@ -2,16 +2,28 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import alive, changes, experiments, harness, launch, lock, paths, plan, runs, terminal
+from neoxkit import (
+    alive,
+    changes,
+    experiments,
+    harness,
+    launch,
+    lock,
+    paths,
+    plan,
+    runs,
+    terminal,
+)
 from neoxkit.errors import Faults, Stopped, UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import (
@@ -22,7 +34,7 @@ from neoxkit.settings import (
     TokenizeSettings,
     TrainSettings,
 )
-from neoxkit.validated import Settings
+from neoxkit.validated import Settings, as_flags
 
 OWNER = "NEOXKIT_OWNER"  # the process that started this one for itself, where there is one
 KERNEL_STARTS = 3
@@ -37,19 +49,14 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
     """
     _end_with_owner()
     stages = [s for s in NOTEBOOKS if (s.notebook in only if only else s in STAGES)]
-    own = {
-        stage: {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
-        for stage in stages
-    }
-    settings = {stage: stage(**values) for stage, values in own.items()}  # refuses bad values early
+    settings = _settings(stages, parameters)
     for name in parameters:
-        if name != "run" and not any(name in values for values in own.values()):
+        if name != "run" and not any(name in stage.__dataclass_fields__ for stage in stages):
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
     folder = _folder(settings, parameters.get("run"))
-    _check_before(settings)
-    if TokenizeSettings in settings:
-        for run in changes.left_behind(settings[TokenizeSettings]):
-            print(f"note: {run} was trained on what this replaces; 03 can't evaluate it any more")
+    replaced = _check_before(settings)
+    for line in (*replaced, *(line for s in settings.values() for line in unused(s, parameters))):
+        print(f"note: {line}", flush=True)
     train = settings.get(TrainSettings)
     if train and train.restart and runs.state(folder) != "new":
         print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
@@ -63,7 +70,7 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
         if stage is TrainSettings and settings[stage].range_test_steps:
             _say("first a range test and three short runs, which take as long as four starts")
         with _watched(stage, folder):
-            fault = _execute(stage, target, {k: getattr(settings[stage], k) for k in own[stage]})
+            fault = _execute(settings[stage], target)
         if fault:
             return _failed(fault, target)
         _say(f"{time.monotonic() - begun:.0f} s")
@@ -75,6 +82,43 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
     said = terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)
     print(f"done: {said or paths.short(folder)}")
     return 0
+
+
+def _settings(
+    stages: Sequence[type[Settings]], parameters: Mapping[str, Any]
+) -> dict[type[Settings], Any]:
+    """The settings of each stage, bad values refused; 02 trains on the dataset that 01 writes."""
+    made: dict[type[Settings], Any] = {}
+    for stage in stages:
+        own = {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
+        if stage is TrainSettings and TokenizeSettings in made and not own.get("dataset"):
+            own["dataset"] = made[TokenizeSettings].dataset
+        made[stage] = stage(**own)
+    return made
+
+
+def unused(settings: Settings, given: Container[str]) -> list[str]:
+    """A sentence on what is saved in a notebook's parameters cell and not used, if anything is.
+
+    Nothing is said of parameters that a person gave. What a list holds is not shown: it may be a
+    private question.
+    """
+    saved = {k: v for k, v in settings.saved_otherwise().items() if k not in given}
+    if not saved:
+        return []
+    held = [f"{name} {_in_short(value)}" for name, value in saved.items()]
+    used = ", ".join(_in_short(getattr(settings, name)) for name in saved)
+    counts = f"{used} is used -- give -p {held[0]} to use it"
+    if len(saved) > 1:
+        counts = f"{used} are used -- give them with -p to use them"
+    return [f"notebooks/{settings.notebook}.ipynb holds {', '.join(held)}; {counts}"]
+
+
+def _in_short(value: Any) -> str:
+    """A number or a text as a shell takes it; dots for all else."""
+    if isinstance(value, int | float) or (isinstance(value, str) and value.isprintable()):
+        return shlex.quote(as_flags({"": value})[-1])
+    return "..."
 
 
 def _end_with_owner() -> None:
@@ -102,8 +146,11 @@ def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
     return paths.tokenized(first.dataset) if first else None
 
 
-def _check_before(settings: Mapping[type[Settings], Any]) -> None:
-    """Refuse now what a notebook would refuse later, after others have written their files."""
+def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
+    """Refuse now what a notebook would refuse later, after others have written their files.
+
+    Returns what is replaced, in a sentence.
+    """
     first, train, last = (settings.get(stage) for stage in STAGES)
     if CompareSettings in settings:
         experiments.load(settings[CompareSettings].runs)
@@ -119,6 +166,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> None:
         harness.check(last.tasks)
         if not train:
             launch.check_evaluable(paths.run(last.run))
+    return changes.replaced(first) if first else []
 
 
 @contextmanager
@@ -173,11 +221,13 @@ def _say(text: str) -> None:
     print(f"{terminal.INDENT}{text}", flush=True)
 
 
-def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any]) -> Any:
+def _execute(settings: Settings, target: Path) -> Any:
     """Execute one notebook; papermill's error of the cell that failed, if one did.
 
-    A kernel that dies before it answers has run nothing, and is started again: between the search
-    for free ports and their use another process may have taken one.
+    Every setting is injected, and the kernel named: what JupyterLab saved in the notebook's
+    parameters and metadata does not count. A kernel that dies before it answers has run nothing,
+    and is started again: between the search for free ports and their use another process may have
+    taken one.
     """
     import papermill  # slow: after every value was checked
 
@@ -187,12 +237,14 @@ def _execute(stage: type[Settings], target: Path, parameters: Mapping[str, Any])
     for start in range(1, KERNEL_STARTS + 1):
         try:
             papermill.execute_notebook(
-                str(paths.root() / "notebooks" / f"{stage.notebook}.ipynb"),
+                str(paths.root() / "notebooks" / f"{settings.notebook}.ipynb"),
                 str(target),
-                parameters=dict(parameters),
+                parameters=settings.as_dict(),
+                kernel_name="python3",
+                language="python",
                 autosave_cell_every=1,
                 # 02 has a line of its own
-                progress_bar=sys.stderr.isatty() and stage is not TrainSettings,
+                progress_bar=sys.stderr.isatty() and not isinstance(settings, TrainSettings),
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
             )
             return None

@@ -137,6 +137,7 @@ def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dic
         return {"settings": {}, "commands": {}}
     commands = {
         "repeat": f"neoxkit repeat {settings.run}",
+        "run": settings.run_command(),
         "papermill": settings.papermill_command(),
         "shell": deepspeed_command(settings),
     }

@@ -29,7 +29,7 @@ def repeat(run: str) -> int:
         os.environ["OMP_NUM_THREADS"] = threads  # sums depend on it
     for line in run_card.differences(card, run_card.this_start()):
         print(f"note: {line}")
-    code = pipeline.execute(settings.changed(), [TrainSettings.notebook])
+    code = pipeline.execute(settings.as_dict(), [TrainSettings.notebook])
     return code or _compare(run, facts, settings.run)
 
 

@@ -6,6 +6,7 @@ and the same help; a test holds them together.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from neoxkit import paths
@@ -33,7 +34,10 @@ class TokenizeSettings(Settings):
     eval_share: float = setting(
         0.05, "share of the conversations held out, 0 to 0.5", least=0, most=0.5
     )
-    dataset: str = setting("sample", "name of the folder written: data/tokenized/<dataset>")
+    dataset: str = setting(
+        "", "name of the folder written: data/tokenized/<dataset>; empty: the file's name"
+    )
+    overwrite: bool = setting(False, "replace a dataset that runs were trained on")
     model_name_or_path: str = setting(
         "tiny", "whose tokenizer: tiny (built in), a hub name, or a folder"
     )
@@ -57,10 +61,23 @@ class TokenizeSettings(Settings):
     seed: int = setting(0, "seed of the split", least=0)
 
     def check(self) -> None:
+        object.__setattr__(self, "dataset", self.dataset or _name_of(self.train_file))
         paths.check_name("dataset", self.dataset)
         if not self.end_mark.strip():
             what = "is empty"
             raise UserError("end_mark", what, "name the mark, or none: each question begins one")
+
+
+def _name_of(file: str) -> str:
+    """The name of the dataset that a file gives.
+
+    >>> _name_of("data/sample.txt"), _name_of("my talks (new).train.jsonl")
+    ('sample', 'my-talks-new-.train')
+    """
+    name = re.sub(r"[^\w.+=-]+", "-", Path(file).stem).strip("-.+=")[:100]
+    if not name:
+        raise UserError("dataset", f"{Path(file).name!r} is no name for it", "give it one")
+    return name
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`neoxkit sweep`: one run a variant, each an executed notebook in its own folder, and a table."""
 
 import itertools
-import json
 import os
 import queue
 import re
@@ -32,6 +31,7 @@ from neoxkit import (
 from neoxkit.errors import UserError
 from neoxkit.guard import STOPPED
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
+from neoxkit.validated import as_flags
 from neoxkit.workers import num_cores
 
 MOST_CHARACTERS = 80  # of a run's name: ".range-check-1.0e-03" behind it must be one as well
@@ -131,6 +131,10 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
     for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
         print(f"note: {doubt}; it is tried all the same", flush=True)
+    for settings in (made[0].settings, EvaluateSettings()):
+        if settings.notebook in notebooks:
+            for line in pipeline.unused(settings, made[0].parameters):
+                print(f"note: {line}", flush=True)
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:
         slots.put(part)
@@ -220,9 +224,7 @@ def _child(variant: Variant, notebooks: Sequence[str], part: Mapping[str, str]) 
     """`neoxkit run` of a variant, in a session of its own, which ends when this process is gone."""
     variant.folder.mkdir(parents=True, exist_ok=True)
     words = [word for name in notebooks for word in ("--only", name)]
-    for name, value in variant.parameters.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        words += ["-p", name, text]
+    words += as_flags(variant.parameters)
     with (variant.folder / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "neoxkit.cli", "run", *words],

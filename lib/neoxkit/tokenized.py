@@ -143,7 +143,8 @@ def make_manifest(
             }
             for side, rows in sides.items()
         },
-        "settings": dict(settings),
+        # what is written does not depend on the yes to replace another
+        "settings": {k: v for k, v in settings.items() if k != "overwrite"},
         "versions": {
             p: importlib.metadata.version(p) for p in ("transformers", "tokenizers", "datasets")
         },

@@ -1,15 +1,23 @@
 """What a settings class is: fields with help and rules, their conversion, and ways to show them."""
 
 import dataclasses
+import difflib
+import json
 import math
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import yaml
 
+from neoxkit import notebook
 from neoxkit.errors import UserError
+
+_PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # what a parameter may hold
+# Every slip of a letter in seven is nearer than this, and so is one too many or too few in four.
+_NEAR = 0.85
 
 
 def setting(
@@ -47,10 +55,15 @@ class Settings:
     @classmethod
     def from_parameters(cls, names: Mapping[str, Any]) -> Self:
         """Pick this class's settings out of a notebook's names (`globals()`) and check them."""
-        missing = [f.name for f in fields(cls) if f.name not in names]
+        known = [f.name for f in fields(cls)]
+        for wrong, right in _slips(names, known):
+            what = f"is not a parameter of {cls.notebook}"
+            remedy = f"did you mean {right}? rename it, and run on from the parameters cell"
+            raise UserError(wrong, what, remedy)
+        missing = [name for name in known if name not in names]
         if missing:
             raise UserError(missing[0], "has no value", "run the parameters cell first")
-        return cls(**{f.name: names[f.name] for f in fields(cls)})
+        return cls(**{name: names[name] for name in known})
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed, checked again."""
@@ -65,23 +78,79 @@ class Settings:
         plain = type(self)()
         return {k: v for k, v in self.as_dict().items() if v != getattr(plain, k)}
 
+    def says(self, name: str, held: Any) -> bool:
+        """Whether a value that a notebook holds would give the setting that it is here."""
+        try:
+            return getattr(self.replace(**{name: held}), name) == getattr(self, name)
+        except UserError:
+            return False
+
+    def saved_otherwise(self) -> dict[str, Any]:
+        """What a person saved in the notebook's parameters cell and these settings don't use."""
+        held, plain = notebook.parameters(notebook.read(self.notebook)), type(self)()
+        known = {name: held[name] for name in self.as_dict() if name in held}
+        return {k: v for k, v in known.items() if not self.says(k, v) and not plain.says(k, v)}
+
+    def run_command(self) -> str:
+        """The `neoxkit run` line that does the same, whatever is saved in the notebook."""
+        return shlex.join(["neoxkit", "run", "--only", self.notebook, *as_flags(self.changed())])
+
     def papermill_command(self) -> str:
         """The line that repeats this notebook with these settings, unattended.
 
+        It names what the notebook on disk, as JupyterLab saved it, holds otherwise or not at all.
         The executed copy goes where `neoxkit run` puts it: 01 has no run and goes by its dataset,
         04 by its name.
         """
-        values = self.as_dict()
+        values, held = self.as_dict(), notebook.parameters(notebook.read(self.notebook))
+        other = {k: v for k, v in values.items() if k not in held or not self.says(k, held[k])}
         folder = f"runs/{next(values[k] for k in ('run', 'dataset', 'name') if k in values)}"
         parts = ["papermill", f"notebooks/{self.notebook}.ipynb", f"{folder}/{self.notebook}.ipynb"]
-        plain = {k: v for k, v in self.changed().items() if not isinstance(v, dict | list)}
-        for name, value in plain.items():
-            raw = isinstance(value, str)  # -r keeps text that reads like a number as text
-            parts += ["-r" if raw else "-p", name, str(value)]
-        nested = {k: v for k, v in self.changed().items() if isinstance(v, dict | list)}
-        if nested:
+        for name, value in other.items():
+            if not isinstance(value, dict | list):
+                raw = isinstance(value, str)  # -r keeps text that reads like a number as text
+                parts += ["-r" if raw else "-p", name, str(value)]
+        if nested := {k: v for k, v in other.items() if isinstance(v, dict | list)}:
             parts += ["-y", as_yaml(nested)]
         return f"mkdir -p {folder} && {shlex.join(parts)}"
+
+
+def _slips(names: Mapping[str, Any], known: Sequence[str]) -> list[tuple[str, str]]:
+    """Names of a kernel that were meant to be a setting's, each with the right one.
+
+    A name that got its value before the right one got its last is passed over: spelt right, it
+    would have been overwritten. So a wrong name is forgotten when it was put right and
+    the parameters cell was run again.
+    """
+    cells = names["In"] if isinstance(names.get("In"), list) else []  # what the kernel has run
+    found = []
+    for name, value in names.items():
+        if name.startswith("_") or name in known or type(value) not in _PLAIN:
+            continue
+        right = next(iter(difflib.get_close_matches(name.lower(), known, 1, _NEAR)), "")
+        shorter = {*name.split("_")} < {*right.split("_")}  # questions, beside my_questions
+        if right and not shorter and _last_bound(name, cells) >= _last_bound(right, cells):
+            found.append((name, right))
+    return found
+
+
+def _last_bound(name: str, cells: Sequence[str]) -> int:
+    """The last of the cells that gives a name a value; -1: none."""
+    line = re.compile(rf"(?m)^[ \t]*{re.escape(name)}[ \t]*(:[^=\n]*)?=(?!=)")
+    return max((i for i, cell in enumerate(cells) if line.search(cell)), default=-1)
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Parameters as flags of `neoxkit run`; JSON, which is YAML, for all that is no text.
+
+    >>> as_flags({"run": "a", "restart": True, "allow_change": ["seed"]})
+    ['-p', 'run', 'a', '-p', 'restart', 'true', '-p', 'allow_change', '["seed"]']
+    """
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
+    return [word for name, text in texts.items() for word in ("-p", name, text)]
 
 
 def as_yaml(value: Any) -> str:

@@ -110,8 +110,11 @@ def command(line: str) -> View:
     return View(f'<div>{text}<button onclick="{copy}">Copy</button></div>', visible(line))
 
 
-def settings_table(settings: Settings) -> View:
-    """Every setting with its value, its help, and a mark where it differs from its default."""
+def settings_table(settings: Settings, notes: Sequence[str] = ()) -> View:
+    """Every setting with its value, its help, and a mark where it differs from its default.
+
+    `notes`: sentences to show below it.
+    """
     changed = settings.changed()
     rows = [
         (
@@ -122,7 +125,8 @@ def settings_table(settings: Settings) -> View:
         )
         for f in fields(settings)
     ]
-    return table(rows, ("setting", "value", "", "what it is"))
+    shown = table(rows, ("setting", "value", "", "what it is"))
+    return shown + sentences(notes) if notes else shown
 
 
 def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
