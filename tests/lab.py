@@ -36,8 +36,8 @@ SETTINGS = {  # file below lab's settings: what it holds
 
 
 @contextmanager
-def jupyterlab(notebooks: Path, theme: str = "JupyterLab Light") -> Iterator[str]:
-    """A JupyterLab with settings of its own; gives its address."""
+def jupyterlab(root: Path, theme: str = "JupyterLab Light") -> Iterator[str]:
+    """A JupyterLab with settings of its own that shows a folder; gives its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -63,7 +63,7 @@ def jupyterlab(notebooks: Path, theme: str = "JupyterLab Light") -> Iterator[str
         lab = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
              f"--port={port}", f"--IdentityProvider.token={TOKEN}",
-             "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={notebooks}"],
+             "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={root}"],
             env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -132,6 +132,13 @@ class Notebook:
         )
         (at,) = [i for i, source in enumerate(sources) if part in source]
         return at
+
+    def replace(self, part: str, old: str, new: str) -> None:
+        """Edit the one cell whose source holds a text."""
+        cells = "window.jupyterapp.shell.currentWidget.content.model.cells"
+        source = f"{cells}.get({self.number(part)}).sharedModel"
+        texts = f"{json.dumps(old)}, {json.dumps(new)}"
+        self.page.evaluate(f"{source}.setSource({source}.source.replace({texts})); void 0")
 
     def outputs(self, part: str) -> Any:
         """Where the outputs of the cell with this text are."""

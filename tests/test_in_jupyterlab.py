@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def opened(home: Path) -> Iterator[Open]:
     """Opens a notebook, or a copy of it that is named by its run and has other parameters."""
-    with lab.jupyterlab(home / "notebooks") as address, lab.chromium() as browser:
+    with lab.jupyterlab(home) as address, lab.chromium() as browser:
 
         def open_notebook(name: str, /, **parameters: object) -> lab.Notebook:
             if parameters:
@@ -51,7 +51,7 @@ def opened(home: Path) -> Iterator[Open]:
                 own = next(parameters[k] for k in ("run", "dataset", "name") if k in parameters)
                 name = f"{name}-{own}"
                 lab.set_parameters(source, source.with_stem(name), parameters)
-            return lab.Notebook(browser, address, f"{name}.ipynb")
+            return lab.Notebook(browser, address, f"notebooks/{name}.ipynb")
 
         yield open_notebook
 
@@ -105,6 +105,25 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab.wait_for(pages, "line 4:")
     assert tab.faults == []
     tab.close()
+
+
+def test_what_is_saved_in_the_parameters_is_not_what_the_command_line_uses(
+    home: Path, opened: Open
+) -> None:
+    path = home / "notebooks" / "01_tokenize.ipynb"
+    committed = path.read_bytes()
+    try:
+        tab = opened("01_tokenize")
+        tab.replace("block_size: int", "block_size: int = 280", "block_size: int = 64")
+        tab.command("docmanager:save")
+        wait_until(lambda: "block_size: int = 64" in path.read_text(), tab)
+        (home / "notebooks" / "uploaded.txt").write_bytes((home / "data/small.txt").read_bytes())
+        papermill("01_tokenize", train_file="uploaded.txt")
+        data = home / "data" / "tokenized" / "uploaded"
+        assert runs.read_json(data / runs.MANIFEST)["block_size"] == 280
+        tab.close()
+    finally:
+        path.write_bytes(committed)
 
 
 def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:

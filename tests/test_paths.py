@@ -1,0 +1,56 @@
+"""paths.py: a file is found by the same name from JupyterLab, papermill and a shell."""
+
+from pathlib import Path
+
+import pytest
+
+from neoxkit import models, paths
+from neoxkit.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kit's folder with a file and a model's folder in each place where one may be put."""
+    root = tmp_path / "kit"
+    for place in ("notebooks", "ds_configs", "data"):
+        (root / place / f"model-in-{place}").mkdir(parents=True)
+        (root / place / f"file-in-{place}.txt").write_text(place)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("NEOXKIT_HOME", str(root))
+    return root
+
+
+@pytest.mark.parametrize("called_from", ["kit", "kit/notebooks", "elsewhere"])
+def test_what_was_uploaded_is_found_from_anywhere(
+    root: Path, called_from: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root.parent / called_from)
+    uploaded = root / "notebooks" / "file-in-notebooks.txt"
+    assert paths.find("train_file", "file-in-notebooks.txt") == uploaded
+    assert paths.find("train_file", "notebooks/file-in-notebooks.txt") == uploaded
+    assert paths.find("train_file", str(uploaded)) == uploaded
+    assert paths.find("train_file", "data/file-in-data.txt").read_text() == "data"
+    assert paths.portable("model-in-notebooks") == "notebooks/model-in-notebooks"
+    assert paths.local_folder("data/model-in-data") == root / "data" / "model-in-data"
+    assert models.resolve("model-in-notebooks") == str(root / "notebooks" / "model-in-notebooks")
+
+
+def test_the_working_directory_comes_first_then_the_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = (root.parent / "elsewhere", root, root / "notebooks")
+    for place in places:
+        (place / "same.txt").write_text("")
+    monkeypatch.chdir(places[0])
+    for place in places:
+        assert paths.find("train_file", "same.txt").parent == place
+        (place / "same.txt").unlink()
+
+
+def test_a_refusal_names_every_place_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(UserError) as refused:
+        paths.find("train_file", "no.txt")
+    looked = f"{root} or {root / 'notebooks'}"
+    assert str(refused.value).startswith(f"train_file: 'no.txt' does not exist in {looked}"[:130])
+    assert paths.local_folder("no") is None and paths.local_folder("") is None

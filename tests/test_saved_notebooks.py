@@ -1,0 +1,99 @@
+"""What JupyterLab saved into a notebook, and `neoxkit run` and papermill with real kernels."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import REPOSITORY, command, make_home
+
+from neoxkit import runs
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kit with a file that was uploaded beside the notebooks."""
+    home = make_home(tmp_path_factory.mktemp("home"))
+    (home / "data" / "small.txt").rename(home / "notebooks" / "my talks.txt")
+    return home
+
+
+def save(home: Path, more: str = "", kernel: str = "python3") -> None:
+    """01 as a person left it: another block size, a slip, a line of their own, another kernel."""
+    saved = json.loads((REPOSITORY / "notebooks" / "01_tokenize.ipynb").read_text())
+    (cell,) = [c for c in saved["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    lines = "".join(cell["source"])
+    assert "block_size: int = 280" in lines
+    cell["source"] = lines.replace("block_size: int = 280", "block_size: int = 64") + more
+    saved["cells"][-1]["source"].insert(0, "print('a line of mine')\n")
+    spec = {"name": kernel, "display_name": kernel, "language": kernel.rstrip("3")}
+    saved["metadata"] = {"kernelspec": spec}
+    (home / "notebooks" / "01_tokenize.ipynb").write_text(json.dumps(saved))
+
+
+@pytest.fixture(scope="module")
+def said(home: Path) -> str:
+    """What `neoxkit run` says that tokenizes the uploaded file in the kit's folder."""
+    save(home, more="\nblok_size = 32", kernel="julia")
+    done = shell(home, "neoxkit run --only 01_tokenize -p train_file 'my talks.txt'")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def shell(home: Path, line: str) -> subprocess.CompletedProcess:
+    """A line in the kit's folder, with its environment activated."""
+    bin = Path(sys.executable).parent
+    env = os.environ | {"NEOXKIT_HOME": str(home), "PATH": f"{bin}:{os.environ['PATH']}"}
+    return subprocess.run(
+        line, shell=True, cwd=home, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def manifest(home: Path) -> dict:
+    return runs.read_json(home / "data" / "tokenized" / "my-talks" / runs.MANIFEST)
+
+
+def printed(home: Path) -> list[str]:
+    """What the last cell of the executed notebook printed."""
+    nb = nbformat.read(home / "runs" / "my-talks" / "01_tokenize.ipynb", as_version=4)
+    return "".join(output.text for output in nb.cells[-1].outputs).splitlines()
+
+
+def test_documented_defaults_are_used_and_the_notebook_is_run_as_it_is(
+    home: Path, said: str
+) -> None:
+    assert said.splitlines()[0] == (
+        "note: notebooks/01_tokenize.ipynb holds block_size 64; 280 is used -- "
+        "give -p block_size 64 to use it"
+    )
+    assert manifest(home)["block_size"] == 280
+    mine, dataset, run, papermill = printed(home)
+    assert (mine, dataset) == ("a line of mine", 'dataset = "my-talks"')
+    assert run.startswith("neoxkit run --only 01_tokenize -p train_file 'my talks.txt'")
+    assert "-p block_size 280" in papermill
+
+
+@pytest.mark.parametrize("number", [-2, -1], ids=["run", "papermill"])
+def test_a_printed_line_gives_the_same_dataset(home: Path, said: str, number: int) -> None:
+    line = printed(home)[number]
+    if number == -1:
+        save(home)  # plain papermill would take the kernel and the slip that were saved
+    before = manifest(home)
+    shutil.rmtree(home / "data" / "tokenized")
+    done = shell(home, line)
+    assert done.returncode == 0, done.stderr
+    assert manifest(home) == before
+
+
+def test_plain_papermill_refuses_a_mistyped_parameter(home: Path, tmp_path: Path) -> None:
+    source, target = home / "notebooks" / "02_train.ipynb", tmp_path / "out.ipynb"
+    done = command("papermill", str(source), str(target), "-p", "lerning_rate", "5e-5", cwd=home)
+    assert done.returncode == 1
+    assert "lerning_rate: is not a parameter of 02_train -- did you mean learning_rate?" in (
+        done.stderr
+    )
+    assert not (home / "runs" / "demo").exists()
