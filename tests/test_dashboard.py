@@ -11,6 +11,7 @@ from neoxkit.errors import Stopped, TrainingError, UserError
 
 START = {
     "step": 0, "resumed_step": 0, "planned_steps": 40, "matmul_peak_tflops": 0.1, "notices": [],
+    "learning_rate": 3e-05, "conversations_a_step": 16, "block_size": 280,
 }  # fmt: skip
 TRAIN = {
     "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-3, "tokens": 100, "trained_tokens": 50,

@@ -1,6 +1,7 @@
 """terminal.py: what `neoxkit run` says while 02 trains, and before and after it."""
 
 import io
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 
 from neoxkit import checkpoints, runs, terminal
 
+START = {
+    "resumed_step": 0, "planned_steps": 8, "learning_rate": 2e-3, "conversations_a_step": 16,
+    "block_size": 280,
+}  # fmt: skip
 TRAIN = {
     "epoch": 1.0, "loss": 2.5, "tokens_per_second": 900.0, "padding_share": 0.01, "mfu": 0.4,
     "memory_gib": 0.6, "seconds": 1.0,
@@ -26,7 +31,7 @@ def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
     runs.append_event(folder, "train", step=99, **TRAIN)  # of an earlier start
     with terminal.following(folder, out):
-        runs.append_event(folder, "start", resumed_step=0, planned_steps=8)
+        runs.append_event(folder, "start", **START)
         runs.append_event(folder, "train", step=4, **TRAIN)
         deadline = time.monotonic() + 20  # the first one imports matplotlib
         while "step 4" not in out.getvalue() and time.monotonic() < deadline:
@@ -36,10 +41,11 @@ def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> s
 
 def test_into_a_file_each_state_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = follow(tmp_path, io.StringIO(), monkeypatch).splitlines()
-    assert lines[-1].startswith(
-        "      step 4 of 8 · epoch 1.00 · loss 2.5000 · 900 useful tokens/s · "
+    assert re.fullmatch(
+        r" {6}step 4 of 8 · loss 2\.5000 · \d+ s left · rate 0\.002 · batch 16 · block 280 · "
+        r"epoch 1\.00 · 900 useful tokens/s · padding 1% · MFU 40% · 0\.6 GiB a rank",
+        lines[-1],
     )
-    assert lines[-1].endswith(" left · 0.6 GiB a rank")
     assert len(set(lines)) == len(lines) and not any("step 99" in line for line in lines)
 
 
@@ -50,7 +56,9 @@ def test_on_a_terminal_one_line_is_written_over(
     said = follow(tmp_path, Screen(), monkeypatch)
     assert said.count("\n") == 1 and said.endswith("\n")
     assert said.split("\r\x1b[K")[-1].startswith("      step 4 of 8 · ")
-    assert all(len(line.rstrip()) < 80 for line in said.split("\r\x1b[K"))
+    shown = [line.rstrip() for line in said.split("\r\x1b[K")]
+    assert all(len(line) < 80 for line in shown)
+    assert shown[-1].endswith(" · rate 0.002 · batch 16")  # whole parts alone
 
 
 def test_a_run_says_how_it_begins(tmp_path: Path) -> None:

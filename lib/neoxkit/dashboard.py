@@ -133,7 +133,11 @@ def status(
     ended: int | None = None,
     stopping: bool = False,
 ) -> View:
-    """The status line: step, epoch, loss, speed (see speed.py), time left, memory."""
+    """The status line: what matters most first, as a narrow terminal cuts its end.
+
+    Step, loss, time left; learning rate (its peak), batch (conversations a step), block size;
+    epoch, speed (see speed.py), memory.
+    """
     start = next((e for e in reversed(events) if e["event"] == "start"), None)
     train = [e for e in events if e["event"] == "train"]
     finished = any(e["event"] == "done" for e in events)
@@ -144,14 +148,7 @@ def status(
     planned, step = start["planned_steps"], train[-1]["step"] if train else start["resumed_step"]
     parts = [f"step {step:,} of {planned:,}"]
     if train:
-        last = train[-1]
-        parts += [
-            f"epoch {last['epoch']:.2f}",
-            f"loss {last['loss']:.4f}",
-            f"{last['tokens_per_second']:,.0f} useful tokens/s",
-            f"padding {last['padding_share']:.0%}",
-            f"MFU {last['mfu']:.0%}",
-        ]
+        parts.append(f"loss {train[-1]['loss']:.4f}")
         if finished:
             parts.append("finished")
         elif ended is not None:
@@ -160,7 +157,20 @@ def status(
             parts.append("finishing the step and saving")
         else:
             parts.append(f"{_left(train, planned)} left")
-        parts.append(_memory(last))
+    parts += [
+        f"rate {start['learning_rate']:g}",
+        f"batch {start['conversations_a_step']:,}",
+        f"block {start['block_size']:,}",
+    ]
+    if train:
+        last = train[-1]
+        parts += [
+            f"epoch {last['epoch']:.2f}",
+            f"{last['tokens_per_second']:,.0f} useful tokens/s",
+            f"padding {last['padding_share']:.0%}",
+            f"MFU {last['mfu']:.0%}",
+            _memory(last),
+        ]
     return _line(" · ".join(parts), step, planned)
 
 

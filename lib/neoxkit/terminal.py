@@ -16,6 +16,7 @@ from neoxkit.listing import Standing
 REWRITE_SECONDS = 1.0  # on a terminal: one line, written over
 LINE_SECONDS = 30.0  # into a file or a pipe: a new line at most so often
 INDENT = " " * 6
+PART = " · "  # between the parts of a status line
 
 
 def outset(folder: Path) -> str:
@@ -71,9 +72,20 @@ def _follow(reader: runs.EventReader, over: threading.Event, out: TextIO) -> Non
 def _show(text: str, on_terminal: bool, out: TextIO) -> None:
     if on_terminal:
         width = shutil.get_terminal_size().columns - 1
-        print(f"\r\x1b[K{(INDENT + text)[:width].rstrip(' ·')}", end="", file=out, flush=True)
+        print(f"\r\x1b[K{_cut(INDENT + text, width)}", end="", file=out, flush=True)
     else:
         print(f"{INDENT}{text}", file=out, flush=True)
+
+
+def _cut(text: str, width: int) -> str:
+    """The parts of a status line that fit, each of them whole: half a number is another number.
+
+    >>> _cut("step 5 of 9 · batch 16", 21), _cut("step 5 of 9 · batch 16", 22)
+    ('step 5 of 9', 'step 5 of 9 · batch 16')
+    """
+    if len(text) <= width:
+        return text
+    return text[: width + len(PART)].rpartition(PART)[0] or text[:width]
 
 
 class Counting:
