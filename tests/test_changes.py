@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import tokenize
 
-from neoxkit import changes, paths, plan, runs
+from neoxkit import changes, launch, paths, plan, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
 FIRST = TokenizeSettings(train_file="data/tiny.txt", dataset="kept", block_size=64)
 TRAIN = TrainSettings(run="kept", dataset="kept")
+DIALLED = TRAIN.replace(learning_rate=5e-4)
 
 
 @pytest.fixture
@@ -64,6 +65,48 @@ def test_restart_and_a_new_run_take_any_data(started: Path) -> None:
 def test_other_settings_are_refused_before_01(started: Path) -> None:
     said = refusal(FIRST, TRAIN.replace(learning_rate=1e-3))
     assert said.startswith("run: was started with other settings (learning_rate 0.002 -> 0.001)")
+
+
+def test_a_dial_that_made_the_difference_is_named_with_its_value(started: Path) -> None:
+    """The remedy, followed to the letter, lets the run go on."""
+    runs.write_json(started / runs.ARGUMENTS, plan.trainer_arguments(DIALLED))
+    runs.write_json(started / runs.DIALS, {"learning_rate": [2e-3, 5e-4]})
+    with pytest.raises(UserError) as refused:
+        plan.check(TRAIN)
+    assert str(refused.value) == (
+        "run: was started with other settings (learning_rate 0.0005 -> 0.002 by a dial) -- "
+        "turn the dial learning_rate to 0.0005 or set that parameter, or choose another run name"
+    )
+    plan.check(DIALLED, {"learning_rate": (2e-3, 5e-4)})
+    plan.check(DIALLED)
+    said = refusal(FIRST, TRAIN.replace(seed=7))
+    assert "(learning_rate 0.0005 -> 0.002 by a dial; seed 42 -> 7)" in said
+    assert said.endswith(" or set that parameter, and restore the rest")
+
+
+def test_a_dial_that_was_turned_since_is_named_as_well(started: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"0\.002 -> 0\.0005 by a dial\) -- turn the dial .* 0\.002 "
+    ):
+        plan.check(DIALLED, {"learning_rate": (2e-3, 5e-4)})
+    with pytest.raises(UserError, match=r"0\.002 -> 0\.0005\) -- restore them, "):
+        plan.check(DIALLED)
+
+
+def test_a_start_keeps_what_dials_have_changed(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the run goes on without a dial: the file is of the start that the arguments are of."""
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "_started", {})
+    shutil.rmtree(started)
+    launch.start(DIALLED, {"learning_rate": (2e-3, 5e-4)})
+    assert changes.dialled(started) == {"learning_rate": [2e-3, 5e-4]}
+    runs.append_event(started, "train", step=5)
+    with pytest.raises(UserError, match=r"0\.0005 -> 0\.002 by a dial"):
+        launch.start(TRAIN)
+    launch.start(DIALLED)  # what the refusal asks for, by the parameter
+    assert not (started / runs.DIALS).exists()
 
 
 def test_02_names_both_texts_when_the_dataset_was_replaced(started: Path) -> None:

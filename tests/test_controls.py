@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from neoxkit import browser, controls, estimates, forecast, paths, plan, policy, views
+from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.table import Part, Store, Table
 
@@ -63,7 +64,7 @@ ROWS = table(10, 50, 70, 70, 130, 300)
 
 
 def dial(control: controls.Controls, label: str) -> list[ipywidgets.Widget]:
-    """Its slider and its field."""
+    """Its slider, its field, and the message beside them."""
     rows = [w for w in control.box.children if isinstance(w, ipywidgets.HBox)]
     return next(list(row.children) for row in rows if row.children[0].description == label)
 
@@ -76,8 +77,17 @@ def field(control: controls.Controls, label: str) -> ipywidgets.Text:
     return dial(control, label)[1]
 
 
-def mistake(control: controls.Controls) -> str:
-    return next(w.value for w in control.box.children if type(w) is ipywidgets.HTML)
+def mistake(control: controls.Controls, label: str) -> str:
+    return dial(control, label)[2].value
+
+
+LABELS = ("learning rate", "block size", "batch size", "accumulation")
+TRAIN = TrainSettings(learning_rate=2e-3)  # what fits tiny
+
+
+def training(**changes: Any) -> controls.Controls:
+    """02's dials over three conversations."""
+    return controls.training(TRAIN.replace(**changes), [10, 130, 300], [5, 60, 150], manifest(300))
 
 
 def press(control: controls.Controls, label: str) -> None:
@@ -130,8 +140,7 @@ def test_moving_overrides_in_sight_and_reset_restores(screen: Screen) -> None:
 
 
 def test_two_sliders_add_up(screen: Screen) -> None:
-    settings = TrainSettings()
-    control = controls.training(settings, [10, 130, 300], [5, 60, 150], manifest(300))
+    settings, control = TRAIN, training()
     slider(control, "learning rate").value = 2e-5
     slider(control, "block size").value = 64
     assert control.settings == settings.replace(learning_rate=2e-5, block_size=64)
@@ -143,8 +152,7 @@ def test_two_sliders_add_up(screen: Screen) -> None:
 
 
 def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
-    settings = TrainSettings()
-    control = controls.training(settings, [10, 130, 300], [5, 60, 150], manifest(300))
+    settings, control = TRAIN, training()
     assert field(control, "learning rate").value == "0.002"
     field(control, "learning rate").value = "0.9"  # the slider ends at 0.01
     assert slider(control, "learning rate").value == 0.9
@@ -177,13 +185,51 @@ def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
 def test_a_wrong_value_is_refused_in_a_line(
     screen: Screen, label: str, text: str, said: str
 ) -> None:
-    settings = TrainSettings()
-    control = controls.training(settings, [10, 130, 300], [5, 60, 150], manifest(300))
-    before = list(screen.shown)
+    """Beside its own dial; the field shows the value in use again."""
+    settings, control = TRAIN, training()
+    before, shown = list(screen.shown), field(control, label).value
     field(control, label).value = text
-    assert said in mistake(control) and control.settings == settings and screen.shown == before
+    assert said in mistake(control, label)
+    assert [other for other in LABELS if mistake(control, other)] == [label]
+    assert field(control, label).value == shown == str(slider(control, label).value)
+    assert control.settings == settings and screen.shown == before
     field(control, label).value = "0.5" if label == "learning rate" else "64"
-    assert mistake(control) == "" and control.settings != settings
+    assert mistake(control, label) == "" and control.settings != settings
+
+
+@pytest.mark.parametrize("act", ["slider", "field", "reset"])
+def test_a_message_goes_with_the_next_change_of_any_dial(screen: Screen, act: str) -> None:
+    control = training()
+    field(control, "learning rate").value = "10"
+    field(control, "block size").value = "4000"
+    assert mistake(control, "learning rate") and mistake(control, "block size")
+    if act == "slider":
+        slider(control, "batch size").value = 32
+    elif act == "field":
+        field(control, "accumulation").value = "3"
+    else:
+        press(control, "Reset")
+    assert [mistake(control, label) for label in LABELS] == [""] * 4
+    assert [field(control, label).value for label in LABELS[:2]] == ["0.002", "0"]
+
+
+def test_what_the_dial_no_longer_shows_is_not_written(screen: Screen) -> None:
+    """In 01: the remedy is to run the cells below the dial again, which take what it says."""
+    control = controls.block_size(TokenizeSettings(block_size=280), ROWS)
+    chosen = control.settings
+    control.require(chosen)
+    slider(control, "block size").value = 64
+    with pytest.raises(UserError) as refused:
+        control.require(chosen)
+    assert str(refused.value) == (
+        "block_size: the dial says 64, the cells below it were run with 280 -- "
+        "run them again from 'Keep, cut, drop'"
+    )
+    control.require(control.settings)
+    notebook = (paths.root() / "notebooks" / "01_tokenize.ipynb").read_text()
+    after = notebook.partition("controls.block_size(")[2]
+    assert after.index(controls.BELOW_THE_DIAL) < after.index("chosen = control.settings")
+    assert after.count("control.require(chosen)") == 2
 
 
 @pytest.mark.parametrize("too_long", ["drop", "cut", "error"])
@@ -244,7 +290,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert said["optimizer steps"] == "6 (2 an epoch)"
     assert said["rows an epoch, padded"] == "15 of 64 tokens, 84% padding"
     rates = screen.shown[2].axes[0].get_lines()[0].get_ydata()
-    assert len(rates) == 6 and max(rates) <= settings.learning_rate
+    assert len(rates) == 6 and max(rates) <= control.settings.learning_rate == 2e-3
 
 
 def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(

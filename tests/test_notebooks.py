@@ -176,7 +176,7 @@ def test_no_name_of_a_notebook_is_taken_for_a_mistyped_parameter(path: Path, not
 
 
 def test_the_last_cell_prints_what_repeats_the_notebook(path: Path, notebook: Any) -> None:
-    name = "chosen" if path.stem in ("01_tokenize", "02_train") else "settings"  # which has dials
+    name = {"01_tokenize": "chosen", "02_train": "control.settings"}.get(path.stem, "settings")
     line = f'print({name}.run_command(), {name}.papermill_command(), sep="\\n")'
     assert notebook.cells[-1].source.splitlines()[-1] == line
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]

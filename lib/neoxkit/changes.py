@@ -1,7 +1,7 @@
 """May a run go on? What differs between how it was started and what is asked for now."""
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,39 @@ _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> mani
 
 
 def refuse_changes(
-    old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    allowed: Sequence[str] = (),
+    dialled: Collection[str] = (),
 ) -> None:
-    """Refuse to go on with a run under other settings, with a list old -> new."""
+    """Refuse to go on with a run under other settings, with a list old -> new.
+
+    `dialled`: settings of which a dial had changed the parameter, at the start or now.
+    """
     free = _MAY_CHANGE | _OF_THE_DATA | {TRAINER_NAMES.get(name, name) for name in allowed}
-    changed = [
-        f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
+    changed = {
+        name: f"{_shown(old.get(name))} -> {_shown(new.get(name))}"
         for name in sorted({*old, *new} - free)
         if str(old.get(name, _LATER.get(name))) != str(new.get(name, _LATER.get(name)))
-    ]
-    if changed:
-        raise UserError(
-            "run",
-            f"was started with other settings ({'; '.join(changed)})",
-            "restore them, name them in allow_change, choose another run name, or set restart",
+    }
+    if not changed:
+        return
+    by_dial = [name for name in changed if name in dialled]
+    said = [f"{name} {how}{' by a dial' * (name in by_dial)}" for name, how in changed.items()]
+    remedy = "restore them, name them in allow_change, choose another run name, or set restart"
+    if by_dial:
+        turn = " and ".join(f"{name} to {_shown(old.get(name))}" for name in by_dial)
+        rest = (
+            "and restore the rest" if len(by_dial) < len(changed) else "or choose another run name"
         )
+        remedy = f"turn the dial {turn} or set that parameter, {rest}"
+    raise UserError("run", f"was started with other settings ({'; '.join(said)})", remedy)
+
+
+def dialled(folder: Path) -> dict[str, list[Any]]:
+    """What dials had changed when a run was last started: setting -> [parameter, dial]."""
+    path = folder / runs.DIALS
+    return runs.read_json(path) if path.is_file() else {}
 
 
 def refuse_other_ranks(

@@ -22,6 +22,7 @@ from neoxkit.table import Table
 from neoxkit.validated import Settings, convert
 from neoxkit.views import View
 
+BELOW_THE_DIAL = "Keep, cut, drop"  # the heading in 01
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
 _GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+")  # 1,024, as the tables write it
 _POWERS = tuple(2**i for i in range(9))
@@ -42,10 +43,9 @@ class Controls:
         self._handles: tuple[Any, Any] | None = None
         for name, dial in dials.items():
             dial.on_change(partial(self._moved, name), partial(self._typed, name))
-        self._mistake = widgets.HTML()
         reset = widgets.Button(description="Reset", tooltip="Back to the parameters cell")
         reset.on_click(lambda _: self.reset())
-        self.box = widgets.VBox([*(d.box for d in dials.values()), self._mistake, reset])
+        self.box = widgets.VBox([*(d.box for d in dials.values()), reset])
 
     def show(self) -> "Controls":
         """Display the sliders, their consequences and the picture; returns itself."""
@@ -57,12 +57,22 @@ class Controls:
 
     def reset(self) -> None:
         """Back to what the parameters cell says."""
+        self._forget_mistakes()
         for name, dial in self._dials.items():
             dial.put(getattr(self._given, name))
 
     def overrides(self) -> dict[str, tuple[Any, Any]]:
         """What the sliders changed: name -> (parameter, now)."""
-        pairs = {n: (getattr(self._given, n), getattr(self.settings, n)) for n in self._dials}
+        return self._differences(self._given, self.settings)
+
+    def require(self, chosen: Settings) -> None:
+        """Refuse to go on in 01 with settings that its dial does not show any more."""
+        for name, (was, now) in self._differences(chosen, self.settings).items():
+            what = f"the dial says {now}, the cells below it were run with {was}"
+            raise UserError(name, what, f"run them again from {BELOW_THE_DIAL!r}")
+
+    def _differences(self, one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
+        pairs = {n: (getattr(one, n), getattr(other, n)) for n in self._dials}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def _typed(self, name: str, text: str) -> None:
@@ -72,21 +82,26 @@ class Controls:
             if rule.type is int and _GROUPED.fullmatch(text.strip()):
                 text = text.replace(",", "")
             value = convert(name, rule.type, text, rule.default)
-            self._consequences(self.settings.replace(**{name: value}))
+            chosen = self.settings.replace(**{name: value})
+            self._consequences(chosen)
         except UserError as mistake:
-            kept = f"still {getattr(self.settings, name)}"
-            self._mistake.value = f"<b>{views.escape(mistake)}; {kept}</b>"
+            self._dials[name].refuse(f"<b>{views.escape(mistake)}</b>")
             return
-        self._mistake.value = ""
-        self._dials[name].put(value)
+        self._forget_mistakes()
+        self._dials[name].put(getattr(chosen, name))
 
     def _moved(self, name: str, value: Any) -> None:
         if value == getattr(self.settings, name):
             return
+        self._forget_mistakes()
         self.settings = self.settings.replace(**{name: value})
         if self._handles:
             for handle, shown in zip(self._handles, self._views(), strict=True):
                 handle.update(shown)
+
+    def _forget_mistakes(self) -> None:
+        for dial in self._dials.values():
+            dial.mistake.value = ""
 
     def _views(self) -> tuple[View, plots.Picture]:
         view, picture = self._consequences(self.settings)

@@ -27,13 +27,21 @@ class Dial:
             continuous_update=False,
             layout={"width": "8em"},
         )
-        self.box = widgets.HBox([self.slider, self.field])
+        self.mistake = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "8em"})
+        self.box = widgets.HBox([self.slider, self.field, self.mistake])
 
     def on_change(self, moved: Callable[[Any], None], typed: Callable[[str], None]) -> None:
         """Call `moved` with a new value of the dial, `typed` with what was typed into its field."""
         self._moved = moved
         self.slider.observe(lambda change: self._quiet or self.put(change["new"]), "value")
         self.field.observe(lambda change: self._quiet or typed(change["new"]), "value")
+
+    def refuse(self, html: str) -> None:
+        """Show the value in use again, and beside it why what was typed can't be."""
+        self._quiet = True
+        self.field.value = str(self.slider.value)
+        self._quiet = False
+        self.mistake.value = html
 
     def put(self, value: Any) -> None:
         """Turn to a value; one that the slider does not have yet widens it."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,18 +142,25 @@ def check_evaluable(folder: Path) -> None:
     tokenized.check_sha256(place, facts["dataset_sha256"])
 
 
-def start(settings: TrainSettings) -> Training:
+def start(
+    settings: TrainSettings, dialled: Mapping[str, tuple[Any, Any]] | None = None
+) -> Training:
     """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree.
+
+    `dialled`: what dials have changed of the parameters (`Controls.overrides`), kept with the run
+    for the day it is to go on without them.
 
     A finished run is not started again: the Training that comes back has ended well already. Nor is
     one that this process has started before and that still runs.
     """
     folder = paths.run(settings.run)
-    arguments = plan.check(settings)
+    dialled = dialled or {}
+    arguments = plan.check(settings, dialled)
     own = _started.get(folder)
     if own and own.poll() is None:
         began = runs.read_json(folder / runs.ARGUMENTS)
-        changes.refuse_changes(began, arguments, settings.allow_change)
+        dials = {*changes.dialled(folder), *dialled}
+        changes.refuse_changes(began, arguments, settings.allow_change, dials)
         return own
     lock.refuse_locked(folder)
     if settings.restart and runs.state(folder) != "new":
@@ -163,6 +171,9 @@ def start(settings: TrainSettings) -> Training:
         return Training(folder, None, since)
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.ARGUMENTS, arguments)
+    (folder / runs.DIALS).unlink(missing_ok=True)
+    if dialled:
+        runs.write_json(folder / runs.DIALS, dialled)
     lock.answer_stop(folder)
     ranks = plan.num_ranks(settings)
     guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(folder), "--"]

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -199,17 +199,17 @@ def check_files(settings: TokenizeSettings) -> None:
     conversations.read_sides(settings)
 
 
-def check(settings: TrainSettings) -> dict[str, Any]:
+def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, Any]:
     """Everything that can be checked without loading a model; returns the trainer's arguments.
 
-    Refuses a run folder whose earlier start had other settings, other data or other ranks.
+    Refuses a run folder whose earlier start had other settings, other data or other ranks;
+    `dialled` names the settings that dials have changed.
     """
     data = paths.tokenized(settings.dataset)
     manifest = tokenized.load_manifest(data)
     tokenized.check_block_size(settings.block_size, manifest)
-    arguments = _check_start(
-        settings, settings.model_name_or_path or manifest["model_name_or_path"]
-    )
+    base = settings.model_name_or_path or manifest["model_name_or_path"]
+    arguments = _check_start(settings, base, dialled)
     if _goes_on(settings) and "dataset" not in settings.allow_change:
         changes.refuse_other_data(paths.run(settings.run), manifest, arguments["dataset_sha256"])
     return arguments
@@ -229,7 +229,9 @@ def _goes_on(settings: TrainSettings) -> bool:
     return started and not settings.restart
 
 
-def _check_start(settings: TrainSettings, base: str) -> dict[str, Any]:
+def _check_start(
+    settings: TrainSettings, base: str, dialled: Collection[str] = ()
+) -> dict[str, Any]:
     """The checks that need no dataset; returns the trainer's arguments."""
     arguments = trainer_arguments(settings)
     _check_model(settings, base)
@@ -239,7 +241,8 @@ def _check_start(settings: TrainSettings, base: str) -> dict[str, Any]:
     if _goes_on(settings):
         folder = paths.run(settings.run)
         began = runs.read_json(folder / runs.ARGUMENTS)
-        changes.refuse_changes(began, arguments, settings.allow_change)
+        dials = {*changes.dialled(folder), *dialled}
+        changes.refuse_changes(began, arguments, settings.allow_change, dials)
         config = runs.read_json(paths.ds_config("ds_config", settings.ds_config))
         stage = config.get("zero_optimization", {}).get("stage", 0)
         changes.refuse_other_ranks(folder, ranks, stage, settings.allow_change)

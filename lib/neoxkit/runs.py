@@ -19,6 +19,7 @@ ARGUMENTS = "arguments.json"
 FINISHED = "FINISHED.json"
 MANIFEST = "manifest.json"
 DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
+DIALS = "dials.json"  # setting -> [parameter, dial], where dials had changed any at the start
 
 
 def write_json(path: Path, value: Any) -> None:
