@@ -131,7 +131,7 @@ def test_an_unknown_parameter_is_refused_with_the_near_one(
         ("block_size", "many", "block_size: must be a whole number, got 'many'"),
         ("restart", "perhaps", "restart: must be true or false, got 'perhaps'"),
         ("block_size", "4", "block_size: must be at least 8, got 4"),
-        ("learning_rate", "-1", "learning_rate: must be above 0, got -1"),
+        ("learning_rate", "-1", "learning_rate: must be at least 0, got -1"),
         ("too_long", "crop", "too_long: got 'crop' -- choose one of drop, cut, error"),
         ("run", "../x", "run: '../x' is not a name"),
         ("my_questions", "[one", "my_questions: '[one' is not YAML"),

@@ -173,7 +173,7 @@ def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
     ("label", "text", "said"),
     [
         ("learning rate", "fast", "learning_rate: must be a number, got &#x27;fast&#x27;"),
-        ("learning rate", "-1", "learning_rate: must be above 0"),
+        ("learning rate", "-1", "learning_rate: must be at least 0"),
         ("learning rate", "0,001", "learning_rate: must be a number, got &#x27;0,001&#x27;"),
         ("learning rate", "", "learning_rate: must be a number"),
         ("batch size", "2.5", "per_device_train_batch_size: must be a whole number"),
@@ -211,6 +211,27 @@ def test_a_message_goes_with_the_next_change_of_any_dial(screen: Screen, act: st
         press(control, "Reset")
     assert [mistake(control, label) for label in LABELS] == [""] * 4
     assert [field(control, label).value for label in LABELS[:2]] == ["0.002", "0"]
+
+
+def test_a_rate_of_0_is_a_number_on_the_dial(screen: Screen) -> None:
+    control = training(learning_rate=0)
+    assert control.settings == TRAIN and control.overrides() == {}
+    assert slider(control, "learning rate").value == 2e-3
+    field(control, "learning rate").value = "5e-4"
+    field(control, "learning rate").value = "0"
+    assert field(control, "learning rate").value == "0.002" and control.settings == TRAIN
+    assert 0 not in slider(control, "learning rate").options
+
+
+def test_a_rate_far_above_what_fits_is_told_of(screen: Screen) -> None:
+    control = training()
+    assert facts(screen)["learning rate"] == "0.002 (tiny begins with random weights)"
+    slider(control, "learning rate").value = 1e-2  # five times
+    assert facts(screen)["learning rate"].startswith("0.01; what fits this base is 0.002 (")
+    field(control, "learning rate").value = "0.011"
+    assert facts(screen)["learning rate"] == (
+        "FAR ABOVE WHAT FITS: 0.011 is 6 times 0.002 (tiny begins with random weights)"
+    )
 
 
 def test_what_the_dial_no_longer_shows_is_not_written(screen: Screen) -> None:

@@ -17,7 +17,6 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("learning_rate", "fast")],
     [("learning_rate", "nan")],
     [("learning_rate", "inf")],
-    [("learning_rate", "0")],
     [("learning_rate", "-1e-5")],
     [("learning_rate", "1e9")],
     [("block_size", "4")],
@@ -118,6 +117,7 @@ FLAGS = [  # of the trainer
 GOOD_RUN = [
     [("learning_rate", "1e-5")],
     [("learning_rate", "2.0E-5")],
+    [("learning_rate", "0")],
     [("learning_rate", "1")],
     [("learning_rate", " 3e-4 ")],
     [("block_size", "280.0")],

@@ -87,7 +87,7 @@ def test_convert_refuses(kind: type, given: Any, noun: str) -> None:
 def test_the_remedy_shows_a_right_value() -> None:
     remedies = {
         "block_size": ("many", "write for example 280"),
-        "learning_rate": ("fast", "write for example 0.002"),
+        "learning_rate": ("fast", "write for example 0.0"),
         "restart": ("yes", "write true or false"),
         "training_arguments": (
             "x",
@@ -308,7 +308,7 @@ def test_a_slip_in_a_cell_of_its_own(kernel: Kernel) -> None:
 def test_replace_checks_again_and_leaves_the_original() -> None:
     settings = TrainSettings()
     assert settings.replace(learning_rate="1e-5").learning_rate == 1e-5
-    assert refusal(settings.replace, learning_rate=-1.0).startswith("learning_rate: must be above")
+    assert refusal(settings.replace, learning_rate=-1.0).startswith("learning_rate: must be at le")
     assert settings == TrainSettings()
 
 

@@ -51,7 +51,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "arguments",
     ),
     "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
-    "plans": ("needs", "fit", "changes", "estimates", "listing", "plan", "forecast"),
+    "plans": ("needs", "fit", "rates", "changes", "estimates", "listing", "plan", "forecast"),
     "work": (
         "failures",
         "base",
@@ -99,7 +99,7 @@ WITHOUT_TORCH = (
     "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
-    "estimates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments",
+    "estimates", "rates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments",
     "compare", "notebook",
 )  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")

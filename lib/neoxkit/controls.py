@@ -14,7 +14,7 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import browser, estimates, forecast, plan, plots, policy, tokenized, views
+from neoxkit import browser, estimates, forecast, plan, plots, policy, rates, tokenized, views
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings, TrainSettings
@@ -37,9 +37,11 @@ class Controls:
         settings: Settings,
         dials: Mapping[str, Dial],
         consequences: Callable[[Any], tuple[View, plots.Picture]],
+        complete: Callable[[Any], Any] = lambda settings: settings,
     ) -> None:
+        """`complete` makes a number of a typed value that stands for one."""
         self.settings = self._given = settings
-        self._dials, self._consequences = dials, consequences
+        self._dials, self._consequences, self._complete = dials, consequences, complete
         self._handles: tuple[Any, Any] | None = None
         for name, dial in dials.items():
             dial.on_change(partial(self._moved, name), partial(self._typed, name))
@@ -82,7 +84,7 @@ class Controls:
             if rule.type is int and _GROUPED.fullmatch(text.strip()):
                 text = text.replace(",", "")
             value = convert(name, rule.type, text, rule.default)
-            chosen = self.settings.replace(**{name: value})
+            chosen = self._complete(self.settings.replace(**{name: value}))
             self._consequences(chosen)
         except UserError as mistake:
             self._dials[name].refuse(f"<b>{views.escape(mistake)}</b>")
@@ -175,6 +177,8 @@ def training(
     ranks = plan.num_ranks(settings)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
     measured = estimates.last_run(base, ranks)
+    fit = plan.fitting_rate(settings, base)
+    settings = plan.complete(settings, base)
 
     def consequences(chosen: TrainSettings) -> tuple[View, plots.Picture]:
         tokenized.check_block_size(chosen.block_size, manifest)
@@ -192,6 +196,7 @@ def training(
         more = "" if conversations <= kept else ", all there are"
         own = "" if chosen.block_size else " (the dataset's)"
         rows = [
+            ("learning rate", rates.beside(chosen.learning_rate, fit)),
             ("block size", f"{limit:,} tokens{own}"),
             ("conversations trained on", f"{kept:,} of {len(fits):,}"),
             ("trained tokens left out", f"{lost:.1%}"),
@@ -205,10 +210,10 @@ def training(
             ("time", _time(measured, steps * a_step)),
             *forecast.of(chosen, manifest, all_lengths, all_trained).rows(),
         ]
-        rates = plots.schedule(
+        schedule = plots.schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type
         )
-        return views.table(rows), plots.schedule_figure(rates, an_epoch)
+        return views.table(rows), plots.schedule_figure(schedule, an_epoch)
 
     longest = int(all_lengths.max())
     sizes = [0] + [v for v in _BLOCK_SIZES if v < longest]
@@ -221,4 +226,4 @@ def training(
             ("gradient_accumulation_steps", "accumulation", _POWERS),
         )
     }
-    return Controls(settings, dials, consequences).show()
+    return Controls(settings, dials, consequences, partial(plan.complete, base=base)).show()

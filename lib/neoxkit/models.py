@@ -143,8 +143,11 @@ def without_weights(name: str) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     config = _config(name)  # may make the built-in model, with its weights
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (ValueError, ImportError) as fault:  # of another kind than causal, for one
+        raise _cannot_load(name, "model", fault) from fault
 
 
 def _config(name: str) -> "PretrainedConfig":

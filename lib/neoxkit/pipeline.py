@@ -55,7 +55,8 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
     folder = _folder(settings, parameters.get("run"))
     replaced = _check_before(settings)
-    for line in (*replaced, *(line for s in settings.values() for line in unused(s, parameters))):
+    saved = [line for s in settings.values() for line in unused(s, parameters)]
+    for line in (*replaced, *saved, *_doubts(settings)):
         print(f"note: {line}", flush=True)
     train = settings.get(TrainSettings)
     if train and train.restart and runs.state(folder) != "new":
@@ -167,6 +168,12 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
         if not train:
             launch.check_evaluable(paths.run(last.run))
     return changes.replaced(first) if first else []
+
+
+def _doubts(settings: Mapping[type[Settings], Any]) -> list[str]:
+    """What a person should know of the training that is started all the same."""
+    first = settings.get(TokenizeSettings)
+    return plan.doubts(settings.get(TrainSettings), first.model_name_or_path if first else "")
 
 
 @contextmanager

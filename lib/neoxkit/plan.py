@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, conversations, estimates, models, paths, runs, tokenized
+from neoxkit import changes, conversations, estimates, models, paths, rates, runs, tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.settings import TRAINER_NAMES, TokenizeSettings, TrainSettings
 from neoxkit.tiny import TINY
@@ -69,14 +69,41 @@ def num_steps(settings: TrainSettings, num_rows: int, ranks: int) -> int:
     return math.ceil(settings.num_train_epochs * an_epoch)
 
 
-def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
+def fitting_rate(settings: TrainSettings, base: str = "") -> rates.Fit:
+    """The learning rate that fits what the settings train; `base`: the dataset's model, where
+    there is no manifest yet to name it."""
+    name = settings.model_name_or_path or base
+    if not name:
+        name = tokenized.load_manifest(paths.tokenized(settings.dataset))["model_name_or_path"]
+    return rates.of(name, settings.from_scratch, settings.lora_rank > 0)
+
+
+def complete(settings: TrainSettings, base: str = "") -> TrainSettings:
+    """The settings with the number that a learning rate of 0 means for this base."""
+    if settings.learning_rate:
+        return settings
+    return settings.replace(learning_rate=fitting_rate(settings, base).rate)
+
+
+def doubts(settings: TrainSettings | None, base: str = "") -> list[str]:
+    """What a person should read before a training starts; it is started all the same."""
+    if settings is None or not settings.learning_rate:
+        return []
+    if runs.state(paths.run(settings.run)) == "finished" and not settings.restart:
+        return []  # it is shown as it is
+    said = rates.doubt(settings.learning_rate, fitting_rate(settings, base))
+    return [said] if said else []
+
+
+def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]:
     """What goes into arguments.json: the trainer's own names and nothing else.
 
-    Paths below the kit's root are relative to it, so that a checkout can be moved.
+    Paths below the kit's root are relative to it, so that a checkout can be moved. A learning rate
+    of 0 becomes a number (`complete`).
     """
     values = {
         TRAINER_NAMES.get(k, k): v
-        for k, v in settings.as_dict().items()
+        for k, v in complete(settings, base).as_dict().items()
         if k not in _NOT_THE_TRAINERS
     }
     data = paths.tokenized(settings.dataset)
@@ -233,8 +260,8 @@ def _check_start(
     settings: TrainSettings, base: str, dialled: Collection[str] = ()
 ) -> dict[str, Any]:
     """The checks that need no dataset; returns the trainer's arguments."""
-    arguments = trainer_arguments(settings)
     _check_model(settings, base)
+    arguments = trainer_arguments(settings, base)
     if settings.precision == "fp16" and not num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
     ranks = num_ranks(settings)

@@ -124,7 +124,7 @@ class TrainSettings(Settings):
     num_train_epochs: float = setting(4.0, "times over the dataset", above=0)
     max_steps: int = setting(-1, "stop after so many optimizer steps; -1: by epochs", least=-1)
     learning_rate: float = setting(
-        2e-3, "peak; 2e-3 fits tiny from scratch, 1e-5 to 5e-5 a pretrained model", above=0
+        0.0, "peak; 0: by the base (tiny 2e-3, Pythia-410m 3e-5, ...)", least=0
     )
     warmup_steps: float = setting(0.05, "steps; below 1: a share of all steps", least=0)
     lr_scheduler_type: str = setting(

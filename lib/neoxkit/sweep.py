@@ -135,6 +135,9 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
         if settings.notebook in notebooks:
             for line in pipeline.unused(settings, made[0].parameters):
                 print(f"note: {line}", flush=True)
+    for variant in to_train:
+        for doubt in plan.doubts(variant.settings):
+            print(f"note: {variant.settings.run}: {doubt}", flush=True)
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:
         slots.put(part)

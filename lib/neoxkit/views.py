@@ -110,19 +110,19 @@ def command(line: str) -> View:
     return View(f'<div>{text}<button onclick="{copy}">Copy</button></div>', visible(line))
 
 
-def settings_table(settings: Settings, notes: Sequence[str] = ()) -> View:
+def settings_table(
+    settings: Settings, given: Settings | None = None, notes: Sequence[str] = ()
+) -> View:
     """Every setting with its value, its help, and a mark where it differs from its default.
 
-    `notes`: sentences to show below it.
+    `given`: the settings before what was left to the base was filled in. `notes`: sentences to show
+    below the table.
     """
-    changed = settings.changed()
+    before = (given or settings).as_dict()
+    marks = dict.fromkeys((given or settings).changed(), "changed")
+    marks |= {k: "by the base" for k, v in settings.as_dict().items() if v != before[k]}
     rows = [
-        (
-            f.name,
-            repr(getattr(settings, f.name)),
-            "changed" if f.name in changed else "",
-            f.metadata["help"],
-        )
+        (f.name, repr(getattr(settings, f.name)), marks.get(f.name, ""), f.metadata["help"])
         for f in fields(settings)
     ]
     shown = table(rows, ("setting", "value", "", "what it is"))
