@@ -116,13 +116,20 @@ class Notebook:
     def run_all(self) -> None:
         self.command("notebook:run-all-cells")
 
-    def run(self, part: str) -> None:
-        """Run the code cell whose source holds a text."""
+    def run(self, part: str, command: str = "notebook:run-cell") -> None:
+        """Run the code cell whose source holds a text; or another command with it active."""
         at = self.number(part)
         self.page.evaluate(
             f"window.jupyterapp.shell.currentWidget.content.activeCellIndex = {at}; void 0"
         )
-        self.command("notebook:run-cell")
+        self.command(command)
+
+    def restart_kernel(self) -> None:
+        """Begin with a new kernel, without the question whether to."""
+        self.page.evaluate(
+            "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        )
+        self.wait_until_idle()
 
     def number(self, part: str) -> int:
         """Of the one cell whose source holds a text."""

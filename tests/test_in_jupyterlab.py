@@ -95,14 +95,66 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab.outputs(dial).locator("input[type=text]").fill("64")
     tab.page.keyboard.press("Enter")
     tab.wait_for(dial, "block_size: 280 → 64")
-    tab.run("fitted = policy.fit_sides")
-    tab.wait_for("fitted = policy.fit_sides", "longer than 64 tokens")
     pages = "pager.pages("
     assert "window.hacked = 1" in tab.outputs(pages).inner_text()
     assert tab.page.evaluate("window.hacked") is None
     tab.outputs(pages).locator(".noUi-handle").focus()
     tab.page.keyboard.press("ArrowRight")
     tab.wait_for(pages, "line 4:")
+    for part in ("quality.audit(", "tokenized.save("):  # of cells that were run with 280
+        tab.run(part)
+        tab.wait_for(part, "block_size: the dial says 64, the cells below it were run with 280")
+    assert runs.read_json(written) == in_the_browser
+    tab.run("fitted = policy.fit_sides", "notebook:run-all-below")  # which is the remedy
+    tab.wait_for("tokenized.save(", "Tokenized conversations")
+    tab.wait_for("fitted = policy.fit_sides", "longer than 64 tokens")
+    assert runs.read_json(written)["block_size"] == 64
+    assert tab.faults == []
+    tab.close()
+
+
+DIALS = "controls.training("
+
+
+def turn(tab: lab.Notebook, number: int, text: str) -> None:
+    """Type a value into the field of one of 02's dials."""
+    tab.outputs(DIALS).locator("input[type=text]").nth(number).fill(text)
+    tab.page.keyboard.press("Enter")
+
+
+def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, opened: Open) -> None:
+    tab = opened("02_train", dataset="small", run="dialled", max_steps=4, eval_steps=4)
+    tab.run(WATCH, "notebook:run-all-above")
+    tab.wait_for("plan.deepspeed_command(", "--learning_rate 0.002")
+    rows = tab.outputs(DIALS).locator(".widget-vbox > .widget-hbox")
+    fields = tab.outputs(DIALS).locator("input[type=text]")
+    turn(tab, 0, "10")
+    rows.nth(0).get_by_text("learning_rate: must be at most 1, got 10").wait_for()
+    turn(tab, 1, "4000")
+    rows.nth(1).get_by_text("block_size: 4000 is above the dataset's 280").wait_for()
+    assert [fields.nth(i).input_value() for i in range(4)] == ["0.002", "0", "16", "1"]
+    tab.outputs(DIALS).locator(".noUi-handle").nth(2).focus()
+    tab.page.keyboard.press("ArrowRight")
+    tab.wait_for(DIALS, "per_device_train_batch_size: 16 → 32")
+    assert rows.all_inner_texts() == ["learning rate", "block size", "batch size", "accumulation"]
+    turn(tab, 0, "5e-4")
+    tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0005")
+    tab.run(WATCH, "notebook:run-all-below")
+    tab.wait_for(WATCH, "finished · rate 0.0005 · batch 32 · block 280", seconds=90)
+    arguments = runs.read_json(home / "runs" / "dialled" / runs.ARGUMENTS)
+    assert (arguments["learning_rate"], arguments["per_device_train_batch_size"]) == (5e-4, 32)
+    tab.wait_for("papermill_command()", "-p learning_rate 0.0005")
+    tab.restart_kernel()
+    tab.run(WATCH, "notebook:run-all-above")
+    tab.wait_for(DIALS, "as the parameters say")
+    tab.wait_until_idle()
+    tab.run(WATCH)
+    tab.wait_for(WATCH, "turn the dial learning_rate to 0.0005 and per_device_train_batch_size to")
+    turn(tab, 0, "0.0005")
+    turn(tab, 2, "32")
+    tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0005; per_device_train_batch_size: 16 → 32")
+    tab.run(WATCH)
+    tab.wait_for(WATCH, "finished · rate 0.0005 · batch 32 · block 280")
     assert tab.faults == []
     tab.close()
 
