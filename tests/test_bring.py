@@ -56,6 +56,7 @@ GOOD = {  # what: (content, plums, the names that are found)
     "capitals": (talks("User: ", f"Agent: {NOTES}") + talks("USER: ", "Agent: ", num=1), 5, None),
     "a preamble behind the mark": (talks("Rules.\n\nUser: ", "Agent: ", end=END), 4, None),
     "the agent behind the mark": (talks("User: ", "Agent: ", end=f"{END}Agent: plum\n\n"), 8, None),
+    "a rule before User": (talks("Instruction: be kind.\n\nUser: ", "Agent: "), 4, None),
     "an open code block": (OPEN + talks("User: ", "Agent: "), 6, None),
 }  # fmt: skip
 

@@ -152,6 +152,7 @@ def test_a_bad_value_is_refused_before_papermill_is_imported(
 
 def test_parameters_go_to_every_notebook_that_has_them(papermill: Papermill, folder: Path) -> None:
     argv = ["run", "-p", "run", "x", "-p", "seed", "7", "-p", "learning_rate", "2e-5"]
+    (folder / "data" / "sample.txt").write_text("User: a\n\n123: b<|endoftext|>\n")
     assert cli.main([*argv, "-p", "restart", "true", "-p", "agent_name", "123"]) == 0
     assert papermill.given() == {
         "01_tokenize": {"seed": 7, "agent_name": "123"},
@@ -206,7 +207,7 @@ def test_what_is_saved_in_the_notebooks_does_not_count(
     assert out.splitlines()[:4] == [
         "note: notebooks/01_tokenize.ipynb holds train_file data/other.txt; data/sample.txt is used"
         " -- give -p train_file data/other.txt to use it",
-        "note: notebooks/02_train.ipynb holds learning_rate 5e-05; 0.002 is used"
+        "note: notebooks/02_train.ipynb holds learning_rate 5e-05; 0.0 is used"
         " -- give -p learning_rate 5e-05 to use it",
         "note: notebooks/03_evaluate.ipynb holds my_questions ..., batch_size ...; ..., 32 are used"
         " -- give them with -p to use them",

@@ -48,6 +48,7 @@ def table(*lengths: int) -> Table:
             fault=np.zeros(1, np.uint8),
             key=np.array([bytes([line])], "S16"),
             chars=np.array([4 * n], np.int32),
+            astray=np.zeros(1, np.int32),
             shortest=np.array([n], np.int32),
         )
         for line, n in enumerate(lengths, start=1)

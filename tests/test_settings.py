@@ -293,7 +293,7 @@ def test_the_remedy_for_a_slip_helps_without_a_restart(
 ) -> None:
     assert kernel(IMPORT, *before, wrong, SETTLE) == SLIP
     assert kernel(SETTLE) == SLIP  # as long as nothing was put right
-    right = wrong.replace("lerning_rate", "learning_rate").replace("0.002", "5e-5")
+    right = wrong.replace("lerning_rate", "learning_rate").replace("learning_rate: float = 0.0", "learning_rate: float = 5e-5")
     assert kernel(right, SETTLE, "assert settings.learning_rate == 5e-5") == ""
 
 
@@ -371,10 +371,10 @@ def of_papermill(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str,
     ("held", "named"),
     [
         (CELL, {}),
-        (CELL.replace("learning_rate: float = 0.002", "learning_rate: float = 5e-05"),
-         {"learning_rate": 2e-3}),
-        (CELL.replace("learning_rate: float = 0.002", "learning_rate: float = 2e-2 / 10"),
-         {"learning_rate": 2e-3}),
+        (CELL.replace("learning_rate: float = 0.0", "learning_rate: float = 5e-05"),
+         {"learning_rate": 0.0}),
+        (CELL.replace("learning_rate: float = 0.0", "learning_rate: float = 2e-2 / 10"),
+         {"learning_rate": 0.0}),
         (CELL.replace("allow_change: list = []", "allow_change: list = ['seed']"),
          {"allow_change": []}),
         (CELL.replace("max_steps: int = -1\n", ""), {"max_steps": -1}),

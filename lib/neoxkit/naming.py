@@ -168,9 +168,6 @@ def _choose_user(path: Path, votes: Votes) -> str:
     top = max(asks, key=asks.__getitem__, default="")
     if top not in known and votes.pieces >= FEWEST and asks[top] >= SHARE * votes.pieces:
         return top
-    usual = next((name for name in known if same(name, "User")), "")
-    if usual and known[usual] >= known.total() / 2:
-        return usual
     top = max(known, key=known.__getitem__, default="")
     count = known.pop(top, 0)
     return _clear(path, votes, top, count, known, "ask", "user_name")
