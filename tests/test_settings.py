@@ -271,7 +271,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
     def run(*cells: str) -> str:
         done = [shell.run_cell(cell, store_history=True, silent=False) for cell in cells][-1]
-        return str(done.error_in_exec or "")
+        fault = done.error_in_exec
+        return "" if fault is None else str(fault) or repr(fault)
 
     yield run
     shell.history_manager.end_session()
