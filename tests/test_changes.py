@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import tokenize
 
-from neoxkit import changes, launch, paths, plan, runs
+from neoxkit import changes, cli, launch, paths, pipeline, plan, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
@@ -145,6 +145,20 @@ def test_a_dataset_that_a_run_was_trained_on_is_not_replaced_without_a_yes(start
     for same in (FIRST, FIRST.replace(overwrite=True)):
         assert changes.replaced(same) == []
         plan.check_before_tokenizing(same, TRAIN)
+
+
+def test_it_is_refused_or_said_before_the_first_notebook(
+    started: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed: list[TokenizeSettings] = []
+    monkeypatch.setattr(pipeline, "_execute", lambda settings, _: executed.append(settings))
+    line = ["run", "-p", "train_file", "data/tiny.txt", "-p", "dataset", "kept"]
+    line += ["-p", "block_size", "32", "--only", "01_tokenize"]
+    assert cli.main(line) == 2
+    assert capsys.readouterr().err == f"error: {replacing(SMALLER)}\n" and executed == []
+    assert cli.main([*line, "-p", "overwrite", "true"]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith("note: data/tokenized/kept is replaced") and len(executed) == 1
 
 
 def test_the_refusal_names_runs_and_texts_however_many_there_are(started: Path) -> None:

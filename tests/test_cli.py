@@ -220,9 +220,10 @@ def test_what_is_saved_in_the_notebooks_does_not_count(
 def test_a_notebook_that_holds_the_defaults_is_not_mentioned(
     papermill: Papermill, folder: Path, capsys: CapSys, held: str
 ) -> None:
+    (folder / "data" / "mine.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
     for stage in NOTEBOOKS:
         save(folder, stage.notebook, held)
-    assert cli.main(["run"]) == 0
+    assert cli.main(["run", "-p", "train_file", "data/mine.txt"]) == 0
     assert "note: " not in capsys.readouterr().out
 
 

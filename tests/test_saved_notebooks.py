@@ -89,9 +89,46 @@ def test_a_printed_line_gives_the_same_dataset(home: Path, said: str, number: in
     assert manifest(home) == before
 
 
+@pytest.mark.parametrize(
+    ("settings_say", "dial_says", "stopped_at"),
+    [(64, 64, "from_parameters"), (280, 64, "tokenized.save")],
+    ids=["parameters", "dial"],
+)
+def test_01_replaces_no_dataset_that_a_run_was_trained_on(
+    home: Path, said: str, tmp_path: Path, settings_say: int, dial_says: int, stopped_at: str
+) -> None:
+    """In the settings cell, before anything slow; what a dial made of them before it is written."""
+    notebook = nbformat.read(REPOSITORY / "notebooks" / "01_tokenize.ipynb", as_version=4)
+    (dial,) = [c for c in notebook.cells if c.source.startswith("control = ")]
+    dial.source += f"\ncontrol._moved('block_size', {dial_says})"
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    flags = ["-p", "train_file", "my talks.txt", "-p", "block_size", str(settings_say)]
+    before, run = manifest(home), home / "runs" / "demo"
+    run.mkdir()
+    runs.write_json(run / runs.DATASET, before)
+    runs.append_event(run, "train", step=5)
+    try:
+        done = papermill(home, tmp_path / "in.ipynb", tmp_path / "out.ipynb", *flags)
+    finally:
+        shutil.rmtree(run)
+    assert done.returncode == 1 and manifest(home) == before
+    assert (
+        "dataset: my-talks would be replaced (block_size 280 -> 64), and demo was trained on it"
+    ) in done.stderr
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    (failed,) = [c for c in executed.cells if any("ename" in o for o in c.get("outputs", []))]
+    assert stopped_at in failed.source
+
+
+def papermill(home: Path, *words: object) -> subprocess.CompletedProcess:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(home))
+        return command("papermill", *map(str, words), cwd=home)
+
+
 def test_plain_papermill_refuses_a_mistyped_parameter(home: Path, tmp_path: Path) -> None:
     source, target = home / "notebooks" / "02_train.ipynb", tmp_path / "out.ipynb"
-    done = command("papermill", str(source), str(target), "-p", "lerning_rate", "5e-5", cwd=home)
+    done = papermill(home, source, target, "-p", "lerning_rate", "5e-5")
     assert done.returncode == 1
     assert "lerning_rate: is not a parameter of 02_train -- did you mean learning_rate?" in (
         done.stderr

@@ -213,6 +213,26 @@ def test_what_may_not_fit_is_said_before_the_first_begins(
     assert said[0] == "note: g.seed=2, DOES NOT FIT; it is tried all the same"
 
 
+def test_what_the_notebooks_hold_is_said_once_and_never_a_question(
+    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
+    held = {"02_train": "seed = 9\nmax_steps = 7", "03_evaluate": 'my_questions = ["Who is Ann?"]'}
+    for name, source in held.items():
+        cell = {"cell_type": "code", "source": source, "metadata": {"tags": ["parameters"]}}
+        runs.write_json(paths.root() / "notebooks" / f"{name}.ipynb", {"cells": [cell]})
+    assert sweep.run("g", two, ["02_train"]) == 0
+    of_02 = "note: notebooks/02_train.ipynb holds max_steps 7; -1 is used"
+    assert [s.split(" --")[0] for s in notes(capsys)] == [of_02]
+    assert sweep.run("g", two, [*held]) == 0
+    of_03 = "note: notebooks/03_evaluate.ipynb holds my_questions ...; ... is used"
+    assert [s.split(" --")[0] for s in notes(capsys)] == [of_02, of_03]
+
+
+def notes(capsys: pytest.CaptureFixture) -> list[str]:
+    return [s for s in capsys.readouterr().out.splitlines() if s.startswith("note: notebooks")]
+
+
 @pytest.mark.parametrize(
     ("code", "state"), [(75, "killed"), (130, "killed"), (1, "failed"), (2, "failed")]
 )

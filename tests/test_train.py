@@ -338,6 +338,7 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
 ) -> None:  # fmt: skip
     def execute(parameters: dict, only: list[str]) -> int:
         assert only == ["02_train"]
+        assert TrainSettings(**parameters).as_dict() == parameters  # each is given by the run
         assert zygote.run(job(TrainSettings(**parameters))) == [0]
         return 0
 
@@ -380,7 +381,9 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
         runs.write_json(folder / runs.ARGUMENTS, arguments | changed)
         assert plan.as_started(folder, 2, None) == {"settings": {}, "commands": {}}
     runs.write_json(folder / runs.ARGUMENTS, arguments)
-    assert plan.as_started(folder, 2, None)["settings"] == settings.changed()
+    began = plan.as_started(folder, 2, None)
+    assert began["settings"] == settings.changed()
+    assert began["commands"]["run"] == settings.run_command()
     own = BASE.replace(ds_config="ds_configs/zero2.json")
     assert plan.settings_of(plan.trainer_arguments(own)) == own
 
