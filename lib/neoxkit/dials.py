@@ -41,7 +41,7 @@ class Dial:
         self._quiet = True
         self.field.value = str(self.slider.value)
         self._quiet = False
-        self.mistake.value = html
+        self.mistake.value = f'<div style="line-height:1.3">{html}</div>'  # of a widget: 28 px
 
     def put(self, value: Any) -> None:
         """Turn to a value; one that the slider does not have yet widens it."""
