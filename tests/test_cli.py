@@ -37,7 +37,8 @@ def write_results(notebook: str, data: Path, run: Path) -> None:
         counts = {"read": 60, "cut_lines": [], "dropped_lines": {"no reply": [7]}}
         sides = {"train": {"conversations": 56}, "eval": {"conversations": 3}}
         made_of = {"source": None, "eval_source": None, "settings": {}, "versions": {}}
-        manifest = {"counts": {"train": counts}, "sides": sides, **made_of}
+        notes = {"notes": ["labels of neither side"], "split_notes": ["Only 3 are held out."]}
+        manifest = {"counts": {"train": counts}, "sides": sides, **notes, **made_of}
         runs.write_json(data / "manifest.json", manifest)
     elif notebook == "02_train":
         runs.write_json(run / "FINISHED.json", {"eval_loss": 2.766, **FACTS})
@@ -172,7 +173,9 @@ def test_without_parameters_the_default_run_is_made(papermill: Papermill, capsys
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
         "[1/3] 01_tokenize -> runs/demo/01_tokenize.ipynb",
         "0 s",
+        "labels of neither side",
         "60 read, 1 dropped (no reply: line 7); 56 train, 3 eval",
+        "Only 3 are held out.",
         "[2/3] 02_train -> runs/demo/02_train.ipynb",
         "its log: runs/demo/train.log",
         "0 s",

@@ -77,8 +77,7 @@ def test_counts_name_their_reasons_and_files() -> None:
     sides = {"train": {"conversations": 9}, "eval": {"conversations": 0}}
     manifest = {"counts": {"train": side}, "sides": sides}
     assert terminal.tokenized_note(manifest) == (
-        "2,000 read, 2 dropped (no reply: lines 7, 9), 1 cut (line 3); 9 train, 0 eval "
-        "(the eval side is empty: there will be no eval loss)"
+        "2,000 read, 2 dropped (no reply: lines 7, 9), 1 cut (line 3); 9 train, 0 eval"
     )
     two = {"counts": {"train": side, "eval": {**side, "cut_lines": []}}}
     assert terminal.counted(two) == (

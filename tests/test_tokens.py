@@ -1,6 +1,7 @@
 """tokens.py: exact ids and labels, the length policy, the dataset folder."""
 
 import copy
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
@@ -305,7 +306,7 @@ def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> N
     rows = tokens.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], Names("Joi"))
     train, evaluation, notes = policy.split_rows(rows, rows.select(slice(1)), 0.5, 0)
     assert (train.at.tolist(), evaluation.at.tolist()) == ([1], [0])
-    assert len(notes) == 1 and notes[0].startswith("2 conversations stand in both files")
+    assert notes[0].startswith("2 conversations stand in both files")
     with pytest.raises(UserError, match="no conversation is left to train on"):
         policy.split_rows(rows, rows, 0.5, 0)
 
@@ -316,6 +317,62 @@ def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
     for share, why in ((0, "eval_share is 0"), (0.5, "only one conversation")):
         train, evaluation, notes = policy.split_rows(rows, None, share, 0)
         assert (train.at.tolist(), len(evaluation)) == ([0, 1], 0) and why in notes[0]
+
+
+def talks(num: int) -> list[Conversation]:
+    return [talk(f"what is {i}?", f"it is {i}") for i in range(num)]
+
+
+@pytest.mark.parametrize("num", [40, 41, 60, 63, 77, 399, 2000, 5001])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
+    tiny: Tokenizer, num: int, seed: int
+) -> None:
+    rows = tokens.encode(tiny, talks(num), "Joi")
+    share = 3 / num
+    _, evaluation, (note,) = policy.split_rows(rows, None, share, seed)
+    assert len(evaluation) == 3
+    assert note.startswith(
+        "Only 3 conversations are held out: 03 can't tell whether a difference between two models "
+        "is chance. eval_share "
+    )
+    better, said = re.search(r"eval_share (\S+) holds out (\d+) \(of", note).groups()
+    settings = TokenizeSettings(eval_share=float(better))
+    _, evaluation, notes = policy.split_rows(rows, None, settings.eval_share, seed)
+    assert (len(evaluation), notes) == (int(said), [])
+    assert policy.LEAST_HELD_OUT <= len(evaluation) <= policy.LEAST_HELD_OUT + num // 100
+
+
+def test_the_share_that_would_do_counts_what_repeats_once(tiny: Tokenizer) -> None:
+    """60 conversations, of which 20 are one: its copies are all on one side."""
+    rows = tokens.encode(tiny, talks(40) + talks(1) * 20, "Joi")
+    *_, (note,) = policy.split_rows(rows, None, 0.05, 0)
+    assert "eval_share 0.5 holds out" in note and "(of 60)" in note
+    _, evaluation, notes = policy.split_rows(rows, None, 0.5, 0)
+    assert len(evaluation) >= policy.LEAST_HELD_OUT and notes == []
+
+
+def test_where_no_share_holds_out_enough_more_conversations_are_asked_for(tiny: Tokenizer) -> None:
+    rows = tokens.encode(tiny, talks(30), "Joi")
+    *_, (note,) = policy.split_rows(rows, None, 0.05, 0)
+    assert note.startswith("Only 2 conversations are held out: ")
+    assert note.endswith(
+        " Even eval_share 0.5 holds out 15 (of 30): give more conversations, or an eval_file."
+    )
+    assert len(policy.split_rows(rows, None, policy.MOST_SHARE, 0)[1]) == 15
+    with pytest.raises(UserError, match="eval_share"):
+        TokenizeSettings(eval_share=policy.MOST_SHARE + 0.01)
+    *_, notes = policy.split_rows(rows, tokens.encode(tiny, talks(60)[30:], "Joi"), 0.05, 0)
+    assert notes == []  # the eval_file that was asked for
+
+
+def test_a_small_eval_file_is_said(tiny: Tokenizer) -> None:
+    rows, other = (tokens.encode(tiny, part, "Joi") for part in (talks(60)[1:], talks(1)))
+    *_, (note,) = policy.split_rows(rows, other, 0.05, 0)
+    assert note == (
+        "Only 1 conversation is held out: 03 can't tell whether a difference between two models is "
+        "chance. Give an eval_file of at least 20 conversations that fit."
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,8 +406,8 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     settings = TokenizeSettings(train_file="talks.txt", dataset="toy", block_size=64).as_dict()
     files = {"train": conversations.read(tmp_path / "talks.txt")}
     rows, counts = policy.fit(tokens.encode(tiny, files["train"].conversations, Names("Agent")), 64)
-    sides = policy.split_rows(rows, None, 0.2, 0)[:2]
-    manifest = tokenized.make_manifest(settings, tiny, files, {"train": counts}, *sides)
+    *sides, notes = policy.split_rows(rows, None, 0.2, 0)
+    manifest = tokenized.make_manifest(settings, tiny, files, {"train": counts}, *sides, notes)
     folder = paths.tokenized("toy")
     tokenized.save(*sides, folder, manifest)
     return folder, manifest, *sides
@@ -382,7 +439,10 @@ def test_saved_dataset_opens_with_datasets(tiny: Tokenizer, saved: Saved) -> Non
     assert asked == f"User: what is {(first['line'] - 1) // 3}?\n\nAgent:"
     assert tokenized.load(folder)[1] == manifest == runs.read_json(folder / "manifest.json")
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
-    assert "| train | 16 |" in (folder / "README.md").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (note,) = manifest["split_notes"]
+    assert "| train | 16 |" in card and f"**Held out.** {note}" in card
+    assert note.startswith("Only 4 conversations are held out")
 
 
 @pytest.mark.parametrize("num_eval", [2, 0])

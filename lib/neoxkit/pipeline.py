@@ -77,7 +77,8 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
         _say(f"{time.monotonic() - begun:.0f} s")
         if stage is TokenizeSettings:
             manifest = runs.read_json(_dataset(settings) / runs.MANIFEST)
-            for line in (*manifest.get("notes", []), terminal.tokenized_note(manifest)):
+            counted = terminal.tokenized_note(manifest)
+            for line in (*manifest["notes"], counted, *manifest["split_notes"]):
                 _say(line)
     trained = folder if {TrainSettings, EvaluateSettings} & {*stages} else None
     said = terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)

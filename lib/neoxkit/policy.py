@@ -1,6 +1,7 @@
 """Which conversations are kept, cut, dropped, and held out; everything is counted."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 from neoxkit.conversations import lines_in_short
 from neoxkit.errors import UserError
 from neoxkit.table import FAULTS, Table
+
+LEAST_HELD_OUT = 20  # conversations: an interval from fewer is too narrow to be believed
+MOST_SHARE = 0.5  # of the conversations that eval_share may hold out
 
 
 @dataclass
@@ -162,7 +166,37 @@ def split_rows(
         elif eval_share == 0:
             why = "eval_share is 0"
         notes.append(f"The eval side is empty ({why}): 02 and 03 will show no eval loss.")
+    elif len(evaluation) < LEAST_HELD_OUT:
+        remedy = "Give an eval_file of at least 20 conversations that fit."
+        if eval_rows is None:
+            remedy = _more_held_out(rows.keys(), seed)
+        notes.append(f"{_too_few(len(evaluation))} {remedy}")
     return train, evaluation, notes
+
+
+def _too_few(held_out: int) -> str:
+    are = "conversation is" if held_out == 1 else "conversations are"
+    return (
+        f"Only {held_out} {are} held out: 03 can't tell whether a difference between two models "
+        "is chance."
+    )
+
+
+def _more_held_out(keys: np.ndarray, seed: int) -> str:
+    """The smallest share (in hundredths, or finer where that is much) that holds out enough."""
+    different = len(np.unique(keys))
+    fine = 10 ** max(2, math.ceil(math.log10(different)))
+    share = math.ceil(LEAST_HELD_OUT / different * fine) / fine
+    if share <= MOST_SHARE:
+        held_out = int(split(keys, share, seed).sum())
+        return (
+            f"eval_share {share:g} holds out {held_out} (of {len(keys):,}), or give an eval_file."
+        )
+    most = int(split(keys, MOST_SHARE, seed).sum())
+    return (
+        f"Even eval_share {MOST_SHARE:g} holds out {most} (of {len(keys):,}): give more "
+        "conversations, or an eval_file."
+    )
 
 
 def num_duplicates(*sides: Table) -> int:

@@ -224,10 +224,9 @@ def _counted_side(counts: Mapping[str, Any], where: bool) -> str:
 
 
 def tokenized_note(manifest: Mapping[str, Any]) -> str:
-    """What a person should know of a dataset before it is trained on."""
+    """What became of a file's conversations."""
     sides = {side: numbers["conversations"] for side, numbers in manifest["sides"].items()}
-    empty = "" if sides["eval"] else " (the eval side is empty: there will be no eval loss)"
-    return f"{counted(manifest, True)}; {sides['train']:,} train, {sides['eval']:,} eval{empty}"
+    return f"{counted(manifest, True)}; {sides['train']:,} train, {sides['eval']:,} eval"
 
 
 def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +114,9 @@ def make_manifest(
     counts: Mapping[str, Counts],
     train: Table,
     evaluation: Table,
+    split_notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the later notebooks check and inherit."""
+    """What the later notebooks check and inherit; `split_notes` are those of policy.split_rows."""
     sides = {"train": train, "eval": evaluation}
     name = settings["model_name_or_path"]
     name = name if name == TINY else paths.portable(name)
@@ -132,6 +133,7 @@ def make_manifest(
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
         "notes": [line for source in sources.values() for line in source.sentences()[1:]],
+        "split_notes": list(split_notes),
         "counts": {side: c.as_dict() for side, c in counts.items()},
         "duplicates": num_duplicates(train, evaluation),
         "sides": {
@@ -190,6 +192,7 @@ def card(manifest: dict[str, Any]) -> str:
             f"{'. '.join(counts).capitalize()}. {manifest['duplicates']:,} conversations repeat "
             "another one to the letter. Rows are not padded; labels are -100 where nothing is "
             "trained. `datasets.load_from_disk` opens this folder.",
+            *(line for note in manifest["split_notes"] for line in ("", f"**Held out.** {note}")),
             "",
         ]
     )
