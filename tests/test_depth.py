@@ -44,10 +44,41 @@ def test_a_difference_is_weighted_by_token_and_paired() -> None:
     tuned = [np.array([8.0]), np.array([1.0, 2.0, 3.0])]
     found = depth.difference(base, tuned)
     assert (found.mean, found.low, found.high, found.better) == (0.5, None, None, 1)
-    assert "too few conversations for an interval (2)" in found.text()
+    assert found.detectable is None
+    said = found.text()
+    assert "fewer than 20 conversations (here 2) is too narrow to be believed" in said
+    assert "between" not in said and "would be seen" not in said
     same = depth.difference(base * 10, base * 10)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
-    assert "no difference is possible, too" in same.text()
+    assert "no difference is possible, too" in same.text() and "seen" not in same.text()
+
+
+@pytest.mark.parametrize("num", [20, 150])
+def test_the_difference_that_would_be_seen_is_seen_in_80_percent_of_cases(num: int) -> None:
+    """Tuned by d more in every token, mean and bounds are d more: so one series of cases tells for
+    every d how often 0 is outside of them. The figure is right within 20 % of that d."""
+    chance = np.random.default_rng(9)
+    found = [depth.difference(*simulated(chance, num, 0.0), seed=i) for i in range(300)]
+    simulated_d = np.quantile([-one.low for one in found], depth.POWER)
+    figures = [one.detectable for one in found]
+    assert np.median(figures) == pytest.approx(simulated_d, rel=0.2)
+    assert np.mean(figures) == pytest.approx(simulated_d, rel=0.2)
+
+
+def test_the_difference_that_would_be_seen_is_said_and_shrinks_with_the_conversations() -> None:
+    found = {
+        num: depth.difference(*simulated(np.random.default_rng(3), num, -0.3)) for num in (25, 400)
+    }
+    assert found[25].detectable == pytest.approx(4 * found[400].detectable, rel=0.4)
+    said = f"; with these 400 conversations a difference of {found[400].detectable:.2g} nats would"
+    assert said in found[400].text()
+
+
+@pytest.mark.parametrize(("num", "has_interval"), [(19, False), (20, True)])
+def test_fewer_than_20_conversations_have_no_interval(num: int, has_interval: bool) -> None:
+    found = depth.difference(*simulated(np.random.default_rng(4), num, -0.3))
+    figures = (found.low, found.high, found.detectable)
+    assert [figure is not None for figure in figures] == [has_interval] * 3
 
 
 def test_each_conversation_is_drawn_with_its_own_length() -> None:
@@ -70,7 +101,7 @@ def test_the_worst_are_those_whose_mean_rose_most_and_none_that_fell() -> None:
 
 def test_a_conversation_of_which_nothing_is_trained_on_says_nothing() -> None:
     chance = np.random.default_rng(2)
-    base, tuned = simulated(chance, 12, -0.3)
+    base, tuned = simulated(chance, 24, -0.3)
     none = np.zeros(0)
     with np.errstate(all="raise"):
         assert depth.difference([*base, none], [*tuned, none]) == depth.difference(base, tuned)
@@ -161,13 +192,18 @@ def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> No
 
 
 def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:
-    rows = [{"labels": [B, A, B, A], "length": 4}] * 12
-    one = [np.array([2.0, 3.0 + i]) for i in range(12)]
-    other = [losses - 1 + 0.1 * i for i, losses in enumerate(one)]
-    scores = [scoring.Score(0, 1, 24, 12, losses=losses) for losses in (one, other)]
+    rows = [{"labels": [B, A, B, A], "length": 4}] * 24
+    one = [np.array([2.0, 3.0 + i]) for i in range(24)]
+    other = [losses - 1 + 0.05 * i for i, losses in enumerate(one)]
+    scores = [scoring.Score(0, 1, 48, 24, losses=losses) for losses in (one, other)]
     base, tuned = (evaluate.Examination(score, [], score) for score in scores)
     deep = evaluate.look(rows, base, tuned)
-    assert deep.worst == [11] and len(deep.turns) == 2 and len(depth.sentences(deep.facts())) == 2
-    assert deep.plain == deep.difference and deep.difference.better == 10
+    assert (
+        deep.worst == [23, 22, 21]
+        and len(deep.turns) == 2
+        and len(depth.sentences(deep.facts())) == 2
+    )
+    assert deep.plain == deep.difference and deep.difference.better == 20
     assert json.loads(json.dumps(deep.facts())) == deep.facts()
+    assert deep.facts()["difference"]["detectable"] > 0
     assert evaluate.look([], evaluate.Examination(None, []), tuned) is None

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neoxkit.policy import LEAST_HELD_OUT
 from neoxkit.table import NOT_TRAINED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RESAMPLES = 2000  # of the bootstrap
-FEWEST = 10  # conversations that an interval can be made of
 CONFIDENCE = 0.95
+POWER = 0.8  # how often a difference as large as `Difference.detectable` would be seen
 ROUNDING = 1e-9  # nats: differences of conversations that are no difference
 
 Row = Mapping[str, Any]
@@ -25,7 +26,8 @@ Losses = Sequence[np.ndarray]  # of each conversation: the loss of each trained 
 class Difference:
     """Tuned minus base in nats per trained token, and between what bounds it is to 95 %.
 
-    The bounds are None with fewer than ten conversations. `better`: conversations whose loss fell.
+    With fewer than LEAST_HELD_OUT conversations the bounds and `detectable` are None. `better`:
+    conversations whose loss fell. `detectable`: see that function.
     """
 
     mean: float
@@ -33,16 +35,26 @@ class Difference:
     high: float | None
     conversations: int
     better: int
+    detectable: float | None
 
     def text(self, noun: str = "conversations") -> str:
         """In one sentence; `noun`: what was drawn again."""
         said = f"tuned minus base: {self.mean:+.4f} nats per trained token"
         if self.low is None:
-            return f"{said}; too few {noun} for an interval ({self.conversations})"
+            return (
+                f"{said}; whether that is chance can't be told: an interval from fewer than "
+                f"{LEAST_HELD_OUT} {noun} (here {self.conversations}) is too narrow to be believed"
+            )
         sign = "" if self.low * self.high > 0 else "; no difference is possible, too"
+        seen = ""
+        if self.detectable:
+            seen = (
+                f"; with these {self.conversations:,} {noun} a difference of "
+                f"{self.detectable:.2g} nats would be seen ({POWER:.0%} power)"
+            )
         return (
             f"{said}, between {self.low:+.4f} and {self.high:+.4f} (95 % bootstrap interval over "
-            f"{self.conversations:,} {noun}){sign}; {self.better:,} of them got better"
+            f"{self.conversations:,} {noun}){sign}; {self.better:,} of them got better{seen}"
         )
 
 
@@ -58,8 +70,8 @@ def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
     tokens = np.array([len(a) for a, _ in pairs], dtype=float)
     gained = np.array([b.sum() - a.sum() for a, b in pairs])
     mean = gained.sum() / tokens.sum()
-    low = high = None
-    if len(tokens) >= FEWEST and np.ptp(gained / tokens) > ROUNDING:
+    low = high = seen = None
+    if len(tokens) >= LEAST_HELD_OUT and np.ptp(gained / tokens) > ROUNDING:
         found = stats.bootstrap(
             (gained, tokens),
             lambda g, t, axis: g.sum(axis) / t.sum(axis),
@@ -70,9 +82,28 @@ def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
             rng=np.random.default_rng(seed),
         ).confidence_interval
         low, high = float(found.low), float(found.high)
-    elif len(tokens) >= FEWEST:  # the same in every conversation
-        low = high = float(mean)
-    return Difference(float(mean), low, high, len(tokens), int((gained < 0).sum()))
+        seen = detectable(gained, tokens)
+    elif len(tokens) >= LEAST_HELD_OUT:  # the same in every conversation
+        low, high, seen = float(mean), float(mean), 0.0
+    return Difference(float(mean), low, high, len(tokens), int((gained < 0).sum()), seen)
+
+
+def detectable(gained: np.ndarray, tokens: np.ndarray) -> float:
+    """The smallest true difference in nats per trained token that these conversations would show:
+    its 95 % interval would leave out 0 in 80 % of cases.
+
+    `gained`: tuned minus base, summed over each conversation's trained tokens; `tokens`: how many
+    those are. (t(0.975) + t(0.8)) standard errors, Student's t of n - 1 degrees of freedom (Bloom,
+    "Minimum Detectable Effects", Evaluation Review 19, 1995); the standard error is that of a ratio
+    of sums (Cochran, Sampling Techniques, 1977, equation 6.13).
+    """
+    from scipy import stats
+
+    n = len(tokens)
+    rest = gained - gained.sum() / tokens.sum() * tokens
+    error = math.sqrt(n / (n - 1) * (rest**2).sum()) / tokens.sum()
+    quantiles = stats.t.ppf([(1 + CONFIDENCE) / 2, POWER], n - 1)
+    return float(quantiles.sum() * error)
 
 
 def worst(base: Losses, tuned: Losses, most: int = 10) -> list[int]:
