@@ -58,8 +58,8 @@ def test_the_difference_that_would_be_seen_is_seen_in_80_percent_of_cases(num: i
     """Tuned by d more in every token, mean and bounds are d more: so one series of cases tells for
     every d how often 0 is outside of them. The figure is right within 20 % of that d."""
     chance = np.random.default_rng(9)
-    found = [depth.difference(*simulated(chance, num, 0.0), seed=i) for i in range(300)]
-    simulated_d = np.quantile([-one.low for one in found], depth.POWER)
+    found = [depth.difference(*simulated(chance, num, -2.0), seed=i) for i in range(300)]
+    simulated_d = np.quantile([-2.0 - one.low for one in found], depth.POWER)
     figures = [one.detectable for one in found]
     assert np.median(figures) == pytest.approx(simulated_d, rel=0.2)
     assert np.mean(figures) == pytest.approx(simulated_d, rel=0.2)
