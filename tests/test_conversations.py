@@ -282,7 +282,9 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
         ["several names ask", "Human (3)", "user_name"],
     ),
     "a few others ask": (
-        "t.txt", f"{TALK}" * 9 + f"Human: a\n\nAgent: b{END}\n" * 2, 28,
+        "t.txt",
+        f"{TALK}" * 9 + f"Human: a\n\nAgent: b{END}\n" * 2,
+        28,
         ["several names ask: User (9), Human (2)", "user_name"],
     ),
     "a stranger asks": (

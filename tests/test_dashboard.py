@@ -100,6 +100,29 @@ def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> No
     assert replies == log == views.NOTHING
 
 
+def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Outputs) -> None:
+    """While it trains, and when it has finished."""
+    runs.append_event(folder, "start", **START, vocabulary=1024)
+    seen = []
+
+    def log(step: int, loss: float) -> None:
+        runs.append_event(folder, "train", step=step, **{**TRAIN, "loss": loss})
+
+    process = Process(
+        lambda: log(5, 6.9),
+        lambda: [log(step, 80.0) for step in (10, 15, 20)],
+        lambda: seen.append(outputs[0]),
+        lambda: (log(40, 80.0), finish(folder)),
+    )
+    dashboard.watch(launch.Training(folder, process, 0))
+    for view, step in ((seen[0], 20), (outputs[0], 40)):
+        first, second = view.text.split("\n\n")
+        assert first.startswith(f"step {step} of 40 · ")
+        assert second.startswith("warning: the train loss was 80 at step ")
+        assert second.split("warning: ")[1].split(" -- ")[0] in view.html
+        assert views.ALERT_COLOUR in view.html
+
+
 def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Outputs) -> None:
     begin(folder, 5)
     said = []

@@ -48,7 +48,7 @@ def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
     facts = {
         "base": str(base), "lora_rank": 0, "from_scratch": False, "eval_loss": 1000.0,
         "block_size": 280, "agent_name": "Joi", "user_name": "User", "step": 3, "trained_tokens": 9,
-        "train_seconds": 1.5, "precision": "fp32",
+        "train_seconds": 1.5, "precision": "fp32", "warnings": [],
     }  # fmt: skip
     source = {"path": str(tmp_path / "secret" / "mine.txt"), "sha256": "abc"}
     manifest = {"source": source, "sides": {"train": {"conversations": 7}}, "train_on": "agent"}
@@ -58,7 +58,10 @@ def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
     assert "secret" not in card and "transformers 5." in card
     facts["base"] = "EleutherAI/pythia-70m"
     card = model_card.card(facts, manifest, dict.fromkeys(model_card.SETTINGS, 1))
-    assert "base_model: EleutherAI/pythia-70m" in card
+    assert "base_model: EleutherAI/pythia-70m" in card and "Warning" not in card
+    facts["warnings"] = ["the train loss rose"]
+    card = model_card.card(facts, manifest, dict.fromkeys(model_card.SETTINGS, 1))
+    assert "\n\n**Warning.** the train loss rose\n\n**Data.**" in card
 
 
 def test_who_asks_as_the_card_says_gets_one_turn(

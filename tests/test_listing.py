@@ -34,6 +34,21 @@ def test_the_last_event_says_how_a_run_ended(folder: Path, event: str, state: st
     assert found.says == ("it broke" if event == "error" else "")
 
 
+def test_a_run_that_finished_broken_does_not_look_like_a_success(folder: Path) -> None:
+    runs.append_event(folder, "start", **START, vocabulary=1024)
+    for step in (40, 70, 100):
+        runs.append_event(folder, "train", step=step, loss=80.0)
+    runs.write_json(folder / runs.FINISHED, {})
+    found = listing.standing(folder)
+    assert found.state == "finished" and found.says.startswith("warning: the train loss was 80 at")
+    assert "mine: warning: the train loss was 80" in terminal.runs_table([found])
+    runs.append_event(folder, "error", step=100, message="it broke")
+    assert listing.standing(folder).says == "it broke"
+    runs.write_json(folder / runs.ARGUMENTS, {"trial": True})
+    runs.append_event(folder, "train", step=100, loss=80.0)
+    assert listing.standing(folder).says == ""  # a range test is meant to break
+
+
 def test_finished_and_training_are_seen_at_once(folder: Path) -> None:
     held = lock.hold(folder)
     assert listing.standing(folder).state == "training"

@@ -294,7 +294,9 @@ def test_the_remedy_for_a_slip_helps_without_a_restart(
 ) -> None:
     assert kernel(IMPORT, *before, wrong, SETTLE) == SLIP
     assert kernel(SETTLE) == SLIP  # as long as nothing was put right
-    right = wrong.replace("lerning_rate", "learning_rate").replace("learning_rate: float = 0.0", "learning_rate: float = 5e-5")
+    right = wrong.replace("lerning_rate", "learning_rate").replace(
+        "learning_rate: float = 0.0", "learning_rate: float = 5e-5"
+    )
     assert kernel(right, SETTLE, "assert settings.learning_rate == 5e-5") == ""
 
 

@@ -22,6 +22,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
         "validated",
         "settings",
         "runs",
+        "health",
         "run_card",
         "checkpoints",
         "alive",
@@ -93,7 +94,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
 WITHOUT_TORCH = (
     "errors", "lora", "model_card", "share", "fit", "rescore", "harness", "forecast", "trial",
-    "range_test",
+    "range_test", "health",
     "paths", "workers", "turns", "validated", "settings", "runs", "lock", "guard", "blocks",
     "labels", "naming", "text_format", "json_format", "detect", "conversations", "tiny", "table",
     "tokens", "policy", "tokenized",

@@ -61,6 +61,29 @@ def test_on_a_terminal_one_line_is_written_over(
     assert shown[-1].endswith(" · rate 0.002 · batch 16")  # whole parts alone
 
 
+@pytest.mark.parametrize("out", [io.StringIO(), Screen()])
+def test_a_warning_stands_above_the_line_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: io.StringIO
+) -> None:
+    monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
+    monkeypatch.setenv("COLUMNS", "80")
+    with terminal.following(tmp_path, out):
+        runs.append_event(tmp_path, "start", resumed_step=0, planned_steps=8, vocabulary=1024)
+        for step in range(1, 8):
+            runs.append_event(tmp_path, "train", step=step, **{**TRAIN, "loss": 60.0 + step})
+            deadline = time.monotonic() + 20
+            while f"step {step} of" not in out.getvalue() and time.monotonic() < deadline:
+                time.sleep(0.01)
+    lines = [line.rpartition("\r\x1b[K")[2] for line in out.getvalue().rstrip().split("\n")]
+    (warning,) = [line for line in lines if "warning" in line]
+    assert warning == (
+        "      warning: the train loss was 62 at step 2, where a uniform guess among 1,024 tokens "
+        "has 6.931 -- lower learning_rate"
+    )
+    assert lines[-1].startswith("      step 7 of 8 · ")
+
+
 def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
     assert terminal.outset(tmp_path) == ""
     runs.append_event(tmp_path, "train", step=3)

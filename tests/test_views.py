@@ -23,7 +23,7 @@ NASTY = {
     "\ue000\ud800\u200b\ufeff": "‹U+E000›‹U+D800›‹U+200B›‹U+FEFF›",
 }
 HARMLESS = "Grüße 你好 😀 — ‘x’\tand\nmore"
-TAGS = re.compile(r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|progress)( [^<>]*)?>")
+TAGS = re.compile(r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|strong|progress)( [^<>]*)?>")
 
 
 def seen(html: str) -> str:
@@ -57,6 +57,7 @@ def test_visible_leaves_text_alone() -> None:
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_table_and_sentences_escape(given: str, shown: str) -> None:
     for view in (
+        views.alert([given]),
         views.table([(given, 1)]),
         views.table([("x", 1)], (given, "n")),
         views.sentences([given]),
@@ -73,6 +74,30 @@ def test_table_holds_the_same_in_both_forms() -> None:
     cells = [re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
     assert cells == [["what", "n"], ["a", "1"], ["long name", "2.5"]]
     assert both(views.table([])) == ("", "")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#111111"])
+def test_an_alert_is_seen_in_both_themes(background: str) -> None:
+    """3 to 1 is what WCAG 2 asks of a graphical mark; the words have the theme's own colour."""
+    view = views.alert(["the loss rose", "so did the other"])
+    assert f"border-left:6px solid {views.ALERT_COLOUR};" in view.html
+    assert not re.search(r"[;\"]color:", view.html)
+    light, dark = sorted((luminance(views.ALERT_COLOUR), luminance(background)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 3
+    assert view.text == "warning: the loss rose\nwarning: so did the other"
+
+
+def test_no_alert_takes_no_room() -> None:
+    assert views.alert([]) == views.NOTHING
+    line = View("<p>a</p>", "a")
+    assert line + views.alert([]) == views.NOTHING + line == line
 
 
 def test_settings_table_marks_what_was_changed() -> None:

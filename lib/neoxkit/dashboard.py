@@ -7,7 +7,7 @@ from typing import Any
 
 from IPython.display import display
 
-from neoxkit import browser, launch, paths, plots, runs, views
+from neoxkit import browser, health, launch, paths, plots, runs, views
 from neoxkit.errors import Stopped, shorten
 from neoxkit.launch import Training
 from neoxkit.views import View
@@ -90,7 +90,8 @@ class _Screen:
         self.events += self.reader.poll()
         events = runs.history(self.events)
         seconds = time.monotonic() - self.begun
-        self.line.update(status(events, seconds, ended, self.training.asked_to_stop))
+        line = status(events, seconds, ended, self.training.asked_to_stop)
+        self.line.update(line + views.alert(health.warnings(events)))
         if len(self.events) != self.num_drawn:
             self.num_drawn = len(self.events)
             if any(e["event"] in ("train", "eval") for e in events):
@@ -204,7 +205,7 @@ def summary(folder: Any) -> View:
     if facts.get("lora_rank"):
         opens = f"adapters alone; neoxkit merge {folder.name} makes a whole one"
     notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
-    return views.table(
+    figures = views.table(
         [
             *(("note", notice) for notice in notices),
             ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
@@ -220,6 +221,7 @@ def summary(folder: Any) -> View:
             ("the model", f"{paths.short(folder / 'model')} ({opens})"),
         ]
     )
+    return views.alert(facts["warnings"]) + figures
 
 
 def _kernel(start: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit import listing, paths, plan, run_card, runs
+from neoxkit import health, listing, paths, plan, run_card, runs
 from neoxkit.errors import UserError, near
 from neoxkit.settings import TrainSettings
 
@@ -182,7 +182,8 @@ def notes(chosen: Sequence[Run]) -> list[str]:
         )
     if others := [name for name in AT_LAST_START if name in differing(chosen)]:
         said.append(f"not only settings differ, but {', '.join(others)} as well")
-    return said + [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
+    said += [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
+    return said + [f"{run.name}: {line}" for run in chosen for line in health.warnings(run.events)]
 
 
 @dataclass(frozen=True)

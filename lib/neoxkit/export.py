@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from neoxkit import model_card, run_card, runs
+from neoxkit import health, model_card, run_card, runs
 from neoxkit.arguments import KitArguments
 from neoxkit.turns import Names
 
@@ -49,6 +49,7 @@ def finish(
         trainer.save_model(str(part))
     if not state.is_world_process_zero:
         return
+    events = runs.history(runs.read_events(folder))
     weights = {file.name: runs.sha256(file) for file in sorted(part.glob("*.safetensors"))}
     facts = {
         "step": state.global_step,
@@ -63,7 +64,8 @@ def finish(
         "user_name": manifest["user_name"],
         "block_size": kit.block_size,
         "precision": kit.precision,
-        **runs.totals(runs.history(runs.read_events(folder))),
+        **runs.totals(events),
+        "warnings": [] if kit.trial else health.warnings(events),
         "model_sha256": weights,
     }
     if not kit.trial:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from neoxkit import lock, paths, runs
+from neoxkit import health, lock, paths, runs
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,8 @@ class Standing:
 
     `state`: training, finished, stopped (on request), failed, or killed (it ended without a word).
     `step`, `planned` and the newest losses are None before the first of them; `changed` is in
-    seconds since 1970. A trial (trial.py) leaves no model.
+    seconds since 1970; `says` is what stopped it, or the warnings of its losses. A trial (trial.py)
+    leaves no model, and its losses are no matter.
     """
 
     run: str
@@ -31,6 +32,8 @@ def standing(folder: Path) -> Standing:
     events = runs.history(runs.read_events(folder))
     newest = {event["event"]: event for event in events}
     last = events[-1] if events else {"event": "", "time": folder.stat().st_mtime}
+    is_trial = runs.is_trial(folder)
+    warnings = [] if is_trial else [f"warning: {line}" for line in health.warnings(events)]
     return Standing(
         run=folder.name,
         state=_state(folder, last["event"]),
@@ -39,8 +42,8 @@ def standing(folder: Path) -> Standing:
         train_loss=newest.get("train", {}).get("loss"),
         eval_loss=newest.get("eval", {}).get("loss"),
         changed=last["time"],
-        says=last["message"] if last["event"] == "error" else "",
-        is_trial=runs.is_trial(folder),
+        says=last["message"] if last["event"] == "error" else "; ".join(warnings),
+        is_trial=is_trial,
     )
 
 

@@ -59,6 +59,8 @@ class Metrics(TrainerCallback):
             attention=model.config._attn_implementation,
             optimizer=args.optim if isinstance(args.optim, str) else args.optim.value,
             torch_compile=args.torch_compile,
+            vocabulary=model.config.vocab_size,
+            max_grad_norm=args.max_grad_norm,
             matmul_peak_tflops=round(self.matmul_peak / 1e12, 4),
             num_ranks=args.world_size,
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

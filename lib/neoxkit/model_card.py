@@ -89,6 +89,7 @@ def card(
             "",
             f"Made with neoxkit and DeepSpeed. Base: `{base}`{f' ({made})' if made else ''}.",
             "",
+            *(part for line in facts["warnings"] for part in (f"**Warning.** {line}", "")),
             f"**Data.** `{text}` (SHA-256 `{source['sha256']}`): "
             f"{manifest['sides']['train']['conversations']:,} conversations of at most "
             f"{facts['block_size']} tokens; trained on: {manifest['train_on']}.",

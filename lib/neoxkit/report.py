@@ -4,7 +4,7 @@ import base64
 import time
 from pathlib import Path
 
-from neoxkit import charts, listing, outcome, paths, plots, run_card, runs, terminal, views
+from neoxkit import charts, health, listing, outcome, paths, plots, run_card, runs, terminal, views
 from neoxkit.errors import UserError
 from neoxkit.settings import NOTEBOOKS
 
@@ -63,10 +63,15 @@ def _overview(folder: Path) -> str:
     """How the run stands, its card, its curve, and what its evaluation says."""
     parts = [views.table(run_card.rows(folder)).html]
     if (folder / runs.METRICS).is_file():
-        standing = listing.standing(folder)
+        standing, events = listing.standing(folder), runs.history(runs.read_events(folder))
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
-        parts.insert(0, f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>")
-        parts.append(_picture(plots.curve(runs.history(runs.read_events(folder)))))
+        how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
+        parts = [
+            how,
+            views.alert(health.warnings(events)).html,
+            *parts,
+            _picture(plots.curve(events)),
+        ]
     if (folder / "evaluation.json").is_file():
         evaluation = runs.read_json(folder / "evaluation.json")
         parts += [outcome.scores(evaluation).html, _picture(charts.comparison(evaluation))]

@@ -154,7 +154,9 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     changed = ", ".join(f"{k} {v}" for k, v in card["settings"].items() if k != "run")
     if not card["commands"]:
         changed = " ".join(last["command"])
+    results = card.get("results", {})
     return [
+        *(("warning", line) for line in results.get("warnings", [])),
         ("settings that differ from the defaults", changed or "none"),
         ("base", f"{card['base']}{', its shape alone' if card['from_scratch'] else ''}: {base}"),
         ("dataset", f"{card['dataset']} {card['dataset_sha256'][:12]}"),
@@ -164,7 +166,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
         ("packages", ", ".join(f"{k} {v}" for k, v in last["versions"].items())),
         ("machine", f"{where}, {found['cores']} cores, {found['memory_gib']} GiB"),
         ("starts", f"{len(card['starts'])}"),
-        ("weights", _files(card.get("results", {}).get("model_sha256", {}))),
+        ("weights", _files(results.get("model_sha256", {}))),
         ("to run it again", card["commands"].get("repeat", "its command at a shell")),
     ]
 

@@ -280,6 +280,8 @@ def _compare(name: str, made: Sequence[Variant]) -> int:
     if not chosen:
         return 1
     print(compare.table(chosen).text)
+    for line in experiments.notes(chosen):
+        print(f"note: {line}")
     other_sides = len({variant.settings.block_size for variant in made}) > 1
     names = [run.name for run in chosen]
     parameters = {"runs": names, "name": name, "score_again": other_sides}

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from neoxkit import checkpoints, lock, paths, runs
+from neoxkit import checkpoints, health, lock, paths, runs
 from neoxkit.conversations import lines_in_short
 from neoxkit.listing import Standing
 
@@ -48,11 +49,11 @@ def following(folder: Path, out: TextIO | None = None) -> Iterator[None]:
 
 
 def _follow(reader: runs.EventReader, over: threading.Event, out: TextIO) -> None:
-    from neoxkit import dashboard  # matplotlib and IPython: while the kernel starts
+    from neoxkit import dashboard, views  # matplotlib and IPython: while the kernel starts
 
     on_terminal = out.isatty()
     events: list[dict[str, Any]] = []
-    begun, shown = time.monotonic(), ""
+    begun, shown, warned = time.monotonic(), "", False
     pause = REWRITE_SECONDS if on_terminal else LINE_SECONDS
     while not over.wait(pause):
         events += reader.poll()
@@ -60,6 +61,9 @@ def _follow(reader: runs.EventReader, over: threading.Event, out: TextIO) -> Non
             begun = time.monotonic()
             continue
         said = dashboard.status(events, time.monotonic() - begun).text
+        if not warned and (lines := health.warnings(runs.history(events))):
+            warned = True  # once: its figures move from log to log
+            _show_above(views.alert(lines).text, on_terminal, out)
         if said != shown:
             _show(said, on_terminal, out)
             shown = said
@@ -86,6 +90,12 @@ def _cut(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     return text[: width + len(PART)].rpartition(PART)[0] or text[:width]
+
+
+def _show_above(text: str, on_terminal: bool, out: TextIO) -> None:
+    """Lines that stay, above the one that is written over."""
+    begin = "\r\x1b[K" if on_terminal else ""
+    print(f"{begin}{textwrap.indent(text, INDENT)}", file=out, flush=True)
 
 
 class Counting:
@@ -236,6 +246,7 @@ def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
         parts.append(counted(runs.read_json(dataset / runs.MANIFEST)))
     if run:
         parts += [_loss(run, evaluated), f"model in {paths.short(run / 'model')}"]
+        parts += [f"warning: {line}" for line in runs.finished(run)["warnings"]]
     elif dataset:
         parts.append(f"dataset in {paths.short(dataset)}")
     return "; ".join(filter(None, parts))

@@ -39,7 +39,7 @@ class View:
 
     def __add__(self, other: "View") -> "View":
         """One below the other."""
-        return View(self.html + other.html, f"{self.text}\n\n{other.text}")
+        return View(self.html + other.html, "\n\n".join(filter(None, (self.text, other.text))))
 
 
 NOTHING = View("", "")
@@ -135,6 +135,19 @@ def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
         return View(f"<p>{escape(none)}</p>", visible(none))
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return View(f"<ul>{items}</ul>", "\n".join(f"- {visible(line)}" for line in lines))
+
+
+# Red enough to be seen on white and on near-black alike; the words keep the theme's colour.
+ALERT_COLOUR = "#e53935"
+_ALERT = f"border-left:6px solid {ALERT_COLOUR};background:{ALERT_COLOUR}22;padding:4px 10px"
+
+
+def alert(lines: Sequence[str]) -> View:
+    """What went wrong, each in red; nothing where nothing did."""
+    html = "".join(
+        f'<p style="{_ALERT}"><strong>warning:</strong> {escape(line)}</p>' for line in lines
+    )
+    return View(html, "\n".join(f"warning: {visible(line)}" for line in lines))
 
 
 _TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"

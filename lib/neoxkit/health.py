@@ -1,0 +1,186 @@
+"""Whether a run learns: sentences on a loss that is too high or rises, from its events alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+FEW = 3  # logs in a row, of which the middle one by height counts
+# Random weights begin near a uniform guess. From a third of the run on the loss may be at most
+# LEARNING times that, at the end at most LEARNT times; BROKEN times that, or times the first loss
+# where that is higher, is told of whenever it was.
+LEARNT, LEARNING, BROKEN = 0.99, 1.1, 1.5
+FEWEST = 4  # logs in a third of the run, and before it, that a rise can be told from
+RISE = 0.1  # of the train loss: less is no rise, however sure
+EVAL_RISE = 0.05  # the same of the eval loss, where the last two are above the best
+CLEAR_EVAL_RISE = 0.1  # the same where the last one alone is
+# A rise must be so many standard errors, too. With this figure and those above no good run raises
+# an alarm at any moment: of 1,500 simulated ones (pytest tests/test_health.py; of 12,000 by more
+# seeds, 2 with 5 errors) and of 50 real ones (pytest -m slow tests/test_health.py). Of simulated
+# ones that rise by 60 % or more, 95 % are told of.
+ERRORS = 6.0
+USUAL_RATE = 2e-3  # of a small model from scratch: none needs more
+
+
+def warnings(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with how a run goes, each with the step and what to change; [] for a good one.
+
+    `events`: of one line of steps (runs.history). A loss that broke is told of once: what follows
+    from it has no sentence of its own.
+    """
+    start = next((e for e in reversed(events) if e["event"] == "start"), None)
+    if start is None:
+        return []
+    train, evals = (_with_loss(events, kind) for kind in ("train", "eval"))
+    found = (
+        _no_better_than_a_guess(start, train, evals)
+        or _train_loss_rises(start, train)
+        or _eval_loss_rises(events, evals)
+    )
+    return [found] if found else []
+
+
+def _with_loss(events: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    return [e for e in events if e["event"] == kind and e.get("loss") is not None]
+
+
+def _no_better_than_a_guess(
+    start: Mapping[str, Any], train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
+) -> str:
+    """The loss is no better than that of a guess by which every token is as likely, or once was far
+    worse: the train loss, or the eval loss where too few train losses were logged."""
+    vocabulary = start.get("vocabulary")
+    kind, seen = ("train", train) if len(train) >= FEW else ("eval", evals)
+    if not seen or not vocabulary:
+        return ""
+    guess, first = math.log(vocabulary), (train or evals)[0]["loss"]
+    at = _middles([e["loss"] for e in seen], FEW if kind == "train" else 1)
+    broken = BROKEN * max(guess, first)
+    told = seen[at[-1]]
+    if told["loss"] <= _limit(guess, seen[-1]["step"] / start["planned_steps"], broken):
+        told = max((seen[i] for i in at), key=lambda e: e["loss"])
+        if told["loss"] <= broken:
+            return ""
+    what = (
+        f"the {kind} loss was {told['loss']:.4g} at step {told['step']:,}, where a uniform guess "
+        f"among {vocabulary:,} tokens has {guess:.4g}"
+    )
+    if told["loss"] > LEARNING * guess:
+        return f"{what} -- {_calmer(start, train)}"
+    return f"{what}; it began at {first:.4g} -- {_stronger(train)}"
+
+
+def _limit(guess: float, done: float, broken: float) -> float:
+    """How high the loss may stand when a share of the plan is done."""
+    if done >= 1:
+        return LEARNT * guess
+    return LEARNING * guess if done >= 1 / 3 else broken
+
+
+def _middles(losses: Sequence[float], size: int) -> np.ndarray:
+    """Where the middle one by height stands of each so many losses in a row: no spike is one.
+
+    >>> _middles([5.0, 90.0, 4.0, 3.0], 3)
+    array([0, 2])
+    """
+    rows = sliding_window_view(np.array(losses), size)
+    return np.arange(len(rows)) + rows.argsort(axis=1)[:, size // 2]
+
+
+def _train_loss_rises(start: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> str:
+    """The train loss has not come back to its lowest for a third of the run.
+
+    Medians of as many logs each: the lowest before the last third, beside the whole last third and
+    the end of it.
+    """
+    since = train[-1]["step"] - start["planned_steps"] / 3 if train else 0
+    losses = np.array([e["loss"] for e in train])
+    num = sum(e["step"] > since for e in train)
+    size = max(num // 3, 3)
+    if num < FEWEST or len(losses) - num < max(FEWEST, size):
+        return ""
+    stride = size // 3  # of many logs not every window is looked at
+    before = np.median(sliding_window_view(losses[:-num], size)[::stride], axis=1)
+    best, at = float(before.min()), int(before.argmin()) * stride
+    end, third = float(np.median(losses[-size:])), float(np.median(losses[-num:]))
+    scatter = max(_scatter(losses), _off_a_line(losses[-num:]))
+    least = max(best * RISE, ERRORS * scatter * math.sqrt(2 / size))
+    if min(end, third) - best <= least:
+        return ""
+    was, now = train[at + size - 1]["step"], train[-1]["step"]
+    return (
+        f"the train loss rose from {best:.4g} at step {was:,} to {end:.4g} at step {now:,}: for a "
+        f"third of the run it did not come back -- {_calmer(start, train)}"
+    )
+
+
+def _eval_loss_rises(
+    events: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
+) -> str:
+    """The eval loss has risen from its best: by now the model learns the train side by heart."""
+    if not evals:
+        return ""
+    losses = np.array([e["loss"] for e in evals])
+    at = int(losses.argmin())
+    best, last = evals[at], evals[-1]
+    after = losses[at + 1 :]
+    least = max(EVAL_RISE * best["loss"], ERRORS * _scatter(after))
+    is_sure = len(after) > 1 and after[-2:].min() - best["loss"] > least
+    is_clear = last["loss"] > (1 + CLEAR_EVAL_RISE) * best["loss"]
+    if not (is_sure or is_clear):
+        return ""
+    return (
+        f"the eval loss rose from its best, {best['loss']:.4g} at step {best['step']:,}, to "
+        f"{last['loss']:.4g} at step {last['step']:,} -- {_shorter(events, best, last)}"
+    )
+
+
+def _scatter(losses: np.ndarray) -> float:
+    """The standard deviation of a curve's noise, from its second differences: a straight rise or
+    fall has none. 0 for fewer than three values."""
+    second = np.diff(losses, 2)
+    return float(np.median(np.abs(second))) / 0.6745 / math.sqrt(6) if len(second) else 0.0
+
+
+def _off_a_line(losses: np.ndarray) -> float:
+    """The standard deviation from the straight line that fits best; noise that hangs together
+    counts in full. For three values or more."""
+    at = np.arange(len(losses))
+    rest = losses - np.polyval(np.polyfit(at, losses, 1), at)
+    return float(np.sqrt((rest**2).sum() / (len(losses) - 2)))
+
+
+def _calmer(start: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> str:
+    """What to change where a loss broke."""
+    clip = ", and set max_grad_norm to 1 (it is 0)" if start.get("max_grad_norm") == 0 else ""
+    peak = _peak(train)
+    if not peak:
+        return f"lower learning_rate{clip}"
+    return f"lower learning_rate to {min(peak / 10, USUAL_RATE):.2g} (its peak is {peak:.2g}){clip}"
+
+
+def _stronger(train: Sequence[Mapping[str, Any]]) -> str:
+    """What to change where a loss never came down."""
+    peak = _peak(train)
+    rate = f"raise learning_rate (its peak is {peak:.2g})" if peak else "raise learning_rate"
+    return f"{rate}, or train more steps"
+
+
+def _peak(train: Sequence[Mapping[str, Any]]) -> float:
+    return max((e.get("learning_rate") or 0.0 for e in train), default=0.0)
+
+
+def _shorter(
+    events: Sequence[Mapping[str, Any]], best: Mapping[str, Any], last: Mapping[str, Any]
+) -> str:
+    """Where to end a training whose eval loss rises, and which checkpoint was saved near it."""
+    said = f"train less: set max_steps to {best['step']}"
+    if best.get("epoch"):
+        said += f" (epoch {best['epoch']:.3g})"
+    steps = [e["step"] for e in events if e["event"] == "checkpoint" and e["step"] < last["step"]]
+    if not steps:
+        return said
+    nearest = min(steps, key=lambda step: abs(step - best["step"]))
+    return f"{said}; checkpoint-{nearest} is the nearest to it, if save_total_limit kept it"
