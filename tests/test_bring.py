@@ -12,6 +12,7 @@ import pytest
 from neoxkit import conversations, models, tokens
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
+from neoxkit.settings import TokenizeSettings
 from neoxkit.table import NOT_TRAINED
 from neoxkit.tiny import TINY
 
@@ -81,6 +82,17 @@ def test_a_file_in_which_one_side_never_speaks_is_refused(read: Read) -> None:
     for given in ({"user_name": "User"}, {"agent_name": "Assistant", "user_name": "User"}):
         with pytest.raises(UserError, match='no turn starts with "User:"'):
             read(TWICE, **given)
+
+
+def test_the_eval_file_is_read_with_the_names_of_the_train_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TWICE * 3)
+    (tmp_path / "b.txt").write_text(TWICE)
+    (tmp_path / "c.txt").write_text(talks("User: ", "Agent: "))
+    a, b, c = (str(tmp_path / f"{name}.txt") for name in "abc")
+    sides = conversations.read_sides(TokenizeSettings(train_file=a, eval_file=b))
+    assert sides["train"].names == sides["eval"].names == ("Assistant", "Human")
+    with pytest.raises(UserError, match='no turn starts with "Human:"'):
+        conversations.read_sides(TokenizeSettings(train_file=a, eval_file=c))
 
 
 def test_a_label_that_may_be_the_agents_or_not_is_refused(read: Read) -> None:
@@ -186,3 +198,12 @@ def test_a_conversation_without_a_trained_turn_has_no_reply(read: Read) -> None:
     file = read(row(ASK, {**SAY, "weight": 0}) + row(ASK, SAY), "t.jsonl")
     rows = tokens.encode_file(TOKENIZER, file, file.names)
     assert [encoded.fault for encoded in rows] == ["no reply", ""]
+
+
+def test_a_label_in_a_message_is_its_text(read: Read) -> None:
+    """Rows say themselves who speaks; it is noted, and no fault of the labels."""
+    quoted = {**SAY, "content": "I read:\n\nUser: so\nplum"}
+    file = read(row(ASK, quoted), "t.jsonl")
+    assert file.facts.notes == {"a blank line and User: inside a message, read as text": [1]}
+    rows = tokens.encode_file(TOKENIZER, file, file.names)
+    assert rows.astray.tolist() == [0] and trained(file).count("plum") == 1

@@ -60,6 +60,7 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("end_mark", " ")],
     [("bad_rows", "keep")],
     [("questions_file", "data/nowhere.jsonl")],
+    [("questions_file", "data/broken.jsonl")],
     [("model_name_or_path", "no-such-model")],
     [("model_name_or_path", "./nowhere")],
     [("model_name_or_path", "data/no-weights")],
@@ -177,6 +178,7 @@ GOOD_DATA = {
 @pytest.fixture
 def folder(home: Path) -> Path:
     (home / "data" / "broken.json").write_text('{"zero_optimization": {"stage": 2}')
+    (home / "data" / "broken.jsonl").write_text('{"messages": "x"}')
     no_weights = home / "data" / "no-weights"
     no_weights.mkdir(exist_ok=True)
     (no_weights / "config.json").write_text("{}")

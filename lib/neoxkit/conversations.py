@@ -245,6 +245,11 @@ def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
     return sides
 
 
+def questions_beside(train_file: Path) -> Path:
+    """Where held-out questions may lie that go with a text, whether or not they do."""
+    return train_file.with_name(f"{train_file.stem}_questions.jsonl")
+
+
 def lines_in_short(lines: Sequence[int], most: int = 5) -> str:
     """Line numbers for a table.
 

@@ -157,7 +157,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
     if CompareSettings in settings:
         experiments.load(settings[CompareSettings].runs)
     if first:
-        plan.check_files(first)
+        plan.check_files(first, last.questions_file if last else "")
     if train:
         lock.refuse_locked(paths.run(train.run))
         plan.check_before_tokenizing(first, train) if first else plan.check(train)

@@ -219,11 +219,17 @@ def deepspeed_command(settings: TrainSettings) -> str:
     )
 
 
-def check_files(settings: TokenizeSettings) -> None:
-    """The files that 01_tokenize reads must be right, and its model be a folder or a hub's name."""
+def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
+    """The files that 01_tokenize reads must be right, and the questions that 02 and 03 ask; its
+    model must be a folder or a hub's name."""
     if settings.model_name_or_path != TINY:
         models.resolve(settings.model_name_or_path)
-    conversations.read_sides(settings)
+    source = conversations.read_sides(settings)["train"]
+    questions = conversations.questions_beside(source.path)
+    if questions_file:
+        questions = paths.find("questions_file", questions_file)
+    if questions.is_file():
+        conversations.read(questions, *source.names)
 
 
 def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, Any]:

@@ -86,8 +86,7 @@ def questions_for(
     `file` wins; then <train_file>_questions.jsonl beside the training text; then the last reply of
     each conversation of the eval side.
     """
-    train_file = paths.root() / manifest["source"]["path"]
-    beside = train_file.with_name(f"{train_file.stem}_questions.jsonl")
+    beside = conversations.questions_beside(paths.root() / manifest["source"]["path"])
     if file or beside.is_file():
         path = paths.find("questions_file", file) if file else beside
         return read_questions(path, Names.of(manifest)), paths.short(path)
