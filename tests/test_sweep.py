@@ -233,6 +233,20 @@ def notes(capsys: pytest.CaptureFixture) -> list[str]:
     return [s for s in capsys.readouterr().out.splitlines() if s.startswith("note: notebooks")]
 
 
+def test_a_rate_far_above_what_fits_is_said_of_its_run(
+    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
+    fixed = {"run": "g", "model_name_or_path": "tiny"}
+    made = sweep.variants(fixed, {"learning_rate": [0, 2e-3, 0.5]})
+    assert sweep.run("g", made, ["02_train"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert notes == [
+        "note: g.learning_rate=0.5: learning_rate 0.5 is 250 times what fits this base "
+        "(0.002, tiny begins with random weights)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("code", "state"), [(75, "killed"), (130, "killed"), (1, "failed"), (2, "failed")]
 )
