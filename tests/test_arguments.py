@@ -1,12 +1,15 @@
 """The trainer's two doors: flags and one JSON file; renamed flags; refusals."""
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from neoxkit import arguments
+from neoxkit import arguments, plan
 from neoxkit.errors import UserError
+from neoxkit.settings import TrainSettings
 
 BASIC = ["--output_dir", "out", "--do_train", "--dataset", "data"]
 
@@ -37,6 +40,28 @@ def test_flags_and_json_give_the_same_arguments(tmp_path: Path) -> None:
     assert {k: (v, second[k]) for k, v in first.items() if v != second[k]} == {}
     assert first["learning_rate"] == 3e-4 and first["activation_checkpointing"] is True
     assert first["deepspeed"]["zero_optimization"]["stage"] == 3
+
+
+NOUGHT = {"max_grad_norm": 0, "num_replies": 0, "warmup_steps": 0}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, NOUGHT, {"from_scratch": True, "training_arguments": {"adam_beta1": 0.8}}]
+)
+def test_the_printed_deepspeed_line_has_the_same_arguments(
+    home: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """As the file that 02 starts the training with; a 0 that is set is no default."""
+    settings = TrainSettings(run="line", dataset="small", **changes)
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps(plan.trainer_arguments(settings)))
+    words = shlex.split(plan.deepspeed_command(settings))
+    assert (words[0], words[2:4]) == ("deepspeed", ["--module", "neoxkit.train"])
+    one, other = arguments.parse(words[4:]), arguments.parse([str(file)])
+    first, second = one.training.to_dict(), other.training.to_dict()
+    named = {"use_cpu"}  # the machine says it
+    assert {k: v for k, v in first.items() if v != second[k]}.keys() <= named
+    assert replace(one.kit, dataset_sha256="") == replace(other.kit, dataset_sha256="")
 
 
 @pytest.mark.parametrize(

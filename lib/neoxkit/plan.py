@@ -206,8 +206,8 @@ def deepspeed_command(settings: TrainSettings) -> str:
     unneeded = ("dataset_sha256", "use_cpu")
     flags: list[str] = []
     for name, value in trainer_arguments(settings).items():
-        if value in ("", False, None, []) or name in unneeded:
-            continue
+        if value is False or value in ("", None, []) or name in unneeded:
+            continue  # but a 0 may differ from the trainer's own default
         if value is True:
             flags.append(f"--{name}")
         elif isinstance(value, list):
