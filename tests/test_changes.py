@@ -157,8 +157,11 @@ def test_it_is_refused_or_said_before_the_first_notebook(
     assert cli.main(line) == 2
     assert capsys.readouterr().err == f"error: {replacing(SMALLER)}\n" and executed == []
     assert cli.main([*line, "-p", "overwrite", "true"]) == 0
-    said = capsys.readouterr().out.splitlines()[0]
-    assert said.startswith("note: data/tokenized/kept is replaced") and len(executed) == 1
+    said = capsys.readouterr().out
+    assert (
+        "note: data/tokenized/kept is replaced (block_size 64 -> 32); 03 can't" in said
+        and len(executed) == 1
+    )
 
 
 def test_the_refusal_names_runs_and_texts_however_many_there_are(started: Path) -> None:
@@ -169,7 +172,7 @@ def test_the_refusal_names_runs_and_texts_however_many_there_are(started: Path) 
             SMALLER.replace(train_file="data/other.txt", too_long="cut", seed=7, eval_share=0.2)
         ) == (
             "dataset: kept would be replaced (data/tiny.txt -> data/other.txt; eval_share ...), "
-            "and kept and 3 more runs were trained on it -- "
+            "and kept and 3 more were trained on it -- "
             "choose another dataset name, or set overwrite"
         )
     finally:

@@ -230,6 +230,16 @@ def test_a_notebook_that_holds_the_defaults_is_not_mentioned(
     assert "note: " not in capsys.readouterr().out
 
 
+def test_what_does_not_count_is_said_before_it_is_why_something_is_refused(
+    papermill: Papermill, folder: Path, capsys: CapSys
+) -> None:
+    save(folder, "03_evaluate", 'run = "mine"')
+    assert cli.main(["run", "--only", "03_evaluate"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: run: runs/demo does not exist")
+    assert out.startswith("note: notebooks/03_evaluate.ipynb holds run mine; demo is used")
+
+
 def test_a_sweep_skips_what_is_finished_whatever_03_holds(
     papermill: Papermill, folder: Path, finished: Path
 ) -> None:

@@ -276,7 +276,8 @@ def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path, 
 
 def test_restart_keeps_the_old_record_whole(executed: Path, bad: Path) -> None:
     """What goes wrong afterwards leaves the old run where it was moved to, with its notebooks."""
-    flags = [*FLAGS, "-p", "restart", "true", "-p", "train_file", str(bad)]
+    yes = ["-p", "restart", "true", "-p", "overwrite", "true"]
+    flags = [*FLAGS, *yes, "-p", "train_file", str(bad)]
     shutil.copytree(executed / "runs" / "e2e", executed / "runs" / "again")
     flags[flags.index("run") + 1] = "again"
     with pytest.MonkeyPatch.context() as patch:

@@ -137,7 +137,7 @@ def replaced(settings: TokenizeSettings) -> list[str]:
         return []
     what, trained = "; ".join(differs), _trained_on(was)
     if trained and not settings.overwrite:
-        more = f" and {len(trained) - 1} more runs were" if len(trained) > 1 else " was"
+        more = f" and {len(trained) - 1} more were" if len(trained) > 1 else " was"
         raise UserError(
             "dataset",
             f"{settings.dataset} would be replaced ({shorten(what, 48)}), "

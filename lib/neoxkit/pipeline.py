@@ -54,10 +54,10 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
         if name != "run" and not any(name in stage.__dataclass_fields__ for stage in stages):
             raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
     folder = _folder(settings, parameters.get("run"))
-    replaced = _check_before(settings)
-    saved = [line for s in settings.values() for line in unused(s, parameters)]
-    for line in (*replaced, *saved, *_doubts(settings)):
-        print(f"note: {line}", flush=True)
+    for one in settings.values():  # first, for it may be why something is refused
+        _note(unused(one, parameters))
+    _note(_check_before(settings))
+    _note(_doubts(settings))
     train = settings.get(TrainSettings)
     if train and train.restart and runs.state(folder) != "new":
         print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
@@ -223,6 +223,11 @@ def _signals_stop(folder: Path) -> Iterator[None]:
 
     with on_signals(ask):
         yield
+
+
+def _note(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"note: {line}", flush=True)
 
 
 def _say(text: str) -> None:
