@@ -325,7 +325,8 @@ def test_the_run_card_knows_the_run_to_the_byte(home: Path, unbroken: Path) -> N
     assert card["base_sha256"]["model.safetensors"] == tiny
     assert card["source"]["sha256"] == runs.sha256(home / "data" / "small.txt")
     assert card["dataset_sha256"] == tokenized.sha256(paths.tokenized("small"))
-    assert card["settings"] == BASE.replace(run="unbroken", num_ranks=1).changed()
+    as_trained = BASE.replace(run="unbroken", num_ranks=1, learning_rate=2e-3)
+    assert card["settings"] == as_trained.changed()
     assert card["starts"][0]["versions"]["torch"] == torch.__version__
     said = dict(run_card.rows(unbroken))
     assert said["to run it again"] == "neoxkit repeat unbroken"
@@ -371,7 +372,7 @@ def test_what_can_not_be_repeated_is_refused(home: Path, unbroken: Path) -> None
 def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken: Path) -> None:
     settings = BASE.replace(
         run="unbroken", num_ranks=2, ds_config="zero3", model_name_or_path="tiny",
-        training_arguments={"adam_beta1": 0.8}, allow_change=["learning_rate"],
+        training_arguments={"adam_beta1": 0.8}, allow_change=["learning_rate"], learning_rate=1e-3,
     )  # fmt: skip
     assert plan.settings_of(plan.trainer_arguments(settings), 2) == settings
     folder = unbroken.with_name("own-file")
@@ -384,7 +385,7 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
     began = plan.as_started(folder, 2, None)
     assert began["settings"] == settings.changed()
     assert began["commands"]["run"] == settings.run_command()
-    own = BASE.replace(ds_config="ds_configs/zero2.json")
+    own = BASE.replace(ds_config="ds_configs/zero2.json", learning_rate=1e-3)
     assert plan.settings_of(plan.trainer_arguments(own)) == own
 
 
