@@ -254,10 +254,24 @@ def test_a_data_set_that_fails_the_audit_is_not_written(executed: Path, tmp_path
 
 @pytest.fixture
 def bad(executed: Path) -> Path:
-    """A file with two faults, which 01_tokenize alone can find."""
+    """A file whose conversations are all too long, as 01_tokenize alone can find."""
     path = executed / "data" / "bad.txt"
-    path.write_bytes(b"User: \xff\n\nAgent: \xfe<|endoftext|>\n")
+    path.write_text(f"User: {'a ' * 300}\n\nAgent: b<|endoftext|>\n" * 3)
     return path
+
+
+def test_a_files_faults_are_told_before_the_first_notebook(executed: Path) -> None:
+    """All of them, and nothing was written."""
+    (executed / "data" / "worse.txt").write_bytes(b"User: \xff\n\nAgent: \xfe<|endoftext|>\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXKIT_HOME", str(executed))
+        file = str(executed / "data" / "worse.txt")
+        done = command("neoxkit.cli", "run", "-p", "run", "worse", "-p", "train_file", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: data/worse.txt:1: not UTF-8")
+    assert second.startswith("data/worse.txt:3: not UTF-8")
+    assert not (executed / "runs" / "worse").exists()
 
 
 def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path, bad: Path) -> None:
@@ -265,9 +279,8 @@ def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path, 
         patch.setenv("NEOXKIT_HOME", str(executed))
         done = command("neoxkit.cli", "run", "-p", "run", "bad", "-p", "train_file", str(bad))
     assert done.returncode == 2
-    first, second, place = done.stderr.splitlines()
-    assert first.startswith("error: data/bad.txt:1: not UTF-8")
-    assert second.startswith("data/bad.txt:3: not UTF-8")
+    said, place = done.stderr.splitlines()
+    assert said.startswith("error: block_size: no conversation is left (3 longer than 280 tokens)")
     assert place.strip() == "in runs/bad/01_tokenize.ipynb"
     nb = nbformat.read(executed / "runs" / "bad" / "01_tokenize.ipynb", as_version=4)
     (error,) = [o for o in outputs(nb) if o.output_type == "error"]
