@@ -195,6 +195,12 @@ def test_a_rise_within_the_noise_is_none() -> None:
     assert health.warnings(events([3 + 0.005 * i + noise[i] for i in range(60)])) == []
 
 
+@pytest.mark.parametrize(("rise", "is_told"), [(0.08, False), (0.15, True)])
+def test_a_rise_of_less_than_a_tenth_is_none_however_sure(rise: float, is_told: bool) -> None:
+    made = events([2.0] * 20 + [2.0 * (1 + rise)] * 20, vocabulary=50304)
+    assert bool(health.warnings(made)) == is_told
+
+
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
