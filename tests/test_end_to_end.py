@@ -234,7 +234,7 @@ def test_the_notebooks_data_is_looked_at_and_passes_the_audit(executed: Path) ->
         for o in outputs(notebook(executed, "01_tokenize"))
         if "text/plain" in o.get("data", {})
     )
-    assert said.count("✓") == 3 and "✗" not in said
+    assert said.count("✓") == 5 and "✗" not in said
     assert "asks what the other side asks first" in said
     assert "(with a kernel: pages through the train side: " in said
 

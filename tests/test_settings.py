@@ -87,7 +87,7 @@ def test_convert_refuses(kind: type, given: Any, noun: str) -> None:
 def test_the_remedy_shows_a_right_value() -> None:
     remedies = {
         "block_size": ("many", "write for example 280"),
-        "learning_rate": ("fast", "write for example 0.0"),
+        "learning_rate": ("fast", "write for example 1e-05"),
         "restart": ("yes", "write true or false"),
         "training_arguments": (
             "x",

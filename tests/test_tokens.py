@@ -328,7 +328,7 @@ def talks(num: int) -> list[Conversation]:
 def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
     tiny: Tokenizer, num: int, seed: int
 ) -> None:
-    rows = tokens.encode(tiny, talks(num), "Joi")
+    rows = tokens.encode(tiny, talks(num), Names("Joi"))
     share = 3 / num
     _, evaluation, (note,) = policy.split_rows(rows, None, share, seed)
     assert len(evaluation) == 3
@@ -345,7 +345,7 @@ def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
 
 def test_the_share_that_would_do_counts_what_repeats_once(tiny: Tokenizer) -> None:
     """60 conversations, of which 20 are one: its copies are all on one side."""
-    rows = tokens.encode(tiny, talks(40) + talks(1) * 20, "Joi")
+    rows = tokens.encode(tiny, talks(40) + talks(1) * 20, Names("Joi"))
     *_, (note,) = policy.split_rows(rows, None, 0.05, 0)
     assert "eval_share 0.5 holds out" in note and "(of 60)" in note
     _, evaluation, notes = policy.split_rows(rows, None, 0.5, 0)
@@ -353,7 +353,7 @@ def test_the_share_that_would_do_counts_what_repeats_once(tiny: Tokenizer) -> No
 
 
 def test_where_no_share_holds_out_enough_more_conversations_are_asked_for(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, talks(30), "Joi")
+    rows = tokens.encode(tiny, talks(30), Names("Joi"))
     *_, (note,) = policy.split_rows(rows, None, 0.05, 0)
     assert note.startswith("Only 2 conversations are held out: ")
     assert note.endswith(
@@ -362,12 +362,12 @@ def test_where_no_share_holds_out_enough_more_conversations_are_asked_for(tiny: 
     assert len(policy.split_rows(rows, None, policy.MOST_SHARE, 0)[1]) == 15
     with pytest.raises(UserError, match="eval_share"):
         TokenizeSettings(eval_share=policy.MOST_SHARE + 0.01)
-    *_, notes = policy.split_rows(rows, tokens.encode(tiny, talks(60)[30:], "Joi"), 0.05, 0)
+    *_, notes = policy.split_rows(rows, tokens.encode(tiny, talks(60)[30:], Names("Joi")), 0.05, 0)
     assert notes == []  # the eval_file that was asked for
 
 
 def test_a_small_eval_file_is_said(tiny: Tokenizer) -> None:
-    rows, other = (tokens.encode(tiny, part, "Joi") for part in (talks(60)[1:], talks(1)))
+    rows, other = (tokens.encode(tiny, part, Names("Joi")) for part in (talks(60)[1:], talks(1)))
     *_, (note,) = policy.split_rows(rows, other, 0.05, 0)
     assert note == (
         "Only 1 conversation is held out: 03 can't tell whether a difference between two models is "

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,14 +48,15 @@ class UserError(ValueError):
 
 
 class Faults(UserError):
-    """Every fault of a file: equal ones in one line with their count, the first 20 such lines."""
+    """Every fault, one a line, the first 20 of them; equal ones of a file's lines are one."""
 
     def __init__(self, faults: Sequence[UserError]) -> None:
-        first: dict[tuple[str, str], UserError] = {}
-        counts: Counter[tuple[str, str]] = Counter()
+        first: dict[tuple[str, ...], UserError] = {}
+        counts: Counter[tuple[str, ...]] = Counter()
         for fault in faults:
-            first.setdefault((fault.what, fault.remedy), fault)
-            counts[fault.what, fault.remedy] += 1
+            kind = (re.sub(r":\d+$", "", fault.where), fault.what, fault.remedy)
+            first.setdefault(kind, fault)
+            counts[kind] += 1
         lines = [_counted(fault, counts[kind]) for kind, fault in first.items()]
         shown = lines[:MAX_FAULTS_SHOWN]
         if more := len(lines) - len(shown):

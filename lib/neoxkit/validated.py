@@ -168,7 +168,8 @@ def example(name: str, kind: Any, default: Any) -> str:
     nested = {list: '["Hi"]', dict: "{adam_beta1: 0.9}"}.get(kind)
     if nested:
         return f"write {nested}; at a shell: -p {name} '{nested}'"
-    return "write true or false" if kind is bool else f"write for example {default}"
+    number = default or {float: 1e-5}.get(kind, default)
+    return "write true or false" if kind is bool else f"write for example {number}"
 
 
 def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
