@@ -4,12 +4,13 @@ Whatever the file looks like, no kiwi is trained, and every plum is, unless the 
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from neoxkit import conversations, models, tokens
+from neoxkit import conversations, models, text_format, tokens
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
@@ -98,7 +99,7 @@ def test_the_eval_file_is_read_with_the_names_of_the_train_file(tmp_path: Path) 
 def test_a_label_that_may_be_the_agents_or_not_is_refused(read: Read) -> None:
     content = talks("User: a\n\nNote: ", "Agent: ")
     with pytest.raises(
-        UserError, match=r"Agent \(4\), Note \(4\) -- set agent_name, say to \"Agent"
+        UserError, match=r"Agent \(4\), Note \(4\) -- set agent_name, for example to \"Agent"
     ):
         read(content)
     assert trained(read(content, agent_name="Agent")).count("plum") == 4
@@ -131,14 +132,12 @@ def test_one_conversation_without_an_end_mark_is_one(read: Read) -> None:
     assert read("User: kiwi\n\nAgent: plum").facts.conversations == 1
 
 
-def test_a_file_is_cut_before_questions_where_no_mark_is(
-    read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = read(f"Rules.\n\n{UNENDED}", end_mark="none")
+def test_a_file_without_marks_is_one_block(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it could be cut is known when the whole of it was read."""
     monkeypatch.setattr(conversations.blocks, "BLOCK_BYTES", 30)
-    parts = read(f"Rules.\n\n{UNENDED}", end_mark="none")
-    assert len(parts.blocks) > 2 and parts.conversations == whole.conversations
-    assert [c.preamble for c in parts.conversations] == ["Rules.", "", "", ""]
+    file = read(f"Rules.\n\n{UNENDED}", end_mark="none")
+    assert [c.preamble for c in file.conversations] == ["Rules.", "", "", ""]
+    assert len(file.blocks) == 1
 
 
 def test_words_about_the_mark_are_text(read: Read) -> None:
@@ -146,9 +145,7 @@ def test_words_about_the_mark_are_text(read: Read) -> None:
     about = f"User: kiwi\n\nAgent: {END} ends, or `{END}`. plum\n\nUser: kiwi {END}.\n\nAgent: plum"
     file = read(f"{about}{END}\n{about}{END}")
     assert file.facts.conversations == 2
-    assert file.facts.notes == {
-        f"{END} in the middle of a line, read as text": [3, 3, 5, 10, 10, 12]
-    }
+    assert file.facts.notes == {f"{END} in the text, read as text": [3, 3, 5, 10, 10, 12]}
 
 
 def row(*messages: dict[str, object], **more: object) -> str:
@@ -207,3 +204,119 @@ def test_a_label_in_a_message_is_its_text(read: Read) -> None:
     assert file.facts.notes == {"a blank line and User: inside a message, read as text": [1]}
     rows = tokens.encode_file(TOKENIZER, file, file.names)
     assert rows.astray.tolist() == [0] and trained(file).count("plum") == 1
+
+
+MORE = "".join(f"User: kiwi\n\nAgent: plum{END}\n" for _ in range(4))
+PY, YAML = "```py\nx", "```yaml\nuser: plum\n```"
+CODE = {  # what: (content, given, turns of the last conversation, plums)
+    "a fence was forgotten": (
+        f"User: kiwi\n\nAgent: plum\n{PY}\n\nUser: kiwi\n\nAgent: plum\n{PY}\n```\nplum{END}",
+        {}, 4, 3,
+    ),
+    "one stays open at the end": (
+        f"User: kiwi\n\nAgent: plum\n{YAML}\nplum\n\n" * 3 + f"User: kiwi\n\nAgent: plum\n{PY}",
+        {"end_mark": "none"}, 2, 10,
+    ),
+    "rules are no fences": (
+        "".join(f"~~~~~~~~\nUser: kiwi\n\nAgent: plum{END}\n" for _ in range(3)), {}, 2, 3,
+    ),
+    "a block in a list": (
+        f"User: a\n\nAgent: plum\n\n1. a\n\n    ```yaml\n    user: plum\n    ```\n\n2. plum{END}",
+        {}, 2, 3,
+    ),
+    "a block in a longer one": (
+        f"User: kiwi\n\nAgent: ````\n```\nHuman: plum\n\nUser: plum\n```\n````{END}", {}, 2, 2,
+    ),
+    "a mark in a block": (
+        f"{MORE}User: kiwi\n\nAgent: plum\n```\nplum\n{END}\n```\nplum{END}", {}, 2, 7,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CODE)
+def test_code_blocks(read: Read, what: str) -> None:
+    content, given, turns, plums = CODE[what]
+    file = read(content, **given)
+    assert len(file.conversations[-1].turns) == turns
+    assert (trained(file).count("plum"), trained(file).count("kiwi")) == (plums, 0)
+    assert not tokens.encode_file(TOKENIZER, file, file.names).astray.any()
+
+
+@pytest.mark.parametrize(
+    "label", ["User, 10:15:", "**User**", "User -", "<|user|>", "User 2:", "U:"]
+)
+def test_a_label_that_is_not_one_leaves_two_replies_in_a_row(read: Read, label: str) -> None:
+    """However it is written: its turn is missing between them."""
+    file = read(f"{MORE}User: a\n\nAgent: plum\n\n{label} b\n\nAgent: plum{END}\n")
+    assert file.facts.notes[text_format.SAME_SIDE] == [19]
+    assert text_format.SAME_SIDE not in read(MORE).facts.notes
+
+
+@pytest.mark.parametrize("label", ["[10:15] User:", "1) User:", "User (me):", "User∶", "## User\n"])
+def test_the_audit_sees_labels_that_are_not_read(read: Read, label: str) -> None:
+    rows = (f"{MORE}User: kiwi\n\nAgent: plum\n\n{label} kiwi\n\n[9] Agent: plum{END}\n", MORE)
+    bad, good = (tokens.encode_file(TOKENIZER, f, f.names) for f in map(read, rows))
+    assert bad.astray[-1] > 0 and not good.astray.any()
+
+
+@pytest.mark.parametrize(("agent", "user"), [("AI", "Ann"), ("Assistant", "Dave"), ("Bot", "Q")])
+def test_the_agent_may_speak_first(read: Read, agent: str, user: str) -> None:
+    talk = f"{agent}: plum\n\n{user}: kiwi\n\n{agent}: plum\n\n{user}: kiwi{END}\n"
+    file = read(talk * 4)
+    assert file.names == (agent, user)
+    assert (trained(file).count("plum"), trained(file).count("kiwi")) == (8, 0)
+
+
+def test_a_rule_with_a_label_does_not_ask(read: Read) -> None:
+    talk = (
+        "Prompt: be kind.\n\nCustomer: kiwi\n\nAssistant: plum\n\nCustomer: kiwi\n\nAssistant: plum"
+    )
+    assert read(f"{talk}{END}\n" * 4).names == ("Assistant", "Customer")
+    with pytest.raises(UserError, match=r"several names ask: .* set user_name"):
+        read(f"{talk}{END}\n".replace("Assistant", "Joi") * 4)
+
+
+def test_a_name_that_is_known_does_not_beat_one_that_asks_more(read: Read) -> None:
+    talks = (
+        f"Ann: a\n\nBob: b{END}\n" * 28 + f"Ann: a\n\nBob: b\n\nQuestion: c\n\nBob: d{END}\n" * 12
+    )
+    with pytest.raises(UserError, match=r"several names ask: Ann \(28\), Question \(12\)"):
+        read(talks)
+    assert read(talks, user_name="Ann").names == ("Bob", "Ann")
+
+
+@pytest.mark.parametrize("name", ["3PO", "Ann (customer)", "用户"])
+def test_a_given_name_may_have_any_form(read: Read, name: str) -> None:
+    assert read(f"{name}: kiwi\n\nBob: plum{END}\n" * 4, user_name=f" {name} ").names == (
+        "Bob",
+        name,
+    )
+
+
+@pytest.mark.parametrize(
+    "heading", ["You are kind.\n\n", "=== Conversation 1 ===\n", "System: so\n"]
+)
+def test_what_comes_before_each_question_is_not_trained_as_the_end_of_a_reply(
+    read: Read, heading: str
+) -> None:
+    """`end_mark none` would; and the remedy that the refusal names works."""
+    talks = [f"{heading.replace('1', str(i))}User: kiwi\n\nAgent: plum\n" for i in range(3)]
+    with pytest.raises(UserError, match=re.escape("write <|endoftext|> at the end of each")):
+        read("\n".join(talks), end_mark="none")
+    file = read(f"{END}\n".join([*talks, ""]))
+    assert file.facts.conversations == file.facts.with_preamble == 3
+
+
+def test_a_mark_behind_every_turn_is_told_from_one_behind_a_conversation(read: Read) -> None:
+    with pytest.raises(UserError, match="-- keep </s> where a conversation ends alone, then"):
+        read("User: kiwi</s>\nAgent: plum</s>\n" * 4)
+    assert read("User: kiwi\nAgent: plum</s>\n" * 4, end_mark="</s>").facts.conversations == 4
+
+
+def test_few_marks_for_many_questions_are_worth_a_sentence(read: Read) -> None:
+    said = read("User: kiwi\n\nAgent: plum\n\n" * 40 + END).sentences()
+    assert (
+        "1 end marks for 40 questions: if these are more conversations, set end_mark to none"
+        in said
+    )
+    assert not any("end marks for" in line for line in read(MORE).sentences())

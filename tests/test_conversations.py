@@ -154,7 +154,7 @@ def test_line_ends_and_bom_change_nothing(write: Write, bom: bytes, end: str) ->
     plain = conversations.read(write(text))
     other = conversations.read(write(bom + text.replace("\n", end).encode(), "other.txt"))
     assert other.conversations == plain.conversations and len(plain.conversations) == 3
-    assert other.facts.notes == plain.facts.notes and len(plain.facts.notes) == 4
+    assert other.facts.notes == plain.facts.notes and len(plain.facts.notes) == 5
 
 
 def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
@@ -163,7 +163,7 @@ def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
     )
     assert file.conversations == [Conversation(1, talk("a", "b")), Conversation(6, talk("c", "d"))]
     missing = "no end mark at the end of the file, conversation kept"
-    doubled = "doubled end marks, ignored"
+    doubled = "end marks without a conversation before them, ignored"
     assert file.facts.notes == {missing: [6], doubled: [4, 4]}
     first = "talks.txt: 2 conversations (text); User asks 2 times, Agent answers 2 times"
     notes = [f"{missing}: 1 (line 6)", f"{doubled}: 2 (lines 4, 4)"]
@@ -178,7 +178,7 @@ def test_end_mark_within_a_line_is_text(write: Write) -> None:
         Conversation(1, talk("a", f"so {END} ends")),
         Conversation(3, talk("c", "d")),
     ]
-    assert file.facts.notes == {f"{END} in the middle of a line, read as text": [3]}
+    assert file.facts.notes == {f"{END} in the text, read as text": [3]}
 
 
 def test_label_without_blank_line_begins_a_turn(write: Write) -> None:

@@ -28,7 +28,7 @@ NEAR = [  # ways to write a label that are not its own
     " {name}:", "\t{name}:", "\ufeff{name}:", "{upper}:", "{lower}:", "**{name}:**", "*{name}*:",
     "**{name}**:",
     "__{name}__:", "### {name}:", "> {name}:", "\u200b{name}:", "{name} :",
-    "{name}\u00a0:", "{name}：", "[{name}]:", "<b>{name}:</b>", "`{name}`:",
+    "{name}\u00a0:", "[{name}]:", "<b>{name}:</b>", "`{name}`:",
 ]  # fmt: skip
 OTHER = ["Note: n", "Step 1: do", "http://x.y", "x: y", "- one: two", "Users: all", "# Title: t"]
 WITHIN = ["say {user}: hi", "<|padding|>", f"so {END} ends", f"`{END}`", "{agent}", "ü🙂", "  x"]

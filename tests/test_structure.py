@@ -31,6 +31,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     ),
     "conversations": (
         "blocks",
+        "fences",
         "labels",
         "naming",
         "text_format",
@@ -96,8 +97,8 @@ WITHOUT_TORCH = (
     "errors", "lora", "model_card", "share", "fit", "rescore", "harness", "forecast", "trial",
     "range_test", "health",
     "paths", "workers", "turns", "validated", "settings", "runs", "lock", "guard", "blocks",
-    "labels", "naming", "text_format", "json_format", "detect", "conversations", "tiny", "table",
-    "tokens", "policy", "tokenized",
+    "fences", "labels", "naming", "text_format", "json_format", "detect", "conversations", "tiny",
+    "table", "tokens", "policy", "tokenized",
     "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
     "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
     "estimates", "rates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments",

@@ -69,7 +69,7 @@ def test_a_warning_stands_above_the_line_once(
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
     monkeypatch.setenv("COLUMNS", "80")
     with terminal.following(tmp_path, out):
-        runs.append_event(tmp_path, "start", resumed_step=0, planned_steps=8, vocabulary=1024)
+        runs.append_event(tmp_path, "start", **START | {"planned_steps": 8, "vocabulary": 1024})
         for step in range(1, 8):
             runs.append_event(tmp_path, "train", step=step, **{**TRAIN, "loss": 60.0 + step})
             deadline = time.monotonic() + 20

@@ -82,18 +82,6 @@ def at_marks(mark: str) -> Boundary:
     return boundary
 
 
-def before_lines(start: str) -> Boundary:
-    """A Boundary before a line that begins with a text, where an earlier one does as well."""
-    raw = start.encode()
-
-    def boundary(buffer: bytearray, searched: int) -> int:
-        at = max(buffer.rfind(end + raw, max(searched - len(raw), 0)) for end in (b"\n", b"\r")) + 1
-        before = buffer[:at]
-        return at if any(end + raw in b"\n" + before for end in (b"\n", b"\r")) else 0
-
-    return boundary
-
-
 def _num_line_ends(raw: bytes | bytearray) -> int:
     return raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
 

@@ -1,7 +1,7 @@
 """Read and check conversation files, block by block; no tokenizer is needed for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from neoxkit.naming import Votes
 from neoxkit.settings import TokenizeSettings
 from neoxkit.turns import END_MARK, Conversation, Names
 
+MANY, FEW = 10, 3  # questions a conversation, and end marks of a file, that are worth a sentence
+
 
 @dataclass
 class Facts:
     """What is in a file, or in a block of it.
 
     `notes`: what was read in a way that a person may not expect, with line numbers. `marks`: end
-    marks that ended a conversation. `left_out`: lines of conversations that could not be read,
-    where a person allowed that.
+    marks that ended a conversation.
     """
 
     conversations: int = 0
@@ -35,15 +36,9 @@ class Facts:
 
     def add(self, other: "Facts") -> None:
         """Count in a later block of the same file."""
-        for name in (
-            "conversations",
-            "questions",
-            "replies",
-            "with_preamble",
-            "unanswered",
-            "marks",
-        ):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for f in fields(self):
+            if f.type is int:
+                setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
         for what, lines in other.notes.items():
             self.notes.setdefault(what, []).extend(lines)
         self.faults += other.faults
@@ -86,6 +81,9 @@ class ConversationFile:
             said.append(f"{what}: {facts.with_preamble:,}")
         if facts.unanswered:
             said.append(f"with an unanswered last turn, not trained on: {facts.unanswered:,}")
+        if facts.questions > MANY * facts.conversations and 0 < facts.marks < FEW:
+            what = f"{facts.marks} end marks for {facts.questions:,} questions"
+            said.append(f"{what}: if these are more conversations, set end_mark to none")
         if others := self._other_names():
             said.append(f"labels of neither side, read as text: {others}")
         notes = sorted(facts.notes.items(), key=lambda note: note[1])
@@ -109,14 +107,18 @@ def read(
     user_name: str = "",
     end_mark: str = END_MARK,
     bad_rows: str = "error",
+    names_of: str = "",
 ) -> ConversationFile:
     """Read and check a conversation file; names that are not given are found.
+
+    `names_of`: the parameter of another file that the given names are of, if they are.
 
     `end_mark` ends a conversation of the text format (text_format.NO_MARK: each turn of the asking
     side begins one). Conversations that can't be read are refused, or left out and noted
     (`bad_rows` "skip"). Raises UserError (Faults when there are several) naming file, line and
     remedy.
     """
+    agent_name, user_name = agent_name.strip(), user_name.strip()
     detect.check_names(agent_name, user_name)
     head = blocks.head(path)
     if "\ufffd" in head:
@@ -132,38 +134,42 @@ def read(
         facts = _examine_all(path, form, found)
     else:
         detect.refuse_other_formats(path, head)
-        form, found, digest, facts = _read_text(path, head, agent_name, user_name, end_mark)
+        given = (agent_name, user_name, end_mark, names_of)
+        form, found, digest, facts = _read_text(path, head, *given)
     if facts.faults and bad_rows == "error":
         raise Faults(facts.faults)
     _leave_out(path, facts)
-    _check_sides(path, form, facts)
+    _check_sides(path, form, facts, names_of)
     return ConversationFile(path, form, found, digest, facts)
 
 
 def _read_text(
-    path: Path, head: str, agent_name: str, user_name: str, end_mark: str
+    path: Path, head: str, agent_name: str, user_name: str, end_mark: str, names_of: str
 ) -> tuple[Form, list[Block], str, Facts]:
     """The form, blocks, hash and facts of a text file that begins with `head`.
 
     The names in its beginning are nearly always the whole file's: all blocks are examined with them
     while they vote, and again only if they vote for others.
     """
-    form, pieces, guess = detect.text_form(path, head, agent_name, user_name, end_mark)
+    form, pieces, guess = detect.text_form(path, head, agent_name, user_name, end_mark, names_of)
     marks = end_mark != text_format.NO_MARK
-    boundary = blocks.at_marks(end_mark) if marks else blocks.before_lines(f"{form.names.user}:")
+    boundary = blocks.at_marks(end_mark) if marks else blocks.nowhere
     found, digest = blocks.cut(path, boundary)
     facts = _examine_all(path, form, found, (user_name, agent_name))
     names = naming.choose(path, facts.votes, user_name, agent_name)
     if names is None:
         raise text_format.nobody_answers(path, pieces, guess)
     if not facts.questions and not facts.votes.has(names.user):
-        raise text_format.no_turn_of(path, names.user, "user_name", facts.votes)
+        raise text_format.no_turn_of(path, names.user, "user_name", facts.votes, names_of)
     if names != form.names:
         votes, form = facts.votes, form._replace(names=names)
         facts = _examine_all(path, form, found)
         facts.votes = votes
-    if marks and not facts.marks and facts.questions > 1:
-        raise text_format.no_marks(path, end_mark, names, facts.questions, head)
+    if text_format.RECURS in facts.notes:
+        raise text_format.recurs(path, facts.notes[text_format.RECURS][0])
+    asked = facts.questions or sum(facts.votes.turns_of(names.user).values())
+    if marks and not facts.marks and asked > 1:
+        raise text_format.no_marks(path, end_mark, names, asked, head)
     return form, found, digest, facts
 
 
@@ -174,11 +180,12 @@ def _leave_out(path: Path, facts: Facts) -> None:
         facts.notes.setdefault(f"left out, can't be read: {fault.what}", []).append(line)
     facts.faults = []
     if not facts.conversations:
-        raise UserError(paths.short(path), "no conversation can be read", "set bad_rows to error")
+        what = "no conversation can be read"
+        raise UserError(paths.short(path), what, "set bad_rows to error to see why")
 
 
-def _check_sides(path: Path, form: Form, facts: Facts) -> None:
-    """Both sides must have turns: the words of one that has none are somebody else's turn."""
+def _check_sides(path: Path, form: Form, facts: Facts, names_of: str) -> None:
+    """Both sides must have turns: the words of one without any were read as the other side's."""
     if form.format == "json" and not facts.replies:
         where = f"{paths.short(path)}:1"
         raise UserError(where, "no turns found by the assistant", "check the roles")
@@ -189,7 +196,7 @@ def _check_sides(path: Path, form: Form, facts: Facts) -> None:
         (facts.replies, form.names.agent, "agent_name"),
     ):
         if not count:
-            raise text_format.no_turn_of(path, name, parameter, facts.votes)
+            raise text_format.no_turn_of(path, name, parameter, facts.votes, names_of)
 
 
 def _examine_all(
@@ -241,7 +248,8 @@ def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
     sides = {"train": read(train_file, settings.agent_name, settings.user_name, **options)}
     if settings.eval_file:
         eval_file = paths.find("eval_file", settings.eval_file)
-        sides["eval"] = read(eval_file, *sides["train"].names, **options)
+        names = sides["train"].names
+        sides["eval"] = read(eval_file, *names, **options, names_of="train_file")
     return sides
 
 

@@ -13,7 +13,7 @@ from neoxkit.turns import END_MARK, Names
 class Form(NamedTuple):
     """How a file is written: "text" or "json", its two names, and what ends a conversation.
 
-    `glued`: its labels follow no blank lines.
+    `glued`: its labels need no blank line before them.
     """
 
     format: str
@@ -33,23 +33,23 @@ def check_names(agent_name: str, user_name: str) -> None:
 
 
 def text_form(
-    path: Path, head: str, agent_name: str, user_name: str, end_mark: str
+    path: Path, head: str, agent_name: str, user_name: str, end_mark: str, names_of: str = ""
 ) -> tuple[Form, list[text_format.Piece], Votes]:
     """How a text file is written, by its beginning; its conversations there, and their votes.
 
     Labels are looked for at the start of paragraphs, and at the start of any line where few answer
-    there.
+    there, or none that is known to ask.
     """
     mark = end_mark if end_mark != text_format.NO_MARK else END_MARK
     pieces = text_format.split(head, mark).pieces
     votes, glued = naming.votes(pieces, user_name, agent_name), False
-    if votes.answered() < naming.SHARE:
+    if votes.answered() < naming.SHARE or not votes.known():
         other = naming.votes(pieces, user_name, agent_name, glued=True)
-        if other.answered() > votes.answered():
+        if (other.known(), other.answered()) > (votes.known(), votes.answered()):
             votes, glued = other, True
     names = naming.choose(path, votes, user_name, agent_name)
     if not names and user_name and not votes.has(user_name):
-        raise text_format.no_turn_of(path, user_name, "user_name", votes)
+        raise text_format.no_turn_of(path, user_name, "user_name", votes, names_of)
     if not names:
         raise text_format.nobody_answers(path, pieces, votes)
     return Form("text", names, end_mark, glued), pieces, votes

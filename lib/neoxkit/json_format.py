@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 
 from neoxkit import paths
 from neoxkit.errors import UserError
-from neoxkit.turns import Conversation, Turn
+from neoxkit.turns import Conversation, Notes, Turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold them, UTF-8 can't
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
 _READ_IN_A_ROW = {"messages", "kind", "set"}  # kind and set: of a file of questions
 _READ_IN_A_MESSAGE = {"role", "content", "weight", "train"}
-
-Notes = dict[str, list[int]]
 
 
 class _Row(NamedTuple):

@@ -1,24 +1,24 @@
 """Which two names a file's turns have: conversations vote, and a doubtful vote is refused."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from neoxkit import paths
 from neoxkit.errors import UserError
-from neoxkit.labels import any_labels
+from neoxkit.labels import any_labels, finder
 from neoxkit.turns import Names
 
 # Names that say of themselves which side they are, without regard to case.
 ASKING = {
     "user", "human", "question", "q", "instruction", "prompt", "query", "input", "customer",
-    "client", "student", "patient", "person", "me", "you",
+    "client", "student", "patient", "person", "me", "you", "用户",
 }  # fmt: skip
 ANSWERING = {
     "agent", "assistant", "answer", "a", "bot", "chatbot", "ai", "gpt", "chatgpt", "response",
-    "reply", "output", "completion", "model",
+    "reply", "output", "completion", "model", "助手",
 }  # fmt: skip
 MOST_LABELS = 12  # of a conversation, behind who asks, that are looked at
 SHARE = 0.9  # of the conversations that two names must fit to be beyond doubt
@@ -54,6 +54,10 @@ class Votes:
         """Whether a name is a label, in whatever case."""
         return any(same(one, name) for one in self.seen)
 
+    def known(self) -> bool:
+        """Whether a name is among them that says of itself that it asks."""
+        return any(name.casefold() in ASKING for name in self.asks)
+
     def answered(self) -> float:
         """The share of conversations in which the most common pair of names asks and answers."""
         pairs = Counter(self.first)
@@ -61,10 +65,14 @@ class Votes:
             pairs[one, other] += count
         return max(pairs.values(), default=0) / max(self.pieces, 1)
 
+    def turns_of(self, user: str) -> Counter[str]:
+        """What follows a name's labels, and how often."""
+        return _behind(user, self.steps)
+
     def answers(self, user: str) -> Counter[str]:
         """In how many conversations a name answers one; in a file of one or two, how often."""
         if self.pieces < FEWEST:
-            return _one_spelling(_behind(user, self.steps))
+            return _one_spelling(self.turns_of(user))
         return _one_spelling(_behind(user, self.first) + _behind(user, self.also))
 
     def without(self, user: str, agent: str) -> Counter[str]:
@@ -79,7 +87,7 @@ class Votes:
         return Counter({n: c for n, c in _one_spelling(counts).items() if not same(n, agent)})
 
 
-def _behind(user: str, counts: Counter[tuple[str, ...]]) -> Counter[str]:
+def _behind(user: str, counts: Mapping[tuple[str, ...], int]) -> Counter[str]:
     """Counts of the last name of each key whose first one is the user's."""
     found: Counter[str] = Counter()
     for (one, *_, other), count in counts.items():
@@ -109,10 +117,10 @@ def votes(
 
     `user` and `agent` are names that a person gave. `glued`: a label needs no blank line before it.
     """
-    found = Votes()
+    found, given = Votes(), finder([user, agent])
     for line, text in pieces:
         found.pieces += 1
-        names = [name for _, name in any_labels(text.split("\n"), glued)]
+        names = [name for _, name in any_labels(text.split("\n"), glued, given)]
         found.seen.update(list(dict.fromkeys(names)))
         for name in names:
             found.lines.setdefault(name, line)
@@ -129,13 +137,21 @@ def votes(
 
 
 def _asker(names: Sequence[str], user: str, agent: str) -> str:
-    """Who asks in a conversation with these labels: a name that says so, else the first."""
+    """Who asks in a conversation with these labels: a name that says so, most of all before one
+    that answers; else the first that doesn't answer."""
     others = [name for name in names if not same(name, agent)]
     if user:
         return next((name for name in others if same(name, user)), "")
-    for wanted in ({"user"}, ASKING):
-        if known := next((name for name in others if name.casefold() in wanted), ""):
+    before = [a for a, b in pairwise(names) if b.casefold() in ANSWERING or same(b, agent)]
+    for wanted, where in (
+        ({"user"}, others),
+        ({"human"}, others),
+        (ASKING, before),
+        (ASKING, others),
+    ):
+        if known := next((name for name in where if name.casefold() in wanted), ""):
             return known
+    others = [name for name in others if name.casefold() not in ANSWERING]
     return others[0] if len({*names}) > 1 and others else ""
 
 
@@ -144,17 +160,24 @@ def choose(path: Path, votes: Votes, user: str = "", agent: str = "") -> Names |
 
     Refused when two names are about as likely for one side.
     """
-    user = user or _choose_user(path, votes)
+    sure, user = bool(user), user or _choose_user(path, votes)
     if not user and agent:
         user = "User"  # the usual name; a file without it is refused later, by that name
-    agent = agent or _choose_agent(path, votes, user)
+    agent = agent or _choose_agent(path, votes, user, sure)
     return Names(agent, user) if user and agent else None
 
 
-def _choose_agent(path: Path, votes: Votes, user: str) -> str:
-    """Who answers most; refused where another does without that one, or is named like an agent."""
+def _choose_agent(path: Path, votes: Votes, user: str, sure: bool) -> str:
+    """Who answers most; refused where another does without that one, or is named like an agent.
+
+    `sure`: a person said who asks, so that no other name does.
+    """
     counts, first = votes.answers(user), _behind(user, votes.first)
+    if sure:
+        counts = Counter({n: c for n, c in counts.items() if n.casefold() not in ASKING})
     top = max(counts, key=lambda name: (counts[name], first[name]), default="")
+    if top.casefold() in ASKING:
+        raise _two(path, votes, [user, top], votes.asks + counts, "ask", "user_name")
     rivals = votes.without(user, top)
     known = [n for n in counts if n.casefold() in ANSWERING and counts[n] >= SHARE * counts[top]]
     if known and top not in known:
@@ -169,8 +192,8 @@ def _choose_user(path: Path, votes: Votes) -> str:
     if top not in known and votes.pieces >= FEWEST and asks[top] >= SHARE * votes.pieces:
         return top
     top = max(known, key=known.__getitem__, default="")
-    count = known.pop(top, 0)
-    return _clear(path, votes, top, count, known, "ask", "user_name")
+    count = asks.pop(top, 0)
+    return _clear(path, votes, top, count, asks if top else known, "ask", "user_name")
 
 
 def _clear(
@@ -186,9 +209,21 @@ def _clear(
     rivals = [n for n, c in others.most_common() if c == count or c >= max(2, RIVAL * count)]
     if not rivals:
         return top
-    names = ", ".join(f"{n[:24]} ({others[n] or count})" for n in [top, *rivals][:3])
-    raise UserError(
-        f"{paths.short(path)}:{votes.lines[rivals[0]]}",
-        f"several names {verb}: {names}",
-        f'set {parameter}, say to "{top[:24]}"',
+    raise _two(path, votes, [top, *rivals], others + Counter({top: count}), verb, parameter)
+
+
+def _two(
+    path: Path,
+    votes: Votes,
+    names: Sequence[str],
+    counts: Mapping[str, int],
+    verb: str,
+    parameter: str,
+) -> UserError:
+    names = sorted(names, key=lambda name: -counts[name])
+    said = ", ".join(f"{name[:24]} ({counts[name]})" for name in names[:3])
+    return UserError(
+        f"{paths.short(path)}:{votes.lines[names[1]]}",
+        f"several names {verb}: {said}",
+        f'set {parameter}, for example to "{names[0][:24]}"',
     )

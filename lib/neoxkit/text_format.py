@@ -8,25 +8,27 @@ from typing import NamedTuple
 
 from neoxkit import paths
 from neoxkit.errors import UserError
+from neoxkit.fences import code_lines, is_fence
 from neoxkit.labels import (
     Label,
     any_label,
     any_labels,
     begins_paragraph,
-    fenced,
     label_of,
     with_colon,
 )
 from neoxkit.naming import Votes, same
-from neoxkit.turns import Conversation, Names, Turn
+from neoxkit.turns import END_MARK, Conversation, Names, Notes, Turn
 
 NO_MARK = "none"  # of the parameter end_mark: each turn of the asking side begins a conversation
 
 GLUED = "labels without a blank line before them, read as turns"
 NEAR = "labels written in another way, read as turns"
 FENCED = "labels in a code block, read as text"
-
-Notes = dict[str, list[int]]  # what was read in a way one may not expect -> line numbers
+SAME_SIDE = "turns of one side one after the other: is the label between them written differently?"
+BEFORE = "no end mark at the end of the file, conversation kept"
+UNUSED = "end marks without a conversation before them, ignored"
+RECURS = "what comes before the first question comes again at the end of conversations"
 
 
 class Piece(NamedTuple):
@@ -49,30 +51,24 @@ def split(text: str, mark: str, names: Names | None = None, first_line: int = 1)
     if mark == NO_MARK:
         return _split_at_questions(text, names, first_line)
     pieces: list[Piece] = []
-    notes: Notes = {}
-    start, line, num_marks = 0, first_line, 0
-    doubled: list[int] = []
-    inside: list[int] = []
+    found: Notes = {BEFORE: [], UNUSED: [], f"{mark} in the text, read as text": []}
+    start, line, counted, num_marks = 0, first_line, 0, 0  # `line`: of the place `counted`
     for at in [*_marks(text, mark), len(text)]:
-        if at < len(text) and not _ends_conversation(text, at + len(mark), mark, names):
-            inside.append(first_line + text.count("\n", 0, at))
+        line, counted = line + text.count("\n", counted, at), at
+        is_end = at == len(text)
+        if not is_end and not _ends_conversation(text, start, at, mark, names):
+            found[f"{mark} in the text, read as text"].append(line)
             continue
-        piece = text[start:at]
-        begins = line + piece[: len(piece) - len(piece.lstrip())].count("\n")
-        line += piece.count("\n")
-        if piece.strip():
-            pieces.append(Piece(begins, piece.strip()))
-            num_marks += at < len(text)
-            if at == len(text):
-                notes["no end mark at the end of the file, conversation kept"] = [begins]
-        elif at < len(text):
-            doubled.append(line)
+        piece = text[start:at].strip()
+        if piece:
+            begins = line - text.count("\n", text.index(piece[:1], start), at)
+            pieces.append(Piece(begins, piece))
+            num_marks += not is_end
+            found[BEFORE] += [begins] if is_end else []
+        elif not is_end:
+            found[UNUSED].append(line)
         start = at + len(mark)
-    if doubled:
-        notes["doubled end marks, ignored"] = doubled
-    if inside:
-        notes[f"{mark} in the middle of a line, read as text"] = inside
-    return Pieces(pieces, num_marks, notes)
+    return Pieces(pieces, num_marks, {what: at for what, at in found.items() if at})
 
 
 def _marks(text: str, mark: str) -> Iterator[int]:
@@ -83,20 +79,32 @@ _CONTINUES = " \t.,;:!?)]}\"'`”’"  # what follows a mark that a sentence is 
 _LINE_ENDS = re.compile(r"[ \t]*(?:\n|\Z)")
 
 
-def _ends_conversation(text: str, over: int, mark: str, names: Names | None) -> bool:
-    """Whether a mark that is over at a place of the text is one, and not text about it.
+def _ends_conversation(text: str, start: int, at: int, mark: str, names: Names | None) -> bool:
+    """Whether a mark ends the conversation that begins at `start`, and is not text about it.
 
-    It is at the end of a line, before another mark or before a label; and where words follow at
-    once and a turn does later, before the next mark: those words are a preamble.
+    It is at the end of a line, before another mark or before a label, and not in a code block; and
+    where words follow at once and a turn does later, before the next mark: they are a preamble.
     """
-    if _LINE_ENDS.match(text, over) or text.startswith(mark, over):
+    over = at + len(mark)
+    ends_line = bool(_LINE_ENDS.match(text, over))
+    if text.startswith(mark, over) or (ends_line and "```" not in text[start:at]):
         return True
     next_mark = text.find(mark, over)
     lines = text[over : None if next_mark < 0 else next_mark].split("\n")
+    if ends_line:
+        return not _is_in_code(text[start:at].split("\n"), lines, names)
     if _is_label(lines[0], names):
         return True
     begins = lines[0][:1] not in _CONTINUES
     return begins and any(_is_label(line, names) for line in lines[1:])
+
+
+def _is_in_code(before: Sequence[str], behind: Sequence[str], names: Names | None) -> bool:
+    """Whether a code block that is open behind some lines is closed before the next label."""
+    if sum(map(is_fence, before)) % 2 == 0:
+        return False
+    first = next((line for line in behind if is_fence(line) or _is_label(line, names)), "")
+    return is_fence(first)
 
 
 def _is_label(line: str, names: Names | None) -> bool:
@@ -114,7 +122,14 @@ def _split_at_questions(text: str, names: Names | None, first_line: int) -> Piec
             start += 1
         if start < end:
             pieces.append(Piece(first_line + start, "\n".join(lines[start:end]).strip()))
-    return Pieces(pieces, 0, {})
+    heading = _without_digits("\n".join(lines[: starts[0]]).strip()) if starts else ""
+    again = [p.line for p in pieces[:-1] if heading and _without_digits(p.text) == heading]
+    return Pieces(pieces, 0, {RECURS: again} if again else {})
+
+
+def _without_digits(text: str) -> str:
+    """The last line of a text, in which numbers don't count."""
+    return re.sub(r"\d+", "0", text.rpartition("\n")[2].strip())
 
 
 class _Start(NamedTuple):
@@ -125,18 +140,13 @@ class _Start(NamedTuple):
 
 
 def _starts(lines: Sequence[str], names: Names) -> tuple[list[_Start], list[int]]:
-    """The lines that begin turns, and those that would if they were not in a code block.
-
-    Where a code block stays open, every block ends before a label: it is closed by its turn's end.
-    """
+    """The lines that begin turns, and those that would if they were not in a code block."""
     found = [
         _Start(i, label)
         for i in with_colon(lines)
         if (label := label_of(lines[i], names, begins_paragraph(lines, i)))
     ]
-    inside, stays_open = fenced(lines)
-    if stays_open:
-        inside, _ = fenced(lines, {start.line for start in found})
+    inside = code_lines(lines, [start.line for start in found])
     starts = [start for start in found if not inside[start.line]]
     return starts, [start.line for start in found if inside[start.line]]
 
@@ -149,6 +159,7 @@ def read(
     glued: list[int] = []
     near: list[int] = []
     in_code: list[int] = []
+    same_side: list[int] = []
     labelled: list[int] = []
     for piece in pieces:
         lines = piece.text.split("\n")
@@ -166,12 +177,15 @@ def read(
         near += [piece.line + s.line for s in starts if not s.label.exact]
         glued += [piece.line + s.line for s in starts if not begins_paragraph(lines, s.line)]
         labelled += [piece.line] if opener else []
+        same_side += [
+            piece.line + b.line for a, b in pairwise(starts) if a.label.role == b.label.role
+        ]
         conversations.append(_conversation(piece, lines, starts))
     before = (
         f"text before the first turn begins with another label than {names.user}: or "
         f"{names.agent}:, not trained on"
     )
-    found = {GLUED: glued, NEAR: near, FENCED: in_code, before: labelled}
+    found = {GLUED: glued, NEAR: near, FENCED: in_code, SAME_SIDE: same_side, before: labelled}
     notes |= {what: at for what, at in found.items() if at}
     return conversations, faults
 
@@ -220,7 +234,8 @@ def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserErr
     asker = max(votes.asks, key=votes.asks.__getitem__, default="")
     if asker and same(asker, "User"):
         what = f"no turns found that answer {asker}"
-        return UserError(where, what, 'write "Agent: ..." below it')
+        remedy = 'write "Agent: ..." below it, before the mark that ends the conversation'
+        return UserError(where, what, remedy)
     bare = re.compile(r"User:\S")
     if any(bare.match(line) for piece in pieces for line in piece.text.split("\n")):
         what = 'no turns found: no blank after "User:"'
@@ -231,11 +246,23 @@ def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserErr
     return UserError(where, what, f"{remedy}, or set user_name" if found else remedy)
 
 
-def no_turn_of(path: Path, name: str, parameter: str, votes: Votes) -> UserError:
+def no_turn_of(
+    path: Path, name: str, parameter: str, votes: Votes, names_of: str = ""
+) -> UserError:
     """One side never has a turn in a file: what labels it has."""
     found = ", ".join(sorted(votes.seen))[:60]
     what = f'no turn starts with "{name[:40]}:"' + (f"; found {found}" if found else "")
-    return UserError(paths.short(path), what, f"set {parameter}")
+    remedy = f'set {parameter}, or begin the lines of its turns with "{name[:20]}: "'
+    if names_of:
+        remedy = f"use the names of {names_of} in this file, too"
+    return UserError(paths.short(path), what, remedy)
+
+
+def recurs(path: Path, line: int) -> UserError:
+    """The refusal of a file whose conversations begin before their questions."""
+    what = "what comes before the first question is at the end of this conversation, too"
+    remedy = f"write {END_MARK} at the end of each conversation, and leave end_mark alone"
+    return UserError(f"{paths.short(path)}:{line}", what, remedy)
 
 
 # What other tools end a conversation with, at the end of a line.
@@ -252,7 +279,11 @@ def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str)
     other = max(others, key=others.count, default="")
     has = f'{num_questions:,} "{names.user[:40]}:" labels'
     if others.count(other) > 1:
-        what = f"no {mark}, {has}; {others.count(other):,} lines end with {other}"
+        count = others.count(other)
+        what = f"no {mark}, {has}; {count:,} lines end with {other}"
+        if count > 1.5 * num_questions:
+            remedy = f'keep {other} where a conversation ends alone, then set end_mark to "{other}"'
+            return UserError(paths.short(path), what, remedy)
         return UserError(paths.short(path), what, f'set end_mark to "{other}"')
     what = f"no {mark}, {has}"
     remedy = f"set end_mark to {NO_MARK} (each label begins one), or write the mark behind each"

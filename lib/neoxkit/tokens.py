@@ -12,6 +12,7 @@ from neoxkit import workers
 from neoxkit.blocks import Block
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
+from neoxkit.fences import in_code
 from neoxkit.table import FAULTS, Part, Store, Table, key_of
 from neoxkit.turns import Conversation, Names, Span, render
 from neoxkit.workers import Progress, silent
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-_FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 _BATCH = 1000  # conversations a tokenizer call
 
 
@@ -168,12 +168,16 @@ def _replies(
 
 
 def _asking_label(names: Names) -> re.Pattern[str]:
-    """A line that looks like the beginning of a turn of the asking side: by its name in whatever
-    punctuation, or at the start of a paragraph by one that everybody uses."""
+    """A line that looks like the beginning of a turn of the asking side: by its name, whatever
+    signs, numbers or a bracket stand round it, or at the start of a paragraph by one that everybody
+    uses; without a colon where it is a heading or bold."""
     usual = "|".join({"user", "human"} - {name.casefold() for name in names}) or "(?!)"
-    odd = r"[^\w\n]*"
+    user, odd = re.escape(names.user), r"(?:[^\w\n]|\d)*(?:[ap]m\W{0,3})?(?:</?\w+>)*"
+    label = rf"(?:{odd}{user}|(?<=\n\n){odd}(?:{usual}))"
+    bracket = r"(?: ?[(\[][^\n]{0,30}[)\]])?"
     return re.compile(
-        rf"\n(?:{odd}{re.escape(names.user)}|(?<=\n\n){odd}(?:{usual})){odd}[:：]", re.IGNORECASE
+        rf"\n(?:{label}{bracket}[^\w\n]*[:：∶]|(?:#+ |[*_]+){user}[*_]*[ \t]*(?=\n|\Z))",
+        re.IGNORECASE,
     )
 
 
@@ -185,7 +189,7 @@ def _behind_labels(
     for span in spans:
         turn = text[span.start : span.end] if span.role == "agent" else ""
         for found in asks.finditer(turn):
-            if len(_FENCE.findall(turn, 0, found.start())) % 2 == 0:
+            if not in_code(turn, found.start() + 1):
                 count += token(span.end) - token(span.start + found.start() + 1)
                 break
     return count

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Self
 
 END_MARK = "<|endoftext|>"
 
+Notes = dict[str, list[int]]  # what was read in a way one may not expect -> line numbers
+
 
 class Names(NamedTuple):
     """What the two sides are called: the labels of their turns, without the colon."""
