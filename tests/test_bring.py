@@ -316,7 +316,22 @@ def test_a_mark_behind_every_turn_is_told_from_one_behind_a_conversation(read: R
 def test_few_marks_for_many_questions_are_worth_a_sentence(read: Read) -> None:
     said = read("User: kiwi\n\nAgent: plum\n\n" * 40 + END).sentences()
     assert (
-        "1 end marks for 40 questions: if these are more conversations, set end_mark to none"
+        "end marks for 40 questions: 1 (if these are more conversations, set end_mark to none)"
         in said
     )
     assert not any("end marks for" in line for line in read(MORE).sentences())
+
+
+def test_rows_need_two_names_as_well(read: Read) -> None:
+    """Two equal labels could not be told apart in what is trained."""
+    for given in (
+        {"user_name": "Agent"},
+        {"agent_name": "user"},
+        {"user_name": "J", "agent_name": "j"},
+    ):
+        with pytest.raises(UserError, match="can't answer itself -- set user_name"):
+            read(row(ASK, SAY), "t.jsonl", **given)
+    assert read(row(ASK, SAY), "t.jsonl", agent_name="User", user_name="Ann").names == (
+        "User",
+        "Ann",
+    )

@@ -202,7 +202,7 @@ def test_a_dataset_has_the_name_of_its_file(file: str, name: str) -> None:
 
 
 def test_a_file_whose_name_is_no_name_needs_one_for_its_dataset() -> None:
-    said = "dataset: '???.txt' is no name for it -- give it one"
+    said = "dataset: '???.txt' gives no name -- name the dataset"
     assert refusal(TokenizeSettings, train_file="data/???.txt") == said
     assert TokenizeSettings(train_file="data/???.txt", dataset="x").dataset == "x"
 

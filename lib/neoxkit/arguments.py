@@ -204,7 +204,7 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     training = {k: v for k, v in values.items() if k not in names}
     for name, why in REFUSED.items():
         if training.get(name):
-            raise UserError(name, why, "leave it away")
+            raise UserError(name, why, "leave it out")
     for name, value in FIXED.items():
         if training.get(name, value) not in (value, _default(name)):
             notices.append(f"{name} is always {value} here")
@@ -254,7 +254,7 @@ def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[st
         kit.precision = models.best_precision(on_gpu)
     if kit.precision == "fp16" and not on_gpu:
         raise UserError(
-            "fp16", "needs a GPU and there is none", "leave it away, or use precision fp32"
+            "fp16", "needs a GPU and there is none", "leave it out, or use precision fp32"
         )
     if kit.precision == "bf16" and not on_gpu:
         notices.append("bf16 on a CPU is several times slower than fp32 where it has no AMX")

@@ -100,7 +100,7 @@ def read(path: Path, block: Block) -> str:
 
 
 def head(path: Path) -> str:
-    """The text at the beginning of a file, to learn how it is written; refused if it is no text."""
+    """The text at the beginning of a file, to learn how it is written; refused if it is binary."""
     with path.open("rb") as file:
         raw = file.read(HEAD_BYTES)
     _refuse_binary(paths.short(path), raw)

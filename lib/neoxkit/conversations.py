@@ -82,8 +82,10 @@ class ConversationFile:
         if facts.unanswered:
             said.append(f"with an unanswered last turn, not trained on: {facts.unanswered:,}")
         if facts.questions > MANY * facts.conversations and 0 < facts.marks < FEW:
-            what = f"{facts.marks} end marks for {facts.questions:,} questions"
-            said.append(f"{what}: if these are more conversations, set end_mark to none")
+            said.append(
+                f"end marks for {facts.questions:,} questions: {facts.marks} (if these are more "
+                "conversations, set end_mark to none)"
+            )
         if others := self._other_names():
             said.append(f"labels of neither side, read as text: {others}")
         notes = sorted(facts.notes.items(), key=lambda note: note[1])
@@ -128,7 +130,9 @@ def read(
             f"{paths.short(path)}:1", "the file is empty", "write conversations into it"
         )
     if path.suffix.lower() in (".jsonl", ".json"):
-        form = Form("json", Names(agent_name or "Agent", user_name or "User"))
+        names = Names(agent_name or "Agent", user_name or "User")
+        detect.check_names(*names)
+        form = Form("json", names)
         boundary = blocks.nowhere if json_format.is_array(head) else blocks.at_lines
         found, digest = blocks.cut(path, boundary)
         facts = _examine_all(path, form, found)

@@ -68,6 +68,7 @@ class _Screen:
         self.training, self.folder = training, training.folder
         self.reader, self.events = runs.EventReader(self.folder), []
         self.begun, self.next_drawing, self.num_drawn, self.log = time.monotonic(), 0.0, 0, None
+        self.alert = views.NOTHING
         self.line = display(status([], 0.0), display_id=True)
         self.picture = display(views.NOTHING, display_id=True)
         self.replies = display(views.NOTHING, display_id=True)
@@ -90,9 +91,12 @@ class _Screen:
         self.events += self.reader.poll()
         events = runs.history(self.events)
         seconds = time.monotonic() - self.begun
+        is_new = len(self.events) != self.num_drawn
+        if is_new:
+            self.alert = views.alert(health.warnings(events))
         line = status(events, seconds, ended, self.training.asked_to_stop)
-        self.line.update(line + views.alert(health.warnings(events)))
-        if len(self.events) != self.num_drawn:
+        self.line.update(line + self.alert)
+        if is_new:
             self.num_drawn = len(self.events)
             if any(e["event"] in ("train", "eval") for e in events):
                 self.picture.update(plots.curve(events, self.folder.name))

@@ -27,9 +27,9 @@ def check_names(agent_name: str, user_name: str) -> None:
     for parameter, name in (("agent_name", agent_name), ("user_name", user_name)):
         if any(c in name for c in ":\n<>`"):
             raise UserError(parameter, f"{name!r} can't be a label", "give the name alone")
-    if naming.same(agent_name, user_name or "User") and agent_name:
+    if agent_name and naming.same(agent_name, user_name or "User"):
         what = f"{agent_name!r} can't answer itself"
-        raise UserError("agent_name", what, "give the other side's name")
+        raise UserError("agent_name", what, "set user_name to the other side's name")
 
 
 def text_form(

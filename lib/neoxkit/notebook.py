@@ -13,7 +13,7 @@ _GIVEN = {"parameters", "injected-parameters"}  # tags of the cells that papermi
 
 @dataclass(frozen=True)
 class Expression:
-    """The value of a parameter that is no literal: not known, so it equals none."""
+    """The value of a parameter that is not a literal: it is not known, so it equals nothing."""
 
     source: str
 

@@ -76,7 +76,7 @@ def _name_of(file: str) -> str:
     """
     name = re.sub(r"[^\w.+=-]+", "-", Path(file).stem).strip("-.+=")[:100]
     if not name:
-        raise UserError("dataset", f"{Path(file).name!r} is no name for it", "give it one")
+        raise UserError("dataset", f"{Path(file).name!r} gives no name", "name the dataset")
     return name
 
 

@@ -25,10 +25,10 @@ NO_MARK = "none"  # of the parameter end_mark: each turn of the asking side begi
 GLUED = "labels without a blank line before them, read as turns"
 NEAR = "labels written in another way, read as turns"
 FENCED = "labels in a code block, read as text"
-SAME_SIDE = "turns of one side one after the other: is the label between them written differently?"
+SAME_SIDE = "second of two turns of one side in a row (is a label missing between them?)"
 BEFORE = "no end mark at the end of the file, conversation kept"
 UNUSED = "end marks without a conversation before them, ignored"
-RECURS = "what comes before the first question comes again at the end of conversations"
+RECURS = "what comes before the first question ends other conversations"
 
 
 class Piece(NamedTuple):

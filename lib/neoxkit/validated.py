@@ -141,7 +141,7 @@ def _last_bound(name: str, cells: Sequence[str]) -> int:
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """Parameters as flags of `neoxkit run`; JSON, which is YAML, for all that is no text.
+    """Parameters as flags of `neoxkit run`; JSON, which is YAML, for all that is not text.
 
     >>> as_flags({"run": "a", "restart": True, "allow_change": ["seed"]})
     ['-p', 'run', 'a', '-p', 'restart', 'true', '-p', 'allow_change', '["seed"]']
