@@ -247,6 +247,12 @@ def test_with_few_logs_the_eval_loss_tells() -> None:
     ]
 
 
+def test_the_remedy_is_what_fits_the_base_where_that_is_lower() -> None:
+    for fits, said in ((3e-5, "3e-05"), (2e-3, "0.0001"), (None, "0.0001")):
+        (warning,) = health.warnings(events([30.0, 90.0], [70.0], steps=10, fitting_rate=fits))
+        assert f"lower learning_rate to {said} (its peak is 0.001)" in warning
+
+
 FALLS = [3.0 - 0.2 * i for i in range(12)]
 
 

@@ -69,6 +69,9 @@ def test_what_jupyterlab_saves_by_the_way_is_no_changed_code(checkout: Path) -> 
 def test_a_notebook_that_is_not_committed_is_other_code(checkout: Path) -> None:
     save(checkout / "notebooks" / "02_train.ipynb", "train()")
     commit(checkout)
+    for name in ("talks.txt", "my talks.jsonl"):
+        (checkout / "notebooks" / name).write_text("uploaded in JupyterLab: no code\n")
+    assert run_card.code()["clean"]
     save(checkout / "notebooks" / "mine.ipynb", "train()")
     assert run_card.code()["changed"] == ["notebooks/mine.ipynb"]
 

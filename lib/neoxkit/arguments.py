@@ -107,6 +107,7 @@ class Parsed:
     training: TrainingArguments
     notices: list[str]
     flags: dict[str, str] | None = None  # what a shell said; None when a notebook wrote a file
+    fitting_rate: float | None = None  # what fits the base, once that is known
 
 
 class _Parser(HfArgumentParser):

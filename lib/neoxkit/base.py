@@ -35,21 +35,22 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
             "GPT-Neo overflows in fp16 on long rows: prefer bf16 where the GPU has it"
         )
     set_row_tokens(kit, model.config._attn_implementation)
-    _note_rate(parsed, model)
+    _find_fitting_rate(parsed, model)
     if kit.lora_rank:
         checkpointing = parsed.training.gradient_checkpointing
         return lora.add(model, kit.lora_rank, kit.model_name_or_path, checkpointing)
     return model
 
 
-def _note_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None:
-    """A notice of a learning rate far above what fits; a range test goes there on purpose."""
+def _find_fitting_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None:
+    """Keep the rate that fits, with a notice of one far above it; a range test goes there on
+    purpose."""
     kit = parsed.kit
-    if kit.lr_range_from:
-        return
     size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())  # ZeRO-3: of a shard
     fit = rates.by_size(kit.model_name_or_path, size, kit.from_scratch, kit.lora_rank > 0)
-    if said := rates.doubt(parsed.training.learning_rate, fit):
+    parsed.fitting_rate = fit.rate
+    said = rates.doubt(parsed.training.learning_rate, fit)
+    if said and not kit.lr_range_from:
         parsed.notices.append(said)
 
 

@@ -21,7 +21,6 @@ CLEAR_EVAL_RISE = 0.1  # the same where the last one alone is
 # seeds, 2 with 5 errors) and of 50 real ones (pytest -m slow tests/test_health.py). Of simulated
 # ones that rise by 60 % or more, 95 % are told of.
 ERRORS = 6.0
-USUAL_RATE = 2e-3  # of a small model from scratch: none needs more
 
 
 def warnings(events: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -158,7 +157,8 @@ def _calmer(start: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> str
     peak = _peak(train)
     if not peak:
         return f"lower learning_rate{clip}"
-    return f"lower learning_rate to {min(peak / 10, USUAL_RATE):.2g} (its peak is {peak:.2g}){clip}"
+    lower = min(peak / 10, start.get("fitting_rate") or peak)
+    return f"lower learning_rate to {lower:.2g} (its peak is {peak:.2g}){clip}"
 
 
 def _stronger(train: Sequence[Mapping[str, Any]]) -> str:

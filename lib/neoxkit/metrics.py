@@ -46,6 +46,7 @@ class Metrics(TrainerCallback):
             * args.world_size,
             micro_batch=args.train_batch_size,
             learning_rate=args.learning_rate,
+            fitting_rate=self.parsed.fitting_rate,
             model_gib=round(speed.memory_gib(), 3),  # with gradients' and optimizer's places
             dataset=kit.dataset,
             model=kit.model_name_or_path,

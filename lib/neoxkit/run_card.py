@@ -69,19 +69,23 @@ def this_start() -> dict[str, Any]:
 def code() -> dict[str, Any]:
     """The commit of the kit's checkout and what was changed in it since; none without git.
 
-    Parameters and outputs that JupyterLab saved in a notebook are no other code.
+    Parameters and outputs that JupyterLab saved in a notebook are not other code, nor is a file of
+    a person's own that was uploaded beside the notebooks.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "clean": None, "changed": []}
     found = _git("status", "--porcelain", "--", *MADE_BY)
-    changed = [line[3:] for line in (found or "").splitlines() if _is_other_code(line[3:])]
+    paths_changed = [line[3:].strip('"') for line in (found or "").splitlines()]
+    changed = [path for path in paths_changed if _is_other_code(path)]
     return {"commit": commit, "clean": not changed, "changed": changed[:20]}
 
 
 def _is_other_code(path: str) -> bool:
     """Whether a changed file makes another run, as a notebook does whose own cells are changed."""
     file, committed = CODE / path, _git("show", f"HEAD:{path}")
+    if path.startswith("notebooks/") and file.suffix not in (".ipynb", ".py"):
+        return False
     if file.suffix != ".ipynb" or committed is None or not file.is_file():
         return True
     now, was = notebook.parsed(file.read_bytes()), notebook.parsed(committed)
