@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from neoxkit import conversations, models, text_format, tokens
+from neoxkit import conversations, models, paths, text_format, tokens
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
@@ -335,3 +336,52 @@ def test_rows_need_two_names_as_well(read: Read) -> None:
         "User",
         "Ann",
     )
+
+
+CASES = paths.root().parent / "shared" / "cases"  # beside the checkout, where it is there
+TEXT_AND_MESSAGES = (".txt", "messages_array.json", "parts.jsonl", "weight.jsonl", "keys.jsonl")
+SET = {  # what a refusal names, and what is set
+    "no_end_mark.txt": ("end_mark to none", {"end_mark": "none"}),
+    "other_end_mark.txt": ('end_mark to "</s>"', {"end_mark": "</s>"}),
+}
+FAULTY = {  # what a refusal says
+    "one_bad_byte.txt": ":12: damaged",
+    "late_nul.txt": ":217: holds a NUL byte",
+    "ends_in_the_middle.txt": ":19: the file ends inside a character",
+}
+
+
+def cases() -> list[dict[str, Any]]:
+    found = CASES / "cases.json"
+    return json.loads(found.read_text()) if found.is_file() else []
+
+
+@pytest.mark.skipif(not cases(), reason="no shared/cases beside the checkout")
+def test_the_files_of_the_shared_cases_give_what_they_must() -> None:
+    read_ones = 0
+    for case in cases():
+        name, plums = case["file"], case.get("plums")
+        if name in FAULTY:
+            with pytest.raises(UserError, match=re.escape(name + FAULTY[name])):
+                conversations.read(CASES / name)
+        elif plums and name.endswith(TEXT_AND_MESSAGES):
+            said, given = SET.get(name, ("", {}))
+            if given:
+                with pytest.raises(UserError, match=re.escape(said)):
+                    conversations.read(CASES / name)
+            file = conversations.read(CASES / name, **given)
+            assert file.facts.conversations == case.get("conversations", 7), name
+            words = trained(file)
+            assert (words.count("plum"), words.count("kiwi")) == (plums, 0), name
+            assert not any(word in words for word in case.get("never", [])), name
+            read_ones += 1
+    assert read_ones == 15
+
+
+@pytest.mark.skipif(not cases(), reason="no shared/cases beside the checkout")
+def test_a_row_of_the_shared_cases_that_cannot_be_read_is_left_out_and_counted() -> None:
+    path = CASES / "messages_tool_row.jsonl"
+    with pytest.raises(UserError, match=r":7: role 'tool' can't be read here"):
+        conversations.read(path)
+    file = conversations.read(path, bad_rows="skip")
+    assert file.facts.conversations == 6 and trained(file).count("plum") == 6
