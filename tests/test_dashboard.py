@@ -158,6 +158,12 @@ def test_an_interrupt_before_the_first_step_ends_it_at_once(folder: Path, output
     assert process.closed and not lock.asked_to_stop(folder)
 
 
+@pytest.mark.parametrize("code", [75, -signal.SIGQUIT])  # its own word; it did not listen yet
+def test_a_guard_that_was_told_to_end_is_a_stop(folder: Path, code: int) -> None:
+    with pytest.raises(Stopped, match="before the first checkpoint"):
+        launch.Training(folder, Process(code=code), 0).check()
+
+
 def test_a_closed_browser_ends_the_cell_and_not_the_training(
     folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,31 @@ def test_a_training_that_makes_steps_is_asked_and_the_second_time_ended(
     assert guard.wait(timeout=20) == STOPPED and left(tmp_path) == []
 
 
+def test_signals_in_the_last_moments_do_not_change_the_exit_code(tmp_path: Path) -> None:
+    """Python puts the default handlers back when it ends: QUIT would turn "stopped" into -3."""
+    guard = start(tmp_path)
+    while guard.poll() is None:
+        guard.send_signal(signal.SIGQUIT)
+        time.sleep(0.01)
+    assert guard.returncode == STOPPED and left(tmp_path) == []
+
+
+def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> None:
+    """As a child of a shell's or a test's session it must not clear that one."""
+    owner = """if True:
+        import os, subprocess, sys
+        os.setsid()
+        beside = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        guard = [sys.executable, "-m", "neoxkit.guard", "--run", sys.argv[1], "--", "true"]
+        code = subprocess.run(guard, stdin=subprocess.PIPE, check=False).returncode
+        print(code, beside.poll())
+        beside.kill()
+    """
+    done = subprocess.run([sys.executable, "-c", owner, str(tmp_path)],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.stdout == "0 None\n"
+
+
 def test_signs_of_an_earlier_start_are_none(tmp_path: Path) -> None:
     alive.Signs(tmp_path, 0).give()
     guard = start(tmp_path)

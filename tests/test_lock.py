@@ -1,9 +1,12 @@
 """Who trains in a run folder, and the wish that it stop."""
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from neoxkit import lock
@@ -46,10 +49,39 @@ def test_a_guarded_training_leaves_the_lock_to_its_guard(
     assert lock.hold(tmp_path) is None and lock.locked_by(tmp_path) is None
 
 
-def test_a_wish_of_the_past_does_not_stop_a_new_start(tmp_path: Path) -> None:
+def test_a_stop_request_from_before_the_start_is_forgotten(tmp_path: Path) -> None:
     assert not lock.asked_to_stop(tmp_path)
     lock.ask_to_stop(tmp_path)
     assert lock.asked_to_stop(tmp_path)
+    begun = psutil.Process().create_time()
+    os.utime(tmp_path / lock.STOP, (begun - 60, begun - 60))
     lock.hold(tmp_path).close()
     assert not lock.asked_to_stop(tmp_path)
     lock.answer_stop(tmp_path)  # nobody asked: no fault
+
+
+def test_a_stop_request_made_during_the_start_counts(tmp_path: Path) -> None:
+    """Rank 0 takes the lock only when it has loaded its libraries."""
+    lock.ask_to_stop(tmp_path)
+    lock.hold(tmp_path).close()
+    assert lock.asked_to_stop(tmp_path)
+
+
+def test_a_training_begins_with_its_launcher(tmp_path: Path) -> None:
+    """A request that was made while DeepSpeed's runner starts is not older than the training."""
+    code = """if True:
+        import os, subprocess, sys, time
+        import psutil
+        stop, begun = sys.argv[1] + "/STOP", psutil.Process().create_time()
+        open(stop, "w").close()
+        os.utime(stop, (begun - 1.5, begun - 1.5))  # within what clocks may be out of step
+        time.sleep(1)
+        look = "import sys, pathlib; from neoxkit import lock; lock.hold(pathlib.Path(sys.argv[1]))"
+        subprocess.run([sys.executable, "-c", look, sys.argv[1]], check=True)
+    """
+    kept = {}
+    for name in ("deepspeed", "another"):
+        (tmp_path / name).mkdir()
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name), name], check=True)
+        kept[name] = lock.asked_to_stop(tmp_path / name)
+    assert kept == {"deepspeed": True, "another": False}

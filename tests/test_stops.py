@@ -207,6 +207,7 @@ def test_two_runs_at_once_work_and_two_in_a_folder_do_not(home: Path) -> None:
     first, second = (
         launch.start(BASE.replace(run=f"beside-{i}", max_steps=6, save_steps=3)) for i in (1, 2)
     )
+    assert wait_until(lambda: lock.locked_by(first.folder), 30)
     guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(first.folder), "--", "true"]
     assert subprocess.run(guard, check=False, stdin=subprocess.PIPE).returncode == 73
     with pytest.raises(launch.UserError, match=r"beside-1 is training now \(process \d+\)"):

@@ -28,6 +28,7 @@ STACKS_SECONDS = 2.0  # for the ranks to write their stacks
 STOPPED = 75  # exit code when somebody stopped the command
 LOCKED = 73  # exit code when another guard holds the lock
 SILENT = 70  # exit code when a rank made no progress
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> int:
@@ -36,13 +37,15 @@ def main() -> int:
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
+    if os.getsid(0) != os.getpid():
+        os.setsid()  # clear_session ends whatever shares the guard's session
     held = lock.take(options.run / lock.LOCK)  # until this process is gone
     if not held:
         return LOCKED
     watch = alive.Watch(options.run)
     watch.forget()
     asked: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
     owner = os.getppid()
     with (options.run / runs.LOG).open("ab") as log:
@@ -53,6 +56,8 @@ def main() -> int:
         return _wait(child, options.run, watch, asked, owner)
     finally:  # at any end, and whatever fails here: a full disk, a run folder that is gone
         clear_session()
+        for number in STOPS:  # one that came while the interpreter ends would replace the exit code
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _wait(

@@ -30,6 +30,7 @@ CPU_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
 
+_STOPPED = (STOPPED, -signal.SIGQUIT)  # the guard's word, or it had not begun to listen
 _KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the runner, or a rank by its launcher
 
 
@@ -83,7 +84,7 @@ class Training:
         message = last["message"] if last.get("event") == "error" else ""
         if code == LOCKED:
             lock.refuse_locked(self.folder)
-        if code == STOPPED or last.get("event") == "stop":
+        if code in _STOPPED or last.get("event") == "stop":
             raise Stopped(self.folder.name, *self._where_it_stopped())
         if code == 2 and message:
             raise UserError(*_in_parts(message))

@@ -1,15 +1,19 @@
 """Which process trains in a run folder, and the wish that it stop."""
 
 import fcntl
+import itertools
 import os
 import time
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from neoxkit.errors import UserError
 
 LOCK = ".lock"
 STOP = "STOP"  # this file in a run folder asks its training to save and stop
+CLOCK_SECONDS = 2.0  # how far a process's start and a file's time may be out of step
 UNKNOWN = -1  # a holder that has not written its process id yet; never to be signalled
 GUARDED = "NEOXKIT_GUARDED"  # set in the environment of a training whose guard holds the lock
 
@@ -62,8 +66,22 @@ def hold(folder: Path) -> IO[str] | None:
     file = take(folder / LOCK)
     if not file:
         raise _is_training(folder, locked_by(folder) or UNKNOWN)
-    answer_stop(folder)
+    _forget_stale_stop(folder)
     return file
+
+
+def _forget_stale_stop(folder: Path) -> None:
+    """Delete a stop request that is older than this training; one made during its start counts."""
+    request = folder / STOP
+    if request.exists() and request.stat().st_mtime < _started() - CLOCK_SECONDS:
+        answer_stop(folder)
+
+
+def _started() -> float:
+    """Return when this training began: this process, or the launchers of DeepSpeed above it."""
+    me = psutil.Process()
+    above = itertools.takewhile(lambda p: "deepspeed" in " ".join(p.cmdline()), me.parents())
+    return min(p.create_time() for p in (me, *above))
 
 
 def ask_to_stop(folder: Path) -> None:
