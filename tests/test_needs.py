@@ -90,11 +90,11 @@ def test_a_container_may_have_less_than_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(needs, "_CGROUP", tmp_path / "memory.max")
-    machine = needs.available_gib()
-    assert machine == pytest.approx(psutil.virtual_memory().available / GIB, rel=0.1)
+    all_of_it = needs.available_gib()
+    assert all_of_it == pytest.approx(psutil.virtual_memory().available / GIB, rel=0.1)
     (tmp_path / "memory.current").write_text(f"{GIB // 8}\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert needs.available_gib() == pytest.approx(machine, rel=0.1)
+    assert needs.available_gib() == pytest.approx(all_of_it, rel=0.1)
     (tmp_path / "memory.max").write_text(f"{GIB // 4}\n")
     assert needs.available_gib() == 0.125
 

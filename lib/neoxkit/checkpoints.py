@@ -47,8 +47,8 @@ def seal(checkpoint: Path, **facts: Any) -> None:
     runs.flush_all(checkpoint)
     names = _files(checkpoint)
     with ThreadPoolExecutor() as pool:
-        files = dict(zip(names, pool.map(lambda n: _sealed(checkpoint / n), names), strict=True))
-    runs.write_json(checkpoint / MANIFEST, {**facts, "files": files})
+        sealed = dict(zip(names, pool.map(lambda n: _sealed(checkpoint / n), names), strict=True))
+    runs.write_json(checkpoint / MANIFEST, {**facts, "files": sealed})
     runs.flush(checkpoint.parent)
 
 
@@ -58,8 +58,8 @@ def _sealed(path: Path) -> dict[str, Any]:
 
 def _files(checkpoint: Path) -> list[str]:
     """Names below a checkpoint; hidden ones are others' (.ipynb_checkpoints, .nfs...)."""
-    files = [p.relative_to(checkpoint) for p in checkpoint.rglob("*") if not p.is_dir()]
-    own = [f for f in files if not any(part.startswith(".") for part in f.parts)]
+    paths = [p.relative_to(checkpoint) for p in checkpoint.rglob("*") if not p.is_dir()]
+    own = [f for f in paths if not any(part.startswith(".") for part in f.parts)]
     return sorted(str(f) for f in own if f.name != MANIFEST)
 
 
@@ -71,18 +71,18 @@ def manifest(checkpoint: Path) -> dict[str, Any]:
 def fault(checkpoint: Path, hashes: bool = True) -> str | None:
     """What is wrong with a checkpoint, or None; without `hashes`, sizes alone are compared."""
     try:
-        files = {n: (f["size"], f["sha256"]) for n, f in manifest(checkpoint)["files"].items()}
+        sealed = {n: (f["size"], f["sha256"]) for n, f in manifest(checkpoint)["files"].items()}
     except FileNotFoundError:
         return "has no manifest, its save was interrupted"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "has a manifest that can't be read"
     there = _files(checkpoint)
-    for name in sorted({*files, *there}):
+    for name in sorted({*sealed, *there}):
         if name not in there:
             return f"{name} is missing"
-        if name not in files:
+        if name not in sealed:
             return f"{name} is not in its manifest (remove it if it is yours)"
-        path, (size, _) = checkpoint / name, files[name]
+        path, (size, _) = checkpoint / name, sealed[name]
         if path.is_symlink() or not path.is_file():
             return f"{name} is no file"
         if path.stat().st_size != size:
@@ -90,8 +90,8 @@ def fault(checkpoint: Path, hashes: bool = True) -> str | None:
     if not hashes:
         return None
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda name: runs.sha256(checkpoint / name), files)
-        changed = [n for n, sha256 in zip(files, found, strict=True) if sha256 != files[n][1]]
+        found = pool.map(lambda name: runs.sha256(checkpoint / name), sealed)
+        changed = [n for n, now in zip(sealed, found, strict=True) if now != sealed[n][1]]
     return f"{changed[0]} has changed since it was saved" if changed else None
 
 
