@@ -9,15 +9,27 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crashes import crashes  # noqa: F401 - a fixture
-from zygote import Zygote
+from zygote import Zygote, job
 
-from neoxkit import launch, paths
+from neoxkit import launch, paths, runs
 from neoxkit.settings import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"  # where it lies beside the checkout
+STEPS = 8
+BASE = TrainSettings(
+    dataset="small",
+    max_steps=STEPS,
+    per_device_train_batch_size=8,
+    logging_steps=2,
+    eval_steps=4,
+    save_steps=4,
+    save_total_limit=5,
+)
 NUM_CONVERSATIONS = 400  # of the sample, in the small dataset
 
 
@@ -111,3 +123,39 @@ def command(*arguments: str, **options: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, **options
     )
+
+
+def losses(folder: Path, event: str = "train") -> list[float]:
+    return [e["loss"] for e in runs.history(metrics(folder)) if e["event"] == event]
+
+
+class Outputs(list):
+    """Stands in for IPython's display: the current content of each output, in order."""
+
+    def __call__(self, thing: Any, **_: Any) -> Any:
+        at = len(self)
+        self.append(thing)
+        return type("Handle", (), {"update": lambda _, new: self.__setitem__(at, new)})()
+
+
+@pytest.fixture
+def starts_sooner(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """launch.start by ranks that start sooner, to their end."""
+
+    class Ended:
+        def __init__(self, folder: Path) -> None:
+            self.folder = folder
+
+        def poll(self) -> int:
+            return 0
+
+        def check(self) -> None:
+            last = runs.read_events(self.folder)[-1]
+            if last["event"] == "error":
+                raise launch.UserError(*launch._in_parts(last["message"]))
+
+    def start(settings: TrainSettings) -> Ended:
+        zygote.run(job(settings))
+        return Ended(paths.run(settings.run))
+
+    monkeypatch.setattr(launch, "start", start)

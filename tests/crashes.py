@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from zygote import Sabotage, Zygote, job
 
-from neoxkit import paths, runs
+from neoxkit import files, paths, runs
 from neoxkit.settings import TrainSettings
 
 STEPS_AN_EPOCH = 8
@@ -68,7 +68,7 @@ class Crashes:
         facts = runs.finished(folder)
         if facts["step"] != facts["planned_steps"]:
             return ""
-        sha256 = runs.sha256(folder / "model" / "model.safetensors")
+        sha256 = files.sha256(folder / "model" / "model.safetensors")
         shutil.rmtree(folder.resolve())
         return sha256
 

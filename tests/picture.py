@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import lab
+import lab_driver
 
 from neoxkit import paths, tokenized
 from neoxkit.errors import UserError
@@ -32,7 +32,7 @@ CELL = """[...document.querySelectorAll('.jp-Cell')]
 SWEPT = {"learning_rate": "5e-4,2e-3,8e-3", "per_device_train_batch_size": "8,32"}
 
 
-def take(notebook: lab.Notebook, element: str, above: int, name: str) -> None:
+def take(notebook: lab_driver.Notebook, element: str, above: int, name: str) -> None:
     """A picture of the window, the element (an expression) so many pixels below its top."""
     page = notebook.page
     notebook.command("application:toggle-left-area")
@@ -44,7 +44,7 @@ def take(notebook: lab.Notebook, element: str, above: int, name: str) -> None:
     print(f"wrote docs/{name}")
 
 
-def training(notebook: lab.Notebook) -> None:
+def training(notebook: lab_driver.Notebook) -> None:
     """Train; the picture is taken when half of the training is over."""
     notebook.run_all()
     notebook.page.wait_for_function(HALFWAY, timeout=400_000)
@@ -53,7 +53,7 @@ def training(notebook: lab.Notebook) -> None:
     notebook.page.wait_for_timeout(5000)
 
 
-def comparison(notebook: lab.Notebook) -> None:
+def comparison(notebook: lab_driver.Notebook) -> None:
     """Compare the runs of a sweep; the picture is of their curves and the heat map."""
     notebook.run_all()
     notebook.wait_for("compare.save(", "comparison.json")
@@ -78,13 +78,13 @@ def main() -> None:
     delete_runs()
 
 
-def look(name: str, values: dict[str, object], then: Callable[[lab.Notebook], None]) -> None:
+def look(name: str, values: dict[str, object], then: Callable[[lab_driver.Notebook], None]) -> None:
     """Open a copy of a notebook with these parameters."""
     with tempfile.TemporaryDirectory() as place:
         file = f"{name}.ipynb"
-        lab.set_parameters(paths.root() / "notebooks" / file, Path(place) / file, values)
-        with lab.jupyterlab(Path(place)) as address, lab.chromium() as browser:
-            then(lab.Notebook(browser, address, file, height=HEIGHTS[name]))
+        lab_driver.set_parameters(paths.root() / "notebooks" / file, Path(place) / file, values)
+        with lab_driver.jupyterlab(Path(place)) as address, lab_driver.chromium() as browser:
+            then(lab_driver.Notebook(browser, address, file, height=HEIGHTS[name]))
 
 
 def delete_runs() -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import blocks, conversations, models, paths, tokens, workers
+from neoxkit import blocks, conversations, machine, models, parallel, paths, tokens
 from neoxkit.errors import Faults, UserError
 from neoxkit.turns import Names
 
 END = "<|endoftext|>"
-DATA = paths.root().parent / "shared" / "data"
 TEXT = (
     f"User: é\n\nAgent: one{END}{END}\n\n{END}\nBe kind.\n\nUser: a {END} b\n\nAgent: c{END}  \t\n"
     f"User: d\nAgent: glued\n\nAgent: e\n\nUser: f{END}User: g\n\nAgent:\n```\nUser: h\n```{END}\n"
@@ -35,7 +34,7 @@ def test_blocks_change_nothing(
     whole = conversations.read(path)
     assert len(whole.blocks) == 1
     monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
-    monkeypatch.setattr(workers, "num_cores", lambda: 1)
+    monkeypatch.setattr(machine, "num_cores", lambda: 1)
     parts = conversations.read(path)
     assert len(parts.blocks) > 1 or size > 100 or (name, end) == ("t.jsonl", "\r")
     assert sum(block.size for block in parts.blocks) == path.stat().st_size
@@ -84,7 +83,7 @@ def test_blocks_on_two_processes_give_the_tokens_of_one_call(
     tokenizer = models.load_tokenizer("tiny")
     whole = tokens.encode(tokenizer, conversations.read(path).conversations, Names())
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
     file = conversations.read(path)
     told: list[tuple[int, int]] = []
     table = tokens.encode_file(tokenizer, file, Names(), progress=lambda *now: told.append(now))
@@ -111,14 +110,14 @@ def _faulty(item: int) -> int:
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
 
 
 def test_results_come_in_order_from_two_processes(two: None) -> None:
-    found = list(workers.each(_slow_first, range(20)))
+    found = list(parallel.each(_slow_first, range(20)))
     assert [item for item, _ in found] == list(range(20))
     assert len({process for _, process in found} - {os.getpid()}) == 2
-    assert list(workers.each(_slow_first, [1])) == [(1, os.getpid())]
+    assert list(parallel.each(_slow_first, [1])) == [(1, os.getpid())]
 
 
 def test_no_more_results_wait_than_two_a_worker(two: None) -> None:
@@ -130,7 +129,7 @@ def test_no_more_results_wait_than_two_a_worker(two: None) -> None:
                 taken.append(item)
                 yield item
 
-    results = workers.each(_slow_first, Items(range(50)))
+    results = parallel.each(_slow_first, Items(range(50)))
     next(results)
     assert len(taken) == 5
     results.close()
@@ -138,18 +137,18 @@ def test_no_more_results_wait_than_two_a_worker(two: None) -> None:
 
 def test_a_persons_mistake_comes_back_as_it_is(two: None) -> None:
     with pytest.raises(UserError, match=r"^here: is wrong -- mend it$"):
-        list(workers.each(_faulty, range(9)))
+        list(parallel.each(_faulty, range(9)))
 
 
 PARENT = """
 import time
-from neoxkit import workers
-workers.num_cores = lambda: 2
+from neoxkit import machine, parallel
+machine.num_cores = lambda: 2
 def work(item):
     print("ready", flush=True)
     time.sleep(0.2 if item < 2 else 600)
     return item
-for result in workers.each(work, range(9)):
+for result in parallel.each(work, range(9)):
     time.sleep(600)
 """
 

@@ -14,9 +14,8 @@ import pytest
 from neoxkit import conversations, models, paths, text_format, tokens
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
-from neoxkit.settings import TokenizeSettings
+from neoxkit.settings import TINY, TokenizeSettings
 from neoxkit.table import NOT_TRAINED
-from neoxkit.tiny import TINY
 
 END = "<|endoftext|>"
 TOKENIZER = models.load_tokenizer(TINY)

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import ipywidgets
 import pytest
-from test_dashboard import Outputs
+from conftest import Outputs
 
 from neoxkit import browser
 

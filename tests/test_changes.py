@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import tokenize
 
-from neoxkit import changes, cli, launch, paths, pipeline, plan, runs
+from neoxkit import changes, cli, files, launch, paths, pipeline, plan, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
@@ -27,8 +27,8 @@ def started(home: Path) -> Path:
     folder = paths.run("kept")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(TRAIN))
-    shutil.copy(paths.tokenized("kept") / runs.MANIFEST, folder / runs.DATASET)
+    files.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(TRAIN))
+    shutil.copy(paths.tokenized("kept") / files.MANIFEST, folder / runs.DATASET)
     runs.append_event(folder, "train", step=5)
     return folder
 
@@ -69,8 +69,8 @@ def test_other_settings_are_refused_before_01(started: Path) -> None:
 
 def test_a_dial_that_made_the_difference_is_named_with_its_value(started: Path) -> None:
     """The remedy, followed to the letter, lets the run go on."""
-    runs.write_json(started / runs.ARGUMENTS, plan.trainer_arguments(DIALLED))
-    runs.write_json(started / runs.DIALS, {"learning_rate": [2e-3, 5e-4]})
+    files.write_json(started / runs.ARGUMENTS, plan.trainer_arguments(DIALLED))
+    files.write_json(started / runs.DIALS, {"learning_rate": [2e-3, 5e-4]})
     with pytest.raises(UserError) as refused:
         plan.check(TRAIN)
     assert str(refused.value) == (
@@ -117,7 +117,7 @@ def test_02_names_both_texts_when_the_dataset_was_replaced(started: Path) -> Non
 
 
 def test_other_versions_tokenize_anew(started: Path) -> None:
-    was = runs.read_json(started / runs.DATASET)
+    was = files.read_json(started / runs.DATASET)
     was["versions"]["tokenizers"] = "0.1"
     (said,) = changes.differences(was, changes.planned_data(FIRST))
     assert said.startswith("tokenized by tokenizers 0.1, now ")
@@ -185,13 +185,13 @@ def not_begun(run: Path) -> None:
 
 
 def a_trial(run: Path) -> None:
-    arguments = runs.read_json(run / runs.ARGUMENTS)
-    runs.write_json(run / runs.ARGUMENTS, arguments | {"trial": True})
+    arguments = files.read_json(run / runs.ARGUMENTS)
+    files.write_json(run / runs.ARGUMENTS, arguments | {"trial": True})
 
 
 def of_other_data(run: Path) -> None:
-    kept = runs.read_json(run / runs.DATASET)
-    runs.write_json(run / runs.DATASET, kept | {"tokenizer_sha256": "another"})
+    kept = files.read_json(run / runs.DATASET)
+    files.write_json(run / runs.DATASET, kept | {"tokenizer_sha256": "another"})
 
 
 @pytest.mark.parametrize("change", [not_begun, a_trial, of_other_data, shutil.rmtree])
@@ -204,14 +204,14 @@ def test_replacing_one_that_no_run_was_trained_on_is_said(
 
 
 def test_a_finished_run_counts_as_one_that_can_go_on(started: Path) -> None:
-    runs.write_json(started / runs.FINISHED, {})
+    files.write_json(started / runs.FINISHED, {})
     assert "and kept was trained on it" in replacing(SMALLER)
 
 
 def test_the_yes_to_replace_is_no_part_of_the_data(started: Path) -> None:
-    before = (paths.tokenized("kept") / runs.MANIFEST).read_bytes()
+    before = (paths.tokenized("kept") / files.MANIFEST).read_bytes()
     tokenize("tiny.txt", "kept", block_size=64, overwrite=True)
-    assert (paths.tokenized("kept") / runs.MANIFEST).read_bytes() == before
+    assert (paths.tokenized("kept") / files.MANIFEST).read_bytes() == before
 
 
 def test_a_setting_that_came_later_is_no_change() -> None:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from neoxkit import chat, conversations, models, replies
-from neoxkit.settings import EvaluateSettings
-from neoxkit.tiny import TINY
+from neoxkit.settings import TINY, EvaluateSettings
 from neoxkit.turns import Conversation, Names, Turn, prompt
 
 TOKENIZER = models.load_tokenizer(TINY)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import checkpoints, runs
+from neoxkit import checkpoints, files, runs
 from neoxkit.errors import Faults
 
 MODEL, SHARD = "model.safetensors", "global_step/shard.pt"
@@ -28,7 +28,7 @@ def test_a_sealed_checkpoint_holds(tmp_path: Path) -> None:
     manifest = checkpoints.manifest(path)
     assert (manifest["step"], manifest["num_ranks"]) == (2, 1)
     assert {name: file["size"] for name, file in manifest["files"].items()} == {MODEL: 5, SHARD: 3}
-    assert manifest["files"][MODEL]["sha256"] == runs.sha256(path / MODEL)
+    assert manifest["files"][MODEL]["sha256"] == files.sha256(path / MODEL)
     assert checkpoints.fault(path) is None
     checkpoints.seal(path, step=2)  # a second time: it doesn't list itself
     assert checkpoints.fault(path) is None
@@ -37,10 +37,10 @@ def test_a_sealed_checkpoint_holds(tmp_path: Path) -> None:
 
 Spoil = Callable[[Path], object]
 SPOILS: list[tuple[Spoil, str]] = [
-    (lambda p: (p / runs.MANIFEST).unlink(), "has no manifest, its save was interrupted"),
-    (lambda p: (p / runs.MANIFEST).write_text('{"files": {'), "a manifest that can't be read"),
-    (lambda p: (p / runs.MANIFEST).write_text("[]"), "a manifest that can't be read"),
-    (lambda p: (p / runs.MANIFEST).write_text('{"files": {"x": 5}}'), "manifest that can't be"),
+    (lambda p: (p / files.MANIFEST).unlink(), "has no manifest, its save was interrupted"),
+    (lambda p: (p / files.MANIFEST).write_text('{"files": {'), "a manifest that can't be read"),
+    (lambda p: (p / files.MANIFEST).write_text("[]"), "a manifest that can't be read"),
+    (lambda p: (p / files.MANIFEST).write_text('{"files": {"x": 5}}'), "manifest that can't be"),
     (lambda p: (p / MODEL).unlink(), "model.safetensors is missing"),
     (lambda p: (p / MODEL).write_bytes(b"1234"), "has 4 bytes instead of 5"),
     (lambda p: (p / MODEL).write_bytes(b""), "has 0 bytes instead of 5"),
@@ -163,8 +163,8 @@ def test_the_manifest_is_the_last_thing_written(
 ) -> None:
     """Every file and folder is on the disk before the manifest takes its name."""
     path, steps = save(tmp_path, 2, seal=False), []
-    flush, rename = runs.flush, Path.replace
-    monkeypatch.setattr(runs, "flush", lambda p: (steps.append(p.name), flush(p)))
+    flush, rename = files.flush, Path.replace
+    monkeypatch.setattr(files, "flush", lambda p: (steps.append(p.name), flush(p)))
     monkeypatch.setattr(
         Path, "replace", lambda s, t: (steps.append(f"-> {t.name}"), rename(s, t))[1]
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from neoxkit import alive, cli, doctor, lock, parameters, paths, pipeline, runs, sweep
+from neoxkit import alive, cli, doctor, files, lock, parameters, paths, pipeline, sweep
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -39,12 +39,12 @@ def write_results(notebook: str, data: Path, run: Path) -> None:
         made_of = {"source": None, "eval_source": None, "settings": {}, "versions": {}}
         notes = {"notes": ["labels of neither side"], "split_notes": ["Only 3 are held out."]}
         manifest = {"counts": {"train": counts}, "sides": sides, **notes, **made_of}
-        runs.write_json(data / "manifest.json", manifest)
+        files.write_json(data / "manifest.json", manifest)
     elif notebook == "02_train":
-        runs.write_json(run / "FINISHED.json", {"eval_loss": 2.766, "warnings": [], **FACTS})
+        files.write_json(run / "FINISHED.json", {"eval_loss": 2.766, "warnings": [], **FACTS})
     else:
         scores = {"base": {"loss": 6.857}, "tuned": {"loss": 2.766}}
-        runs.write_json(run / "evaluation.json", {"eval_loss": scores})
+        files.write_json(run / "evaluation.json", {"eval_loss": scores})
 
 
 class Papermill(ModuleType):
@@ -190,7 +190,7 @@ def save(folder: Path, notebook: str, parameters: str) -> None:
     cell = {"cell_type": "code", "source": parameters, "metadata": {"tags": ["parameters"]}}
     kernel = {"name": "julia", "language": "julia"}
     saved = {"cells": [cell], "metadata": {"kernelspec": kernel}}
-    runs.write_json(folder / "notebooks" / f"{notebook}.ipynb", saved)
+    files.write_json(folder / "notebooks" / f"{notebook}.ipynb", saved)
 
 
 def test_what_is_saved_in_the_notebooks_does_not_count(
@@ -248,7 +248,7 @@ def test_a_sweep_skips_what_is_finished_whatever_03_holds(
     assert cli.main(["run", "--only", "03_evaluate"]) == 0
     ((_, _, injected),) = papermill.calls
     assert injected == EvaluateSettings().as_dict()
-    runs.write_json(finished / "evaluation.json", {"settings": injected})
+    files.write_json(finished / "evaluation.json", {"settings": injected})
     variant = sweep.Variant({"run": "demo"}, TrainSettings())
     assert sweep._is_done(variant, ["02_train", "03_evaluate"])
 
@@ -390,7 +390,7 @@ def test_a_run_that_trains_now_keeps_its_dataset(
 def test_03_alone_refuses_a_dataset_tokenized_anew(
     capsys: CapSys, papermill: Papermill, finished: Path
 ) -> None:
-    runs.write_json(finished / "FINISHED.json", {**FACTS, "dataset_sha256": "of the old one"})
+    files.write_json(finished / "FINISHED.json", {**FACTS, "dataset_sha256": "of the old one"})
     said = refused(capsys, "run", "--only", "03_evaluate")
     assert said.startswith("dataset: data/tokenized/sample was tokenized anew since the run was")
     assert papermill.calls == []

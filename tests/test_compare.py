@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import compare, experiments, runs
+from neoxkit import compare, experiments, files, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import CompareSettings
 
@@ -38,7 +38,7 @@ def make(
     folder = home / "runs" / name
     folder.mkdir(parents=True)
     values = ARGUMENTS | {"output_dir": f"runs/{name}"} | changes
-    runs.write_json(folder / runs.ARGUMENTS, values)
+    files.write_json(folder / runs.ARGUMENTS, values)
     steps = 10 * len(losses)
     runs.append_event(
         folder, "start", step=0, resumed_step=0, planned_steps=steps, num_ranks=1,
@@ -50,7 +50,7 @@ def make(
             trained_tokens=tokens, seconds=2.0, padding_share=0.0, tflop=1.0,
         )  # fmt: skip
         runs.append_event(folder, "eval", step=10 * i, loss=loss, trained_tokens=eval_tokens)
-    runs.write_json(folder / runs.FINISHED, {"step": steps, "planned_steps": steps})
+    files.write_json(folder / runs.FINISHED, {"step": steps, "planned_steps": steps})
     return folder
 
 
@@ -100,7 +100,7 @@ def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -
 def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: Path) -> None:
     make(home, "a", 100, [4.0])
     flags = {"learning_rate": "0.001", "gradient_checkpointing": "None", "dataset_sha256": "d"}
-    runs.write_json(make(home, "b", 100, [3.0]) / runs.ARGUMENTS, flags | {"report_to": "none"})
+    files.write_json(make(home, "b", 100, [3.0]) / runs.ARGUMENTS, flags | {"report_to": "none"})
     (make(home, "c", 100, [2.0]) / runs.ARGUMENTS).unlink()
     make(home, "d", 100, [1.0], lr_scheduler_type="polynomial")  # a file of a person's own
     chosen = experiments.load([])
@@ -218,7 +218,7 @@ def carded(folder: Path, base: str, **code: object) -> None:
     start = {"code": code, "versions": {}, "machine": {}}
     base_sha256 = {"model.safetensors": base}
     card = {"dataset_sha256": "d", "base_sha256": base_sha256, "starts": [start]}
-    runs.write_json(folder / "run_card.json", card)
+    files.write_json(folder / "run_card.json", card)
 
 
 def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> None:
@@ -261,14 +261,14 @@ def test_seeds_of_a_shell_or_without_one_are_numbers(home: Path) -> None:
     flags = {"seed": "7", "from_scratch": "False", "report_to": "none", "dataset_sha256": "d"}
     for name, base in (("a", "aaa"), ("b", "bbb")):
         folder = make(home, name, 100, [3.0])
-        runs.write_json(folder / runs.ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
+        files.write_json(folder / runs.ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
         carded(folder, base)
     assert experiments.over_seeds(experiments.load([])) == []  # their bases differ
     carded(folder, "aaa")
     (group,) = experiments.over_seeds(experiments.load([]))
     assert group.by_seed == {7: 3.0, 8: 3.0}
     del flags["seed"]
-    runs.write_json(folder / runs.ARGUMENTS, flags)
+    files.write_json(folder / runs.ARGUMENTS, flags)
     (group,) = experiments.over_seeds(experiments.load([]))
     assert group.by_seed == {7: 3.0, 42: 3.0}
 

@@ -7,7 +7,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import browser, controls, estimates, forecast, paths, plan, policy, views
+from neoxkit import browser, controls, estimates, forecast, machine, paths, policy, views
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.table import Part, Store, Table
@@ -30,7 +30,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(controls, "display", screen)
     monkeypatch.setattr(browser, "display", screen)
-    monkeypatch.setattr(plan, "num_gpus", lambda: 0)
+    monkeypatch.setattr(machine, "num_gpus", lambda: 0)
     monkeypatch.setattr(estimates, "last_run", lambda *_: None)
     return screen
 

@@ -20,7 +20,7 @@ import reliability
 from crashes import KINDS, LONG, SHORT, STEPS_AN_EPOCH, Crashes
 from zygote import Sabotage, job
 
-from neoxkit import checkpoints, paths, runs
+from neoxkit import checkpoints, files, paths, runs
 
 
 def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) -> list[str]:
@@ -98,7 +98,7 @@ def newest_step(folder: Path) -> int:
 
 
 def is_saving(folder: Path) -> bool:
-    return any(not (c / runs.MANIFEST).exists() for c in checkpoints.folders(folder))
+    return any(not (c / files.MANIFEST).exists() for c in checkpoints.folders(folder))
 
 
 def wait_until(ready: Callable[[], bool], seconds: float = 60, pause: float = 0.002) -> None:
@@ -262,7 +262,7 @@ def without(crashes: Crashes, what: str) -> bool:
     if any(codes):
         return True
     model = paths.run(settings.run) / "model" / "model.safetensors"
-    return runs.sha256(model) != crashes.expected(settings)
+    return files.sha256(model) != crashes.expected(settings)
 
 
 def test_a_series_notices_when_a_safeguard_is_missing(crashes: Crashes) -> None:

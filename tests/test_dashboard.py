@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Outputs
 
-from neoxkit import browser, checkpoints, dashboard, launch, lock, runs, views
+from neoxkit import browser, checkpoints, dashboard, files, launch, lock, runs, views
 from neoxkit.errors import Stopped, TrainingError, UserError
 
 START = {
@@ -18,15 +19,6 @@ TRAIN = {
     "padding_share": 0.1, "memory_gib": 1.5, "memory_gib_by_rank": [1.25, 1.5], "seconds": 1.0,
     "tokens_per_second": 100.0, "tflop": 0.01, "mfu": 0.5,
 }  # fmt: skip
-
-
-class Outputs(list):
-    """Stands in for IPython's display: the current content of each output, in order."""
-
-    def __call__(self, thing: Any, **_: Any) -> Any:
-        at = len(self)
-        self.append(thing)
-        return type("Handle", (), {"update": lambda _, new: self.__setitem__(at, new)})()
 
 
 class Process:
@@ -88,7 +80,7 @@ def begin(folder: Path, *steps: int) -> None:
 
 def finish(folder: Path) -> None:
     runs.append_event(folder, "done", step=40)
-    runs.write_json(folder / runs.FINISHED, {"step": 40, "planned_steps": 40})
+    files.write_json(folder / runs.FINISHED, {"step": 40, "planned_steps": 40})
 
 
 def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> None:

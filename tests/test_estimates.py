@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import estimates, run_card, runs
+from neoxkit import estimates, files, run_card, runs
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def test_a_run_of_an_earlier_version_is_passed_over(home: Path) -> None:
 def test_a_run_that_was_copied_from_another_machine_is_passed_over(home: Path) -> None:
     write(home, "copied", "tiny", 1, [100.0])
     card = {"starts": [{"machine": run_card.machine()}]}
-    runs.write_json(home / "runs" / "copied" / run_card.CARD, card)
+    files.write_json(home / "runs" / "copied" / run_card.CARD, card)
     assert estimates.last_run("tiny").run == "copied"
     card["starts"][-1]["machine"]["cpu"] = "Z80"
-    runs.write_json(home / "runs" / "copied" / run_card.CARD, card)
+    files.write_json(home / "runs" / "copied" / run_card.CARD, card)
     assert estimates.last_run("tiny") is None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, train_to_the_end
 
-from neoxkit import fit, lora, models, needs, runs
+from neoxkit import files, fit, lora, models, needs, runs
 from neoxkit.settings import TrainSettings
 
 ZERO2 = {"stage": 2, "reduce_bucket_size": 20_000_000, "allgather_bucket_size": 200_000_000}
@@ -146,7 +146,7 @@ def test_a_training_takes_what_was_predicted(
     largest = max(range(len(train)), key=tokens.__getitem__)
     batch = fit.Batch(tokens[largest], train[largest]["trained_tokens"] // ranks, checkpointing)
     shape = fit.Shape(width, layers, 50304)
-    zero = runs.read_json(home / "ds_configs" / f"zero{stage}.json")["zero_optimization"]
+    zero = files.read_json(home / "ds_configs" / f"zero{stage}.json")["zero_optimization"]
     job = needs.Job(shape.num_parameters, num_ranks=ranks, zero_stage=stage)
     predicted = sum(fit.rank_gib(shape, job, batch, zero).values())
     shutil.rmtree(run)  # a checkpoint of these is large

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, fit, forecast, models, needs, plan, runs
+from neoxkit import cli, files, fit, forecast, machine, models, needs, plan, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
@@ -17,7 +17,7 @@ LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # 60 and 30 on the average, of 
 def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing ran yet, on a machine of 10 GiB."""
     monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: None)
-    monkeypatch.setattr(needs, "available_gib", lambda: 10.0)
+    monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
 
 
 def of(machine: fit.Machine | None = None, **settings: object) -> forecast.Forecast:
@@ -52,7 +52,7 @@ def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.Monkey
     fits = of(per_device_train_batch_size=2)
     assert fits.fits and 2 < fits.largest < 10**6
     assert fits.rows()[0][1].startswith("about") and "10 are there" in fits.rows()[0][1]
-    monkeypatch.setattr(needs, "available_gib", lambda: 0.1)
+    monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
     small = of(per_device_train_batch_size=2)
     assert not small.fits and small.largest == 0
     assert small.rows()[0][1].startswith("DOES NOT FIT: about")
@@ -67,7 +67,7 @@ def test_of_trainings_that_need_the_same_one_is_told(monkeypatch: pytest.MonkeyP
         for name, rate, size in (("a", 1e-3, 0), ("b", 2e-3, 0), ("c", 1e-3, 40))
     ]
     assert forecast.doubts(settings) == []
-    monkeypatch.setattr(needs, "available_gib", lambda: 2 * taken)
+    monkeypatch.setattr(machine, "available_gib", lambda: 2 * taken)
     told = forecast.doubts(settings, at_once=3)
     assert [line.partition(", memory of a rank: DOES NOT FIT: about ")[0] for line in told] == [
         "a",
@@ -120,7 +120,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     settings = TrainSettings(run="corrects", gradient_checkpointing=True, dataset="small")
     folder = forecast.paths.run("corrects")
     folder.mkdir(parents=True)
-    runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
+    files.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
     then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
     last = forecast.estimates.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
@@ -144,7 +144,7 @@ def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
     assert of() == plain
     folder.mkdir()
     settings = plan.trainer_arguments(TrainSettings(run="corrects", dataset="small"))
-    runs.write_json(folder / runs.ARGUMENTS, settings)
+    files.write_json(folder / runs.ARGUMENTS, settings)
     assert of().measured == "night (copy)" and of().correction > 1
 
 
@@ -152,12 +152,12 @@ def test_a_gpu_says_its_memory_through_the_drivers_tool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert needs.device_gib(True, 2) is None
+    assert machine.device_gib(True, 2) is None
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 81920\necho 24576\n")
     tool.chmod(0o755)
-    assert needs.device_gib(True, 2) == 24.0
-    assert needs.device_gib(False, 2) == 5.0
+    assert machine.device_gib(True, 2) == 24.0
+    assert machine.device_gib(False, 2) == 5.0
 
 
 def test_the_command_says_it_here_and_elsewhere(
@@ -169,7 +169,7 @@ def test_the_command_says_it_here_and_elsewhere(
     assert "10 are there" in capsys.readouterr().out
     assert cli.main([*here, "--machine", "1x24"]) == 0
     assert "24 are there" in capsys.readouterr().out
-    monkeypatch.setattr(needs, "available_gib", lambda: 0.1)
+    monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
     assert cli.main(here) == 1
     assert "DOES NOT FIT" in capsys.readouterr().out
     assert cli.main([*here, "--machine", "1x24", "--machine", "2x24"]) == 2

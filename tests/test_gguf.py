@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, tokenize, train_to_the_end
-from test_blocks import DATA
+from conftest import REPOSITORY, SHARED_DATA, tokenize, train_to_the_end
 
 from neoxkit import merge, models
 from neoxkit.settings import TrainSettings
 
-TOKENIZER = Path(os.environ.get("BENCH_DATA") or DATA) / "gpt-neox-tokenizer"
+TOKENIZER = Path(os.environ.get("BENCH_DATA") or SHARED_DATA) / "gpt-neox-tokenizer"
 PYTHON = REPOSITORY / ".venv-gguf" / "bin" / "python"
 CONVERTER = REPOSITORY / ".venv-gguf" / "llama.cpp" / "convert_hf_to_gguf.py"
 PROMPT = "User: What is 7 plus 3?\n\nAgent:"

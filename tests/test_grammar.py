@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from neoxkit import conversations, models, naming, text_format, tokens
+from neoxkit.settings import TINY
 from neoxkit.table import NOT_TRAINED
-from neoxkit.tiny import TINY
 
 END = "<|endoftext|>"
 FILES = 2000

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from neoxkit import alive, launch, lock, runs
-from neoxkit.guard import LOCKED, SILENT, STOPPED
+from neoxkit.errors import LOCKED, STOPPED
+from neoxkit.guard import SILENT
 
 # A stand-in for the runner, its launcher and two ranks: each waits for its children, and all of
 # them ignore TERM when they are told to.

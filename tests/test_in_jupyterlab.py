@@ -12,21 +12,23 @@ pytest.importorskip(
     "playwright", reason="playwright is not installed (pip install -e '.[browser]')"
 )
 
-import lab
+import lab_driver
 
-from neoxkit import listing, runs
+from neoxkit import files, listing, runs
 from neoxkit.settings import TrainSettings
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not lab.CHROMIUM, reason="the Debian package chromium is not installed"),
+    pytest.mark.skipif(
+        not lab_driver.CHROMIUM, reason="the Debian package chromium is not installed"
+    ),
 ]
 HOSTILE = (
     "User: What is <b>this</b>?\n\n"
     "Agent: <script>window.hacked = 1</script>\x1b[31m.<|endoftext|>\n"
 )
 WATCH = "dashboard.watch(launch.start"
-Open = Callable[..., lab.Notebook]
+Open = Callable[..., lab_driver.Notebook]
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +45,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def opened(home: Path) -> Iterator[Open]:
     """Opens a notebook, or a copy of it that is named by its run and has other parameters."""
-    with lab.jupyterlab(home) as address, lab.chromium() as browser:
+    with lab_driver.jupyterlab(home) as address, lab_driver.chromium() as browser:
 
-        def open_notebook(name: str, /, **parameters: object) -> lab.Notebook:
+        def open_notebook(name: str, /, **parameters: object) -> lab_driver.Notebook:
             if parameters:
                 source = home / "notebooks" / f"{name}.ipynb"
                 own = next(parameters[k] for k in ("run", "dataset", "name") if k in parameters)
                 name = f"{name}-{own}"
-                lab.set_parameters(source, source.with_stem(name), parameters)
-            return lab.Notebook(browser, address, f"notebooks/{name}.ipynb")
+                lab_driver.set_parameters(source, source.with_stem(name), parameters)
+            return lab_driver.Notebook(browser, address, f"notebooks/{name}.ipynb")
 
         yield open_notebook
 
@@ -66,7 +68,7 @@ def events(home: Path, run: str, kind: str) -> list[dict]:
     return [e for e in runs.read_events(home / "runs" / run) if e["event"] == kind]
 
 
-def wait_until(true: Callable[[], object], tab: lab.Notebook, seconds: float = 90) -> None:
+def wait_until(true: Callable[[], object], tab: lab_driver.Notebook, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -78,9 +80,9 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab.run_all()
     tab.wait_for("tokenized.save(", "Tokenized conversations")
     written = home / "data" / "tokenized" / "hostile" / "manifest.json"
-    in_the_browser = runs.read_json(written)
+    in_the_browser = files.read_json(written)
     papermill("01_tokenize", train_file="data/hostile.txt", dataset="hostile")
-    assert runs.read_json(written) == in_the_browser
+    assert files.read_json(written) == in_the_browser
     dial = "controls.block_size("
     before, kept = tab.picture(dial), tab.outputs(dial).inner_text()
     assert "as the parameters say" in kept
@@ -104,11 +106,11 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     for part in ("quality.audit(", "tokenized.save("):  # of cells that were run with 280
         tab.run(part)
         tab.wait_for(part, "block_size: the dial says 64, the cells below it were run with 280")
-    assert runs.read_json(written) == in_the_browser
+    assert files.read_json(written) == in_the_browser
     tab.run("fitted = policy.fit_sides", "notebook:run-all-below")  # which is the remedy
     tab.wait_for("tokenized.save(", "Tokenized conversations")
     tab.wait_for("fitted = policy.fit_sides", "longer than 64 tokens")
-    assert runs.read_json(written)["block_size"] == 64
+    assert files.read_json(written)["block_size"] == 64
     assert tab.faults == []
     tab.close()
 
@@ -116,7 +118,7 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
 DIALS = "controls.training("
 
 
-def turn(tab: lab.Notebook, number: int, text: str) -> None:
+def turn(tab: lab_driver.Notebook, number: int, text: str) -> None:
     """Type a value into the field of one of 02's dials."""
     tab.outputs(DIALS).locator("input[type=text]").nth(number).fill(text)
     tab.page.keyboard.press("Enter")
@@ -141,7 +143,7 @@ def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, open
     tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0005")
     tab.run(WATCH, "notebook:run-all-below")
     tab.wait_for(WATCH, "finished · rate 0.0005 · batch 32 · block 280", seconds=90)
-    arguments = runs.read_json(home / "runs" / "dialled" / runs.ARGUMENTS)
+    arguments = files.read_json(home / "runs" / "dialled" / runs.ARGUMENTS)
     assert (arguments["learning_rate"], arguments["per_device_train_batch_size"]) == (5e-4, 32)
     tab.wait_for("papermill_command()", "-p learning_rate 0.0005")
     tab.restart_kernel()
@@ -172,7 +174,7 @@ def test_what_is_saved_in_the_parameters_is_not_what_the_command_line_uses(
         (home / "notebooks" / "uploaded.txt").write_bytes((home / "data/small.txt").read_bytes())
         papermill("01_tokenize", train_file="uploaded.txt")
         data = home / "data" / "tokenized" / "uploaded"
-        assert runs.read_json(data / runs.MANIFEST)["block_size"] == 280
+        assert files.read_json(data / files.MANIFEST)["block_size"] == 280
         tab.close()
     finally:
         path.write_bytes(committed)
@@ -255,16 +257,16 @@ def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None
     wait_until(lambda: tab.outputs(box).inner_text().count("What is") == 2, tab)
     columns = tab.outputs(box).locator(".widget-html")
     wait_until(lambda: all("▌" not in text for text in columns.all_inner_texts()), tab)
-    wait_until(lambda: tab.page.evaluate(lab.READY), tab)
+    wait_until(lambda: tab.page.evaluate(lab_driver.READY), tab)
     said = columns.all_inner_texts()
     assert [text.split("\n")[0].split("User")[0].strip() for text in said] == ["base", "tuned"]
     for text in said:
         assert "User What is <b>3</b> plus 4?" in text and "Agent" in text
     assert field.input_value() == ""
     written = home / "runs" / "talk" / "evaluation.json"
-    in_the_browser = runs.read_json(written)
+    in_the_browser = files.read_json(written)
     papermill("03_evaluate", **small)
-    assert runs.read_json(written) == in_the_browser
+    assert files.read_json(written) == in_the_browser
     assert tab.faults == []
     tab.close()
 
@@ -282,8 +284,8 @@ def test_04_shows_two_runs_and_what_differs(home: Path, opened: Open) -> None:
     assert "two.0.001" in tab.outputs("compare.table(").inner_text()
     assert tab.picture("compare.overlay(")
     written = home / "runs" / "both" / "comparison.json"
-    in_the_browser = runs.read_json(written)
+    in_the_browser = files.read_json(written)
     papermill("04_compare", name="both", runs='["two.*"]')
-    assert runs.read_json(written) == in_the_browser
+    assert files.read_json(written) == in_the_browser
     assert tab.faults == []
     tab.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import listing, lock, runs, terminal
+from neoxkit import files, listing, lock, runs, terminal
 
 START = {"planned_steps": 100, "resumed_step": 0, "step": 0}
 
@@ -38,13 +38,13 @@ def test_a_run_that_finished_broken_does_not_look_like_a_success(folder: Path) -
     runs.append_event(folder, "start", **START, vocabulary=1024)
     for step in (40, 70, 100):
         runs.append_event(folder, "train", step=step, loss=80.0)
-    runs.write_json(folder / runs.FINISHED, {})
+    files.write_json(folder / runs.FINISHED, {})
     found = listing.standing(folder)
     assert found.state == "finished" and found.says.startswith("warning: the train loss was 80 at")
     assert "mine: warning: the train loss was 80" in terminal.runs_table([found])
     runs.append_event(folder, "error", step=100, message="it broke")
     assert listing.standing(folder).says == "it broke"
-    runs.write_json(folder / runs.ARGUMENTS, {"trial": True})
+    files.write_json(folder / runs.ARGUMENTS, {"trial": True})
     runs.append_event(folder, "train", step=100, loss=80.0)
     assert listing.standing(folder).says == ""  # a range test is meant to break
 
@@ -53,14 +53,14 @@ def test_finished_and_training_are_seen_at_once(folder: Path) -> None:
     held = lock.hold(folder)
     assert listing.standing(folder).state == "training"
     held.close()
-    runs.write_json(folder / runs.FINISHED, {})
+    files.write_json(folder / runs.FINISHED, {})
     assert listing.standing(folder).state == "finished"
 
 
 def test_a_trial_is_told_from_a_run(folder: Path) -> None:
-    runs.write_json(folder / runs.ARGUMENTS, {"trial": True})
+    files.write_json(folder / runs.ARGUMENTS, {"trial": True})
     assert "killed (a trial)" in terminal.runs_table([listing.standing(folder)])
-    runs.write_json(folder / runs.ARGUMENTS, {})
+    files.write_json(folder / runs.ARGUMENTS, {})
     assert "trial" not in terminal.runs_table([listing.standing(folder)])
 
 

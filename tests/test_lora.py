@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import BASE, losses
 from safetensors.torch import load_file
-from test_train import BASE, losses
 from zygote import Sabotage, Zygote, job
 
 from neoxkit import evaluate, lora, merge, models, needs, paths, runs

@@ -6,9 +6,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import checkpoints, needs
+from neoxkit import checkpoints, machine, needs
 from neoxkit.errors import UserError
-from neoxkit.needs import GIB, Job
+from neoxkit.machine import GIB
+from neoxkit.needs import Job
 
 BILLION = 10**9
 Usage = namedtuple("Usage", "total used free")
@@ -66,9 +67,9 @@ def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
 
 
 def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "available_gib", lambda: 24.0)
+    monkeypatch.setattr(machine, "available_gib", lambda: 24.0)
     needs.check_host(Job(GIB, 2, 2))
-    monkeypatch.setattr(needs, "available_gib", lambda: 23.0)
+    monkeypatch.setattr(machine, "available_gib", lambda: 23.0)
     with pytest.raises(UserError) as refused:
         needs.check_host(Job(GIB, 2, 2))
     assert str(refused.value) == (
@@ -89,14 +90,14 @@ def test_a_gpu_must_hold_weights_gradients_and_optimizer() -> None:
 def test_a_container_may_have_less_than_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needs, "_CGROUP", tmp_path / "memory.max")
-    all_of_it = needs.available_gib()
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "memory.max")
+    all_of_it = machine.available_gib()
     assert all_of_it == pytest.approx(psutil.virtual_memory().available / GIB, rel=0.1)
     (tmp_path / "memory.current").write_text(f"{GIB // 8}\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert needs.available_gib() == pytest.approx(all_of_it, rel=0.1)
+    assert machine.available_gib() == pytest.approx(all_of_it, rel=0.1)
     (tmp_path / "memory.max").write_text(f"{GIB // 4}\n")
-    assert needs.available_gib() == 0.125
+    assert machine.available_gib() == 0.125
 
 
 @pytest.mark.parametrize(

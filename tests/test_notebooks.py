@@ -16,8 +16,8 @@ import papermill
 import pytest
 
 from neoxkit import paths
+from neoxkit.fields import Settings
 from neoxkit.settings import NOTEBOOKS
-from neoxkit.validated import Settings
 
 SETTINGS = {s.notebook: s for s in NOTEBOOKS}
 FILES = sorted((paths.root() / "notebooks").glob("*.ipynb"))

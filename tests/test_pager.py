@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
-from test_dashboard import Outputs
-from test_quality import EVAL, FOUND, TRAIN
+from conftest import Outputs
+from small_talk import EVAL, TRAIN
 
-from neoxkit import browser, models, pager, views
-from neoxkit.tiny import TINY
+from neoxkit import browser, models, pager, quality, views
+from neoxkit.settings import TINY
+
+SIDES = {"train": TRAIN, "eval": EVAL}
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Outputs:
 
 
 def pages(outputs: Outputs) -> pager.Pager:
-    return pager.pages({"train": TRAIN, "eval": EVAL}, FOUND, models.load_tokenizer(TINY))
+    return pager.pages(SIDES, quality.findings(SIDES), models.load_tokenizer(TINY))
 
 
 def page_of(row: Any) -> views.View:
@@ -46,7 +48,7 @@ def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
     names = [name for _, name in pager.kind.options]
     assert names[:2] == ["the train side", "the eval side"]
     assert len(names) == len(set(names))
-    for finding in FOUND:
+    for finding in quality.findings(SIDES):
         for side, rows in finding.rows.items():
             name = f"{side}: {finding.what}"
             assert (name in names) == (len(rows) > 0)

@@ -5,28 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_talk import EVAL, LONG, TOKENIZER, TRAIN, encode, talk
 
-from neoxkit import models, policy, quality, tokens
+from neoxkit import policy, quality
 from neoxkit.conversations import ConversationFile, Facts, Form
 from neoxkit.errors import UserError
 from neoxkit.table import Table
-from neoxkit.tiny import TINY
-from neoxkit.turns import Conversation, Names, Turn
+from neoxkit.turns import Names
 
-
-def talk(line: int, *texts: str) -> Conversation:
-    roles = ("user", "agent")
-    return Conversation(line, tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts)))
-
-
-TOKENIZER = models.load_tokenizer(TINY)
 SOURCE = ConversationFile(
     Path("t.txt"), Form("text", Names("Bot")), [], "", Facts(conversations=5, marks=5)
 )
-
-
-def encode(*conversations: Conversation, train_on: str = "agent") -> Table:
-    return tokens.encode(TOKENIZER, conversations, Names("Bot"), train_on)
 
 
 def lines(found: list[quality.Finding], what: str) -> dict[str, list[int]]:
@@ -34,19 +23,6 @@ def lines(found: list[quality.Finding], what: str) -> dict[str, list[int]]:
     return {side: rows.line.tolist() for side, rows in finding.rows.items()}
 
 
-LONG = "Tell me all that you know about the sea, and then some more of it, please."
-TRAIN = encode(
-    talk(1, "What is 3 plus 4?", "It is 7."),
-    talk(2, "What is 3 plus 4?", "It is 7."),
-    talk(3, "Hi", "x", "What?", "Nothing at all."),
-    talk(4, LONG * 4, "No way."),
-    talk(5, "Who are you?", "A program."),
-)
-EVAL = encode(
-    talk(1, "Who are you?", "A ship."),
-    talk(2, "Who are you", "A ship."),
-    talk(3, "Good day", "Who are you?", "Who are you?", "A program."),
-)
 FOUND = quality.findings({"train": TRAIN, "eval": EVAL})
 
 

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import BASE
-from zygote import Zygote, job
+from conftest import BASE
 
-from neoxkit import launch, paths, range_test, runs
-from neoxkit.settings import TrainSettings
-from neoxkit.workers import silent
+from neoxkit import paths, range_test, runs
+from neoxkit.parallel import silent
 
 RATES = np.geomspace(1e-7, 1, 100)
 
@@ -57,31 +55,8 @@ def test_no_test_is_made_unless_asked_for(home: Path) -> None:
     assert range_test.check(BASE, None, lambda label: silent).text == ""
 
 
-@pytest.fixture
-def forked(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """launch.start by ranks that start sooner, to their end."""
-
-    class Ended:
-        def __init__(self, folder: Path) -> None:
-            self.folder = folder
-
-        def poll(self) -> int:
-            return 0
-
-        def check(self) -> None:
-            last = runs.read_events(self.folder)[-1]
-            if last["event"] == "error":
-                raise launch.UserError(*launch._in_parts(last["message"]))
-
-    def start(settings: TrainSettings) -> Ended:
-        zygote.run(job(settings))
-        return Ended(paths.run(settings.run))
-
-    monkeypatch.setattr(launch, "start", start)
-
-
 def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
-    forked: None, home: Path
+    starts_sooner: None, home: Path
 ) -> None:
     settings = BASE.replace(run="ranged", range_test_steps=30)
     found = range_test.run(settings, lambda label: silent)

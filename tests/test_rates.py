@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from zygote import Zygote, job
 
-from neoxkit import fit, models, paths, pipeline, plan, rates, run_card, runs, sweep
+from neoxkit import files, fit, models, paths, pipeline, plan, rates, run_card, runs, sweep
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_goes_on_with_the_same_number(home: Path, pretrained:
     settings = SMALL.replace(run="goes-on", model_name_or_path=pretrained)
     folder = paths.run("goes-on")
     folder.mkdir(parents=True)
-    runs.write_json(folder / runs.ARGUMENTS, plan.check(settings))
+    files.write_json(folder / runs.ARGUMENTS, plan.check(settings))
     runs.append_event(folder, "train", step=5)
     assert plan.check(settings)["learning_rate"] == 1e-4
     assert plan.check(settings.replace(learning_rate=1e-4))["learning_rate"] == 1e-4
@@ -162,7 +162,7 @@ def test_02_trains_a_pretrained_base_with_a_tenth_of_its_rate(home: Path, pretra
     values = {"run": "tenth", "model_name_or_path": pretrained, **small}
     assert pipeline.execute(values, ["02_train"]) == 0
     folder = paths.run("tenth")
-    assert runs.read_json(folder / runs.ARGUMENTS)["learning_rate"] == 1e-4
+    assert files.read_json(folder / runs.ARGUMENTS)["learning_rate"] == 1e-4
     start, *_, done = runs.read_events(folder)
     assert (start["learning_rate"], start["notices"], done["event"]) == (1e-4, [], "done")
     said = (folder / "02_train.ipynb").read_text()

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import experiments, paths, rescore, runs, tokenized
+from neoxkit import experiments, files, paths, rescore, runs, tokenized
+from neoxkit.parallel import silent
 from neoxkit.scoring import Score
-from neoxkit.workers import silent
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def two(home: Path) -> Iterator[list[experiments.Run]]:
         shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
         facts = {"dataset": "data/tokenized/small", "block_size": block_size, "precision": "fp32"}
         sha256 = tokenized.sha256(paths.tokenized("small"))
-        runs.write_json(folder / runs.FINISHED, facts | {"dataset_sha256": sha256})
+        files.write_json(folder / runs.FINISHED, facts | {"dataset_sha256": sha256})
         made.append(experiments.Run(name, folder, "finished", {}, {}, []))
     yield made
     for run in made:
@@ -40,10 +40,10 @@ def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[experim
 
 def test_a_run_that_can_not_be_scored_there_says_why(two: list[experiments.Run]) -> None:
     whole, short = two
-    facts = runs.read_json(short.folder / runs.FINISHED)
+    facts = files.read_json(short.folder / runs.FINISHED)
     shutil.rmtree(short.folder / "model")
     assert rescore.scores(two, lambda label: silent)["short"] == "its model is not here"
-    runs.write_json(short.folder / runs.FINISHED, facts | {"dataset_sha256": "another"})
+    files.write_json(short.folder / runs.FINISHED, facts | {"dataset_sha256": "another"})
     assert rescore.scores(two, lambda label: silent)["short"] == "was trained on other data"
     stopped = experiments.Run("short", short.folder, "stopped", {}, {}, [])
     found = rescore.scores([stopped, whole], lambda label: silent)
@@ -57,7 +57,7 @@ def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
     two: list[experiments.Run],
 ) -> None:
     config = {"base_model_name_or_path": "runs/elsewhere/model"}
-    runs.write_json(two[1].folder / "model" / "adapter_config.json", config)
+    files.write_json(two[1].folder / "model" / "adapter_config.json", config)
     found = rescore.scores(two, lambda label: silent)
     assert "'runs/elsewhere/model' does not exist" in found["short"]
     assert found["whole"].loss > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import run_card, runs
+from neoxkit import files, run_card, runs
 
 
 @pytest.fixture
@@ -99,10 +99,10 @@ def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> Non
     run_card.finish(folder, {"step": 8})
     card = run_card.read(folder)
     assert card["base_sha256"] == {
-        name: runs.sha256(base / name) if name != "config.json" else card["base_sha256"][name]
+        name: files.sha256(base / name) if name != "config.json" else card["base_sha256"][name]
         for name in ("config.json", "model.safetensors")
     }
-    assert card["base_sha256"]["config.json"] != runs.sha256(base / "config.json")
+    assert card["base_sha256"]["config.json"] != files.sha256(base / "config.json")
     assert (card["run"], len(card["starts"]), card["results"]) == ("run", 2, {"step": 8})
     assert run_card.differences(card, run_card.this_start()) == []
 

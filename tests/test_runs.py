@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from neoxkit import runs
+from neoxkit import files, runs
 from neoxkit.errors import UserError
 
 
@@ -103,7 +103,7 @@ def test_state_and_finished(tmp_path: Path) -> None:
     assert runs.state(tmp_path) == "started"
     with pytest.raises(UserError, match="is not finished"):
         runs.finished(tmp_path)
-    runs.write_json(tmp_path / runs.FINISHED, {"step": 9})
+    files.write_json(tmp_path / runs.FINISHED, {"step": 9})
     assert runs.state(tmp_path) == "finished"
     assert runs.finished(tmp_path) == {"step": 9}
 
@@ -112,9 +112,9 @@ def test_write_json_leaves_the_old_file_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "facts.json"
-    runs.write_json(path, {"old": "ä"})
+    files.write_json(path, {"old": "ä"})
     with pytest.raises(TypeError):
-        runs.write_json(path, {"new": object()})
+        files.write_json(path, {"new": object()})
 
     def disk_full(self: Path, text: str, **_: Any) -> None:
         with self.open("w") as file:
@@ -123,8 +123,8 @@ def test_write_json_leaves_the_old_file_when_it_fails(
 
     monkeypatch.setattr(Path, "write_text", disk_full)
     with pytest.raises(OSError, match="no space"):
-        runs.write_json(path, {"new": 1})
-    assert runs.read_json(path) == {"old": "ä"}
+        files.write_json(path, {"new": 1})
+    assert files.read_json(path) == {"old": "ä"}
 
 
 def test_write_json_puts_the_new_file_in_place_whole(
@@ -132,7 +132,7 @@ def test_write_json_puts_the_new_file_in_place_whole(
 ) -> None:
     """A reader looks at the moment of the rename: it sees the old file, beside it the whole new."""
     path, seen = tmp_path / "facts.json", []
-    runs.write_json(path, {"n": 1})
+    files.write_json(path, {"n": 1})
     rename = Path.replace
 
     def looked_at(self: Path, target: Path) -> Path:
@@ -140,9 +140,9 @@ def test_write_json_puts_the_new_file_in_place_whole(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", looked_at)
-    runs.write_json(path, {"n": 2})
+    files.write_json(path, {"n": 2})
     assert seen == [({"n": 1}, {"n": 2})]
-    assert os.listdir(tmp_path) == ["facts.json"] and runs.read_json(path) == {"n": 2}  # noqa: PTH208
+    assert os.listdir(tmp_path) == ["facts.json"] and files.read_json(path) == {"n": 2}  # noqa: PTH208
 
 
 def test_set_aside_takes_the_first_free_number(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from conftest import REPOSITORY, command, make_home
 
-from neoxkit import runs
+from neoxkit import files, runs
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def shell(home: Path, line: str) -> subprocess.CompletedProcess:
 
 
 def manifest(home: Path) -> dict:
-    return runs.read_json(home / "data" / "tokenized" / "my-talks" / runs.MANIFEST)
+    return files.read_json(home / "data" / "tokenized" / "my-talks" / files.MANIFEST)
 
 
 def printed(home: Path) -> list[str]:
@@ -105,7 +105,7 @@ def test_01_replaces_no_dataset_that_a_run_was_trained_on(
     flags = ["-p", "train_file", "my talks.txt", "-p", "block_size", str(settings_say)]
     before, run = manifest(home), home / "runs" / "demo"
     run.mkdir()
-    runs.write_json(run / runs.DATASET, before)
+    files.write_json(run / runs.DATASET, before)
     runs.append_event(run, "train", step=5)
     try:
         done = papermill(home, tmp_path / "in.ipynb", tmp_path / "out.ipynb", *flags)

@@ -13,6 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from neoxkit import cli, notebook
 from neoxkit.errors import UserError
+from neoxkit.fields import Settings, convert
 from neoxkit.settings import (
     NOTEBOOKS,
     CompareSettings,
@@ -20,7 +21,6 @@ from neoxkit.settings import (
     TokenizeSettings,
     TrainSettings,
 )
-from neoxkit.validated import Settings, convert
 
 Kernel = Callable[..., str]
 

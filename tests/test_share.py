@@ -8,7 +8,7 @@ import httpx
 import huggingface_hub
 import pytest
 
-from neoxkit import runs, share
+from neoxkit import files, runs, share
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
@@ -19,7 +19,9 @@ def finished(home: Path) -> Iterator[Path]:
     folder = home / "runs" / "shared"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
-    runs.write_json(folder / runs.FINISHED, {"step": 1, "agent_name": "Agent", "user_name": "User"})
+    files.write_json(
+        folder / runs.FINISHED, {"step": 1, "agent_name": "Agent", "user_name": "User"}
+    )
     template = "{% for m in messages %}User: {{ m['content'] }}\n\nAgent:{% endfor %}"
     (folder / "model" / "chat_template.jinja").write_text(template)
     yield folder
@@ -78,7 +80,9 @@ def test_a_model_that_does_not_answer_is_not_pushed(finished: Path, hub: Hub) ->
 
 
 def test_adapters_are_merged_first(finished: Path, hub: Hub) -> None:
-    runs.write_json(finished / "model" / "adapter_config.json", {"base_model_name_or_path": "tiny"})
+    files.write_json(
+        finished / "model" / "adapter_config.json", {"base_model_name_or_path": "tiny"}
+    )
     assert "neoxkit merge shared makes a model" in share.share("shared").text
     with pytest.raises(UserError, match="model: holds adapters alone -- neoxkit merge shared"):
         share.share("shared", "me/mine")

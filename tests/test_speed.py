@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_batches import CLASSES, CONFIGS
+from small_models import CLASSES, CONFIGS
 from torch.utils.flop_counter import FlopCounterMode
 
 from neoxkit import speed

@@ -17,7 +17,7 @@ import pytest
 import reliability
 from jupyter_client.manager import KernelManager
 
-from neoxkit import checkpoints, launch, lock, paths, runs
+from neoxkit import checkpoints, files, launch, lock, paths, runs
 from neoxkit.guard import SILENT
 from neoxkit.settings import TrainSettings
 
@@ -48,7 +48,7 @@ def reached(folder: Path, where: str) -> bool:
     if where == "step":
         return "train" in events
     if where == "save":
-        return any(not (c / runs.MANIFEST).exists() for c in checkpoints.folders(folder))
+        return any(not (c / files.MANIFEST).exists() for c in checkpoints.folders(folder))
     return any(e["event"] == "train" and e["step"] % 20 == 0 for e in runs.read_events(folder))
 
 

@@ -13,142 +13,86 @@ import pytest
 import neoxkit
 
 LIB = Path(neoxkit.__file__).parent
-# A module imports only from its own level or those above it in this list, and never in a circle.
-LEVELS: dict[str, tuple[str, ...]] = {
-    "the kit's name": ("__init__",),
-    "ground": ("errors", "paths", "workers", "notebook"),
-    "files and settings": (
-        "turns",
-        "validated",
-        "settings",
-        "runs",
-        "health",
-        "run_card",
-        "checkpoints",
-        "alive",
-        "lock",
-        "guard",
-    ),
-    "conversations": (
-        "blocks",
-        "fences",
-        "labels",
-        "naming",
-        "text_format",
-        "json_format",
-        "detect",
-        "conversations",
-    ),
-    "tokens": ("tiny", "table", "tokens", "policy", "quality", "tokenized"),
-    "tensors": (
-        "lora",
-        "model_card",
-        "batches",
-        "sampler",
-        "losses",
-        "gloo",
-        "pickles",
-        "ranks",
-        "models",
-        "arguments",
-    ),
-    "parts of the work": ("metrics", "safety", "universal", "export", "replies", "speed"),
-    "plans": ("needs", "fit", "rates", "changes", "estimates", "listing", "plan", "forecast"),
-    "work": (
-        "failures",
-        "base",
-        "resume",
-        "trainer",
-        "train",
-        "scoring",
-        "depth",
-        "harness",
-        "evaluate",
-        "launch",
-    ),
-    "look": ("plots", "charts", "views", "outcome", "browser"),
-    "notebook": (
-        "dials",
-        "controls",
-        "pager",
-        "chat",
-        "dashboard",
-        "experiments",
-        "compare",
-        "rescore",
-        "trial",
-        "range_test",
-        "share",
-    ),
-    "shell": (
-        "doctor",
-        "terminal",
-        "parameters",
-        "pipeline",
-        "repeat",
-        "sweep",
-        "report",
-        "merge",
-        "cli",
-    ),
-}
-LEVEL = {module: i for i, modules in enumerate(LEVELS.values()) for module in modules}
-WITHOUT_TORCH = (
-    "errors", "lora", "model_card", "share", "fit", "rescore", "harness", "forecast", "trial",
-    "range_test", "health",
-    "paths", "workers", "turns", "validated", "settings", "runs", "lock", "guard", "blocks",
-    "fences", "labels", "naming", "text_format", "json_format", "detect", "conversations", "tiny",
-    "table", "tokens", "policy", "tokenized",
-    "models", "plots", "charts", "views", "outcome", "depth", "changes", "plan", "launch",
-    "controls", "dashboard", "doctor", "terminal", "cli", "listing", "browser", "quality", "pager",
-    "estimates", "rates", "checkpoints", "alive", "universal", "needs", "run_card", "experiments",
-    "compare", "notebook",
+ROOT = (
+    "errors", "files", "paths", "notebook", "fields", "settings", "machine", "parallel",
 )  # fmt: skip
+# What the modules of a folder may import beside their own folder; the root's own order is ROOT.
+MAY_IMPORT: dict[str, set[str]] = {
+    "data": {"root"},
+    "runs": {"root", "data"},
+    "models": {"root", "data", "runs"},
+    "training": {"root", "data", "runs", "models"},
+    "launch": {"root", "data", "runs", "models", "training.arguments"},
+    "evaluation": {"root", "data", "runs", "models", "launch.command"},
+    "lab": {"root", "data", "runs", "models", "launch", "evaluation"},
+    "cli": {"root", "data", "runs", "models", "launch", "evaluation", "lab"},
+}
+DOOR = "train"  # deepspeed --module neoxkit.train: it may import whatever a rank needs
 HEAVY = ("torch", "transformers", "datasets", "deepspeed")
+LIGHT = ("root", "data", "runs", "launch", "lab", "cli")  # nothing HEAVY is imported with these
+
+
+MODULES = sorted(
+    ".".join(path.relative_to(LIB).with_suffix("").parts) for path in LIB.rglob("*.py")
+)
+INSIDE = [module for module in MODULES if module.partition(".")[0] in MAY_IMPORT]
+
+
+def folder_of(module: str) -> str:
+    """The folder of a module of the kit, or "root"."""
+    first, dot, _ = module.partition(".")
+    return first if dot or first in MAY_IMPORT else "root"
 
 
 def tree(module: str) -> ast.Module:
-    return ast.parse((LIB / f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse((LIB / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
 
 
 def imports(module: str) -> set[str]:
     """The modules of the kit that one imports, those inside functions included."""
     found: set[str] = set()
     for node in ast.walk(tree(module)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.startswith("neoxkit")]
-            found |= {name.partition(".")[2] or "__init__" for name in names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("neoxkit"):
-            inside = node.module.partition(".")[2]
-            names = [inside] if inside else [alias.name for alias in node.names]
-            found |= {name if name in LEVEL else "__init__" for name in names}
         assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
-    return found
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        inside = [name.partition(".")[2] for name in names if name.startswith("neoxkit")]
+        found |= {name if name in MODULES else name.rpartition(".")[0] for name in inside}
+    return found - {""}
 
 
-def test_every_module_has_its_level() -> None:
-    assert {path.stem for path in LIB.glob("*.py")} == set(LEVEL)
+def allowed(module: str, other: str) -> bool:
+    """Whether `module` may import `other`."""
+    mine, its = folder_of(module), folder_of(other)
+    if mine == "root":
+        return module == DOOR or (its == "root" and ROOT.index(other) <= ROOT.index(module))
+    return its == mine or its in MAY_IMPORT[mine] or other in MAY_IMPORT[mine]
 
 
-@pytest.mark.parametrize("module", LEVEL)
-def test_imports_run_one_way(module: str) -> None:
-    later = {other for other in imports(module) if LEVEL[other] > LEVEL[module]}
-    assert later == set(), f"{module} imports from a later level"
+@pytest.mark.parametrize("module", [*INSIDE, *ROOT])
+def test_imports_run_down_the_house(module: str) -> None:
+    up = {other for other in imports(module) if not allowed(module, other)}
+    assert up == set(), f"{module} may not import from there"
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    graph = {module: imports(module) for module in LEVEL}
+    graph = {module: imports(module) for module in MODULES}
     while ends := {module for module, needs in graph.items() if not needs}:
         graph = {m: needs - ends for m, needs in graph.items() if m not in ends}
     assert graph == {}, "these import each other in a circle"
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    """A notebook opens at once, and its process never touches the GPU while a training runs."""
+    light = [m for m in (*INSIDE, *ROOT) if folder_of(m) in LIGHT]
     program = f"""
 import importlib, json, sys
 found = {{}}
-for name in {WITHOUT_TORCH}:
-    importlib.import_module(f"neoxkit.{{name}}")
+for name in {light}:
+    importlib.import_module(f"neoxkit.{{name}}".removesuffix(".__init__"))
     found[name] = [heavy for heavy in {HEAVY} if heavy in sys.modules]
 print(json.dumps({{k: v for k, v in found.items() if v}}))
 """
@@ -173,7 +117,7 @@ def public(module: str) -> list[tuple[str, ast.AST]]:
     return found
 
 
-@pytest.mark.parametrize("module", LEVEL)
+@pytest.mark.parametrize("module", MODULES)
 def test_public_functions_have_type_hints(module: str) -> None:
     bare = []
     for name, node in public(module):
@@ -190,7 +134,7 @@ def test_public_functions_have_type_hints(module: str) -> None:
     assert bare == []
 
 
-@pytest.mark.parametrize("module", LEVEL)
+@pytest.mark.parametrize("module", MODULES)
 def test_modules_and_public_names_have_docstrings(module: str) -> None:
     """Methods are left out where their class says it all."""
     assert ast.get_docstring(tree(module))
@@ -199,13 +143,13 @@ def test_modules_and_public_names_have_docstrings(module: str) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("module", [m for m in LEVEL if ">>> " in (LIB / f"{m}.py").read_text()])
+@pytest.mark.parametrize("module", [m for m in MODULES if ">>> " in ast.unparse(tree(m))])
 def test_examples_in_the_docstrings_are_right(module: str) -> None:
-    name = "neoxkit" if module == "__init__" else f"neoxkit.{module}"
+    name = f"neoxkit.{module}".removesuffix(".__init__")
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted and not found.failed
 
 
-@pytest.mark.parametrize("module", LEVEL)
+@pytest.mark.parametrize("module", MODULES)
 def test_no_module_hides_one_of_the_standard_library(module: str) -> None:
-    assert module == "__init__" or module not in sys.stdlib_module_names
+    assert module.rpartition(".")[2] not in {*sys.stdlib_module_names} - {"__init__"}

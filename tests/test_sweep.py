@@ -13,7 +13,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import experiments, forecast, lock, parameters, paths, plan, runs, sweep
+from neoxkit import (
+    experiments,
+    files,
+    forecast,
+    lock,
+    machine,
+    parameters,
+    paths,
+    plan,
+    runs,
+    sweep,
+)
 from neoxkit.errors import UserError
 from neoxkit.settings import EvaluateSettings, TrainSettings
 
@@ -100,7 +111,7 @@ def test_gpus_are_shared_out(
     monkeypatch: pytest.MonkeyPatch, gpus: int, visible: str | None, num_ranks: int, at_once: int,
     parts: list[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(plan, "num_gpus", lambda: gpus)
+    monkeypatch.setattr(machine, "num_gpus", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -109,14 +120,14 @@ def test_gpus_are_shared_out(
 
 
 def test_more_at_once_than_there_are_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "num_gpus", lambda: 2)
+    monkeypatch.setattr(machine, "num_gpus", lambda: 2)
     with pytest.raises(UserError, match="--at-once: got 3, there are 2 GPUs"):
         sweep.environments([TrainSettings()], 3)
 
 
 def test_on_a_cpu_one_runs_after_the_other_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "num_gpus", lambda: 0)
-    monkeypatch.setattr(sweep, "num_cores", lambda: 8)
+    monkeypatch.setattr(machine, "num_gpus", lambda: 0)
+    monkeypatch.setattr(machine, "num_cores", lambda: 8)
     assert sweep.environments([TrainSettings()], 0) == [{}]
     shared = sweep.environments([TrainSettings(num_ranks=2)], 2)
     assert shared == [{"OMP_NUM_THREADS": "2"}] * 2
@@ -133,7 +144,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
     for name in ("notebooks", "ds_configs", "runs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
-    monkeypatch.setattr(plan, "num_gpus", lambda: 0)
+    monkeypatch.setattr(machine, "num_gpus", lambda: 0)
     monkeypatch.setattr(plan, "check", lambda settings: {})
     monkeypatch.setattr(forecast, "doubts", lambda settings, at_once: [])
     monkeypatch.setattr(sweep, "_compare", lambda name, made: 0)
@@ -207,7 +218,7 @@ def test_what_may_not_fit_is_said_before_the_first_begins(
     monkeypatch.setattr(forecast, "doubts", doubts)
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
     two[0].folder.mkdir()
-    runs.write_json(two[0].folder / runs.FINISHED, {})
+    files.write_json(two[0].folder / runs.FINISHED, {})
     assert sweep.run("g", two, ["02_train"], at_once=2) == 0  # of which one is left
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "note: g.seed=2, DOES NOT FIT; it is tried all the same"
@@ -220,7 +231,7 @@ def test_what_the_notebooks_hold_is_said_once_and_never_a_question(
     held = {"02_train": "seed = 9\nmax_steps = 7", "03_evaluate": 'my_questions = ["Who is Ann?"]'}
     for name, source in held.items():
         cell = {"cell_type": "code", "source": source, "metadata": {"tags": ["parameters"]}}
-        runs.write_json(paths.root() / "notebooks" / f"{name}.ipynb", {"cells": [cell]})
+        files.write_json(paths.root() / "notebooks" / f"{name}.ipynb", {"cells": [cell]})
     assert sweep.run("g", two, ["02_train"]) == 0
     of_02 = "note: notebooks/02_train.ipynb holds max_steps 7; -1 is used"
     assert [s.split(" --")[0] for s in notes(capsys)] == [of_02]
@@ -278,12 +289,12 @@ def test_what_was_evaluated_otherwise_is_evaluated_again(two: list[sweep.Variant
     folder = two[0].folder
     folder.mkdir()
     assert not sweep._is_done(two[0], both)
-    runs.write_json(folder / runs.FINISHED, {})
+    files.write_json(folder / runs.FINISHED, {})
     assert sweep._is_done(two[0], ["02_train"]) and not sweep._is_done(two[0], both)
     settings = EvaluateSettings(run="g.seed=1", seed=1).as_dict()
-    runs.write_json(folder / "evaluation.json", {"settings": settings})
+    files.write_json(folder / "evaluation.json", {"settings": settings})
     assert sweep._is_done(two[0], both)
-    runs.write_json(folder / "evaluation.json", {"settings": settings | {"num_questions": 7}})
+    files.write_json(folder / "evaluation.json", {"settings": settings | {"num_questions": 7}})
     assert not sweep._is_done(two[0], both)
 
 

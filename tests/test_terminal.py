@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import checkpoints, runs, terminal
+from neoxkit import checkpoints, files, runs, terminal
 
 START = {
     "resumed_step": 0, "planned_steps": 8, "learning_rate": 2e-3, "conversations_a_step": 16,
@@ -91,7 +91,7 @@ def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-8").mkdir()
     checkpoints.seal(tmp_path / "checkpoint-8")
     assert terminal.outset(tmp_path) == "goes on from step 8"
-    runs.write_json(tmp_path / runs.FINISHED, {})
+    files.write_json(tmp_path / runs.FINISHED, {})
     assert terminal.outset(tmp_path) == "already trained: shown as it is"
 
 

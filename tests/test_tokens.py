@@ -13,7 +13,7 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
-from neoxkit import conversations, models, paths, policy, runs, tokenized, tokens, turns
+from neoxkit import conversations, files, models, paths, policy, tokenized, tokens, turns
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
 from neoxkit.table import Reply, Table
@@ -437,7 +437,7 @@ def test_saved_dataset_opens_with_datasets(tiny: Tokenizer, saved: Saved) -> Non
     first = sides["train"][0]
     asked = tiny.decode(first["input_ids"][: first["reply_start"]])
     assert asked == f"User: what is {(first['line'] - 1) // 3}?\n\nAgent:"
-    assert tokenized.load(folder)[1] == manifest == runs.read_json(folder / "manifest.json")
+    assert tokenized.load(folder)[1] == manifest == files.read_json(folder / "manifest.json")
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
     card = (folder / "README.md").read_text(encoding="utf-8")
     (note,) = manifest["split_notes"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import REPOSITORY, command, metrics, tokenize, train_to_the_end
+from conftest import BASE, REPOSITORY, STEPS, command, losses, metrics, tokenize, train_to_the_end
 from datasets import load_from_disk
 from safetensors.torch import load_file
 from zygote import Zygote, job
@@ -25,9 +25,11 @@ from neoxkit import (
     checkpoints,
     cli,
     evaluate,
+    files,
     launch,
     listing,
     lock,
+    machine,
     needs,
     paths,
     pipeline,
@@ -38,21 +40,9 @@ from neoxkit import (
     scoring,
     tokenized,
 )
-from neoxkit.errors import Stopped, UserError
-from neoxkit.guard import STOPPED
+from neoxkit.errors import STOPPED, Stopped, UserError
 from neoxkit.replies import ENDINGS
 from neoxkit.settings import TrainSettings
-
-STEPS = 8
-BASE = TrainSettings(
-    dataset="small",
-    max_steps=STEPS,
-    per_device_train_batch_size=8,
-    logging_steps=2,
-    eval_steps=4,
-    save_steps=4,
-    save_total_limit=5,
-)
 
 
 def train(**changes: object) -> Path:
@@ -71,10 +61,6 @@ def forked(zygote: Zygote, **changes: object) -> Path:
 
 def weights_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
-
-
-def losses(folder: Path, event: str = "train") -> list[float]:
-    return [e["loss"] for e in runs.history(metrics(folder)) if e["event"] == event]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +118,7 @@ def test_the_planned_steps_are_what_the_slider_shows(home: Path, unbroken: Path)
     start = metrics(unbroken)[0]
     plain = BASE.replace(max_steps=-1, num_train_epochs=1.5)
     expected = math.ceil(1.5 * math.ceil(start["conversations"] / 8))
-    assert plan.num_steps(plain, start["conversations"], 1) == expected
+    assert machine.num_steps(plain, start["conversations"], 1) == expected
 
 
 def test_finished_says_what_the_metrics_say(unbroken: Path) -> None:
@@ -165,7 +151,7 @@ def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -
 def test_a_checkpoint_takes_what_was_estimated(unbroken: Path) -> None:
     job = needs.Job(metrics(unbroken)[0]["num_parameters"], num_ranks=1, zero_stage=2)
     size = sum(f.stat().st_size for f in (unbroken / "checkpoint-8").rglob("*") if f.is_file())
-    assert size / needs.GIB == pytest.approx(job.checkpoint_gib(), rel=0.02)
+    assert size / machine.GIB == pytest.approx(job.checkpoint_gib(), rel=0.02)
 
 
 def test_the_model_opens_with_plain_transformers(home: Path, unbroken: Path) -> None:
@@ -266,7 +252,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbr
     assert not (training.folder / "FINISHED.json").exists()
     damaged = training.folder / "checkpoint-6"  # a newer one without a manifest is not used
     shutil.copytree(training.folder / "checkpoint-4", damaged)
-    (damaged / runs.MANIFEST).unlink()
+    (damaged / files.MANIFEST).unlink()
     folder = forked(zygote, run="killed")
     assert metrics(folder)[-1]["event"] == "done"
     assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
@@ -321,9 +307,9 @@ def test_the_run_card_knows_the_run_to_the_byte(home: Path, unbroken: Path) -> N
     card = run_card.read(unbroken)
     weights = {"model.safetensors": weights_sha256(unbroken)}
     assert card["results"]["model_sha256"] == weights == runs.finished(unbroken)["model_sha256"]
-    tiny = runs.sha256(home / "data" / "models" / "tiny" / "model.safetensors")
+    tiny = files.sha256(home / "data" / "models" / "tiny" / "model.safetensors")
     assert card["base_sha256"]["model.safetensors"] == tiny
-    assert card["source"]["sha256"] == runs.sha256(home / "data" / "small.txt")
+    assert card["source"]["sha256"] == files.sha256(home / "data" / "small.txt")
     assert card["dataset_sha256"] == tokenized.sha256(paths.tokenized("small"))
     as_trained = BASE.replace(run="unbroken", num_ranks=1, learning_rate=2e-3)
     assert card["settings"] == as_trained.changed()
@@ -361,7 +347,7 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
 def test_what_can_not_be_repeated_is_refused(home: Path, unbroken: Path) -> None:
     shell = unbroken.with_name("shell")
     shutil.copytree(unbroken, shell)
-    runs.write_json(shell / run_card.CARD, run_card.read(shell) | {"commands": {}})
+    files.write_json(shell / run_card.CARD, run_card.read(shell) | {"commands": {}})
     with pytest.raises(UserError, match="RUN: shell was started at a shell -- give its command"):
         repeat.repeat("shell")
     (shell / run_card.CARD).unlink()
@@ -379,9 +365,9 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
     folder.mkdir()
     arguments = plan.trainer_arguments(settings)
     for changed in ({"lr_scheduler_type": "polynomial"}, {"report_to": "none"}):
-        runs.write_json(folder / runs.ARGUMENTS, arguments | changed)
+        files.write_json(folder / runs.ARGUMENTS, arguments | changed)
         assert plan.as_started(folder, 2, None) == {"settings": {}, "commands": {}}
-    runs.write_json(folder / runs.ARGUMENTS, arguments)
+    files.write_json(folder / runs.ARGUMENTS, arguments)
     began = plan.as_started(folder, 2, None)
     assert began["settings"] == settings.changed()
     assert began["commands"]["run"] == settings.run_command()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from test_batches import CLASSES, CONFIGS
+from small_models import CLASSES, CONFIGS
 from torch.utils.data import Sampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler

@@ -3,16 +3,15 @@
 from pathlib import Path
 
 import pytest
-from test_range_test import forked  # noqa: F401 - a fixture
-from test_train import BASE
+from conftest import BASE
 
-from neoxkit import estimates, experiments, paths, runs, trial
+from neoxkit import estimates, experiments, files, paths, runs, trial
 from neoxkit.errors import UserError
-from neoxkit.workers import silent
+from neoxkit.parallel import silent
 
 
 @pytest.fixture(autouse=True)
-def quick(forked: None) -> None:  # noqa: F811
+def quick(starts_sooner: None) -> None:
     """Ranks that start sooner."""
 
 
@@ -29,7 +28,7 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert shown == ["probe, steps"]
     assert not any(p.name == "model" or p.name.startswith("checkpoint") for p in folder.iterdir())
     assert not list(folder.rglob("*.safetensors"))
-    facts = runs.read_json(folder / runs.FINISHED)
+    facts = files.read_json(folder / runs.FINISHED)
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
     assert estimates.last_run("tiny").run == "probed.probe"
@@ -54,9 +53,9 @@ def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -
     assert (folder / runs.FINISHED).stat().st_mtime_ns == written
     other = first.replace(per_device_train_batch_size=2)
     assert trial.train(other, silent)
-    assert runs.read_json(folder / runs.ARGUMENTS)["per_device_train_batch_size"] == 2
-    whole = runs.read_json(folder / runs.ARGUMENTS) | {"trial": False}
-    runs.write_json(folder / runs.ARGUMENTS, whole)
+    assert files.read_json(folder / runs.ARGUMENTS)["per_device_train_batch_size"] == 2
+    whole = files.read_json(folder / runs.ARGUMENTS) | {"trial": False}
+    files.write_json(folder / runs.ARGUMENTS, whole)
     mine = home / "runs" / "again.probe"
     folder.rename(mine)  # a run of a person's own that has the name of a trial
     with pytest.raises(UserError, match=r"again\.probe is finished"):

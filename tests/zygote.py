@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neoxkit import paths, plan, runs
+from neoxkit import files, paths, plan, runs
 from neoxkit.settings import TrainSettings
 
 
@@ -65,7 +65,7 @@ def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
     """What the guard would start: the run's folder with its arguments."""
     folder = paths.run(settings.run)
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
+    files.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
     return Job(
         arguments=str(folder / runs.ARGUMENTS),
         log=str(folder / runs.LOG),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from neoxkit.validated import convert
+from neoxkit.fields import convert
 
 FOLDER = ".alive"  # in the run folder: one file a rank
 LEAST_SECONDS = 120.0  # or what the environment variable NEOXKIT_STALL_SECONDS says

@@ -10,8 +10,9 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, lora, models, needs, ranks, rates, runs
+from neoxkit import arguments, lora, machine, models, needs, ranks, rates, runs
 from neoxkit.errors import UserError
+from neoxkit.files import flush_all
 
 # Model families whose packed rows are known to be exact; every run checks its own as well.
 PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
@@ -90,7 +91,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made
         models.random_model(name, args.seed).save_pretrained(part)
         models.load_tokenizer(name).save_pretrained(part)
-        runs.flush_all(part)
+        flush_all(part)
         part.rename(base)
         if args.hf_deepspeed_config:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
@@ -117,7 +118,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
         needs.check_disk(folder, job, args.save_total_limit)
     needs.check_host(job)
     if job.on_gpu:
-        total = torch.cuda.get_device_properties(0).total_memory / needs.GIB
+        total = torch.cuda.get_device_properties(0).total_memory / machine.GIB
         parsed.notices.append(needs.check_gpu(job, total))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neoxkit import checkpoints, paths, runs, tokenized, universal
+from neoxkit import checkpoints, files, paths, runs, tokenized, universal
 from neoxkit.errors import UserError, shorten
 from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
 
@@ -56,7 +56,7 @@ def refuse_changes(
 def dialled(folder: Path) -> dict[str, list[Any]]:
     """What dials had changed when a run was last started: setting -> [parameter, dial]."""
     path = folder / runs.DIALS
-    return runs.read_json(path) if path.is_file() else {}
+    return files.read_json(path) if path.is_file() else {}
 
 
 def refuse_other_ranks(
@@ -95,7 +95,7 @@ def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") ->
     `now` is the dataset's manifest with its `sha256`, or what 01_tokenize is about to make one of
     (`planned_data`). A run that did not keep its manifest can be compared by the hash alone.
     """
-    was_sha256 = runs.read_json(folder / runs.ARGUMENTS).get("dataset_sha256")
+    was_sha256 = files.read_json(folder / runs.ARGUMENTS).get("dataset_sha256")
     was = _manifest_of(folder, now["settings"]["dataset"], was_sha256)
     differs = differences(was, now) if was else []
     if (sha256 and sha256 == was_sha256) or (not sha256 and not differs):
@@ -111,9 +111,9 @@ def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") ->
 def _manifest_of(folder: Path, dataset: str, sha256: str | None) -> dict[str, Any] | None:
     """Of the data a run was started on: its own copy, else the dataset's if it is still that."""
     if (folder / runs.DATASET).is_file():
-        return runs.read_json(folder / runs.DATASET)
+        return files.read_json(folder / runs.DATASET)
     data = paths.tokenized(dataset)
-    return runs.read_json(data / runs.MANIFEST) if tokenized.sha256(data) == sha256 else None
+    return files.read_json(data / files.MANIFEST) if tokenized.sha256(data) == sha256 else None
 
 
 def planned_data(settings: TokenizeSettings) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def replaced(settings: TokenizeSettings) -> list[str]:
     Refused where runs were trained on it, unless `overwrite` says so.
     """
     data = paths.tokenized(settings.dataset)
-    was = runs.read_json(data / runs.MANIFEST) if (data / runs.MANIFEST).is_file() else None
+    was = files.read_json(data / files.MANIFEST) if (data / files.MANIFEST).is_file() else None
     differs = differences(was, planned_data(settings)) if was else []
     if not differs:
         return []
@@ -154,7 +154,7 @@ def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
     return [
         kept.parent.name
         for kept in sorted((paths.root() / "runs").glob(f"*/{runs.DATASET}"))
-        if runs.read_json(kept) == manifest
+        if files.read_json(kept) == manifest
         and not runs.is_trial(kept.parent)
         and runs.state(kept.parent) != "new"
     ]
@@ -162,7 +162,7 @@ def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
 
 def _source(parameter: str, file: str) -> dict[str, str]:
     path = paths.find(parameter, file)
-    return {"path": paths.short(path), "sha256": runs.sha256(path)}
+    return {"path": paths.short(path), "sha256": files.sha256(path)}
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from neoxkit import runs
+from neoxkit import files, runs
 from neoxkit.errors import Faults, UserError
-from neoxkit.runs import MANIFEST
+from neoxkit.files import MANIFEST
 
 LEAST_KEPT = 2  # one may be damaged while the next is not yet whole
 _GOING = ".going-"  # a checkpoint under deletion: half of one must not look like one
@@ -44,16 +44,16 @@ def saved_step(run: Path) -> int | None:
 
 def seal(checkpoint: Path, **facts: Any) -> None:
     """Flush and hash a checkpoint's files and put its manifest in place; then it counts."""
-    runs.flush_all(checkpoint)
+    files.flush_all(checkpoint)
     names = _files(checkpoint)
     with ThreadPoolExecutor() as pool:
         sealed = dict(zip(names, pool.map(lambda n: _sealed(checkpoint / n), names), strict=True))
-    runs.write_json(checkpoint / MANIFEST, {**facts, "files": sealed})
-    runs.flush(checkpoint.parent)
+    files.write_json(checkpoint / MANIFEST, {**facts, "files": sealed})
+    files.flush(checkpoint.parent)
 
 
 def _sealed(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": runs.sha256(path)}
+    return {"size": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def _files(checkpoint: Path) -> list[str]:
@@ -65,7 +65,7 @@ def _files(checkpoint: Path) -> list[str]:
 
 def manifest(checkpoint: Path) -> dict[str, Any]:
     """What was sealed: step, num_ranks, zero_stage, dataset_sha256, arguments_sha256, files."""
-    return runs.read_json(checkpoint / MANIFEST)
+    return files.read_json(checkpoint / MANIFEST)
 
 
 def fault(checkpoint: Path, hashes: bool = True) -> str | None:
@@ -90,7 +90,7 @@ def fault(checkpoint: Path, hashes: bool = True) -> str | None:
     if not hashes:
         return None
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda name: runs.sha256(checkpoint / name), sealed)
+        found = pool.map(lambda name: files.sha256(checkpoint / name), sealed)
         changed = [n for n, now in zip(sealed, found, strict=True) if now != sealed[n][1]]
     return f"{changed[0]} has changed since it was saved" if changed else None
 

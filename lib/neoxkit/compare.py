@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit import charts, experiments, paths, runs, views
+from neoxkit import charts, experiments, files, paths, views
 from neoxkit.experiments import Group, Run
 from neoxkit.settings import CompareSettings
 
@@ -158,5 +158,5 @@ def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, 
         "over_seeds": _means(chosen),
         "on_the_same_conversations": scored,
     }
-    runs.write_json(folder / "comparison.json", figures)
+    files.write_json(folder / "comparison.json", figures)
     return views.sentences([f"written: {paths.short(folder / 'comparison.json')}"])

@@ -14,12 +14,23 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import browser, estimates, forecast, plan, plots, policy, rates, tokenized, views
+from neoxkit import (
+    browser,
+    estimates,
+    forecast,
+    machine,
+    plan,
+    plots,
+    policy,
+    rates,
+    tokenized,
+    views,
+)
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
+from neoxkit.fields import Settings, convert
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.table import Table
-from neoxkit.validated import Settings, convert
 from neoxkit.views import View
 
 BELOW_THE_DIAL = "Keep, cut, drop"  # the heading in 01
@@ -174,7 +185,7 @@ def training(
     `lengths` and `trained`: tokens and trained tokens of each conversation of the train side.
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
-    ranks = plan.num_ranks(settings)
+    ranks = machine.num_ranks(settings)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
     measured = estimates.last_run(base, ranks)
     fit = plan.fitting_rate(settings, base)
@@ -185,8 +196,8 @@ def training(
         limit = chosen.block_size or manifest["block_size"]
         fits = all_lengths <= limit
         kept, tokens = int(fits.sum()), int(all_lengths[fits].sum())
-        steps = plan.num_steps(chosen, kept, ranks)
-        an_epoch = plan.num_steps(chosen.replace(num_train_epochs=1, max_steps=-1), kept, ranks)
+        steps = machine.num_steps(chosen, kept, ranks)
+        an_epoch = machine.num_steps(chosen.replace(num_train_epochs=1, max_steps=-1), kept, ranks)
         conversations = (
             chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps * ranks
         )

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
-from neoxkit import blocks, detect, json_format, naming, paths, text_format, workers
+from neoxkit import blocks, detect, json_format, naming, parallel, paths, text_format
 from neoxkit.blocks import Block
 from neoxkit.detect import Form
 from neoxkit.errors import Faults, UserError
 from neoxkit.naming import Votes
-from neoxkit.settings import TokenizeSettings
-from neoxkit.turns import END_MARK, Conversation, Names
+from neoxkit.settings import END_MARK, TokenizeSettings
+from neoxkit.turns import Conversation, Names
 
 MANY, FEW = 10, 3  # questions a conversation, and end marks of a file, that are worth a sentence
 
@@ -208,7 +208,7 @@ def _examine_all(
 ) -> Facts:
     """The facts of all blocks; with `given` (names of user and agent, or empty) they also vote."""
     total = Facts()
-    for facts in workers.each(partial(_examine, path, form, given), found):
+    for facts in parallel.each(partial(_examine, path, form, given), found):
         total.add(facts)
     return total
 

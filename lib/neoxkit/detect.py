@@ -7,7 +7,8 @@ from typing import NamedTuple
 from neoxkit import naming, paths, text_format
 from neoxkit.errors import UserError
 from neoxkit.naming import Votes
-from neoxkit.turns import END_MARK, Names
+from neoxkit.settings import END_MARK
+from neoxkit.turns import Names
 
 
 class Form(NamedTuple):

@@ -8,6 +8,9 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+STOPPED = 75  # exit code when somebody stopped the command
+LOCKED = 73  # exit code when another guard holds the lock
+
 MAX_FAULTS_SHOWN = 20
 MOST_CHARACTERS = 200  # of a mistake's line; what is wrong is cut where it would be longer
 

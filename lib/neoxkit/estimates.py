@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from neoxkit import models, paths, run_card, runs
-from neoxkit.tiny import TINY
+from neoxkit.settings import TINY
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import checkpoints, depth, harness, models, paths, runs
+from neoxkit import checkpoints, depth, files, harness, models, paths
+from neoxkit.parallel import Progress, silent
 from neoxkit.replies import ENDINGS, Question, Reply, own_questions, reply
 from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
 from neoxkit.turns import Names
-from neoxkit.workers import Progress, silent
 
 SHORT_WORDS = 20  # of a reference that a reply may be expected to equal
 
@@ -218,5 +218,5 @@ def save(
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     part.write_text(text, encoding="utf-8")
     part.replace(folder / "replies.jsonl")
-    runs.write_json(folder / "evaluation.json", evaluation)
+    files.write_json(folder / "evaluation.json", evaluation)
     return evaluation

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit import health, listing, paths, plan, run_card, runs
+from neoxkit import files, health, listing, paths, plan, run_card, runs
 from neoxkit.errors import UserError, near
 from neoxkit.settings import TrainSettings
 
@@ -74,7 +74,7 @@ def _folders(name: str) -> list[Path]:
 def _load(folder: Path) -> Run:
     card, events = run_card.read(folder), runs.read_events(folder)
     path = folder / runs.ARGUMENTS
-    arguments = runs.read_json(path) if path.is_file() else {}  # it did not get so far
+    arguments = files.read_json(path) if path.is_file() else {}  # it did not get so far
     made_of = {"dataset_sha256": arguments.get("dataset_sha256")}
     made_of |= {name: card[name] for name in MADE_OF if card}
     made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}

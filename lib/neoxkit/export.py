@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from neoxkit import health, model_card, run_card, runs
+from neoxkit import files, health, model_card, run_card, runs
 from neoxkit.arguments import KitArguments
 from neoxkit.turns import Names
 
@@ -19,16 +19,16 @@ def for_older_readers(folder: Path) -> None:
     """
     place = folder / "config.json"
     if place.is_file():  # adapters have none
-        config = runs.read_json(place)
+        config = files.read_json(place)
         rope = config.get("rope_parameters", {})
         if "partial_rotary_factor" in rope:
             config["rotary_pct"] = rope["partial_rotary_factor"]
             config["rotary_emb_base"] = rope["rope_theta"]
-            runs.write_json(place, config)
+            files.write_json(place, config)
     place = folder / "tokenizer_config.json"
-    config = runs.read_json(place)
+    config = files.read_json(place)
     if config.get("tokenizer_class") == "TokenizersBackend":
-        runs.write_json(place, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        files.write_json(place, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def finish(
@@ -50,7 +50,7 @@ def finish(
     if not state.is_world_process_zero:
         return
     events = runs.history(runs.read_events(folder))
-    weights = {file.name: runs.sha256(file) for file in sorted(part.glob("*.safetensors"))}
+    weights = {file.name: files.sha256(file) for file in sorted(part.glob("*.safetensors"))}
     facts = {
         "step": state.global_step,
         "planned_steps": state.max_steps,
@@ -78,10 +78,10 @@ def finish(
         (part / "training_args.bin").unlink(missing_ok=True)
         card = model_card.card(facts, manifest, trainer.args.to_dict())
         (part / "README.md").write_text(card, "utf-8")
-        runs.flush_all(part)
+        files.flush_all(part)
         target = folder / "model"
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     run_card.finish(folder, facts)
-    runs.write_json(folder / runs.FINISHED, facts)
+    files.write_json(folder / runs.FINISHED, facts)
     runs.append_event(folder, "done", **facts)

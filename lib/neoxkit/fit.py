@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neoxkit import needs, paths, runs
+from neoxkit import files, needs, paths
 from neoxkit.errors import UserError
-from neoxkit.needs import GIB
+from neoxkit.machine import GIB, in_short
 
 LAYER_VALUES = 17  # kept of each token and layer, in units of the width
 STEP_BYTES = {False: 12, True: 4}  # on a CPU (measured), on a GPU (with a fused AdamW)
@@ -163,7 +163,7 @@ def job_of(shape: Shape, config: Mapping[str, Any], num_gpus: int, lora_rank: in
 def configurations() -> dict[str, dict[str, Any]]:
     """`zero_optimization` of each of the kit's configurations, in the order of CONFIGS."""
     folder = paths.root() / "ds_configs"
-    return {n: runs.read_json(folder / f"{n}.json")["zero_optimization"] for n in CONFIGS}
+    return {n: files.read_json(folder / f"{n}.json")["zero_optimization"] for n in CONFIGS}
 
 
 def choices(
@@ -199,4 +199,4 @@ def _choice(
     if not sizes[best]:
         return "no"
     host = max(jobs[best].host_gib().values())
-    return f"{best} {sizes[best]:,}, host {needs.in_short(host)}"
+    return f"{best} {sizes[best]:,}, host {in_short(host)}"

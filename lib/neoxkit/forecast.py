@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neoxkit import estimates, fit, lora, models, needs, paths, plan, runs, tokenized
+from neoxkit import (
+    estimates,
+    files,
+    fit,
+    lora,
+    machine,
+    models,
+    needs,
+    paths,
+    plan,
+    runs,
+    tokenized,
+)
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
@@ -41,10 +53,10 @@ class Place:
 def here(settings: TrainSettings, at_once: int = 1) -> Place:
     """This machine, with the ranks that the settings mean on it; `at_once` trainings share its
     host's memory."""
-    ranks, on_gpu = plan.num_ranks(settings), plan.num_gpus() > 0
+    ranks, on_gpu = machine.num_ranks(settings), machine.num_gpus() > 0
     precision = models.best_precision(on_gpu)
-    device_gib = needs.device_gib(on_gpu, ranks if on_gpu else ranks * at_once)
-    return Place(ranks, on_gpu, precision, device_gib, needs.available_gib() / at_once)
+    device_gib = machine.device_gib(on_gpu, ranks if on_gpu else ranks * at_once)
+    return Place(ranks, on_gpu, precision, device_gib, machine.available_gib() / at_once)
 
 
 def elsewhere(settings: TrainSettings, machine: fit.Machine) -> Place:
@@ -119,7 +131,9 @@ class Forecast:
     def rows(self) -> list[tuple[str, str]]:
         """For a table: the sum beside what there is, its parts, the largest micro-batch, the host's
         part on GPUs."""
-        parts = [f"{n} {needs.in_short(g)}" for n, g in self.parts.items() if g >= LEAST_SHOWN_GIB]
+        parts = [
+            f"{n} {machine.in_short(g)}" for n, g in self.parts.items() if g >= LEAST_SHOWN_GIB
+        ]
         by = "not measured: probe_steps 3 does, where it runs"
         if self.measured:
             by = f"all times {self.correction:.2f}, as run {self.measured} took"
@@ -130,7 +144,7 @@ class Forecast:
             ("largest micro-batch", most),
         ]
         if self.host:
-            host = [f"{name} {needs.in_short(gib)}" for name, gib in self.host.items() if gib]
+            host = [f"{name} {machine.in_short(gib)}" for name, gib in self.host.items() if gib]
             said = _beside(self._of_host, self.host_gib, ", ".join(host))
             rows.append(("memory of the host", said))
         return rows
@@ -142,7 +156,7 @@ def _is_there(gib: float, there: float | None) -> bool:
 
 def _beside(gib: float, there: float | None, parts: str = "") -> str:
     """What is needed beside what there is, in words."""
-    said = f"about {needs.in_short(gib)} GiB" + (f" ({parts})" if parts else "")
+    said = f"about {machine.in_short(gib)} GiB" + (f" ({parts})" if parts else "")
     said += "" if there is None else f", {there:.3g} are there"
     return said if _is_there(gib, there) else MISFIT + said
 
@@ -151,7 +165,7 @@ def setup(settings: TrainSettings, base: str, place: Place) -> Setup:
     """Of a training of this base at a place."""
     model = _model(base)
     config = model.config
-    zero = runs.read_json(paths.ds_config("ds_config", settings.ds_config))
+    zero = files.read_json(paths.ds_config("ds_config", settings.ds_config))
     zero = zero.get("zero_optimization", {})
     precision = place.precision if settings.precision == "auto" else settings.precision
     rank = settings.lora_rank
@@ -230,7 +244,7 @@ def correction_of(base: str, place: Place) -> tuple[float, str]:
     if not last or last.on_gpu != place.on_gpu:
         return 1.0, ""
     path = last.folder / runs.ARGUMENTS
-    arguments = runs.read_json(path) if path.is_file() else {}
+    arguments = files.read_json(path) if path.is_file() else {}
     settings = plan.settings_if_any(arguments, place.num_ranks)
     if not settings:
         return 1.0, ""

@@ -22,11 +22,10 @@ from pathlib import Path
 import psutil
 
 from neoxkit import alive, lock, runs
+from neoxkit.errors import LOCKED, STOPPED
 
 GRACE_SECONDS = 5.0  # between asking and killing
 STACKS_SECONDS = 2.0  # for the ranks to write their stacks
-STOPPED = 75  # exit code when somebody stopped the command
-LOCKED = 73  # exit code when another guard holds the lock
 SILENT = 70  # exit code when a rank made no progress
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 

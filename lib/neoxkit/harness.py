@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near, shorten
-from neoxkit.workers import Progress, silent
+from neoxkit.parallel import Progress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

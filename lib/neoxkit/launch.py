@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, checkpoints, lock, needs, paths, plan, runs, tokenized
-from neoxkit.errors import Stopped, TrainingError, UserError
-from neoxkit.guard import GRACE_SECONDS, LOCKED, STOPPED
+from neoxkit import changes, checkpoints, files, lock, machine, needs, paths, plan, runs, tokenized
+from neoxkit.errors import LOCKED, STOPPED, Stopped, TrainingError, UserError
+from neoxkit.guard import GRACE_SECONDS
 from neoxkit.settings import TrainSettings
-from neoxkit.workers import num_cores
 
 # What a training on a CPU is started with, unless the environment says otherwise.
 CPU_ENVIRONMENT = {
@@ -89,7 +88,7 @@ class Training:
         if code == 2 and message:
             raise UserError(*_in_parts(message))
         if code == 0 and (self.folder / runs.FINISHED).is_file():
-            facts = runs.read_json(self.folder / runs.FINISHED)
+            facts = files.read_json(self.folder / runs.FINISHED)
             if facts["step"] == facts["planned_steps"]:
                 return facts
         reason = (code not in _KILLED and message) or self._reason(code)
@@ -99,7 +98,7 @@ class Training:
     def _reason(self, code: int) -> str:
         """What an exit code says of a training that left no word."""
         if code in _KILLED:
-            arguments = runs.read_json(self.folder / runs.ARGUMENTS)
+            arguments = files.read_json(self.folder / runs.ARGUMENTS)
             remedy = needs.half_the_memory(arguments)
             return f"a process of it was killed, most often as memory ran out: {remedy}"
         if (self.folder / runs.FINISHED).is_file():
@@ -159,7 +158,7 @@ def start(
     arguments = plan.check(settings, dialled)
     own = _started.get(folder)
     if own and own.poll() is None:
-        began = runs.read_json(folder / runs.ARGUMENTS)
+        began = files.read_json(folder / runs.ARGUMENTS)
         dials = {*changes.dialled(folder), *dialled}
         changes.refuse_changes(began, arguments, settings.allow_change, dials)
         return own
@@ -171,12 +170,12 @@ def start(
     if runs.state(folder) == "finished":
         return Training(folder, None, since)
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / runs.ARGUMENTS, arguments)
+    files.write_json(folder / runs.ARGUMENTS, arguments)
     (folder / runs.DIALS).unlink(missing_ok=True)
     if dialled:
-        runs.write_json(folder / runs.DIALS, dialled)
+        files.write_json(folder / runs.DIALS, dialled)
     lock.answer_stop(folder)
-    ranks = plan.num_ranks(settings)
+    ranks = machine.num_ranks(settings)
     guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
         [*guard, *runner_command(ranks), str(folder / runs.ARGUMENTS)],
@@ -196,7 +195,7 @@ def runner_command(ranks: int) -> list[str]:
     command = [sys.executable, "-m", "deepspeed.launcher.runner", f"--master_port={free_port()}"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     ids = visible.split(",") if visible else [str(i) for i in range(ranks)]
-    if not plan.num_gpus():
+    if not machine.num_gpus():
         command.append(f"--num_gpus={ranks}")
     elif all(i.strip().isdigit() for i in ids):
         command.append(f"--include=localhost:{','.join(ids[:ranks])}")
@@ -212,10 +211,10 @@ def environment(ranks: int) -> dict[str, str]:
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
     env["NEOXKIT_HOME"] = str(paths.root())
     env["TOKENIZERS_PARALLELISM"] = "false"
-    if not plan.num_gpus():
+    if not machine.num_gpus():
         env["DS_ACCELERATOR"] = "cpu"
         env["LOCAL_SIZE"] = str(ranks)
-        env.setdefault("OMP_NUM_THREADS", str(max(num_cores() // ranks, 1)))
+        env.setdefault("OMP_NUM_THREADS", str(max(machine.num_cores() // ranks, 1)))
         env = CPU_ENVIRONMENT | env
     return env
 

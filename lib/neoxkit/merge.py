@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from neoxkit import export, lora, models, paths, plan, runs
+from neoxkit import export, files, lora, machine, models, paths, runs
 from neoxkit.errors import UserError
 
 
@@ -12,7 +12,9 @@ def merge(run: str) -> Path:
     """Write runs/RUN/merged, which opens with plain from_pretrained; returns it."""
     folder = paths.run(run)
     runs.finished(folder)
-    if not plan.num_gpus():  # else DeepSpeed, which transformers asks, tells that it looked for one
+    if (
+        not machine.num_gpus()
+    ):  # else DeepSpeed, which transformers asks, tells that it looked for one
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adapters = folder / "model"
     if not lora.base_of(adapters):
@@ -29,7 +31,7 @@ def merge(run: str) -> Path:
     export.for_older_readers(part)
     card = (adapters / "README.md").read_text("utf-8")
     (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
-    runs.flush_all(part)
+    files.flush_all(part)
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
     return target

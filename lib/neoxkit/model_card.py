@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import models, paths, run_card
-from neoxkit.tiny import TINY
+from neoxkit.settings import TINY
 from neoxkit.turns import Names
 
 QUESTION = "Hello!"

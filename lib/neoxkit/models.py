@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from neoxkit import lora, paths
 from neoxkit.errors import UserError, shorten
-from neoxkit.tiny import TINY, tiny_folder
+from neoxkit.settings import TINY
+from neoxkit.tiny import tiny_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -7,20 +7,16 @@ what is refused here could not have worked.
 """
 
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from neoxkit import checkpoints
+from neoxkit import checkpoints, machine
 from neoxkit.errors import UserError
+from neoxkit.machine import GIB
 
 OPTIMIZER_BYTES = 12
-GIB = 2**30
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -99,15 +95,6 @@ class Job:
         return num_bytes / (self.num_ranks if self.zero_stage >= stage else 1)
 
 
-def in_short(gib: float) -> str:
-    """GiB as people read them.
-
-    >>> in_short(0.2649), in_short(3.84), in_short(178.2)
-    ('0.26', '3.8', '178')
-    """
-    return f"{gib:.2g}" if gib < 10 else f"{gib:,.0f}"
-
-
 def check_disk(run: Path, job: Job, limit: int | None) -> None:
     """There must be room for the checkpoints that are kept, the next one, and the model.
 
@@ -129,7 +116,7 @@ def check_disk(run: Path, job: Job, limit: int | None) -> None:
 def check_host(job: Job) -> None:
     """The host's memory must hold the larger of its parts."""
     part, need = max(job.host_gib().items(), key=lambda item: item[1])
-    free = available_gib()
+    free = machine.available_gib()
     if need > free:
         what = f"{part} {job.num_parameters:,} weights takes {need:.3g} GiB, {free:.3g} are free"
         raise UserError("memory", what, "use a smaller model, fewer ranks, or zero3")
@@ -145,33 +132,6 @@ def check_gpu(job: Job, total_gib: float) -> str:
         remedy = "use zero3_offload, more GPUs, or a smaller model"
         raise UserError("ds_config", f"{said}, it has {total_gib:.1f}", remedy)
     return f"{said}, of {total_gib:.1f}"
-
-
-def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
-    """Memory of the smallest GPU here, or what a CPU rank can have now; None where nobody says.
-
-    The driver's own tool is asked: torch would open a context on the GPU that a training is to
-    have.
-    """
-    if not on_gpu:
-        return available_gib() / num_ranks
-    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout
-        return min(map(int, said.split())) / 1024
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
-def available_gib() -> float:
-    """Memory that can be had: of the machine, or of its container where that has less."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = int(_CGROUP.read_text())
-        free = min(free, limit - int(_CGROUP.with_name("memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or none with a limit
-        pass
-    return free / GIB
 
 
 def half_the_memory(arguments: Mapping[str, Any]) -> str:

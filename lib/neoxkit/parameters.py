@@ -9,8 +9,8 @@ import yaml
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near, shorten
+from neoxkit.fields import convert, example
 from neoxkit.settings import NOTEBOOKS
-from neoxkit.validated import convert, example
 
 
 def read(files: Sequence[str], flags: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from neoxkit import (
     alive,
     changes,
     experiments,
+    files,
     harness,
     launch,
     lock,
@@ -24,8 +25,8 @@ from neoxkit import (
     runs,
     terminal,
 )
-from neoxkit.errors import Faults, Stopped, UserError
-from neoxkit.guard import STOPPED
+from neoxkit.errors import STOPPED, Faults, Stopped, UserError
+from neoxkit.fields import Settings, as_flags
 from neoxkit.settings import (
     NOTEBOOKS,
     STAGES,
@@ -34,7 +35,6 @@ from neoxkit.settings import (
     TokenizeSettings,
     TrainSettings,
 )
-from neoxkit.validated import Settings, as_flags
 
 OWNER = "NEOXKIT_OWNER"  # the process that started this one for itself, where there is one
 KERNEL_STARTS = 3
@@ -76,7 +76,7 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
             return _failed(fault, target)
         _say(f"{time.monotonic() - begun:.0f} s")
         if stage is TokenizeSettings:
-            manifest = runs.read_json(_dataset(settings) / runs.MANIFEST)
+            manifest = files.read_json(_dataset(settings) / files.MANIFEST)
             counted = terminal.tokenized_note(manifest)
             for line in (*manifest["notes"], counted, *manifest["split_notes"]):
                 _say(line)

@@ -2,18 +2,26 @@
 
 import importlib.util
 import json
-import math
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, conversations, estimates, models, paths, rates, runs, tokenized
+from neoxkit import (
+    changes,
+    conversations,
+    estimates,
+    files,
+    machine,
+    models,
+    paths,
+    rates,
+    runs,
+    tokenized,
+)
 from neoxkit.errors import UserError, near
-from neoxkit.settings import TRAINER_NAMES, TokenizeSettings, TrainSettings
-from neoxkit.tiny import TINY
-from neoxkit.workers import num_cores
+from neoxkit.settings import TINY, TRAINER_NAMES, TokenizeSettings, TrainSettings
 
 _REPORTERS = (
     "tensorboard",
@@ -39,34 +47,6 @@ _BESIDE = (
     "output_dir", "dataset_sha256", "do_train", "do_eval", "eval_strategy", "save_strategy",
     "use_cpu",
 )  # fmt: skip
-
-
-def num_gpus() -> int:
-    """GPUs that torch can use; asks the driver and does not open a context."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def num_ranks(settings: TrainSettings) -> int:
-    """How many ranks a setting means here: all GPUs, or one CPU process."""
-    gpus = num_gpus()
-    if gpus and settings.num_ranks > gpus:
-        raise UserError("num_ranks", f"got {settings.num_ranks}, there are {gpus} GPUs", "lower it")
-    if not gpus and settings.num_ranks > (cores := num_cores()):
-        what = f"got {settings.num_ranks} CPU processes, there are {cores} cores"
-        raise UserError("num_ranks", what, "lower it")
-    return settings.num_ranks or gpus or 1
-
-
-def num_steps(settings: TrainSettings, num_rows: int, ranks: int) -> int:
-    """Optimizer steps of a whole run, counted as the Trainer counts them."""
-    if settings.max_steps > 0:
-        return settings.max_steps
-    a_rank = math.ceil(num_rows / ranks)
-    batches = math.ceil(a_rank / settings.per_device_train_batch_size)
-    an_epoch = max(math.ceil(batches / settings.gradient_accumulation_steps), 1)
-    return math.ceil(settings.num_train_epochs * an_epoch)
 
 
 def fitting_rate(settings: TrainSettings, base: str = "") -> rates.Fit:
@@ -115,7 +95,7 @@ def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]
         "do_eval": True,
         "eval_strategy": "steps",
         "save_strategy": "steps",
-        "use_cpu": num_gpus() == 0,
+        "use_cpu": machine.num_gpus() == 0,
     }
     config = paths.ds_config("ds_config", settings.ds_config)
     if config != paths.root() / "ds_configs" / f"{settings.ds_config}.json":
@@ -158,7 +138,7 @@ def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dic
     Neither for one that was started at a shell, or with a file of a person's own.
     """
     path = folder / runs.ARGUMENTS
-    arguments = runs.read_json(path) if path.is_file() and flags is None else {}
+    arguments = files.read_json(path) if path.is_file() and flags is None else {}
     settings = settings_if_any(arguments, ranks)
     if settings is None:
         return {"settings": {}, "commands": {}}
@@ -215,7 +195,13 @@ def deepspeed_command(settings: TrainSettings) -> str:
         else:
             flags += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return shlex.join(
-        ["deepspeed", f"--num_gpus={num_ranks(settings)}", "--module", "neoxkit.train", *flags]
+        [
+            "deepspeed",
+            f"--num_gpus={machine.num_ranks(settings)}",
+            "--module",
+            "neoxkit.train",
+            *flags,
+        ]
     )
 
 
@@ -268,15 +254,15 @@ def _check_start(
     """The checks that need no dataset; returns the trainer's arguments."""
     _check_model(settings, base)
     arguments = trainer_arguments(settings, base)
-    if settings.precision == "fp16" and not num_gpus():
+    if settings.precision == "fp16" and not machine.num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
-    ranks = num_ranks(settings)
+    ranks = machine.num_ranks(settings)
     if _goes_on(settings):
         folder = paths.run(settings.run)
-        began = runs.read_json(folder / runs.ARGUMENTS)
+        began = files.read_json(folder / runs.ARGUMENTS)
         dials = {*changes.dialled(folder), *dialled}
         changes.refuse_changes(began, arguments, settings.allow_change, dials)
-        config = runs.read_json(paths.ds_config("ds_config", settings.ds_config))
+        config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
         stage = config.get("zero_optimization", {}).get("stage", 0)
         changes.refuse_other_ranks(folder, ranks, stage, settings.allow_change)
     return arguments

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neoxkit import charts, paths, runs, trial, views
+from neoxkit import charts, files, paths, runs, trial, views
+from neoxkit.parallel import Progress
 from neoxkit.plots import smoothed
 from neoxkit.settings import TrainSettings
-from neoxkit.workers import Progress
 
 LOWEST, HIGHEST = 1e-7, 1.0
 FEWEST = 20  # steps that a curve can be read from
@@ -103,7 +103,7 @@ def check(
         constant = {"lr_scheduler_type": "constant", "warmup_steps": 0.0}
         test = trial.of(settings, name, CHECK_STEPS, learning_rate=rate, **constant)
         finite = trial.train(test, show(f"learning rate {rate:.1e}, steps"))
-        facts = runs.read_json(paths.run(test.run) / runs.FINISHED) if finite else {}
+        facts = files.read_json(paths.run(test.run) / runs.FINISHED) if finite else {}
         loss = facts.get("eval_loss")
         said = "not finite" if not finite else "" if loss is None else f"{loss:.4f}"
         rows.append((f"{rate:.1e}", said))

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from neoxkit import models
-from neoxkit.tiny import TINY
+from neoxkit.settings import TINY
 
 TINY_RATE = 2e-3  # by which the built-in model learns the sample in two minutes
 # Parameters -> the model of that size, and the peak rate of its pre-training.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxkit import paths, pipeline, plan, run_card, runs, tokenized
+from neoxkit import files, paths, pipeline, plan, run_card, runs, tokenized
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
@@ -40,7 +40,7 @@ def _settings(folder: Path) -> TrainSettings:
     while runs.state(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
         number += 1
     start = [e for e in runs.read_events(folder) if e["event"] == "start"][-1]
-    arguments = runs.read_json(folder / runs.ARGUMENTS)
+    arguments = files.read_json(folder / runs.ARGUMENTS)
     if changed := arguments["allow_change"]:
         print(
             f"note: {', '.join(changed)} changed on the way; the repeated run has the last values"

@@ -12,8 +12,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from neoxkit import conversations, models, paths
 from neoxkit.errors import UserError
+from neoxkit.parallel import Progress, silent
 from neoxkit.turns import Conversation, Names, Turn, prompt
-from neoxkit.workers import Progress, silent
 
 ENDINGS = ("end mark", "next turn", "ran on", "too long")
 

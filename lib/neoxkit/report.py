@@ -4,7 +4,19 @@ import base64
 import time
 from pathlib import Path
 
-from neoxkit import charts, health, listing, outcome, paths, plots, run_card, runs, terminal, views
+from neoxkit import (
+    charts,
+    files,
+    health,
+    listing,
+    outcome,
+    paths,
+    plots,
+    run_card,
+    runs,
+    terminal,
+    views,
+)
 from neoxkit.errors import UserError
 from neoxkit.settings import NOTEBOOKS
 
@@ -73,7 +85,7 @@ def _overview(folder: Path) -> str:
             _picture(plots.curve(events)),
         ]
     if (folder / "evaluation.json").is_file():
-        evaluation = runs.read_json(folder / "evaluation.json")
+        evaluation = files.read_json(folder / "evaluation.json")
         parts += [outcome.scores(evaluation).html, _picture(charts.comparison(evaluation))]
     return "".join(parts)
 

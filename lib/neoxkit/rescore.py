@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import depth, paths, runs, tokenized, views
+from neoxkit import depth, files, paths, runs, tokenized, views
 from neoxkit.errors import UserError
 from neoxkit.experiments import Run
-from neoxkit.workers import Progress
+from neoxkit.parallel import Progress
 
 if TYPE_CHECKING:
     from neoxkit.depth import Difference
@@ -43,7 +43,7 @@ def scores(
 
 
 def _facts(run: Run) -> dict[str, Any] | None:
-    return runs.read_json(run.folder / runs.FINISHED) if run.state == "finished" else None
+    return files.read_json(run.folder / runs.FINISHED) if run.state == "finished" else None
 
 
 def _why_not(run: Run, facts: Mapping[str, Any] | None, data: str) -> str:
@@ -53,7 +53,7 @@ def _why_not(run: Run, facts: Mapping[str, Any] | None, data: str) -> str:
     if facts["dataset_sha256"] != data:
         return "was trained on other data"
     place = paths.root() / facts["dataset"]
-    if not (place / runs.MANIFEST).is_file() or tokenized.sha256(place) != data:
+    if not (place / files.MANIFEST).is_file() or tokenized.sha256(place) != data:
         return "its dataset is not here"
     return "" if (run.folder / "model").is_dir() else "its model is not here"
 

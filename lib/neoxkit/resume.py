@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neoxkit import arguments, changes, checkpoints, lock, ranks, runs, universal
+from neoxkit import arguments, changes, checkpoints, files, lock, ranks, runs, universal
 
 
 def newest_checkpoint(folder: Path, parsed: arguments.Parsed) -> str | None:
@@ -25,16 +25,16 @@ def record_flags(folder: Path, flags: dict[str, str], allowed: Sequence[str]) ->
     """What a shell said, kept as the notebook keeps it: going on with other flags is refused."""
     path = folder / runs.ARGUMENTS
     if path.exists() and runs.state(folder) != "new":
-        changes.refuse_changes(runs.read_json(path), flags, allowed)
+        changes.refuse_changes(files.read_json(path), flags, allowed)
     if ranks.is_first():
-        runs.write_json(path, flags)
+        files.write_json(path, flags)
     ranks.barrier()
 
 
 def keep_manifest(folder: Path, manifest: dict[str, Any], allowed: Sequence[str]) -> None:
     """The run keeps what its data was made of: 01_tokenize may write another dataset there."""
     if ranks.is_first() and (runs.state(folder) == "new" or "dataset" in allowed):
-        runs.write_json(folder / runs.DATASET, manifest)
+        files.write_json(folder / runs.DATASET, manifest)
 
 
 def say_stopped(folder: Path, step: int) -> None:

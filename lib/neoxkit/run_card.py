@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from neoxkit import notebook, paths, runs
-from neoxkit.workers import num_cores
+from neoxkit import files, notebook, paths, runs
+from neoxkit.machine import num_cores
 
 CARD = "run_card.json"
 PACKAGES = (
@@ -35,23 +35,23 @@ def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
         starts = card.get("starts", [])
         card = {**made_of, "base_sha256": hashes(base), "starts": starts}
     card["starts"].append(this_start())
-    runs.write_json(folder / CARD, card)
+    files.write_json(folder / CARD, card)
 
 
 def finish(folder: Path, results: Mapping[str, Any]) -> None:
     """Add what came out."""
-    runs.write_json(folder / CARD, {**runs.read_json(folder / CARD), "results": dict(results)})
+    files.write_json(folder / CARD, {**files.read_json(folder / CARD), "results": dict(results)})
 
 
 def read(folder: Path) -> dict[str, Any]:
     """A run's card; empty for a run that has none, of an earlier version."""
-    return runs.read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    return files.read_json(folder / CARD) if (folder / CARD).is_file() else {}
 
 
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of a model folder's weights, shape and tokenizer, by file name."""
     wanted = [f for p in ("*.safetensors", "config.json", "tokenizer.json") for f in folder.glob(p)]
-    return {file.name: runs.sha256(file) for file in sorted(wanted)}
+    return {file.name: files.sha256(file) for file in sorted(wanted)}
 
 
 def this_start() -> dict[str, Any]:

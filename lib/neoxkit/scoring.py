@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neoxkit.batches import padded
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
+from neoxkit.parallel import Progress, silent
 from neoxkit.table import NOT_TRAINED
-from neoxkit.workers import Progress, silent
 
 WINDOW_TOKENS = 512  # of a plain text that are scored together
 

@@ -11,8 +11,11 @@ from typing import ClassVar
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near
-from neoxkit.turns import END_MARK
-from neoxkit.validated import Settings, setting
+from neoxkit.fields import Settings, setting
+
+END_MARK = "<|endoftext|>"
+
+TINY = "tiny"
 
 # A run that goes on takes these from its checkpoint.
 _FROM_THE_START = (

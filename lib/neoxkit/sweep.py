@@ -19,20 +19,20 @@ from typing import Any
 from neoxkit import (
     compare,
     experiments,
+    files,
     forecast,
     listing,
     lock,
+    machine,
     paths,
     pipeline,
     plan,
     runs,
     terminal,
 )
-from neoxkit.errors import UserError
-from neoxkit.guard import STOPPED
+from neoxkit.errors import STOPPED, UserError
+from neoxkit.fields import as_flags
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
-from neoxkit.validated import as_flags
-from neoxkit.workers import num_cores
 
 MOST_CHARACTERS = 80  # of a run's name: ".range-check-1.0e-03" behind it must be one as well
 LOG = "run.log"  # what `neoxkit run` said of a variant
@@ -192,10 +192,10 @@ def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[s
     if at_once < 0:
         raise UserError("--at-once", f"got {at_once}", "give 0 or more")
     ranks = max(one.num_ranks for one in settings)
-    gpus = plan.num_gpus()
+    gpus = machine.num_gpus()
     if not gpus:
         together = at_once or 1
-        cores = max(num_cores() // (together * max(ranks, 1)), 1)
+        cores = max(machine.num_cores() // (together * max(ranks, 1)), 1)
         return [{"OMP_NUM_THREADS": str(cores)}] * together if together > 1 else [{}]
     each = ranks or gpus // max(at_once, 1)
     together = min(at_once or gpus // max(each, 1), gpus // max(each, 1))
@@ -219,7 +219,7 @@ def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
     }
     path = variant.folder / "evaluation.json"
     return (
-        path.is_file() and runs.read_json(path)["settings"] == EvaluateSettings(**wanted).as_dict()
+        path.is_file() and files.read_json(path)["settings"] == EvaluateSettings(**wanted).as_dict()
     )
 
 

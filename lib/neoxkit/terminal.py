@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from neoxkit import checkpoints, health, lock, paths, runs
+from neoxkit import checkpoints, files, health, lock, paths, runs
 from neoxkit.conversations import lines_in_short
 from neoxkit.listing import Standing
 
@@ -243,7 +243,7 @@ def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
     """What a row of notebooks came to, from the files they wrote."""
     parts = []
     if dataset:
-        parts.append(counted(runs.read_json(dataset / runs.MANIFEST)))
+        parts.append(counted(files.read_json(dataset / files.MANIFEST)))
     if run:
         parts += [_loss(run, evaluated), f"model in {paths.short(run / 'model')}"]
         parts += [f"warning: {line}" for line in runs.finished(run)["warnings"]]
@@ -255,7 +255,7 @@ def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
 def _loss(run: Path, evaluated: bool) -> str:
     """The eval loss of the tuned model, after the base's where 03 has measured that."""
     if evaluated:
-        scores = runs.read_json(run / "evaluation.json")["eval_loss"]
+        scores = files.read_json(run / "evaluation.json")["eval_loss"]
         losses = [scores[which]["loss"] for which in ("base", "tuned") if scores[which]]
     else:
         losses = [loss] if (loss := runs.finished(run)["eval_loss"]) is not None else []

@@ -18,7 +18,8 @@ from neoxkit.labels import (
     with_colon,
 )
 from neoxkit.naming import Votes, same
-from neoxkit.turns import END_MARK, Conversation, Names, Notes, Turn
+from neoxkit.settings import END_MARK
+from neoxkit.turns import Conversation, Names, Notes, Turn
 
 NO_MARK = "none"  # of the parameter end_mark: each turn of the asking side begins a conversation
 

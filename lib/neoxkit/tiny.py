@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neoxkit import paths
-from neoxkit.turns import END_MARK
+from neoxkit.settings import END_MARK, TINY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-TINY = "tiny"
 TINY_VOCABULARY = 1024
 
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neoxkit import paths, runs
+from neoxkit import files, paths
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
 from neoxkit.policy import Counts, num_duplicates
+from neoxkit.settings import END_MARK, TINY
 from neoxkit.table import Table
-from neoxkit.tiny import TINY
-from neoxkit.turns import END_MARK
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -91,7 +90,7 @@ def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
         for side, rows in sides.items():
             _fill(part / side / "data-00000-of-00001.arrow", rows)
         (part / "README.md").write_text(card(manifest), encoding="utf-8")
-        runs.write_json(part / runs.MANIFEST, manifest)
+        files.write_json(part / files.MANIFEST, manifest)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -217,8 +216,8 @@ def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
 
 def sha256(folder: Path) -> str:
     """Of the manifest, which names everything the rows were made of; "" where there is none."""
-    path = folder / runs.MANIFEST
-    return runs.sha256(path) if path.is_file() else ""
+    path = folder / files.MANIFEST
+    return files.sha256(path) if path.is_file() else ""
 
 
 def check_sha256(folder: Path, expected: str) -> None:
@@ -233,15 +232,15 @@ def check_sha256(folder: Path, expected: str) -> None:
 
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a tokenized dataset; its text must not have changed since."""
-    path = folder / runs.MANIFEST
+    path = folder / files.MANIFEST
     if not path.is_file():
         raise UserError(
             "dataset", f"{paths.short(folder)} is no tokenized dataset", "run 01_tokenize"
         )
-    manifest = runs.read_json(path)
+    manifest = files.read_json(path)
     for source in filter(None, (manifest["source"], manifest["eval_source"])):
         text = paths.root() / source["path"]
-        if text.is_file() and runs.sha256(text) != source["sha256"]:
+        if text.is_file() and files.sha256(text) != source["sha256"]:
             raise UserError(
                 "dataset",
                 f"{source['path']} has changed since it was tokenized",

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neoxkit import workers
+from neoxkit import parallel
 from neoxkit.blocks import Block
 from neoxkit.conversations import ConversationFile
 from neoxkit.errors import UserError
 from neoxkit.fences import in_code
+from neoxkit.parallel import Progress, silent
 from neoxkit.table import FAULTS, Part, Store, Table, key_of
 from neoxkit.turns import Conversation, Names, Span, render
-from neoxkit.workers import Progress, silent
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -37,7 +37,7 @@ def encode_file(
     next label). "all": every turn, not the preamble. Special tokens written in a text stay text.
     """
     work = partial(_encode_block, tokenizer, file, names, train_on)
-    return _table(_counted(workers.each(work, file.blocks), file, progress), train_on)
+    return _table(_counted(parallel.each(work, file.blocks), file, progress), train_on)
 
 
 def _counted(parts: Iterable[Part], file: ConversationFile, progress: Progress) -> Iterable[Part]:

@@ -44,8 +44,7 @@ from neoxkit import (
     tokenized,
 )
 from neoxkit.batches import Collator
-from neoxkit.errors import UserError, shorten
-from neoxkit.guard import STOPPED
+from neoxkit.errors import STOPPED, UserError, shorten
 from neoxkit.metrics import Metrics, Replies
 from neoxkit.safety import Alive, SaveWhole, StepCheck
 from neoxkit.trainer import KitTrainer

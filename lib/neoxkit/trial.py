@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from neoxkit import launch, lock, paths, plan, runs
+from neoxkit import files, launch, lock, paths, plan, runs
 from neoxkit.errors import UserError
+from neoxkit.parallel import Progress
 from neoxkit.settings import TrainSettings
-from neoxkit.workers import Progress
 
 
 def of(settings: TrainSettings, name: str, steps: int, **changes: Any) -> TrainSettings:
@@ -66,6 +66,6 @@ def _forget(settings: TrainSettings, even_the_same: bool = False) -> None:
     if not runs.is_trial(folder):
         return
     lock.refuse_locked(folder)
-    began = runs.read_json(folder / runs.ARGUMENTS)
+    began = files.read_json(folder / runs.ARGUMENTS)
     if even_the_same or began != plan.trainer_arguments(settings):
         shutil.rmtree(folder)

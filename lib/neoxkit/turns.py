@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-END_MARK = "<|endoftext|>"
-
 Notes = dict[str, list[int]]  # what was read in a way one may not expect -> line numbers
 
 

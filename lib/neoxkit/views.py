@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import display
 
 from neoxkit.conversations import lines_in_short
-from neoxkit.validated import Settings
+from neoxkit.fields import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

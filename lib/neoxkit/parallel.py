@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from neoxkit import machine
+
 MAX_WORKERS = 16  # more only wait for the parent, which writes
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -25,18 +27,13 @@ def silent(done: int, of: int) -> None:
     """A Progress that shows nothing."""
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """The function's results in the order of the items, made by one process a core.
 
     A single item is done right here: starting processes would take longer. At most two results a
     worker wait to be taken, so that memory does not grow with the number of items.
     """
-    num_workers = min(len(items), num_cores(), MAX_WORKERS)
+    num_workers = min(len(items), machine.num_cores(), MAX_WORKERS)
     if num_workers < 2:
         yield from map(function, items)
         return

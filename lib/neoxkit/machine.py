@@ -1,0 +1,83 @@
+"""What this machine has: cores, GPUs, memory; and the ranks and steps that come of them."""
+
+import math
+import os
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from neoxkit.errors import UserError
+from neoxkit.settings import TrainSettings
+
+GIB = 2**30
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def in_short(gib: float) -> str:
+    """GiB as people read them.
+
+    >>> in_short(0.2649), in_short(3.84), in_short(178.2)
+    ('0.26', '3.8', '178')
+    """
+    return f"{gib:.2g}" if gib < 10 else f"{gib:,.0f}"
+
+
+def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
+    """Memory of the smallest GPU here, or what a CPU rank can have now; None where nobody says.
+
+    The driver's own tool is asked: torch would open a context on the GPU that a training is to
+    have.
+    """
+    if not on_gpu:
+        return available_gib() / num_ranks
+    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout
+        return min(map(int, said.split())) / 1024
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def available_gib() -> float:
+    """Memory that can be had: of the machine, or of its container where that has less."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int(_CGROUP.read_text())
+        free = min(free, limit - int(_CGROUP.with_name("memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or none with a limit
+        pass
+    return free / GIB
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_gpus() -> int:
+    """GPUs that torch can use; asks the driver and does not open a context."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def num_ranks(settings: TrainSettings) -> int:
+    """How many ranks a setting means here: all GPUs, or one CPU process."""
+    gpus = num_gpus()
+    if gpus and settings.num_ranks > gpus:
+        raise UserError("num_ranks", f"got {settings.num_ranks}, there are {gpus} GPUs", "lower it")
+    if not gpus and settings.num_ranks > (cores := num_cores()):
+        what = f"got {settings.num_ranks} CPU processes, there are {cores} cores"
+        raise UserError("num_ranks", what, "lower it")
+    return settings.num_ranks or gpus or 1
+
+
+def num_steps(settings: TrainSettings, num_rows: int, ranks: int) -> int:
+    """Optimizer steps of a whole run, counted as the Trainer counts them."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    a_rank = math.ceil(num_rows / ranks)
+    batches = math.ceil(a_rank / settings.per_device_train_batch_size)
+    an_epoch = max(math.ceil(batches / settings.gradient_accumulation_steps), 1)
+    return math.ceil(settings.num_train_epochs * an_epoch)
