@@ -8,6 +8,7 @@ import time
 
 import inputs
 from neoxkit import models, paths, replies
+from neoxkit.data.questions import read_questions
 from stepclock import print_result
 
 
@@ -17,7 +18,7 @@ def prompts(model: str, count: int) -> list[str]:
         file = inputs.HOME / "data" / "sample_questions.jsonl"
     else:
         file = inputs.data_file("gsm8k")
-    return [question.prompt for question in replies.read_questions(file, "Agent")[:count]]
+    return [question.prompt for question in read_questions(file, "Agent")[:count]]
 
 
 def main() -> None:

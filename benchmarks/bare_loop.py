@@ -5,8 +5,9 @@ import argparse
 import torch
 
 import inputs
-from neoxkit import models, paths, tokenized
+from neoxkit import models, paths
 from neoxkit.batches import Collator
+from neoxkit.data import tokenized
 from neoxkit.losses import token_losses
 from stepclock import StepClock
 

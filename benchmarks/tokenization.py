@@ -19,7 +19,8 @@ def tokenize_file(
     path: Path, folder: Path, *, model: str, train_on: str = "agent", eval_share: float = 0.0
 ) -> None:
     """What 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
-    from neoxkit import conversations, models, policy, tokenized, tokens
+    from neoxkit import models
+    from neoxkit.data import encoding, reading, selection, tokenized
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
@@ -30,12 +31,12 @@ def tokenize_file(
         block_size=BLOCK_SIZE,
         eval_share=eval_share,
     )
-    sources = conversations.read_sides(settings)
+    sources = reading.read_sides(settings)
     tokenizer = models.load_tokenizer(model)
     source = sources["train"]
-    encoded = tokens.encode_file(tokenizer, source, source.names, train_on)
-    rows, counts = policy.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
-    train, evaluation, _ = policy.split_rows(rows, None, eval_share, settings.seed)
+    encoded = encoding.encode_file(tokenizer, source, source.names, train_on)
+    rows, counts = selection.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
+    train, evaluation, _ = selection.split_rows(rows, None, eval_share, settings.seed)
     manifest = tokenized.make_manifest(
         settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
     )
@@ -48,7 +49,10 @@ def kit_seconds(path: Path) -> float:
     import datasets  # noqa: F401
     import transformers  # noqa: F401
 
-    from neoxkit import paths, tokenized, tokens  # noqa: F401
+    from neoxkit import paths
+    from neoxkit.data import (
+        encoding,  # noqa: F401
+    )
 
     folder = paths.tokenized(path.stem)
     shutil.rmtree(folder, ignore_errors=True)

@@ -87,18 +87,19 @@ def zygote(session_home: Path) -> Iterator[Zygote]:
 
 def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) -> None:
     """What 01_tokenize does, without the notebook."""
-    from neoxkit import conversations, models, policy, tokenized, tokens
+    from neoxkit import models
+    from neoxkit.data import encoding, reading, selection, tokenized
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
         train_file=f"data/{file}", dataset=dataset, model_name_or_path=model, **changes
     )
-    sources = conversations.read_sides(settings)
+    sources = reading.read_sides(settings)
     tokenizer = models.load_tokenizer(settings.model_name_or_path)
     source = sources["train"]
-    encoded = tokens.encode_file(tokenizer, source, source.names, settings.train_on)
-    rows, counts = policy.fit(encoded, settings.block_size, settings.too_long)
-    train, evaluation, _ = policy.split_rows(rows, None, settings.eval_share, settings.seed)
+    encoded = encoding.encode_file(tokenizer, source, source.names, settings.train_on)
+    rows, counts = selection.fit(encoded, settings.block_size, settings.too_long)
+    train, evaluation, _ = selection.split_rows(rows, None, settings.eval_share, settings.seed)
     manifest = tokenized.make_manifest(
         settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
     )

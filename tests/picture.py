@@ -14,7 +14,8 @@ from pathlib import Path
 
 import lab_driver
 
-from neoxkit import paths, tokenized
+from neoxkit import paths
+from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 
 RUN = "picture"

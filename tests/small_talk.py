@@ -1,9 +1,10 @@
 """A few short conversations, encoded with the built-in model's tokenizer."""
 
-from neoxkit import models, tokens
+from neoxkit import models
+from neoxkit.data import encoding
+from neoxkit.data.conversation import Conversation, Names, Turn
+from neoxkit.data.table import Table
 from neoxkit.settings import TINY
-from neoxkit.table import Table
-from neoxkit.turns import Conversation, Names, Turn
 
 
 def talk(line: int, *texts: str) -> Conversation:
@@ -15,7 +16,7 @@ TOKENIZER = models.load_tokenizer(TINY)
 
 
 def encode(*conversations: Conversation, train_on: str = "agent") -> Table:
-    return tokens.encode(TOKENIZER, conversations, Names("Bot"), train_on)
+    return encoding.encode(TOKENIZER, conversations, Names("Bot"), train_on)
 
 
 LONG = "Tell me all that you know about the sea, and then some more of it, please."

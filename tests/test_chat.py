@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from neoxkit import chat, conversations, models, replies
+from neoxkit import chat, models, replies
+from neoxkit.data import reading
+from neoxkit.data.conversation import Conversation, Names, Turn, prompt
 from neoxkit.settings import TINY, EvaluateSettings
-from neoxkit.turns import Conversation, Names, Turn, prompt
 
 TOKENIZER = models.load_tokenizer(TINY)
 SETTINGS = EvaluateSettings(max_new_tokens=6)
@@ -81,13 +82,13 @@ def test_what_is_kept_is_read_again(box: chat.Chat, tmp_path: Path) -> None:
         side.turns += [Turn("user", name), Turn("agent", f"{name}, you say.\n\nWell.")]
     side.keep_it()
     side.keep_it()
-    found = conversations.read(tmp_path / "chat.txt")
+    found = reading.read(tmp_path / "chat.txt")
     assert found.names.agent == "Joi"
     assert [c.turns for c in found.conversations] == [tuple(side.turns)] * 2
     side.turns.append(Turn("agent", ""))
     side.keep_it()
     assert "a turn is empty" in side.shown.value
-    assert len(conversations.read(tmp_path / "chat.txt").conversations) == 2
+    assert len(reading.read(tmp_path / "chat.txt").conversations) == 2
 
 
 def test_temperature_zero_is_greedy_and_above_it_varies(box: chat.Chat) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from neoxkit import alive, cli, doctor, files, lock, parameters, paths, pipeline, sweep
+from neoxkit import alive, cli, doctor, files, lock, parameters, paths, pipeline, sweep, terminal
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -442,7 +442,7 @@ def test_an_error_stands_below_the_line_of_progress(
         yield
         print("the line is over", file=sys.stderr)
 
-    monkeypatch.setattr(pipeline.terminal, "following", following)
+    monkeypatch.setattr(terminal, "following", following)
     papermill.failure, papermill.fails_at = Failure("TrainingError", "no result"), "02_train"
     assert cli.main(["run"]) == 1
     assert capsys.readouterr().err.splitlines()[:2] == [

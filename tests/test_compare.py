@@ -11,7 +11,7 @@ from neoxkit import compare, experiments, files, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import CompareSettings
 
-ARGUMENTS = {
+STARTED_WITH = {
     "output_dir": "", "dataset": "data/tokenized/small", "dataset_sha256": "d", "use_cpu": True,
     "report_to": ["none"], "deepspeed": "zero2", "learning_rate": 1e-3, "block_size": 0,
     "adam_beta1": 0.9,
@@ -37,7 +37,7 @@ def make(
     """A run with so many trained tokens between two evaluations, which are ten steps apart."""
     folder = home / "runs" / name
     folder.mkdir(parents=True)
-    values = ARGUMENTS | {"output_dir": f"runs/{name}"} | changes
+    values = STARTED_WITH | {"output_dir": f"runs/{name}"} | changes
     files.write_json(folder / runs.ARGUMENTS, values)
     steps = 10 * len(losses)
     runs.append_event(

@@ -7,10 +7,11 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import browser, controls, estimates, forecast, machine, paths, policy, views
+from neoxkit import browser, controls, estimates, forecast, machine, paths, views
+from neoxkit.data import selection
+from neoxkit.data.table import Part, Store, Table
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings, TrainSettings
-from neoxkit.table import Part, Store, Table
 
 
 class Screen:
@@ -261,7 +262,7 @@ def test_the_consequences_are_what_fit_will_do(screen: Screen, too_long: str) ->
     for size in (280, 64, 300):
         slider(control, "block size").value = size
         shown = "cut" if too_long == "cut" else "drop"  # "error" is shown as what it would drop
-        _, counts = policy.fit(ROWS, size, shown)
+        _, counts = selection.fit(ROWS, size, shown)
         for row in counts.rows():
             assert re.search(r" +".join(map(re.escape, row)), screen.shown[1].text)
         padding = 1 - counts.tokens / (counts.kept * size)

@@ -74,16 +74,16 @@ def kill_at_random(
     folder = paths.run(settings.run)
     pids = crashes.zygote.begin(job(settings))
     step = chance.randrange(3, LONG["max_steps"], 3)
-    wait_until(lambda: newest_step(folder) >= step or runs.state(folder) == "finished")
+    wait_until(lambda: newest_step(folder) >= step or runs.state_of(folder) == "finished")
     if in_save:
-        wait_until(lambda: is_saving(folder) or runs.state(folder) == "finished", pause=0)
+        wait_until(lambda: is_saving(folder) or runs.state_of(folder) == "finished", pause=0)
         time.sleep(chance.uniform(0, 0.05))
     else:
         time.sleep(chance.uniform(0, 0.3))
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)  # so that what is looked at is what is killed
     inside, epoch_2 = is_saving(folder), newest_step(folder) >= STEPS_AN_EPOCH
-    over = runs.state(folder) == "finished"
+    over = runs.state_of(folder) == "finished"
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     codes = crashes.zygote.end()

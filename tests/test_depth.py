@@ -9,10 +9,10 @@ import torch
 from datasets import load_from_disk
 
 from neoxkit import depth, evaluate, models, paths, scoring
+from neoxkit.data.conversation import Names
+from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.settings import EvaluateSettings
-from neoxkit.table import NOT_TRAINED
-from neoxkit.turns import Names
 
 A, B = 7, NOT_TRAINED  # trained, not trained
 

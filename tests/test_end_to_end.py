@@ -102,7 +102,7 @@ def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path
 def test_the_summary_tells_the_speed_and_how_it_was_reached(executed: Path) -> None:
     cell = next(c for c in notebook(executed, "02_train").cells if "dashboard.summary" in c.source)
     said = dict(line.split("  ", 1) for line in cell.outputs[0].data["text/plain"].splitlines())
-    facts = runs.finished(executed / "runs" / "e2e")
+    facts = runs.finished_facts(executed / "runs" / "e2e")
     assert f"{facts['tokens_per_second']:,} useful tokens/s" in said["speed"]
     assert said["MFU"].strip().startswith(f"{facts['mfu']:.1%} of the matrix products")
     assert said["attention"].strip() == "sdpa, packed into rows of about 280 tokens"
@@ -115,14 +115,14 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
         "replies.jsonl", "dataset.json", "run_card.json",
         "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
     } <= {p.name for p in folder.iterdir()}  # fmt: skip
-    assert runs.finished(folder)["step"] == 30
+    assert runs.finished_facts(folder)["step"] == 30
     evaluation = json.loads((folder / "evaluation.json").read_text())
     base, tuned = (evaluation["eval_loss"][name] for name in ("base", "tuned"))
     assert base["trained_tokens"] == tuned["trained_tokens"] > 0
     assert tuned["loss"] < base["loss"]
     by_step = evaluation["losses_by_step"]  # the base, the kept checkpoints, the end
     assert list(by_step) == ["0", "24", "30"] and by_step["30"] == tuned["loss"]
-    assert tuned["loss"] == pytest.approx(runs.finished(folder)["eval_loss"], rel=1e-5)
+    assert tuned["loss"] == pytest.approx(runs.finished_facts(folder)["eval_loss"], rel=1e-5)
     assert sum(evaluation["endings"]["tuned"].values()) == len(
         (folder / "replies.jsonl").read_text().splitlines()
     )
@@ -350,7 +350,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
     said, errors = kit.communicate(timeout=60)
     assert kit.returncode == 75
     assert "finishes its step and saves; once more, and it ends at once" in said
-    standing = listing.standing(folder)
+    standing = listing.standing_of(folder)
     assert standing.state == "stopped" and checkpoints.whole(folder)
     assert errors == f"asked: stopped, step {standing.step:,} is saved -- run it again to go on\n"
     assert training_processes(folder) == []
@@ -385,4 +385,4 @@ def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> N
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert papermill.returncode != 0
-    assert runs.state(folder) == "started"
+    assert runs.state_of(folder) == "started"

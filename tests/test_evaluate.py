@@ -8,11 +8,13 @@ import torch
 from conftest import tokenize
 from datasets import load_from_disk
 
-from neoxkit import evaluate, models, paths, replies, scoring, tokenized
+from neoxkit import evaluate, models, paths, scoring
+from neoxkit.data import tokenized
+from neoxkit.data.conversation import Names
+from neoxkit.data.questions import Question, example, own_questions, questions_for, read_questions
 from neoxkit.errors import UserError
-from neoxkit.replies import Question, Reply, own_questions, read_questions, reply
+from neoxkit.replies import Reply, reply
 from neoxkit.settings import EvaluateSettings
-from neoxkit.turns import Names
 
 
 @pytest.fixture(scope="module")
@@ -130,16 +132,16 @@ def test_questions_come_from_a_file_its_neighbour_or_the_eval_side(
     home: Path, tokenizer: object
 ) -> None:
     dataset, manifest = tokenized.load(paths.tokenized("small"))
-    found, source = replies.questions_for(manifest, dataset["eval"], tokenizer)
+    found, source = questions_for(manifest, dataset["eval"], tokenizer)
     assert source == "data/small_questions.jsonl" and len(found) == 20
     (home / "my.txt").write_text("User: q\n\nAgent: r\n\nUser: s\n\nAgent: t<|endoftext|>\n")
-    found, source = replies.questions_for(manifest, dataset["eval"], tokenizer, "my.txt")
+    found, source = questions_for(manifest, dataset["eval"], tokenizer, "my.txt")
     assert found == [Question("User: q\n\nAgent: r\n\nUser: s\n\nAgent:", "t", "all", "held out")]
     tokenize("small.txt", "lonely")
     (home / "data" / "lonely.txt").write_text((home / "data" / "small.txt").read_text())
     tokenize("lonely.txt", "lonely")
     dataset, manifest = tokenized.load(paths.tokenized("lonely"))
-    found, source = replies.questions_for(manifest, dataset["eval"], tokenizer)
+    found, source = questions_for(manifest, dataset["eval"], tokenizer)
     assert source == "the eval side" and len(found) == len(dataset["eval"])
     text = (home / "data" / "lonely.txt").read_text()
     for question in found:
@@ -154,11 +156,11 @@ def test_the_example_is_what_the_user_says_last_in_the_first_question() -> None:
     first = Question(
         "Rules.\n\nUser: Hi\n\nJoi: Yes?\n\nUser: The User: part\n\nof it?\n\nJoi:", None
     )
-    assert replies.example([first, *own_questions(["No."], joi)], joi) == "The User: part\n\nof it?"
-    assert replies.example(own_questions(["Why?"], joi), joi) == "Why?"
-    assert replies.example([], joi) == "Hello."
+    assert example([first, *own_questions(["No."], joi)], joi) == "The User: part\n\nof it?"
+    assert example(own_questions(["Why?"], joi), joi) == "Why?"
+    assert example([], joi) == "Hello."
     other = Question("Human: Hi\n\nJoi: User: ?\n\nHuman: How?\n\nJoi:", None)
-    assert replies.example([other], Names("Joi", "Human")) == "How?"
+    assert example([other], Names("Joi", "Human")) == "How?"
 
 
 def test_a_question_file_without_a_question_is_refused(tmp_path: Path) -> None:

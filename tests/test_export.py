@@ -10,8 +10,8 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig
 
 from neoxkit import export, model_card
+from neoxkit.data.conversation import Names
 from neoxkit.tiny import tiny_folder
-from neoxkit.turns import Names
 
 
 def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_path: Path) -> None:

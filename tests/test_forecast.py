@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, files, fit, forecast, machine, models, needs, plan, runs
+from neoxkit import cli, estimates, files, fit, forecast, machine, models, needs, plan, runs
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
@@ -16,7 +16,7 @@ LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # 60 and 30 on the average, of 
 @pytest.fixture(autouse=True)
 def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing ran yet, on a machine of 10 GiB."""
-    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: None)
+    monkeypatch.setattr(estimates, "last_run", lambda *_: None)
     monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
 
 
@@ -124,12 +124,12 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
     last = forecast.estimates.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
-    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: last)
+    monkeypatch.setattr(estimates, "last_run", lambda *_: last)
     found = of()
     assert found.correction == pytest.approx(1.5) and found.gib == pytest.approx(1.5 * plain.gib)
     assert found.largest < plain.largest / 1.5
     assert "all times 1.50, as run corrects took" in found.rows()[1][1]
-    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: replace(last, on_gpu=True))
+    monkeypatch.setattr(estimates, "last_run", lambda *_: replace(last, on_gpu=True))
     assert of() == plain
 
 
@@ -140,7 +140,7 @@ def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
     plain = of()
     folder = home / "runs" / "night (copy)"
     last = forecast.estimates.Measured(folder, False, 1.0, 0.5, 9.0, 16, 160.0, 80.0)
-    monkeypatch.setattr(forecast.estimates, "last_run", lambda *_: last)
+    monkeypatch.setattr(estimates, "last_run", lambda *_: last)
     assert of() == plain
     folder.mkdir()
     settings = plan.trainer_arguments(TrainSettings(run="corrects", dataset="small"))

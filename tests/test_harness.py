@@ -11,9 +11,10 @@ import torch
 from conftest import REPOSITORY
 
 from neoxkit import harness, models, replies
+from neoxkit.data.conversation import Names
+from neoxkit.data.questions import read_questions
 from neoxkit.errors import UserError
 from neoxkit.settings import EvaluateSettings
-from neoxkit.turns import Names
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed"
@@ -46,7 +47,7 @@ def test_the_sample_task_counts_what_the_kit_counts(
     home: Path, model: Any, tokenizer: Any, capfd: pytest.CaptureFixture
 ) -> None:
     """Questions of which every third has the model's own reply as its reference."""
-    asked = replies.read_questions(home / "data" / "sample_questions.jsonl", Names())[:40]
+    asked = read_questions(home / "data" / "sample_questions.jsonl", Names())[:40]
     said = replies.reply(model, tokenizer, [q.prompt for q in asked], Names(), max_new_tokens=8)
     lines = (home / "data" / "sample_questions.jsonl").read_text().splitlines()
     questions = [json.loads(line) for line in lines[:40]]

@@ -328,7 +328,7 @@ def told(session_home: Path) -> Iterator[tuple[str, str]]:
         patch.setenv("NEOXKIT_HOME", str(session_home))
         done = command("neoxkit.cli", "run", "--only", "02_train", *flags)
         assert done.returncode == 0, done.stderr
-        (warning,) = runs.finished(paths.run("broken"))["warnings"]
+        (warning,) = runs.finished_facts(paths.run("broken"))["warnings"]
         yield warning, done.stdout
 
 
@@ -378,7 +378,7 @@ def test_what_it_says_to_change_helps(home: Path, zygote: Zygote, told: tuple[st
     settings = TrainSettings(
         **BROKEN, run="mended", learning_rate=float(rate), max_grad_norm=float(clip), num_replies=0
     )
-    assert runs.finished(trained(zygote, settings))["warnings"] == []
+    assert runs.finished_facts(trained(zygote, settings))["warnings"] == []
 
 
 @pytest.mark.slow
@@ -392,9 +392,9 @@ def test_what_it_says_of_an_overfitted_run_helps(home: Path, zygote: Zygote) -> 
         run="overfitted", dataset="few", learning_rate=8e-3, lr_scheduler_type="constant",
         max_steps=100, per_device_train_batch_size=8, num_replies=0, save_steps=50,
     )  # fmt: skip
-    overfitted = runs.finished(trained(zygote, settings))
+    overfitted = runs.finished_facts(trained(zygote, settings))
     (said,) = overfitted["warnings"]
     assert said.startswith("the eval loss rose from its best, ")
     steps = int(re.search(r"set max_steps to (\d+)", said).group(1))
-    mended = runs.finished(trained(zygote, settings.replace(run="shorter", max_steps=steps)))
+    mended = runs.finished_facts(trained(zygote, settings.replace(run="shorter", max_steps=steps)))
     assert mended["warnings"] == [] and mended["eval_loss"] < overfitted["eval_loss"]

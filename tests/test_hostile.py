@@ -81,7 +81,7 @@ def test_a_strangers_pickle_in_a_checkpoint_does_not_run(
     folder = poisoned(stopped, name, canary)
     settings = crashes.settings((1, 2), **SHORT).replace(run=folder.name)
     codes = crashes.zygote.run(job(settings))
-    assert not canary.exists() and any(codes) and runs.state(folder) != "finished"
+    assert not canary.exists() and any(codes) and runs.state_of(folder) != "finished"
     assert "eights only load failed" in (folder / runs.LOG).read_text()
 
 

@@ -189,11 +189,11 @@ def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
     assert not (home / "runs" / "lab" / runs.FINISHED).exists()
     tab.command("notebook:interrupt-kernel")
     tab.wait_for(WATCH, "stopped: lab: stopped, step", seconds=30)
-    assert listing.standing(home / "runs" / "lab").state == "stopped"
+    assert listing.standing_of(home / "runs" / "lab").state == "stopped"
     tab.wait_until_idle()
     tab.run_all()
     tab.wait_for("dashboard.summary(", "final eval loss", seconds=120)
-    assert runs.finished(home / "runs" / "lab")["step"] == 200
+    assert runs.finished_facts(home / "runs" / "lab")["step"] == 200
     (stopped,) = events(home, "lab", "stop")
     assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
     assert tab.faults == []
@@ -211,7 +211,7 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     back = opened("02_train-away")
     wait_until(lambda: events(home, "away", "train")[-1]["step"] > step, back)
     back.wait_until_idle(30)  # the cell has ended, the training has not
-    assert listing.standing(home / "runs" / "away").state == "training"
+    assert listing.standing_of(home / "runs" / "away").state == "training"
     back.run(WATCH)
     back.wait_for(WATCH, "left", seconds=30)
     first = back.picture(WATCH)
@@ -236,8 +236,8 @@ def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> Non
     tab = opened("02_train", run="run-all", **same)
     tab.run_all()
     tab.wait_for("dashboard.summary(", "final eval loss", seconds=90)
-    facts = runs.finished(home / "runs" / "run-all")
-    other = runs.finished(train_to_the_end(TrainSettings(run="elsewhere", **same)))
+    facts = runs.finished_facts(home / "runs" / "run-all")
+    other = runs.finished_facts(train_to_the_end(TrainSettings(run="elsewhere", **same)))
     assert (facts["train_loss"], facts["eval_loss"]) == (other["train_loss"], other["eval_loss"])
     assert tab.faults == []
     tab.close()

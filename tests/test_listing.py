@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_the_last_event_says_how_a_run_ended(folder: Path, event: str, state: str) -> None:
     runs.append_event(folder, event, step=20, loss=1.5, message="it broke")
-    found = listing.standing(folder)
+    found = listing.standing_of(folder)
     assert (found.run, found.state, found.step, found.planned) == ("mine", state, 20, 100)
     assert found.eval_loss == 2.25 and found.train_loss == (1.5 if event == "train" else 2.5)
     assert found.says == ("it broke" if event == "error" else "")
@@ -39,35 +39,35 @@ def test_a_run_that_finished_broken_does_not_look_like_a_success(folder: Path) -
     for step in (40, 70, 100):
         runs.append_event(folder, "train", step=step, loss=80.0)
     files.write_json(folder / runs.FINISHED, {})
-    found = listing.standing(folder)
+    found = listing.standing_of(folder)
     assert found.state == "finished" and found.says.startswith("warning: the train loss was 80 at")
     assert "mine: warning: the train loss was 80" in terminal.runs_table([found])
     runs.append_event(folder, "error", step=100, message="it broke")
-    assert listing.standing(folder).says == "it broke"
+    assert listing.standing_of(folder).says == "it broke"
     files.write_json(folder / runs.ARGUMENTS, {"trial": True})
     runs.append_event(folder, "train", step=100, loss=80.0)
-    assert listing.standing(folder).says == ""  # a range test is meant to break
+    assert listing.standing_of(folder).says == ""  # a range test is meant to break
 
 
 def test_finished_and_training_are_seen_at_once(folder: Path) -> None:
     held = lock.hold(folder)
-    assert listing.standing(folder).state == "training"
+    assert listing.standing_of(folder).state == "training"
     held.close()
     files.write_json(folder / runs.FINISHED, {})
-    assert listing.standing(folder).state == "finished"
+    assert listing.standing_of(folder).state == "finished"
 
 
 def test_a_trial_is_told_from_a_run(folder: Path) -> None:
     files.write_json(folder / runs.ARGUMENTS, {"trial": True})
-    assert "killed (a trial)" in terminal.runs_table([listing.standing(folder)])
+    assert "killed (a trial)" in terminal.runs_table([listing.standing_of(folder)])
     files.write_json(folder / runs.ARGUMENTS, {})
-    assert "trial" not in terminal.runs_table([listing.standing(folder)])
+    assert "trial" not in terminal.runs_table([listing.standing_of(folder)])
 
 
 def test_a_resumed_run_has_the_step_it_went_back_to(folder: Path) -> None:
     runs.append_event(folder, "train", step=50, loss=1.0)
     runs.append_event(folder, "start", **START | {"resumed_step": 10, "step": 10})
-    assert listing.standing(folder).step == 10
+    assert listing.standing_of(folder).step == 10
 
 
 def test_the_table_has_every_run_and_the_newest_first(

@@ -62,7 +62,7 @@ def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(
 
     from neoxkit import scoring
 
-    facts = runs.finished(adapted)
+    facts = runs.finished_facts(adapted)
     tuned = evaluate.load(facts, adapted, "tuned")
     rows = load_from_disk(home / facts["dataset"])["eval"]
     assert scoring.score(tuned, rows, batch_size=8, pad_id=1).loss == pytest.approx(
@@ -90,7 +90,7 @@ def test_a_run_of_adapters_goes_on_to_the_same_bytes(home: Path, zygote: Zygote)
     assert [zygote.run(job(s)) for s in (settings, whole)] == [[0], [0]]
     starts = [e for e in runs.read_events(paths.run("lora-broken")) if e["event"] == "start"]
     assert [e["resumed_step"] for e in starts] == [0, 4]
-    hashes = {runs.finished(paths.run(s.run))["model_sha256"]["adapter_model.safetensors"]
+    hashes = {runs.finished_facts(paths.run(s.run))["model_sha256"]["adapter_model.safetensors"]
               for s in (settings, whole)}  # fmt: skip
     assert len(hashes) == 1
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import arguments, cli, conversations, paths, plan, settings
+from neoxkit import arguments, cli, paths, plan, settings
+from neoxkit.data import reading
 from neoxkit.errors import MOST_CHARACTERS, UserError
 
 END = "<|endoftext|>"
@@ -246,8 +247,8 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
     return str(folder / name)
 
 
-def read(file: str) -> conversations.ConversationFile:
-    return conversations.read_sides(settings.TokenizeSettings(train_file=file))["train"]
+def read(file: str) -> reading.ConversationFile:
+    return reading.read_sides(settings.TokenizeSettings(train_file=file))["train"]
 
 
 @pytest.mark.parametrize("kind", DATA)

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neoxkit import models, tiny
+from neoxkit.data.conversation import Conversation, Names, Turn, prompt
 from neoxkit.errors import UserError
 from neoxkit.model_card import chat_template
-from neoxkit.turns import Conversation, Names, Turn, prompt
 
 
 def sha256(folder: Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ import pytest
 from conftest import Outputs
 from small_talk import EVAL, TRAIN
 
-from neoxkit import browser, models, pager, quality, views
+from neoxkit import browser, models, pager, views
+from neoxkit.data import audit
 from neoxkit.settings import TINY
 
 SIDES = {"train": TRAIN, "eval": EVAL}
@@ -21,7 +22,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Outputs:
 
 
 def pages(outputs: Outputs) -> pager.Pager:
-    return pager.pages(SIDES, quality.findings(SIDES), models.load_tokenizer(TINY))
+    return pager.pages(SIDES, audit.findings(SIDES), models.load_tokenizer(TINY))
 
 
 def page_of(row: Any) -> views.View:
@@ -48,7 +49,7 @@ def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
     names = [name for _, name in pager.kind.options]
     assert names[:2] == ["the train side", "the eval side"]
     assert len(names) == len(set(names))
-    for finding in quality.findings(SIDES):
+    for finding in audit.findings(SIDES):
         for side, rows in finding.rows.items():
             name = f"{side}: {finding.what}"
             assert (name in names) == (len(rows) > 0)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import experiments, files, paths, rescore, runs, tokenized
+from neoxkit import experiments, files, paths, rescore, runs
+from neoxkit.data import tokenized
 from neoxkit.parallel import silent
 from neoxkit.scoring import Score
 

@@ -92,20 +92,20 @@ def test_history_of_a_start_from_nothing_forgets_the_earlier_steps() -> None:
 
 def test_state_and_finished(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^run: .*nowhere does not exist -- run 02_train first$"):
-        runs.finished(tmp_path / "nowhere")
-    assert runs.state(tmp_path) == "new"
+        runs.finished_facts(tmp_path / "nowhere")
+    assert runs.state_of(tmp_path) == "new"
     with pytest.raises(UserError, match=r"^run: .* is not finished -- run 02_train again$"):
-        runs.finished(tmp_path)
+        runs.finished_facts(tmp_path)
     runs.append_event(tmp_path, "start", step=0)
     runs.append_event(tmp_path, "error")
-    assert runs.state(tmp_path) == "new"  # nothing would be lost
+    assert runs.state_of(tmp_path) == "new"  # nothing would be lost
     runs.append_event(tmp_path, "train", step=2)
-    assert runs.state(tmp_path) == "started"
+    assert runs.state_of(tmp_path) == "started"
     with pytest.raises(UserError, match="is not finished"):
-        runs.finished(tmp_path)
+        runs.finished_facts(tmp_path)
     files.write_json(tmp_path / runs.FINISHED, {"step": 9})
-    assert runs.state(tmp_path) == "finished"
-    assert runs.finished(tmp_path) == {"step": 9}
+    assert runs.state_of(tmp_path) == "finished"
+    assert runs.finished_facts(tmp_path) == {"step": 9}
 
 
 def test_write_json_leaves_the_old_file_when_it_fails(

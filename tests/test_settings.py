@@ -11,7 +11,7 @@ import papermill.cli
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from neoxkit import cli, notebook
+from neoxkit import cli, notebook, pipeline
 from neoxkit.errors import UserError
 from neoxkit.fields import Settings, convert
 from neoxkit.settings import (
@@ -407,7 +407,7 @@ def test_the_run_command_repeats_the_settings(
     assert kit == "neoxkit" and words[:3] == ["run", "--only", settings.notebook]
     assert words[4::3] == [*settings.changed()]
     called: list[Any] = []
-    monkeypatch.setattr(cli.pipeline, "execute", lambda *given: called.extend(given) or 0)
+    monkeypatch.setattr(pipeline, "execute", lambda *given: called.extend(given) or 0)
     assert cli.main(words) == 0
     given, only = called
     assert type(settings)(**given) == settings and only == [settings.notebook]

@@ -147,7 +147,7 @@ def stop(how: str, where: str) -> str:
             for process in members(session):
                 process.kill()
             return f"left after {LEFT_SECONDS:.0f} s: {left}"
-    if lock.locked_by(folder) or runs.state(folder) == "finished":
+    if lock.locked_by(folder) or runs.state_of(folder) == "finished":
         return f"after {took:.1f} s: locked or finished"
     return starts_again(settings)
 

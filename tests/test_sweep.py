@@ -330,7 +330,7 @@ def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: P
         assert first.poll() is None
         time.sleep(0.1)
     while not any(  # in the middle of the third
-        runs.state(f) == "started" for f in (home / "runs").glob("grid.*")
+        runs.state_of(f) == "started" for f in (home / "runs").glob("grid.*")
     ):
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
@@ -349,6 +349,6 @@ def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: P
     assert all((home / "runs" / run.name / "02_train.ipynb").is_file() for run in chosen)
     saved = json.loads((home / "runs" / "grid" / "comparison.json").read_text())
     assert set(saved["differs"]) == {"learning_rate", "per_device_train_batch_size"}
-    losses = [runs.finished(home / "runs" / s["run"])["eval_loss"] for s in saved["scores"]]
+    losses = [runs.finished_facts(home / "runs" / s["run"])["eval_loss"] for s in saved["scores"]]
     assert losses == sorted(losses) == [s["eval_loss"] for s in saved["scores"]]
     assert saved["scores"][0]["run"] in again.stdout

@@ -38,8 +38,8 @@ from neoxkit import (
     run_card,
     runs,
     scoring,
-    tokenized,
 )
+from neoxkit.data import tokenized
 from neoxkit.errors import STOPPED, Stopped, UserError
 from neoxkit.replies import ENDINGS
 from neoxkit.settings import TrainSettings
@@ -55,7 +55,7 @@ def forked(zygote: Zygote, **changes: object) -> Path:
     folder = paths.run(settings.run)
     codes = zygote.run(job(settings))
     assert not any(codes), (folder / runs.LOG).read_text()[-2000:]
-    assert runs.state(folder) == "finished"
+    assert runs.state_of(folder) == "finished"
     return folder
 
 
@@ -258,7 +258,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbr
     assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
     assert len(run_card.read(folder)["starts"]) == 2
     assert weights_sha256(folder) == weights_sha256(unbroken)
-    counted = [runs.finished(f)["trained_tokens"] for f in (folder, unbroken)]
+    counted = [runs.finished_facts(f)["trained_tokens"] for f in (folder, unbroken)]
     assert counted[0] == counted[1]
 
 
@@ -282,7 +282,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     assert metrics(training.folder)[-1]["event"] == "stop" and 0 < step < STEPS
     with pytest.raises(Stopped, match=rf"stopped, step {step} is saved -- run it again to go on"):
         training.check()
-    assert listing.standing(training.folder).state == "stopped"
+    assert listing.standing_of(training.folder).state == "stopped"
     assert not lock.asked_to_stop(training.folder)
     if ranks == 1:
         assert weights_sha256(forked(zygote, run=settings.run)) == weights_sha256(unbroken)
@@ -300,13 +300,15 @@ def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
     shutil.copytree(unbroken, unbroken.with_name("again"))
     launch.start(BASE.replace(run="again", learning_rate=1e-3, restart=True)).stop()
     assert weights_sha256(unbroken.with_name("again.old-1")) == before
-    assert runs.state(unbroken.with_name("again")) == "new"
+    assert runs.state_of(unbroken.with_name("again")) == "new"
 
 
 def test_the_run_card_knows_the_run_to_the_byte(home: Path, unbroken: Path) -> None:
     card = run_card.read(unbroken)
     weights = {"model.safetensors": weights_sha256(unbroken)}
-    assert card["results"]["model_sha256"] == weights == runs.finished(unbroken)["model_sha256"]
+    assert (
+        card["results"]["model_sha256"] == weights == runs.finished_facts(unbroken)["model_sha256"]
+    )
     tiny = files.sha256(home / "data" / "models" / "tiny" / "model.safetensors")
     assert card["base_sha256"]["model.safetensors"] == tiny
     assert card["source"]["sha256"] == files.sha256(home / "data" / "small.txt")
@@ -378,7 +380,7 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
 def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
     home: Path, unbroken: Path
 ) -> None:
-    facts = runs.finished(unbroken)
+    facts = runs.finished_facts(unbroken)
     data = paths.find("dataset", facts["dataset"], file=False)
     tokenized.check_sha256(data, facts["dataset_sha256"])
     manifest = (data / "manifest.json").read_text()
@@ -466,7 +468,7 @@ def test_an_allowed_change_takes_effect(home: Path, zygote: Zygote) -> None:
     assert rates and rates == [1e-12] * len(rates)
     tuned = load_file(folder / "model" / "model.safetensors")
     assert all((tuned[name] - saved[name]).abs().max() < 1e-9 for name in saved)
-    assert runs.finished(folder)["step"] == STEPS + 2
+    assert runs.finished_facts(folder)["step"] == STEPS + 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -482,7 +484,7 @@ def test_term_saves_and_stops(home: Path, ranks: int) -> None:
     assert training.process.wait(timeout=60) == STOPPED
     with pytest.raises(Stopped, match=r"stopped, step \d+ is saved -- run it again to go on"):
         training.check()
-    assert listing.standing(training.folder).state == "stopped"
+    assert listing.standing_of(training.folder).state == "stopped"
 
 
 def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
@@ -496,7 +498,7 @@ def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
     done = command(*line, cwd=home, env=launch.environment(1))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "notice: --evaluation_strategy is --eval_strategy in transformers 5" in done.stdout
-    assert runs.state(home / "custom") == "finished"
+    assert runs.state_of(home / "custom") == "finished"
     again = command(*line, "--fp16", cwd=home, env=launch.environment(1))
     assert again.returncode == 2
     assert "error: fp16: needs a GPU and there is none" in again.stderr
@@ -518,7 +520,7 @@ def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home:
         run="shape", dataset="dialogues", from_scratch=True, num_ranks=2, ds_config="zero3",
         per_device_train_batch_size=4, learning_rate=1e-3,
     )  # fmt: skip
-    facts = runs.finished(folder)
+    facts = runs.finished_facts(folder)
     base, tuned = (evaluate.load(facts, folder, which) for which in ("base", "tuned"))
     assert base.config.vocab_size == tuned.config.vocab_size == 50304
     rows = load_from_disk(home / facts["dataset"])["eval"]

@@ -35,7 +35,7 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert [run.name for run in experiments.load(["probed.probe"])] == ["probed.probe"]
     assert "probed.probe" not in [run.name for run in experiments.load([])]
     with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
-        runs.finished(folder)
+        runs.finished_facts(folder)
     assert not paths.run("probed").exists()
 
 

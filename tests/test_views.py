@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neoxkit import outcome, quality, views
+from neoxkit import outcome, views
+from neoxkit.data import audit
+from neoxkit.data.table import Encoded
 from neoxkit.settings import TrainSettings
-from neoxkit.table import Encoded
 from neoxkit.views import View
 
 # Markup, ANSI colours, bidi controls, NUL, DEL, C1, private use, half a character, no width.
@@ -163,15 +164,15 @@ def test_findings_count_and_name_lines() -> None:
         def __len__(self) -> int:
             return 8
 
-    found = [quality.Finding("is <odd>", {"train": Rows(), "eval": Rows()})]
+    found = [audit.Finding("is <odd>", {"train": Rows(), "eval": Rows()})]
     html, text = both(views.findings(found))
     assert "8 (lines 1, 2, 3, 4, 5, ...)" in text and "is <odd>" in html
     assert text.splitlines()[0].split("  ")[0] == "a conversation ..."
 
 
 def test_the_audit_says_what_to_change_where_it_failed() -> None:
-    good = quality.Check("this", "fine", True, "p", "do")
-    bad = quality.Check("that", "wrong", False, "train_on", "set it")
+    good = audit.Check("this", "fine", True, "p", "do")
+    bad = audit.Check("that", "wrong", False, "train_on", "set it")
     lines = views.audit([good, bad]).text.splitlines()
     assert lines[1].startswith("✓") and "do" not in lines[1]
     assert lines[2].startswith("✗ stop") and lines[2].endswith("train_on: set it")

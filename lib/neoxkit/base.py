@@ -85,7 +85,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     and 03 can compare with them.
     """
     base, part = folder / "base", folder / ".base.part"
-    if ranks.is_first() and (runs.state(folder) == "new" or not base.is_dir()):
+    if ranks.is_first() and (runs.state_of(folder) == "new" or not base.is_dir()):
         shutil.rmtree(base, ignore_errors=True)  # of a start that made no step, with another seed
         shutil.rmtree(part, ignore_errors=True)
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from neoxkit.table import NOT_TRAINED
+from neoxkit.data.table import NOT_TRAINED
 
 Row = Mapping[str, Sequence[int]]
 

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neoxkit import checkpoints, files, paths, runs, tokenized, universal
+from neoxkit import checkpoints, files, paths, runs, universal
+from neoxkit.data import tokenized
 from neoxkit.errors import UserError, shorten
 from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
 
@@ -156,7 +157,7 @@ def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
         for kept in sorted((paths.root() / "runs").glob(f"*/{runs.DATASET}"))
         if files.read_json(kept) == manifest
         and not runs.is_trial(kept.parent)
-        and runs.state(kept.parent) != "new"
+        and runs.state_of(kept.parent) != "new"
     ]
 
 

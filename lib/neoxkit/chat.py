@@ -9,9 +9,9 @@ import ipywidgets as widgets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import browser, evaluate, paths, views
+from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
 from neoxkit.replies import Reply, reply
 from neoxkit.settings import END_MARK, EvaluateSettings
-from neoxkit.turns import Conversation, Names, Turn, prompt, render
 
 KEPT = "chat.txt"  # conversations that were kept, in a run's folder
 _TURN = "white-space:pre-wrap;margin:4px 0;padding:4px 8px;border-radius:6px"

@@ -245,7 +245,7 @@ def _stop(options: argparse.Namespace) -> int:
     while lock.locked_by(folder):
         time.sleep(0.2)
     lock.answer_stop(folder)  # a training that was just over has not looked
-    standing = listing.standing(folder)
+    standing = listing.standing_of(folder)
     print(terminal.how_it_stands(standing))
     return 0 if now or standing.state in ("stopped", "finished") else 1
 

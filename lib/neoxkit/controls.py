@@ -14,23 +14,13 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import (
-    browser,
-    estimates,
-    forecast,
-    machine,
-    plan,
-    plots,
-    policy,
-    rates,
-    tokenized,
-    views,
-)
+from neoxkit import browser, estimates, forecast, machine, plan, plots, rates, views
+from neoxkit.data import selection, tokenized
+from neoxkit.data.table import Table
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
 from neoxkit.fields import Settings, convert
 from neoxkit.settings import TokenizeSettings, TrainSettings
-from neoxkit.table import Table
 from neoxkit.views import View
 
 BELOW_THE_DIAL = "Keep, cut, drop"  # the heading in 01
@@ -136,7 +126,7 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, plots.Picture]:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
-        _, counts = policy.fit(encoded, chosen.block_size, too_long)
+        _, counts = selection.fit(encoded, chosen.block_size, too_long)
         rows = counts.rows() + _rows(counts.kept, counts.tokens, chosen.block_size)
         rows.append(("time an epoch", _time(measured, counts.tokens)))
         mean = counts.tokens / max(counts.kept, 1)

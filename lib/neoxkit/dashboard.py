@@ -201,7 +201,7 @@ def _line(text: str, value: int | None, most: int) -> View:
 
 def summary(folder: Any) -> View:
     """What a finished run took and reached, from its files."""
-    facts = runs.finished(folder)
+    facts = runs.finished_facts(folder)
     loss = facts["eval_loss"]
     starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
     peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neoxkit.policy import LEAST_HELD_OUT
-from neoxkit.table import NOT_TRAINED
+from neoxkit.data.selection import LEAST_HELD_OUT
+from neoxkit.data.table import NOT_TRAINED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

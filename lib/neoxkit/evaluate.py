@@ -11,11 +11,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import checkpoints, depth, files, harness, models, paths
+from neoxkit.data.conversation import Names
+from neoxkit.data.questions import Question, own_questions
 from neoxkit.parallel import Progress, silent
-from neoxkit.replies import ENDINGS, Question, Reply, own_questions, reply
+from neoxkit.replies import ENDINGS, Reply, reply
 from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
-from neoxkit.turns import Names
 
 SHORT_WORDS = 20  # of a reference that a reply may be expected to equal
 

@@ -81,7 +81,7 @@ def _load(folder: Path) -> Run:
     return Run(
         name=folder.name,
         folder=folder,
-        state=listing.standing(folder).state,
+        state=listing.standing_of(folder).state,
         settings=_settings(arguments, events),
         made_of=made_of,
         events=runs.history(events),

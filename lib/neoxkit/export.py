@@ -8,7 +8,7 @@ from transformers import Trainer
 
 from neoxkit import files, health, model_card, run_card, runs
 from neoxkit.arguments import KitArguments
-from neoxkit.turns import Names
+from neoxkit.data.conversation import Names
 
 
 def for_older_readers(folder: Path) -> None:

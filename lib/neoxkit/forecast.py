@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neoxkit import (
-    estimates,
-    files,
-    fit,
-    lora,
-    machine,
-    models,
-    needs,
-    paths,
-    plan,
-    runs,
-    tokenized,
-)
+from neoxkit import estimates, files, fit, lora, machine, models, needs, paths, plan, runs
+from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, checkpoints, files, lock, machine, needs, paths, plan, runs, tokenized
+from neoxkit import changes, checkpoints, files, lock, machine, needs, paths, plan, runs
+from neoxkit.data import tokenized
 from neoxkit.errors import LOCKED, STOPPED, Stopped, TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS
 from neoxkit.settings import TrainSettings
@@ -124,7 +125,7 @@ def attach(run: str) -> Training:
     own = _started.get(folder)
     if own and own.poll() is None:
         return own
-    if runs.state(folder) == "new" and not lock.locked_by(folder):
+    if runs.state_of(folder) == "new" and not lock.locked_by(folder):
         raise UserError("run", f"{paths.short(folder)} was not started", "see neoxkit runs")
     return Training(folder, None, 0)
 
@@ -137,7 +138,7 @@ def _in_parts(sentence: str) -> tuple[str, str, str]:
 
 def check_evaluable(folder: Path) -> None:
     """Refuse what 03_evaluate can't compare: a run that is not finished, or other data."""
-    facts = runs.finished(folder)
+    facts = runs.finished_facts(folder)
     place = paths.find("dataset", facts["dataset"], file=False)
     tokenized.check_sha256(place, facts["dataset_sha256"])
 
@@ -163,11 +164,11 @@ def start(
         changes.refuse_changes(began, arguments, settings.allow_change, dials)
         return own
     lock.refuse_locked(folder)
-    if settings.restart and runs.state(folder) != "new":
+    if settings.restart and runs.state_of(folder) != "new":
         runs.set_aside(folder)
     metrics = folder / runs.METRICS
     since = metrics.stat().st_size if metrics.exists() else 0
-    if runs.state(folder) == "finished":
+    if runs.state_of(folder) == "finished":
         return Training(folder, None, since)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / runs.ARGUMENTS, arguments)

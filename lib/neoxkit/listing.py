@@ -27,13 +27,13 @@ class Standing:
     is_trial: bool = False
 
 
-def standing(folder: Path) -> Standing:
+def standing_of(folder: Path) -> Standing:
     """How the run in a folder stands, from its files alone."""
     events = runs.history(runs.read_events(folder))
     newest = {event["event"]: event for event in events}
     last = events[-1] if events else {"event": "", "time": folder.stat().st_mtime}
-    is_trial = runs.is_trial(folder)
-    warnings = [] if is_trial else [f"warning: {line}" for line in health.warnings(events)]
+    trial = runs.is_trial(folder)
+    warnings = [] if trial else [f"warning: {line}" for line in health.warnings(events)]
     return Standing(
         run=folder.name,
         state=_state(folder, last["event"]),
@@ -43,14 +43,14 @@ def standing(folder: Path) -> Standing:
         eval_loss=newest.get("eval", {}).get("loss"),
         changed=last["time"],
         says=last["message"] if last["event"] == "error" else "; ".join(warnings),
-        is_trial=is_trial,
+        is_trial=trial,
     )
 
 
 def _state(folder: Path, last_event: str) -> str:
     if lock.locked_by(folder):
         return "training"
-    if runs.state(folder) == "finished":
+    if runs.state_of(folder) == "finished":
         return "finished"
     return {"stop": "stopped", "error": "failed"}.get(last_event, "killed")
 
@@ -58,5 +58,5 @@ def _state(folder: Path, last_event: str) -> str:
 def all_runs() -> list[Standing]:
     """Every run below runs/, the one that changed last first."""
     folders = (paths.root() / "runs").glob("*/")
-    started = [f for f in folders if lock.locked_by(f) or runs.state(f) != "new"]
-    return sorted(map(standing, started), key=lambda s: -s.changed)
+    started = [f for f in folders if lock.locked_by(f) or runs.state_of(f) != "new"]
+    return sorted(map(standing_of, started), key=lambda s: -s.changed)

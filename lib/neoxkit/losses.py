@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from neoxkit.table import NOT_TRAINED
+from neoxkit.data.table import NOT_TRAINED
 
 CHUNK_BYTES = 16 << 20  # of logits in fp32 that are worked on at once: they stay in a CPU's cache
 

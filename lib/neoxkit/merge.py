@@ -11,7 +11,7 @@ from neoxkit.errors import UserError
 def merge(run: str) -> Path:
     """Write runs/RUN/merged, which opens with plain from_pretrained; returns it."""
     folder = paths.run(run)
-    runs.finished(folder)
+    runs.finished_facts(folder)
     if (
         not machine.num_gpus()
     ):  # else DeepSpeed, which transformers asks, tells that it looked for one

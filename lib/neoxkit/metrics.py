@@ -13,8 +13,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from neoxkit import runs, speed
 from neoxkit.arguments import Parsed, zero_stage
-from neoxkit.replies import Question, asked, reply
-from neoxkit.turns import Names
+from neoxkit.data.conversation import Names
+from neoxkit.data.questions import Question, asked
+from neoxkit.replies import reply
 
 REPLY_TOKENS = 32  # longest reply during training
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import models, paths, run_card
+from neoxkit.data.conversation import Names
 from neoxkit.settings import TINY
-from neoxkit.turns import Names
 
 QUESTION = "Hello!"
 

@@ -7,9 +7,10 @@ from neoxkit import charts, depth
 from neoxkit.views import NOTHING, View, sentences, table
 
 if TYPE_CHECKING:
+    from neoxkit.data.questions import Question
     from neoxkit.depth import Depth
     from neoxkit.plots import Picture
-    from neoxkit.replies import Question, Reply
+    from neoxkit.replies import Reply
 
 
 def scoreboard(evaluation: Mapping[str, Any]) -> View:
@@ -35,7 +36,7 @@ def replies(
     most: int = 12,
 ) -> View:
     """Questions with both models' replies: at most `most`, spread evenly over them."""
-    from neoxkit.replies import spread  # needs torch, which whoever has replies has loaded
+    from neoxkit.data.questions import spread  # needs torch, which whoever has replies has loaded
 
     at = spread(range(len(questions)), most)
     rows = [

@@ -7,8 +7,8 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from neoxkit import browser, views
-from neoxkit.quality import Finding
-from neoxkit.table import Table
+from neoxkit.data.audit import Finding
+from neoxkit.data.table import Table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

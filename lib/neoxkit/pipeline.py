@@ -59,7 +59,7 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
     _note(_check_before(settings))
     _note(_doubts(settings))
     train = settings.get(TrainSettings)
-    if train and train.restart and runs.state(folder) != "new":
+    if train and train.restart and runs.state_of(folder) != "new":
         print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
     folder.mkdir(parents=True, exist_ok=True)
     for number, stage in enumerate(stages, start=1):
@@ -187,7 +187,7 @@ def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
     if outset:
         _say(outset)
     _say(f"its log: {paths.short(folder / runs.LOG)}")
-    if runs.state(folder) == "finished":
+    if runs.state_of(folder) == "finished":
         yield
         return
     with terminal.following(folder), _signals_stop(folder):

@@ -8,18 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from neoxkit import (
-    changes,
-    conversations,
-    estimates,
-    files,
-    machine,
-    models,
-    paths,
-    rates,
-    runs,
-    tokenized,
-)
+from neoxkit import changes, estimates, files, machine, models, paths, rates, runs
+from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.settings import TINY, TRAINER_NAMES, TokenizeSettings, TrainSettings
 
@@ -69,7 +59,7 @@ def doubts(settings: TrainSettings | None, base: str = "") -> list[str]:
     """What a person should read before a training starts; it is started all the same."""
     if settings is None or not settings.learning_rate:
         return []
-    if runs.state(paths.run(settings.run)) == "finished" and not settings.restart:
+    if runs.state_of(paths.run(settings.run)) == "finished" and not settings.restart:
         return []  # it is shown as it is
     said = rates.doubt(settings.learning_rate, fitting_rate(settings, base))
     return [said] if said else []
@@ -210,12 +200,12 @@ def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
     model must be a folder or a hub's name."""
     if settings.model_name_or_path != TINY:
         models.resolve(settings.model_name_or_path)
-    source = conversations.read_sides(settings)["train"]
-    questions = conversations.questions_beside(source.path)
+    source = reading.read_sides(settings)["train"]
+    questions = reading.questions_beside(source.path)
     if questions_file:
         questions = paths.find("questions_file", questions_file)
     if questions.is_file():
-        conversations.read(questions, *source.names)
+        reading.read(questions, *source.names)
 
 
 def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, Any]:
@@ -244,7 +234,7 @@ def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) ->
 def _goes_on(settings: TrainSettings) -> bool:
     """Whether this start would go on with (or show) an earlier one."""
     folder = paths.run(settings.run)
-    started = (folder / runs.ARGUMENTS).exists() and runs.state(folder) != "new"
+    started = (folder / runs.ARGUMENTS).exists() and runs.state_of(folder) != "new"
     return started and not settings.restart
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, paths, pipeline, plan, run_card, runs, tokenized
+from neoxkit import files, paths, pipeline, plan, run_card, runs
+from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
 
@@ -17,7 +18,7 @@ def repeat(run: str) -> int:
     did not. A GPU adds up in no fixed order: there the losses are told.
     """
     folder = paths.run(run)
-    facts, card = runs.finished(folder), run_card.read(folder)
+    facts, card = runs.finished_facts(folder), run_card.read(folder)
     if not card.get("commands"):
         why = "was started at a shell" if card else "is of an earlier version and has no run card"
         raise UserError("RUN", f"{run} {why}", "give its command again with another --output_dir")
@@ -37,7 +38,7 @@ def _settings(folder: Path) -> TrainSettings:
     """What the run was started with, under the first name that no finished repeat has: one that was
     stopped goes on."""
     number = 1
-    while runs.state(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
+    while runs.state_of(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
         number += 1
     start = [e for e in runs.read_events(folder) if e["event"] == "start"][-1]
     arguments = files.read_json(folder / runs.ARGUMENTS)
@@ -51,7 +52,7 @@ def _settings(folder: Path) -> TrainSettings:
 
 def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
     """Say whether the weights are the same; the exit code."""
-    new = runs.finished(paths.run(again))
+    new = runs.finished_facts(paths.run(again))
     if new["model_sha256"] == facts["model_sha256"]:
         for name, sha256 in new["model_sha256"].items():
             print(f"the same bytes: {name} of {run} and of {again} is {sha256}")

@@ -1,31 +1,19 @@
 """Questions from files or from the eval side, and a model's replies to them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from neoxkit import conversations, models, paths
-from neoxkit.errors import UserError
+from neoxkit import models
+from neoxkit.data.conversation import Names
+from neoxkit.data.questions import decode
 from neoxkit.parallel import Progress, silent
-from neoxkit.turns import Conversation, Names, Turn, prompt
 
 ENDINGS = ("end mark", "next turn", "ran on", "too long")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt that ends at the agent's label; `reference` is None where nobody wrote one."""
-
-    prompt: str
-    reference: str | None
-    kind: str = ""
-    set: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,101 +23,6 @@ class Reply:
     text: str
     ended: str
     num_tokens: int
-
-
-def own_questions(texts: Iterable[str], names: Names) -> list[Question]:
-    """A person's own single questions, without references."""
-    return [
-        Question(
-            prompt(Conversation(0, (Turn("user", text.strip()),)), names),
-            None,
-            "my questions",
-            "my questions",
-        )
-        for text in texts
-    ]
-
-
-def example(questions: Sequence[Question], names: Names) -> str:
-    """What the user says last in the first question; a greeting where there is no question.
-
-    >>> example([Question("User: Hi\\n\\nAgent: Yes?\\n\\nUser: How?\\n\\nAgent:", None)], Names())
-    'How?'
-    """
-    return asked(questions[0], names) if questions else "Hello."
-
-
-def asked(question: Question, names: Names) -> str:
-    """What the user says last in a question."""
-    last = f"\n\n{question.prompt}".rpartition(f"{names.stop_text} ")[2]
-    return last.rpartition("\n\n")[0]
-
-
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the items, evenly over them.
-
-    >>> spread(list(range(10)), 3), spread([1, 2], 3), spread([1, 2], 0)
-    ([0, 3, 6], [1, 2], [])
-    """
-    step = max(len(items) / max(most, 1), 1)
-    return [items[int(i * step)] for i in range(min(most, len(items)))]
-
-
-def questions_for(
-    manifest: Mapping[str, Any],
-    eval_rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    file: str = "",
-) -> tuple[list[Question], str]:
-    """The held-out questions and where they come from.
-
-    `file` wins; then <train_file>_questions.jsonl beside the training text; then the last reply of
-    each conversation of the eval side.
-    """
-    beside = conversations.questions_beside(paths.root() / manifest["source"]["path"])
-    if file or beside.is_file():
-        path = paths.find("questions_file", file) if file else beside
-        return read_questions(path, Names.of(manifest)), paths.short(path)
-    found = [
-        Question(
-            _decode(tokenizer, row["input_ids"][: row["reply_start"]]),
-            _decode(tokenizer, row["input_ids"][row["reply_start"] : row["reply_end"]]).strip(),
-            "last reply",
-            "eval side",
-        )
-        for row in eval_rows
-        if row["reply_start"] >= 0
-    ]
-    return found, "the eval side"
-
-
-def read_questions(path: Path, names: Names) -> list[Question]:
-    """Questions in either conversation format: the last agent turn is the reference.
-
-    JSON Lines may name a "kind" and a "set" of each question; tables go by them.
-    """
-    source = conversations.read(path, *names)
-    found = []
-    for c in source.conversations:
-        asked, last = c, None
-        if c.turns[-1].role == "agent":
-            last = c.turns[-1].text
-            asked = Conversation(c.line, c.turns[:-1], c.preamble)
-        if not asked.turns:
-            raise UserError(f"{paths.short(path)}:{c.line}", "has no question", "add a user turn")
-        found.append(
-            Question(
-                prompt(asked, names),
-                last,
-                c.extra.get("kind", "all"),
-                c.extra.get("set", "held out"),
-            )
-        )
-    return found
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 @torch.no_grad()
@@ -220,7 +113,7 @@ def _pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor,
 def _ended(tokenizer: PreTrainedTokenizerBase, names: Names, ids: list[int]) -> Reply:
     """Cut a generated row where the reply ends, and say how it ended."""
     mark = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else None
-    text = _decode(tokenizer, ids[:mark])
+    text = decode(tokenizer, ids[:mark])
     if names.stop_text in text:
         text, ended = text.split(names.stop_text)[0], "next turn"
     else:

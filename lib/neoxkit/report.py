@@ -75,7 +75,7 @@ def _overview(folder: Path) -> str:
     """How the run stands, its card, its curve, and what its evaluation says."""
     parts = [views.table(run_card.rows(folder)).html]
     if (folder / runs.METRICS).is_file():
-        standing, events = listing.standing(folder), runs.history(runs.read_events(folder))
+        standing, events = listing.standing_of(folder), runs.history(runs.read_events(folder))
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
         how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
         parts = [

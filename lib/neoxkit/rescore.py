@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import depth, files, paths, runs, tokenized, views
+from neoxkit import depth, files, paths, runs, views
+from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.experiments import Run
 from neoxkit.parallel import Progress

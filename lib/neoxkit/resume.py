@@ -24,7 +24,7 @@ def newest_checkpoint(folder: Path, parsed: arguments.Parsed) -> str | None:
 def record_flags(folder: Path, flags: dict[str, str], allowed: Sequence[str]) -> None:
     """What a shell said, kept as the notebook keeps it: going on with other flags is refused."""
     path = folder / runs.ARGUMENTS
-    if path.exists() and runs.state(folder) != "new":
+    if path.exists() and runs.state_of(folder) != "new":
         changes.refuse_changes(files.read_json(path), flags, allowed)
     if ranks.is_first():
         files.write_json(path, flags)
@@ -33,7 +33,7 @@ def record_flags(folder: Path, flags: dict[str, str], allowed: Sequence[str]) ->
 
 def keep_manifest(folder: Path, manifest: dict[str, Any], allowed: Sequence[str]) -> None:
     """The run keeps what its data was made of: 01_tokenize may write another dataset there."""
-    if ranks.is_first() and (runs.state(folder) == "new" or "dataset" in allowed):
+    if ranks.is_first() and (runs.state_of(folder) == "new" or "dataset" in allowed):
         files.write_json(folder / runs.DATASET, manifest)
 
 

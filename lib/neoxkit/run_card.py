@@ -31,7 +31,7 @@ def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
     made no step yet may be made of something else than at its last start.
     """
     card = read(folder)
-    if not card or runs.state(folder) == "new":
+    if not card or runs.state_of(folder) == "new":
         starts = card.get("starts", [])
         card = {**made_of, "base_sha256": hashes(base), "starts": starts}
     card["starts"].append(this_start())

@@ -83,7 +83,7 @@ def history(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def state(folder: Path) -> str:
+def state_of(folder: Path) -> str:
     """One of "new", "finished", "started": it has made a step that was logged, or saved one."""
     if (folder / FINISHED).exists():
         return "finished"
@@ -106,11 +106,11 @@ def set_aside(folder: Path) -> Path:
     return target
 
 
-def finished(folder: Path) -> dict[str, Any]:
+def finished_facts(folder: Path) -> dict[str, Any]:
     """What FINISHED.json says of a finished run; refused for every other."""
     if not folder.is_dir():
         raise UserError("run", f"{paths.short(folder)} does not exist", "run 02_train first")
-    if state(folder) != "finished":
+    if state_of(folder) != "finished":
         raise UserError("run", f"{paths.short(folder)} is not finished", "run 02_train again")
     if is_trial(folder):
         what = f"{paths.short(folder)} was a trial: it left no model"

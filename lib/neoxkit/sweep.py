@@ -127,7 +127,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
             plan.check(_with_its_ranks(variant.settings, parts[0]))
         except UserError as mistake:
             raise mistake.of(variant.settings.run) from None
-    to_train = [v for v in made if runs.state(v.folder) != "finished"]
+    to_train = [v for v in made if runs.state_of(v.folder) != "finished"]
     wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
     for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
         print(f"note: {doubt}; it is tried all the same", flush=True)
@@ -210,7 +210,7 @@ def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[s
 
 def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
     """Whether there is nothing left to do for a variant."""
-    if runs.state(variant.folder) != "finished":
+    if runs.state_of(variant.folder) != "finished":
         return False
     if EvaluateSettings.notebook not in notebooks:
         return True
@@ -263,7 +263,7 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
         return name, "waiting", ""
     if end.cancelled() or not folder.is_dir():
         return name, "not begun", ""
-    standing = listing.standing(folder)
+    standing = listing.standing_of(folder)
     if end.done():
         code = end.result()
         if code in (0, STOPPED, INTERRUPTED):

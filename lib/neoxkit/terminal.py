@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from neoxkit import checkpoints, files, health, lock, paths, runs
-from neoxkit.conversations import lines_in_short
+from neoxkit.data.reading import lines_in_short
 from neoxkit.listing import Standing
 
 REWRITE_SECONDS = 1.0  # on a terminal: one line, written over
@@ -22,7 +22,7 @@ PART = " · "  # between the parts of a status line
 
 def outset(folder: Path) -> str:
     """How a training in this folder begins, where it has begun before; else empty."""
-    state = runs.state(folder)
+    state = runs.state_of(folder)
     if state == "finished":
         return "already trained: shown as it is"
     if state == "new":
@@ -246,7 +246,7 @@ def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
         parts.append(counted(files.read_json(dataset / files.MANIFEST)))
     if run:
         parts += [_loss(run, evaluated), f"model in {paths.short(run / 'model')}"]
-        parts += [f"warning: {line}" for line in runs.finished(run)["warnings"]]
+        parts += [f"warning: {line}" for line in runs.finished_facts(run)["warnings"]]
     elif dataset:
         parts.append(f"dataset in {paths.short(dataset)}")
     return "; ".join(filter(None, parts))
@@ -258,5 +258,5 @@ def _loss(run: Path, evaluated: bool) -> str:
         scores = files.read_json(run / "evaluation.json")["eval_loss"]
         losses = [scores[which]["loss"] for which in ("base", "tuned") if scores[which]]
     else:
-        losses = [loss] if (loss := runs.finished(run)["eval_loss"]) is not None else []
+        losses = [loss] if (loss := runs.finished_facts(run)["eval_loss"]) is not None else []
     return f"eval loss {' -> '.join(f'{loss:.2f}' for loss in losses)}" if losses else ""

@@ -36,19 +36,19 @@ from neoxkit import (
     pickles,
     plan,
     ranks,
-    replies,
     resume,
     run_card,
     runs,
     speed,
-    tokenized,
 )
 from neoxkit.batches import Collator
+from neoxkit.data import tokenized
+from neoxkit.data.conversation import Names
+from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import STOPPED, UserError, shorten
 from neoxkit.metrics import Metrics, Replies
 from neoxkit.safety import Alive, SaveWhole, StepCheck
 from neoxkit.trainer import KitTrainer
-from neoxkit.turns import Names
 
 # Without this a CPU start compiles an extension for minutes; gloo was measured to be as fast.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -114,7 +114,7 @@ def run(parsed: arguments.Parsed) -> bool:
         if not torch.cuda.is_available():
             gloo.use_broadcasts()
     folder = Path(args.output_dir)
-    if runs.state(folder) == "finished":
+    if runs.state_of(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
     sides, manifest = _load_rows(parsed)
     tokenizer = models.load_tokenizer(kit.model_name_or_path)
@@ -176,9 +176,9 @@ def _trainer(
     trainer.add_callback(check)
     if kit.num_replies and len(sides["eval"]):
         # Of a large eval side only some rows are looked at; a few of them may have no reply.
-        some = replies.spread(range(len(sides["eval"])), 10 * kit.num_replies)
-        asked, _ = replies.questions_for(manifest, sides["eval"].select(some), tokenizer)
-        some_asked = replies.spread(asked, kit.num_replies)
+        some = spread(range(len(sides["eval"])), 10 * kit.num_replies)
+        asked, _ = questions_for(manifest, sides["eval"].select(some), tokenizer)
+        some_asked = spread(asked, kit.num_replies)
         trainer.add_callback(Replies(folder, some_asked, tokenizer, Names.of(manifest)))
     trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
     trainer.add_callback(SaveWhole(folder, parsed, limit))

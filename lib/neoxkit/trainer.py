@@ -14,10 +14,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from neoxkit import speed
 from neoxkit.alive import Signs
 from neoxkit.batches import even_rows, packed, padded
+from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
 from neoxkit.sampler import EvenRanks
-from neoxkit.table import NOT_TRAINED
 
 NUM_CHECKED = 4  # conversations, the shortest, in the check of packing
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
-from neoxkit.conversations import lines_in_short
+from neoxkit.data.reading import lines_in_short
 from neoxkit.fields import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from neoxkit.quality import Check, Finding
-    from neoxkit.table import Encoded, Table
+    from neoxkit.data.audit import Check, Finding
+    from neoxkit.data.table import Encoded, Table
 
 _EVEN = "table-layout:fixed;width:100%;overflow-wrap:anywhere"
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import conversations, models, naming, text_format, tokens
+from neoxkit import models
+from neoxkit.data import encoding, naming, reading, text_format
+from neoxkit.data.table import NOT_TRAINED
 from neoxkit.settings import TINY
-from neoxkit.table import NOT_TRAINED
 
 END = "<|endoftext|>"
 FILES = 2000
@@ -125,13 +126,13 @@ def said(text: str) -> list[str]:
     return re.findall(r"(?:kiwi|plum)\d+", text)
 
 
-def read(path: Path, seed: int) -> tuple[Truth, conversations.ConversationFile, str]:
+def read(path: Path, seed: int) -> tuple[Truth, reading.ConversationFile, str]:
     writer = Writer(seed)
     text = writer.file()
     path.write_bytes(text.encode())
     known = writer.user.casefold() in naming.ASKING
     given = ("", "") if known and seed % 3 else writer.truth.names
-    return writer.truth, conversations.read(path, *given), text
+    return writer.truth, reading.read(path, *given), text
 
 
 @pytest.mark.parametrize("part", range(8))
@@ -156,7 +157,7 @@ def test_plums_are_trained_and_kiwis_never(tmp_path: Path, part: int) -> None:
     """From the tokens: none of the asking side's words, all of the other's."""
     for seed in range(part, FILES, 16):
         truth, file, text = read(tmp_path / "t.txt", seed)
-        rows = tokens.encode_file(TOKENIZER, file, file.names)
+        rows = encoding.encode_file(TOKENIZER, file, file.names)
         labels = [row.labels for row in rows]
         trained = TOKENIZER.decode([i for ids in labels for i in ids if i != NOT_TRAINED])
         plums = [

@@ -1,4 +1,4 @@
-"""conversations.py: what is read, what is refused and how, the split, the text that is trained."""
+"""reading.py: what is read, what is refused and how, the split, the text that is trained."""
 
 import gzip
 import hashlib
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import conversations
-from neoxkit.conversations import Form
+from neoxkit.data import reading
+from neoxkit.data.conversation import Conversation, Names, Span, Turn, prompt, render
+from neoxkit.data.reading import Form
+from neoxkit.data.selection import split
+from neoxkit.data.text_format import GLUED
 from neoxkit.errors import Faults, UserError
-from neoxkit.policy import split
-from neoxkit.text_format import GLUED
-from neoxkit.turns import Conversation, Names, Span, Turn, prompt, render
 
 END = "<|endoftext|>"
 FENCED = (
@@ -53,7 +53,7 @@ def chat(*messages: tuple[object, object], **extra: object) -> str:
 def refusal(path: Path, agent_name: str = "") -> UserError:
     """The error of reading, checked for its form: one `where: what -- remedy` a line, 200 wide."""
     with pytest.raises(UserError) as caught:
-        conversations.read(path, agent_name)
+        reading.read(path, agent_name)
     for line in str(caught.value).split("\n"):
         more = re.fullmatch(r"\.\.\. and \d+ more", line)
         assert more or re.fullmatch(rf"{re.escape(path.name)}(:[1-9]\d*)?: \S.+ -- \S.+", line), (
@@ -68,7 +68,7 @@ def refusal(path: Path, agent_name: str = "") -> UserError:
 
 def test_text_format(write: Write) -> None:
     content = f"User: a\n\nAgent: b\nb2\n\nUser: c\n\nAgent: d{END}\n\nUser:e\n\nAgent:\nf{END}\n"
-    file = conversations.read(write(content))
+    file = reading.read(write(content))
     assert file.conversations == [
         Conversation(1, talk("a", "b\nb2", "c", "d")),
         Conversation(10, talk("e", "f")),
@@ -83,7 +83,7 @@ def test_json_lines(write: Write, end: str) -> None:
         ("system", " s "), ("user", "a\u2028a\x85"), ("assistant", "b"), kind="k", id="x", n=3
     )
     two = chat(("developer", "s1"), ("system", "s2"), ("user", "c"), ("agent", "d"), ("user", "e"))
-    file = conversations.read(write(f"{one}{end} {end}{two}{end}", "talks.jsonl"))
+    file = reading.read(write(f"{one}{end} {end}{two}{end}", "talks.jsonl"))
     assert file.conversations == [
         Conversation(1, talk("a\u2028a", "b"), "s", {"kind": "k"}),
         Conversation(3, talk("c", "d", "e"), "s1\n\ns2"),
@@ -92,7 +92,7 @@ def test_json_lines(write: Write, end: str) -> None:
         Form("json", Names()),
         {'not read: "id"': [1], 'not read: "n"': [1]},
     )
-    assert conversations.read(file.path, "Joi", "Me").names == ("Joi", "Me")
+    assert reading.read(file.path, "Joi", "Me").names == ("Joi", "Me")
 
 
 FOUND = ["Agent", "Joi", "Dr. Rosey", "Zoë Élan", "Mary-Jane O'Neil", "R2-D2", "Иван", "x" * 40]
@@ -100,20 +100,20 @@ FOUND = ["Agent", "Joi", "Dr. Rosey", "Zoë Élan", "Mary-Jane O'Neil", "R2-D2",
 
 @pytest.mark.parametrize("name", [*FOUND, "Zoe\u0308", "अर्जुन"])
 def test_any_agent_name_is_found(write: Write, name: str) -> None:
-    file = conversations.read(write(f"User: a\n\n{name}: b\n\nUser: c\n\n{name}: d{END}"))
+    file = reading.read(write(f"User: a\n\n{name}: b\n\nUser: c\n\n{name}: d{END}"))
     assert (file.names.agent, file.conversations) == (name, [Conversation(1, talk(*"abcd"))])
 
 
 @pytest.mark.parametrize("name", [*FOUND, "Zoe\u0308", "अर्जुन", "2B", "🤖", "Bot (v2)", "a.*"])
 def test_any_agent_name_is_taken(write: Write, name: str) -> None:
-    file = conversations.read(write(f"User: a\n\n{name}: b\n\nNote: n{END}"), name)
+    file = reading.read(write(f"User: a\n\n{name}: b\n\nNote: n{END}"), name)
     assert file.names == (name, "User")
     assert file.conversations == [Conversation(1, talk("a", "b\n\nNote: n"))]
 
 
 def test_other_labels_are_text_of_the_turn(write: Write) -> None:
     content = f"User: a\n\nNote: n\n\nJoi: b{END}\n" + f"User: c\n\nJoi: d{END}\n" * 40
-    file = conversations.read(write(content))
+    file = reading.read(write(content))
     assert file.names.agent == "Joi"
     assert file.conversations[0].turns == talk("a\n\nNote: n", "b")
 
@@ -123,21 +123,21 @@ def test_two_likely_agents_are_refused(write: Write, joi: int, rosey: int) -> No
     content = f"User: a\n\nJoi: b{END}\n" * joi + f"User: a\n\nDr. Rosey: b{END}\n" * rosey
     message = str(refusal(write(content)))
     assert f"Joi ({joi})" in message and f"Dr. Rosey ({rosey})" in message
-    assert len(conversations.read(write(content + f"User: x{END}"), "Joi").conversations) > joi
+    assert len(reading.read(write(content + f"User: x{END}"), "Joi").conversations) > joi
 
 
 @pytest.mark.parametrize("given", ["", "Joi"])
 def test_a_misspelt_name_is_told(write: Write, given: str) -> None:
     """It is read as text of the turn before; so is a paragraph that begins with "Note:"."""
     right, wrong = f"User: a\n\nJoi: b{END}\n", f"User: a\n\nJoy: b{END}\n"
-    file = conversations.read(write(right * 30 + wrong + right * 9), given)
+    file = reading.read(write(right * 30 + wrong + right * 9), given)
     assert file.sentences()[-1] == (
         "labels of neither side, read as text: Joy: (1, first in the conversation of line 91)"
     )
 
 
 def test_preamble_and_unanswered_turn_are_kept(write: Write) -> None:
-    file = conversations.read(write(f"\n\nBe kind.\n\nA: b\n\nUser: a\n\nJoi: b\n\nUser: c{END}\n"))
+    file = reading.read(write(f"\n\nBe kind.\n\nA: b\n\nUser: a\n\nJoi: b\n\nUser: c{END}\n"))
     assert file.conversations == [Conversation(3, talk("a", "b", "c"), "Be kind.\n\nA: b")]
     assert file.facts.notes == {}
     assert file.sentences()[1:] == [
@@ -151,16 +151,14 @@ def test_preamble_and_unanswered_turn_are_kept(write: Write) -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
 def test_line_ends_and_bom_change_nothing(write: Write, bom: bytes, end: str) -> None:
     text = FENCED.format("```") + f"Hi\n\nUser: a\nUser: glued\n\nAgent: b\nb {END}{END}\n\nUser: c"
-    plain = conversations.read(write(text))
-    other = conversations.read(write(bom + text.replace("\n", end).encode(), "other.txt"))
+    plain = reading.read(write(text))
+    other = reading.read(write(bom + text.replace("\n", end).encode(), "other.txt"))
     assert other.conversations == plain.conversations and len(plain.conversations) == 3
     assert other.facts.notes == plain.facts.notes and len(plain.facts.notes) == 5
 
 
 def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
-    file = conversations.read(
-        write(f"User: a\n\nAgent: b{END}\n{END}{END}\n\nUser: c\n\nAgent: d\n")
-    )
+    file = reading.read(write(f"User: a\n\nAgent: b{END}\n{END}{END}\n\nUser: c\n\nAgent: d\n"))
     assert file.conversations == [Conversation(1, talk("a", "b")), Conversation(6, talk("c", "d"))]
     missing = "no end mark at the end of the file, conversation kept"
     doubled = "end marks without a conversation before them, ignored"
@@ -171,9 +169,7 @@ def test_missing_and_doubled_end_marks_are_noted(write: Write) -> None:
 
 
 def test_end_mark_within_a_line_is_text(write: Write) -> None:
-    file = conversations.read(
-        write(f"User: a\n\nAgent: so {END} ends{END}User: c\n\nAgent: d{END}")
-    )
+    file = reading.read(write(f"User: a\n\nAgent: so {END} ends{END}User: c\n\nAgent: d{END}"))
     assert file.conversations == [
         Conversation(1, talk("a", f"so {END} ends")),
         Conversation(3, talk("c", "d")),
@@ -183,14 +179,14 @@ def test_end_mark_within_a_line_is_text(write: Write) -> None:
 
 def test_label_without_blank_line_begins_a_turn(write: Write) -> None:
     """As text of the turn before, the asking side's words would be trained."""
-    file = conversations.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
+    file = reading.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
     assert file.conversations == [Conversation(2, talk(*"abcde"))]
     assert file.facts.notes == {GLUED: [5, 6]}
 
 
 @pytest.mark.parametrize("fence", ["```", "~~~", "````"])
 def test_label_in_code_block_is_text(write: Write, fence: str) -> None:
-    file = conversations.read(write(FENCED.format(fence)))
+    file = reading.read(write(FENCED.format(fence)))
     shown = f"see\n\n{fence}\nUser: no\n\nAgent: no\n{fence}"
     assert file.conversations == [Conversation(1, talk("q", shown, "w", "b"))]
     assert file.facts.notes == {"labels in a code block, read as text": [6, 8]}
@@ -203,19 +199,19 @@ OPENINGS = ["Agent: ```", "Agent: ```python\nx", "Agent:\n```python title=x\nx",
 def test_code_block_with_info_ends_at_its_fence(write: Write, opening: str) -> None:
     fence = "~~~" if "~" in opening else "```"
     content = f"User: a\n\n{opening}\n{fence}\n\nUser: b\n\nAgent: c\n{fence}\nd\n{fence}{END}"
-    file = conversations.read(write(content))
+    file = reading.read(write(content))
     assert [turn.role for turn in file.conversations[0].turns] == ["user", "agent"] * 2
     assert file.facts.notes == {}
 
 
 def test_unclosed_code_block_hides_nothing(write: Write) -> None:
-    file = conversations.read(write(f"User: a\n\nAgent: ```\nx\n\nUser: c\n\nAgent: d{END}"))
+    file = reading.read(write(f"User: a\n\nAgent: ```\nx\n\nUser: c\n\nAgent: d{END}"))
     assert file.conversations == [Conversation(1, talk("a", "```\nx", "c", "d"))]
 
 
 def test_only_newlines_split_lines(write: Write) -> None:
     odd = "a\u2028\u2028User: x\x0c\x0cUser: y\x85\x85User: z\x0b\x0bUser: w\x1c\x1cUser: v"
-    file = conversations.read(write(f"User: {odd}\n\nAgent: {odd}{END}\nUser: c\n\nAgent: d{END}"))
+    file = reading.read(write(f"User: {odd}\n\nAgent: {odd}{END}\nUser: c\n\nAgent: d{END}"))
     assert file.conversations == [Conversation(1, talk(odd, odd)), Conversation(4, talk("c", "d"))]
     assert file.facts.notes == {}
 
@@ -375,12 +371,12 @@ def test_conversations_that_cannot_be_read_are_left_out_where_that_is_allowed(
     write: Write, name: str
 ) -> None:
     good, bad = (TALK, f"prose\n\n{END}\n") if name == "t.txt" else (f"{OK}\n\n\n", "{\n\n\n")
-    file = conversations.read(write((good + bad) * 3, name), bad_rows="skip")
+    file = reading.read(write((good + bad) * 3, name), bad_rows="skip")
     assert [c.line for c in file.conversations] == [1, 7, 13]
     (note,) = [n for n in file.sentences() if n.startswith("left out, can't be read: ")]
     assert note.endswith(": 3 (lines 4, 10, 16)") and file.facts.conversations == 3
     with pytest.raises(UserError, match=r"no conversation can be read|no turn starts with"):
-        conversations.read(write(bad * 3, name), "Agent", "User", bad_rows="skip")
+        reading.read(write(bad * 3, name), "Agent", "User", bad_rows="skip")
 
 
 # --- split, render, prompt ---
@@ -434,14 +430,14 @@ def test_render_and_prompt_give_exact_text() -> None:
 def test_rendered_text_reads_back(write: Write) -> None:
     conversation = Conversation(1, talk("Hi\nthere", "Yes?\n\n- one\n- two", "Bye"), "Be kind.")
     text, _ = render(conversation, Names("Zoë Élan"))
-    assert conversations.read(write(text + END), "Zoë Élan").conversations == [conversation]
+    assert reading.read(write(text + END), "Zoë Élan").conversations == [conversation]
 
 
 def test_each_line_of_a_wrong_encoding_is_named(tmp_path: Path) -> None:
     file = tmp_path / "latin.txt"
     file.write_bytes("User: né\r\n\r\nAgent: oui\r\nça\rà<|endoftext|>".encode("latin-1"))
     with pytest.raises(Faults) as refused:
-        conversations.read(file)
+        reading.read(file)
     lines = [line.split(": ")[0].rsplit(":", 1)[1] for line in str(refused.value).splitlines()]
     assert lines == ["1", "4", "5"]
     assert "not UTF-8 at byte 7 (0xe9)" in str(refused.value).splitlines()[0]
@@ -449,7 +445,7 @@ def test_each_line_of_a_wrong_encoding_is_named(tmp_path: Path) -> None:
 
 def test_a_misspelt_first_label_is_noted(write: Write) -> None:
     """The whole turn becomes text before the first one, which nobody would expect."""
-    file = conversations.read(write(f"{TALK}Uesr: a\n\nAgent: b{END}\nBe kind.\n\n{TALK}"))
+    file = reading.read(write(f"{TALK}Uesr: a\n\nAgent: b{END}\nBe kind.\n\n{TALK}"))
     (what,) = file.facts.notes
     assert "begins with another label than User: or Agent:" in what
     assert file.facts.notes[what] == [4] and file.facts.with_preamble == 2

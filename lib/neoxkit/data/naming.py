@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from neoxkit import paths
+from neoxkit.data.conversation import Names
+from neoxkit.data.labels import any_labels, finder
 from neoxkit.errors import UserError
-from neoxkit.labels import any_labels, finder
-from neoxkit.turns import Names
 
 # Names that say of themselves which side they are, without regard to case.
 ASKING = {

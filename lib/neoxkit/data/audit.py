@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neoxkit.conversations import ConversationFile, lines_in_short
+from neoxkit.data.conversation import Names
+from neoxkit.data.reading import ConversationFile, lines_in_short
+from neoxkit.data.selection import Counts
+from neoxkit.data.table import Table
+from neoxkit.data.text_format import NO_MARK
 from neoxkit.errors import UserError
-from neoxkit.policy import Counts
-from neoxkit.table import Table
-from neoxkit.text_format import NO_MARK
-from neoxkit.turns import Names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
-from neoxkit import blocks, detect, json_format, naming, parallel, paths, text_format
-from neoxkit.blocks import Block
-from neoxkit.detect import Form
+from neoxkit import parallel, paths
+from neoxkit.data import chunks, detect, json_format, naming, text_format
+from neoxkit.data.chunks import Block
+from neoxkit.data.conversation import Conversation, Names
+from neoxkit.data.detect import Form
+from neoxkit.data.naming import Votes
 from neoxkit.errors import Faults, UserError
-from neoxkit.naming import Votes
 from neoxkit.settings import END_MARK, TokenizeSettings
-from neoxkit.turns import Conversation, Names
 
 MANY, FEW = 10, 3  # questions a conversation, and end marks of a file, that are worth a sentence
 
@@ -122,9 +123,9 @@ def read(
     """
     agent_name, user_name = agent_name.strip(), user_name.strip()
     detect.check_names(agent_name, user_name)
-    head = blocks.head(path)
+    head = chunks.head(path)
     if "\ufffd" in head:
-        blocks.cut(path, blocks.at_lines)  # refuses what is not UTF-8, before names are looked for
+        chunks.cut(path, chunks.at_lines)  # refuses what is not UTF-8, before names are looked for
     if not head.strip():
         raise UserError(
             f"{paths.short(path)}:1", "the file is empty", "write conversations into it"
@@ -133,8 +134,8 @@ def read(
         names = Names(agent_name or "Agent", user_name or "User")
         detect.check_names(*names)
         form = Form("json", names)
-        boundary = blocks.nowhere if json_format.is_array(head) else blocks.at_lines
-        found, digest = blocks.cut(path, boundary)
+        boundary = chunks.nowhere if json_format.is_array(head) else chunks.at_lines
+        found, digest = chunks.cut(path, boundary)
         facts = _examine_all(path, form, found)
     else:
         detect.refuse_other_formats(path, head)
@@ -157,8 +158,8 @@ def _read_text(
     """
     form, pieces, guess = detect.text_form(path, head, agent_name, user_name, end_mark, names_of)
     marks = end_mark != text_format.NO_MARK
-    boundary = blocks.at_marks(end_mark) if marks else blocks.nowhere
-    found, digest = blocks.cut(path, boundary)
+    boundary = chunks.at_marks(end_mark) if marks else chunks.nowhere
+    found, digest = chunks.cut(path, boundary)
     facts = _examine_all(path, form, found, (user_name, agent_name))
     names = naming.choose(path, facts.votes, user_name, agent_name)
     if names is None:
@@ -227,7 +228,7 @@ def _parse(
     path: Path, form: Form, block: Block, given: tuple[str, str] | None = None
 ) -> tuple[list[Conversation], Facts]:
     """The conversations of a block; of its facts only notes, faults, marks and votes."""
-    text = blocks.read(path, block)
+    text = chunks.read(path, block)
     notes: dict[str, list[int]] = {}
     if form.format == "json":
         conversations, faults = json_format.read(path, text, notes, block.line)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit.conversations import lines_in_short
+from neoxkit.data.reading import lines_in_short
+from neoxkit.data.table import FAULTS, Table
 from neoxkit.errors import UserError
-from neoxkit.table import FAULTS, Table
 
 LEAST_HELD_OUT = 20  # conversations: an interval from fewer is too narrow to be believed
 MOST_SHARE = 0.5  # of the conversations that eval_share may hold out

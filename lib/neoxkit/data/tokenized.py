@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neoxkit import files, paths
-from neoxkit.conversations import ConversationFile
+from neoxkit.data.reading import ConversationFile
+from neoxkit.data.selection import Counts, num_duplicates
+from neoxkit.data.table import Table
 from neoxkit.errors import UserError
-from neoxkit.policy import Counts, num_duplicates
 from neoxkit.settings import END_MARK, TINY
-from neoxkit.table import Table
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from neoxkit import conversations, models, paths, text_format, tokens
-from neoxkit.conversations import ConversationFile
+from neoxkit import models, paths
+from neoxkit.data import chunks, encoding, reading, text_format
+from neoxkit.data.reading import ConversationFile
+from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.settings import TINY, TokenizeSettings
-from neoxkit.table import NOT_TRAINED
 
 END = "<|endoftext|>"
 TOKENIZER = models.load_tokenizer(TINY)
@@ -26,14 +27,14 @@ Read = Callable[..., ConversationFile]
 def read(tmp_path: Path) -> Read:
     def read(content: str, name: str = "t.txt", **given: str) -> ConversationFile:
         (tmp_path / name).write_text(content, encoding="utf-8", newline="")
-        return conversations.read(tmp_path / name, **given)
+        return reading.read(tmp_path / name, **given)
 
     return read
 
 
 def trained(file: ConversationFile) -> str:
     """The trained tokens of a file as text."""
-    rows = tokens.encode_file(TOKENIZER, file, file.names)
+    rows = encoding.encode_file(TOKENIZER, file, file.names)
     return TOKENIZER.decode([i for row in rows for i in row.labels.tolist() if i != NOT_TRAINED])
 
 
@@ -90,10 +91,10 @@ def test_the_eval_file_is_read_with_the_names_of_the_train_file(tmp_path: Path) 
     (tmp_path / "b.txt").write_text(TWICE)
     (tmp_path / "c.txt").write_text(talks("User: ", "Agent: "))
     a, b, c = (str(tmp_path / f"{name}.txt") for name in "abc")
-    sides = conversations.read_sides(TokenizeSettings(train_file=a, eval_file=b))
+    sides = reading.read_sides(TokenizeSettings(train_file=a, eval_file=b))
     assert sides["train"].names == sides["eval"].names == ("Assistant", "Human")
     with pytest.raises(UserError, match='no turn starts with "Human:"'):
-        conversations.read_sides(TokenizeSettings(train_file=a, eval_file=c))
+        reading.read_sides(TokenizeSettings(train_file=a, eval_file=c))
 
 
 def test_a_label_that_may_be_the_agents_or_not_is_refused(read: Read) -> None:
@@ -134,7 +135,7 @@ def test_one_conversation_without_an_end_mark_is_one(read: Read) -> None:
 
 def test_a_file_without_marks_is_one_block(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it could be cut is known when the whole of it was read."""
-    monkeypatch.setattr(conversations.blocks, "BLOCK_BYTES", 30)
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", 30)
     file = read(f"Rules.\n\n{UNENDED}", end_mark="none")
     assert [c.preamble for c in file.conversations] == ["Rules.", "", "", ""]
     assert len(file.blocks) == 1
@@ -188,12 +189,12 @@ def test_keys_that_are_not_read_are_named_with_their_counts(read: Read) -> None:
 def test_a_turn_that_is_not_to_be_trained_cannot_be_where_all_are(read: Read) -> None:
     file = read(ROWS["weight 0"][1], "t.jsonl")
     with pytest.raises(UserError, match="line 1 marks one as not to train -- set it to agent"):
-        tokens.encode_file(TOKENIZER, file, file.names, "all")
+        encoding.encode_file(TOKENIZER, file, file.names, "all")
 
 
 def test_a_conversation_without_a_trained_turn_has_no_reply(read: Read) -> None:
     file = read(row(ASK, {**SAY, "weight": 0}) + row(ASK, SAY), "t.jsonl")
-    rows = tokens.encode_file(TOKENIZER, file, file.names)
+    rows = encoding.encode_file(TOKENIZER, file, file.names)
     assert [encoded.fault for encoded in rows] == ["no reply", ""]
 
 
@@ -202,7 +203,7 @@ def test_a_label_in_a_message_is_its_text(read: Read) -> None:
     quoted = {**SAY, "content": "I read:\n\nUser: so\nplum"}
     file = read(row(ASK, quoted), "t.jsonl")
     assert file.facts.notes == {"a blank line and User: inside a message, read as text": [1]}
-    rows = tokens.encode_file(TOKENIZER, file, file.names)
+    rows = encoding.encode_file(TOKENIZER, file, file.names)
     assert rows.astray.tolist() == [0] and trained(file).count("plum") == 1
 
 
@@ -239,7 +240,7 @@ def test_code_blocks(read: Read, what: str) -> None:
     file = read(content, **given)
     assert len(file.conversations[-1].turns) == turns
     assert (trained(file).count("plum"), trained(file).count("kiwi")) == (plums, 0)
-    assert not tokens.encode_file(TOKENIZER, file, file.names).astray.any()
+    assert not encoding.encode_file(TOKENIZER, file, file.names).astray.any()
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_a_label_that_is_not_one_leaves_two_replies_in_a_row(read: Read, label: 
 @pytest.mark.parametrize("label", ["[10:15] User:", "1) User:", "User (me):", "User∶", "## User\n"])
 def test_the_audit_sees_labels_that_are_not_read(read: Read, label: str) -> None:
     rows = (f"{MORE}User: kiwi\n\nAgent: plum\n\n{label} kiwi\n\n[9] Agent: plum{END}\n", MORE)
-    bad, good = (tokens.encode_file(TOKENIZER, f, f.names) for f in map(read, rows))
+    bad, good = (encoding.encode_file(TOKENIZER, f, f.names) for f in map(read, rows))
     assert bad.astray[-1] > 0 and not good.astray.any()
 
 
@@ -362,13 +363,13 @@ def test_the_files_of_the_shared_cases_give_what_they_must() -> None:
         name, plums = case["file"], case.get("plums")
         if name in FAULTY:
             with pytest.raises(UserError, match=re.escape(name + FAULTY[name])):
-                conversations.read(CASES / name)
+                reading.read(CASES / name)
         elif plums and name.endswith(TEXT_AND_MESSAGES):
             said, given = SET.get(name, ("", {}))
             if given:
                 with pytest.raises(UserError, match=re.escape(said)):
-                    conversations.read(CASES / name)
-            file = conversations.read(CASES / name, **given)
+                    reading.read(CASES / name)
+            file = reading.read(CASES / name, **given)
             assert file.facts.conversations == case.get("conversations", 7), name
             words = trained(file)
             assert (words.count("plum"), words.count("kiwi")) == (plums, 0), name
@@ -381,6 +382,6 @@ def test_the_files_of_the_shared_cases_give_what_they_must() -> None:
 def test_a_row_of_the_shared_cases_that_cannot_be_read_is_left_out_and_counted() -> None:
     path = CASES / "messages_tool_row.jsonl"
     with pytest.raises(UserError, match=r":7: role 'tool' can't be read here"):
-        conversations.read(path)
-    file = conversations.read(path, bad_rows="skip")
+        reading.read(path)
+    file = reading.read(path, bad_rows="skip")
     assert file.facts.conversations == 6 and trained(file).count("plum") == 6

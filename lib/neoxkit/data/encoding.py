@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neoxkit import parallel
-from neoxkit.blocks import Block
-from neoxkit.conversations import ConversationFile
+from neoxkit.data.chunks import Block
+from neoxkit.data.conversation import Conversation, Names, Span, render
+from neoxkit.data.fences import in_code
+from neoxkit.data.reading import ConversationFile
+from neoxkit.data.table import FAULTS, Part, Store, Table, key_of
 from neoxkit.errors import UserError
-from neoxkit.fences import in_code
 from neoxkit.parallel import Progress, silent
-from neoxkit.table import FAULTS, Part, Store, Table, key_of
-from neoxkit.turns import Conversation, Names, Span, render
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -7,23 +7,23 @@ import numpy as np
 import pytest
 from small_talk import EVAL, LONG, TOKENIZER, TRAIN, encode, talk
 
-from neoxkit import policy, quality
-from neoxkit.conversations import ConversationFile, Facts, Form
+from neoxkit.data import audit, selection
+from neoxkit.data.conversation import Names
+from neoxkit.data.reading import ConversationFile, Facts, Form
+from neoxkit.data.table import Table
 from neoxkit.errors import UserError
-from neoxkit.table import Table
-from neoxkit.turns import Names
 
 SOURCE = ConversationFile(
     Path("t.txt"), Form("text", Names("Bot")), [], "", Facts(conversations=5, marks=5)
 )
 
 
-def lines(found: list[quality.Finding], what: str) -> dict[str, list[int]]:
+def lines(found: list[audit.Finding], what: str) -> dict[str, list[int]]:
     (finding,) = [f for f in found if what in f.what]
     return {side: rows.line.tolist() for side, rows in finding.rows.items()}
 
 
-FOUND = quality.findings({"train": TRAIN, "eval": EVAL})
+FOUND = audit.findings({"train": TRAIN, "eval": EVAL})
 
 
 @pytest.mark.parametrize(
@@ -43,47 +43,47 @@ def test_the_longest_come_first() -> None:
     found = lines(FOUND, "longest")["train"]
     assert found[0] == 4 and sorted(found) == [1, 2, 3, 4, 5]
     many = encode(*(talk(i, "a " * i, "Yes.") for i in range(1, 40)))
-    rows = quality.findings({"train": many})[4].rows["train"]
+    rows = audit.findings({"train": many})[4].rows["train"]
     assert rows.line.tolist() == list(range(39, 29, -1))
 
 
 def test_tokens_a_character_finds_what_the_tokenizer_does_not_know() -> None:
     odd = encode(talk(1, "What is 3 plus 4?", "It is 7."), talk(2, "⚙⚙⚙⚙⚙⚙⚙", "⚙⚙⚙⚙⚙⚙⚙"))
-    assert lines(quality.findings({"train": odd}), "tokens a character")["train"] == [2, 1]
+    assert lines(audit.findings({"train": odd}), "tokens a character")["train"] == [2, 1]
 
 
 def test_first_questions_are_equal_where_the_ids_are() -> None:
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["3", "4", "plus", "sea", "you"], 3)) for _ in range(300)]
     rows = encode(*(talk(i, word, f"No {i}") for i, word in enumerate(words)))
-    hashes = quality.first_questions(rows)
+    hashes = audit.first_questions(rows)
     by_word = {}
     for word, value in zip(words, hashes.tolist(), strict=True):
         assert by_word.setdefault(word, value) == value
     assert len(set(by_word.values())) == len(by_word)
-    assert len(quality.first_questions(rows.select(slice(0)))) == 0
+    assert len(audit.first_questions(rows.select(slice(0)))) == 0
 
 
 def test_only_the_first_question_of_a_conversation_counts() -> None:
     one = encode(talk(1, "Hi", "Yes?", "Who are you?", "A program."))
     other = encode(talk(1, "Hi", "No.", "What?", "Nothing."), talk(2, "Who are you?", "A ship."))
-    first, again, different = [*quality.first_questions(one), *quality.first_questions(other)]
+    first, again, different = [*audit.first_questions(one), *audit.first_questions(other)]
     assert first == again != different
 
 
 def test_turns_add_up_to_the_conversation() -> None:
     for rows in (TRAIN, EVAL):
-        found = quality.turn_lengths(rows)
+        found = audit.turn_lengths(rows)
         assert sum(map(sum, found.values())) == rows.length.sum()
         assert len(found["agent"]) == len(rows.replies()[0])
-    assert len(quality.turn_lengths(TRAIN)["user"]) == 6
+    assert len(audit.turn_lengths(TRAIN)["user"]) == 6
 
 
-def audited(rows: Table, block_size: int = 280, too_long: str = "drop") -> list[quality.Check]:
-    fitted, counts = policy.fit(rows, block_size, too_long)
-    train, evaluation, _ = policy.split_rows(fitted, None, 0.2, 0)
+def audited(rows: Table, block_size: int = 280, too_long: str = "drop") -> list[audit.Check]:
+    fitted, counts = selection.fit(rows, block_size, too_long)
+    train, evaluation, _ = selection.split_rows(fitted, None, 0.2, 0)
     sides = {"train": train, "eval": evaluation}
-    return quality.audit(sides, {"train": counts}, TOKENIZER, {"train": SOURCE})
+    return audit.audit(sides, {"train": counts}, TOKENIZER, {"train": SOURCE})
 
 
 @pytest.mark.parametrize("train_on", ["agent", "all"])
@@ -92,17 +92,17 @@ def test_good_data_passes(train_on: str, block_size: int, too_long: str) -> None
     many = [talk(i, f"What is {i} plus 4?", "It is 7.", "Sure?", "Yes " * i) for i in range(1, 20)]
     checks = audited(encode(*many, train_on=train_on), block_size, too_long)
     assert [check.passed for check in checks] == [True] * 5
-    quality.require(checks)
+    audit.require(checks)
 
 
 def failed(rows: Table, source: ConversationFile = SOURCE, **changes: object) -> str:
     sides = {"train": rows, "eval": rows.select(slice(0))}
-    counts = {"train": policy.fit(rows, 280, "drop")[1]}
+    counts = {"train": selection.fit(rows, 280, "drop")[1]}
     for name, value in changes.items():
         setattr(counts["train"], name, value)
-    checks = quality.audit(sides, counts, TOKENIZER, {"train": source})
+    checks = audit.audit(sides, counts, TOKENIZER, {"train": source})
     with pytest.raises(UserError) as refused:
-        quality.require(checks)
+        audit.require(checks)
     return str(refused.value)
 
 
@@ -135,13 +135,13 @@ def test_a_cut_that_was_not_counted_is_refused() -> None:
 
 
 def test_what_stands_in_both_files_is_accounted_for() -> None:
-    fitted = policy.fit_sides({"train": TRAIN, "eval": EVAL}, 280, "drop")
+    fitted = selection.fit_sides({"train": TRAIN, "eval": EVAL}, 280, "drop")
     again = encode(talk(7, "Who are you?", "A program."))
-    counts = {"train": fitted["train"][1], "eval": policy.fit(again, 280, "drop")[1]}
-    train, evaluation, notes = policy.split_rows(fitted["train"][0], again, 0.0, 0)
+    counts = {"train": fitted["train"][1], "eval": selection.fit(again, 280, "drop")[1]}
+    train, evaluation, notes = selection.split_rows(fitted["train"][0], again, 0.0, 0)
     assert notes[0].startswith("1 conversations stand in both files")
     sides = {"train": train, "eval": evaluation}
-    checks = quality.audit(sides, counts, TOKENIZER, {"train": SOURCE})
+    checks = audit.audit(sides, counts, TOKENIZER, {"train": SOURCE})
     assert checks[-1].passed and "+ 1 on both sides" in checks[-1].found
 
 
@@ -176,7 +176,7 @@ def test_conversations_that_no_mark_ends_are_refused() -> None:
     without = replace(unmarked, form=Form("text", Names("Bot"), "none"))
     assert all(
         c.passed
-        for c in quality.audit(
-            {"train": TRAIN}, {"train": policy.fit(TRAIN, 280)[1]}, TOKENIZER, {"train": without}
+        for c in audit.audit(
+            {"train": TRAIN}, {"train": selection.fit(TRAIN, 280)[1]}, TOKENIZER, {"train": without}
         )
     )

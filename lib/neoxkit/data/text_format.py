@@ -7,19 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neoxkit import paths
+from neoxkit.data.conversation import Conversation, Names, Notes, Turn
+from neoxkit.data.fences import code_lines, is_fence
+from neoxkit.data.labels import Label, any_label, any_labels, begins_paragraph, label_of, with_colon
+from neoxkit.data.naming import Votes, same
 from neoxkit.errors import UserError
-from neoxkit.fences import code_lines, is_fence
-from neoxkit.labels import (
-    Label,
-    any_label,
-    any_labels,
-    begins_paragraph,
-    label_of,
-    with_colon,
-)
-from neoxkit.naming import Votes, same
 from neoxkit.settings import END_MARK
-from neoxkit.turns import Conversation, Names, Notes, Turn
 
 NO_MARK = "none"  # of the parameter end_mark: each turn of the asking side begins a conversation
 

@@ -1,4 +1,4 @@
-"""tokens.py: exact ids and labels, the length policy, the dataset folder."""
+"""encoding.py: exact ids and labels, the length policy, the dataset folder."""
 
 import copy
 import re
@@ -13,11 +13,12 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
-from neoxkit import conversations, files, models, paths, policy, tokenized, tokens, turns
+from neoxkit import files, models, paths
+from neoxkit.data import encoding, reading, selection, tokenized
+from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
+from neoxkit.data.table import Reply, Table
 from neoxkit.errors import UserError
 from neoxkit.settings import TokenizeSettings
-from neoxkit.table import Reply, Table
-from neoxkit.turns import Conversation, Names, Turn
 
 END = "<|endoftext|>"
 DATA = paths.root().parent / "shared" / "data"
@@ -82,12 +83,12 @@ def slowly(
 
 def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], names: Names) -> None:
     for train_on in ("agent", "all"):
-        rows = tokens.encode(tokenizer, talks, names, train_on)
+        rows = encoding.encode(tokenizer, talks, names, train_on)
         for row, conversation in zip(rows, talks, strict=True):
             ids, trained = slowly(tokenizer, conversation, names, train_on)
             assert row.ids.tolist() == ids, conversation
             assert row.trained.tolist() == trained, conversation
-            whole = turns.render(conversation, names)[0] + END
+            whole = render(conversation, names)[0] + END
             assert tokenizer.decode(ids) == unicodedata.normalize("NFC", whole)
             assert ids.count(tokenizer.eos_token_id) == 1 and tokenizer.pad_token_id not in ids
 
@@ -96,7 +97,7 @@ def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], name
 
 
 def test_ids_and_labels_by_hand(tiny: Tokenizer) -> None:
-    (row,) = tokens.encode(
+    (row,) = encoding.encode(
         tiny, [talk("hi", "reply", "more", "reply2", line=4)], Names("Dr. Rosey")
     )
     asked, again = "User: hi\n\nDr. Rosey:", " more\n\nDr. Rosey:"
@@ -136,11 +137,11 @@ TOYS = {  # what: (conversation, text of each stretch of tokens trained under "a
 @pytest.mark.parametrize("toy", TOYS)
 def test_trained_text(tiny: Tokenizer, toy: str) -> None:
     conversation, wanted = TOYS[toy]
-    (row,) = tokens.encode(tiny, [conversation], Names("Joi"))
+    (row,) = encoding.encode(tiny, [conversation], Names("Joi"))
     assert stretches(tiny, row.ids, row.labels) == wanted
-    whole = turns.render(replace(conversation, preamble=""), Names("Joi"))[0] + END
+    whole = render(replace(conversation, preamble=""), Names("Joi"))[0] + END
     begin = "" if conversation.preamble else tiny.decode([row.ids[0]])  # token 0 is never trained
-    (row,) = tokens.encode(tiny, [conversation], Names("Joi"), "all")
+    (row,) = encoding.encode(tiny, [conversation], Names("Joi"), "all")
     assert stretches(tiny, row.ids, row.labels) == [whole.removeprefix(begin)]
     assert begin in ("", "User", "J") and not row.trained[0]
 
@@ -187,15 +188,15 @@ def test_toys_like_slowly(request: pytest.FixtureRequest, name: str) -> None:
 def test_real_text(neox: Tokenizer, name: str, num: int, median: int, longest: int) -> None:
     if not (DATA / f"{name}.txt").is_file():
         pytest.skip(f"{name}.txt is not in {DATA}")
-    file = conversations.read(DATA / f"{name}.txt")
-    lengths = [len(row) for row in tokens.encode(neox, file.conversations, file.names)]
+    file = reading.read(DATA / f"{name}.txt")
+    lengths = [len(row) for row in encoding.encode(neox, file.conversations, file.names)]
     assert (file.names, len(lengths)) == (Names(), num)
     assert (int(np.median(lengths)), max(lengths)) == (median, longest)
     assert_like_slowly(neox, file.conversations[:150], Names())
 
 
 def test_real_tokenizer_fact(neox: Tokenizer) -> None:
-    (row,) = tokens.encode(neox, [talk("x", "y", preamble="Hello world")], Names("Joi"))
+    (row,) = encoding.encode(neox, [talk("x", "y", preamble="Hello world")], Names("Joi"))
     assert neox("Hello world")["input_ids"] == row.ids[:2].tolist() == [12092, 1533]
 
 
@@ -204,21 +205,21 @@ def test_prompt_ids_begin_the_whole(request: pytest.FixtureRequest, name: str) -
     tokenizer = request.getfixturevalue(name)
     texts = ["Hi  there:", "Yes?", "cafe\u0301", "  odd \n\n", "??", "last"]
     for names in (Names(), Names("Dr. Rosey", "Q"), Names("J.")):
-        (row,) = tokens.encode(tokenizer, [talk(*texts, preamble="Be kind.")], names)
+        (row,) = encoding.encode(tokenizer, [talk(*texts, preamble="Be kind.")], names)
         for i, reply in enumerate(row.replies):
             asked = talk(*texts[: 2 * i + 1], preamble="Be kind.")
-            prompt = ids_of(tokenizer, turns.prompt(asked, names))
-            assert row.ids[: reply.start].tolist() == prompt
+            head = ids_of(tokenizer, prompt(asked, names))
+            assert row.ids[: reply.start].tolist() == head
 
 
 def test_batches_change_nothing(tiny: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     talks = [talk("a" * i, "b" * (7 - i), line=i) for i in range(1, 7)]
-    whole = [(row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, Names("Joi"))]
-    monkeypatch.setattr(tokens, "_BATCH", 4)
+    whole = [(row.ids.tolist(), row.line) for row in encoding.encode(tiny, talks, Names("Joi"))]
+    monkeypatch.setattr(encoding, "_BATCH", 4)
     assert [
-        (row.ids.tolist(), row.line) for row in tokens.encode(tiny, talks, Names("Joi"))
+        (row.ids.tolist(), row.line) for row in encoding.encode(tiny, talks, Names("Joi"))
     ] == whole
-    assert len(tokens.encode(tiny, [], Names("Joi"))) == 0
+    assert len(encoding.encode(tiny, [], Names("Joi"))) == 0
 
 
 # --- the length policy ---
@@ -227,30 +228,30 @@ LONG = talk("q one", "first reply", "q two", "second reply here", "q three", "th
 
 
 def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, [LONG], Names("Joi"))
+    rows = encoding.encode(tiny, [LONG], Names("Joi"))
     n = len(rows[0])
     for too_long in ("drop", "cut", "error"):
-        kept, counts = policy.fit(rows, n, too_long)
+        kept, counts = selection.fit(rows, n, too_long)
         assert kept[0].ids.tolist() == rows[0].ids.tolist()
         assert (counts.kept, counts.cut, counts.dropped) == (1, [], {})
-    kept, counts = policy.fit(rows, n - 1, "drop")
+    kept, counts = selection.fit(rows, n - 1, "drop")
     assert len(kept) == 0 and counts.dropped == {f"longer than {n - 1} tokens": [5]}
     with pytest.raises(UserError, match=rf"^train file, line 5: .*{n} tokens.* {n - 1} -- \S"):
-        policy.fit(rows, n - 1, "error")
+        selection.fit(rows, n - 1, "error")
 
 
 @pytest.mark.parametrize("last", ["agent", "user"])
 def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
     """Every block size: what is kept is the longest whole exchange, else what fits."""
     conversation = LONG if last == "agent" else talk(*(t.text for t in LONG.turns[:5]), line=5)
-    (row,) = rows = tokens.encode(tiny, [conversation], Names("Joi"))
+    (row,) = rows = encoding.encode(tiny, [conversation], Names("Joi"))
     begin = "User: q one\n\nJoi:"
     once = f"{begin} first reply\n\nUser:"
     twice = f"{once} q two\n\nJoi: second reply here\n\nUser:"
     asked, *overs = (len(ids_of(tiny, text)) for text in (begin, once, twice))
     for block_size in range(1, len(row)):
         length = max((over for over in overs if over <= block_size), default=block_size)
-        kept, counts = policy.fit(rows, block_size, "cut")
+        kept, counts = selection.fit(rows, block_size, "cut")
         if length <= asked:
             assert len(kept) == 0 and counts.dropped == {"no trained token within block_size": [5]}
             continue
@@ -262,10 +263,10 @@ def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
 
 
 def test_cut_without_an_agent_turn_ends_at_block_size(tiny: Tokenizer) -> None:
-    (row,) = rows = tokens.encode(
+    (row,) = rows = encoding.encode(
         tiny, [talk("a long question nobody answers")], Names("Joi"), "all"
     )
-    kept, _ = policy.fit(rows, 9, "cut")
+    kept, _ = selection.fit(rows, 9, "cut")
     assert kept[0].ids.tolist() == row.ids[:9].tolist() and kept[0].num_trained == 8
 
 
@@ -275,8 +276,8 @@ def test_cut_without_an_agent_turn_ends_at_block_size(tiny: Tokenizer) -> None:
 def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size: int) -> None:
     talks = [talk(*(f"text {j}" for j in range(1 + i % 5)), line=i) for i in range(1, 60)]
     talks += [talk("a", "", line=90), talk("", "b", line=91), talk("c", line=92)]
-    rows = tokens.encode(tiny, talks, Names("Joi"), train_on)
-    kept, counts = policy.fit(rows, block_size, too_long)
+    rows = encoding.encode(tiny, talks, Names("Joi"), train_on)
+    kept, counts = selection.fit(rows, block_size, too_long)
     dropped = [line for lines in counts.dropped.values() for line in lines]
     assert sorted([row.line for row in kept] + dropped) == [t.line for t in talks]
     assert (
@@ -303,19 +304,19 @@ def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size
 
 
 def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], Names("Joi"))
-    train, evaluation, notes = policy.split_rows(rows, rows.select(slice(1)), 0.5, 0)
+    rows = encoding.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], Names("Joi"))
+    train, evaluation, notes = selection.split_rows(rows, rows.select(slice(1)), 0.5, 0)
     assert (train.at.tolist(), evaluation.at.tolist()) == ([1], [0])
     assert notes[0].startswith("2 conversations stand in both files")
     with pytest.raises(UserError, match="no conversation is left to train on"):
-        policy.split_rows(rows, rows, 0.5, 0)
+        selection.split_rows(rows, rows, 0.5, 0)
 
 
 def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, [talk("a", "b"), talk("a", "b")], Names("Joi"))
-    assert policy.num_duplicates(rows) == 1
+    rows = encoding.encode(tiny, [talk("a", "b"), talk("a", "b")], Names("Joi"))
+    assert selection.num_duplicates(rows) == 1
     for share, why in ((0, "eval_share is 0"), (0.5, "only one conversation")):
-        train, evaluation, notes = policy.split_rows(rows, None, share, 0)
+        train, evaluation, notes = selection.split_rows(rows, None, share, 0)
         assert (train.at.tolist(), len(evaluation)) == ([0, 1], 0) and why in notes[0]
 
 
@@ -328,9 +329,9 @@ def talks(num: int) -> list[Conversation]:
 def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
     tiny: Tokenizer, num: int, seed: int
 ) -> None:
-    rows = tokens.encode(tiny, talks(num), Names("Joi"))
+    rows = encoding.encode(tiny, talks(num), Names("Joi"))
     share = 3 / num
-    _, evaluation, (note,) = policy.split_rows(rows, None, share, seed)
+    _, evaluation, (note,) = selection.split_rows(rows, None, share, seed)
     assert len(evaluation) == 3
     assert note.startswith(
         "Only 3 conversations are held out: 03 can't tell whether a difference between two models "
@@ -338,37 +339,39 @@ def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
     )
     better, said = re.search(r"eval_share (\S+) holds out (\d+) \(of", note).groups()
     settings = TokenizeSettings(eval_share=float(better))
-    _, evaluation, notes = policy.split_rows(rows, None, settings.eval_share, seed)
+    _, evaluation, notes = selection.split_rows(rows, None, settings.eval_share, seed)
     assert (len(evaluation), notes) == (int(said), [])
-    assert policy.LEAST_HELD_OUT <= len(evaluation) <= policy.LEAST_HELD_OUT + num // 100
+    assert selection.LEAST_HELD_OUT <= len(evaluation) <= selection.LEAST_HELD_OUT + num // 100
 
 
 def test_the_share_that_would_do_counts_what_repeats_once(tiny: Tokenizer) -> None:
     """60 conversations, of which 20 are one: its copies are all on one side."""
-    rows = tokens.encode(tiny, talks(40) + talks(1) * 20, Names("Joi"))
-    *_, (note,) = policy.split_rows(rows, None, 0.05, 0)
+    rows = encoding.encode(tiny, talks(40) + talks(1) * 20, Names("Joi"))
+    *_, (note,) = selection.split_rows(rows, None, 0.05, 0)
     assert "eval_share 0.5 holds out" in note and "(of 60)" in note
-    _, evaluation, notes = policy.split_rows(rows, None, 0.5, 0)
-    assert len(evaluation) >= policy.LEAST_HELD_OUT and notes == []
+    _, evaluation, notes = selection.split_rows(rows, None, 0.5, 0)
+    assert len(evaluation) >= selection.LEAST_HELD_OUT and notes == []
 
 
 def test_where_no_share_holds_out_enough_more_conversations_are_asked_for(tiny: Tokenizer) -> None:
-    rows = tokens.encode(tiny, talks(30), Names("Joi"))
-    *_, (note,) = policy.split_rows(rows, None, 0.05, 0)
+    rows = encoding.encode(tiny, talks(30), Names("Joi"))
+    *_, (note,) = selection.split_rows(rows, None, 0.05, 0)
     assert note.startswith("Only 2 conversations are held out: ")
     assert note.endswith(
         " Even eval_share 0.5 holds out 15 (of 30): give more conversations, or an eval_file."
     )
-    assert len(policy.split_rows(rows, None, policy.MOST_SHARE, 0)[1]) == 15
+    assert len(selection.split_rows(rows, None, selection.MOST_SHARE, 0)[1]) == 15
     with pytest.raises(UserError, match="eval_share"):
-        TokenizeSettings(eval_share=policy.MOST_SHARE + 0.01)
-    *_, notes = policy.split_rows(rows, tokens.encode(tiny, talks(60)[30:], Names("Joi")), 0.05, 0)
+        TokenizeSettings(eval_share=selection.MOST_SHARE + 0.01)
+    *_, notes = selection.split_rows(
+        rows, encoding.encode(tiny, talks(60)[30:], Names("Joi")), 0.05, 0
+    )
     assert notes == []  # the eval_file that was asked for
 
 
 def test_a_small_eval_file_is_said(tiny: Tokenizer) -> None:
-    rows, other = (tokens.encode(tiny, part, Names("Joi")) for part in (talks(60)[1:], talks(1)))
-    *_, (note,) = policy.split_rows(rows, other, 0.05, 0)
+    rows, other = (encoding.encode(tiny, part, Names("Joi")) for part in (talks(60)[1:], talks(1)))
+    *_, (note,) = selection.split_rows(rows, other, 0.05, 0)
     assert note == (
         "Only 1 conversation is held out: 03 can't tell whether a difference between two models is "
         "chance. Give an eval_file of at least 20 conversations that fit."
@@ -386,9 +389,9 @@ def test_a_small_eval_file_is_said(tiny: Tokenizer) -> None:
 def test_same_ids_never_stand_on_both_sides(
     tiny: Tokenizer, block_size: int, pair: tuple[Conversation, Conversation]
 ) -> None:
-    rows, _ = policy.fit(tokens.encode(tiny, pair, Names("Joi")), block_size, "cut")
+    rows, _ = selection.fit(encoding.encode(tiny, pair, Names("Joi")), block_size, "cut")
     assert len(rows) == 2 and rows[0].ids.tolist() == rows[1].ids.tolist()
-    train, evaluation, _ = policy.split_rows(rows, None, 0.5, 0)
+    train, evaluation, _ = selection.split_rows(rows, None, 0.5, 0)
     assert (len(train), len(evaluation)) == (2, 0)
 
 
@@ -404,9 +407,11 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     text = "".join(f"User: what is {i}?\n\nAgent: it is {i}{END}\n" for i in range(20))
     (tmp_path / "talks.txt").write_text(text, encoding="utf-8")
     settings = TokenizeSettings(train_file="talks.txt", dataset="toy", block_size=64).as_dict()
-    files = {"train": conversations.read(tmp_path / "talks.txt")}
-    rows, counts = policy.fit(tokens.encode(tiny, files["train"].conversations, Names("Agent")), 64)
-    *sides, notes = policy.split_rows(rows, None, 0.2, 0)
+    files = {"train": reading.read(tmp_path / "talks.txt")}
+    rows, counts = selection.fit(
+        encoding.encode(tiny, files["train"].conversations, Names("Agent")), 64
+    )
+    *sides, notes = selection.split_rows(rows, None, 0.2, 0)
     manifest = tokenized.make_manifest(settings, tiny, files, {"train": counts}, *sides, notes)
     folder = paths.tokenized("toy")
     tokenized.save(*sides, folder, manifest)
@@ -494,10 +499,10 @@ def test_checks_against_the_manifest(tiny: Tokenizer, saved: Saved) -> None:
 
 def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedTokenizerBase) -> None:
     talk = Conversation(4, (Turn("user", "Hi"), Turn("agent", "a reply of some more tokens")))
-    encoded = {"train": tokens.encode(tiny, [talk], Names("Agent"))}
+    encoded = {"train": encoding.encode(tiny, [talk], Names("Agent"))}
     with pytest.raises(UserError, match=r"no conversation is left \(1 longer than 8 tokens\)"):
-        policy.fit_sides(encoded, 8, "drop")
-    assert policy.fit_sides(encoded, 280, "drop")["train"][1].kept == 1
+        selection.fit_sides(encoded, 8, "drop")
+    assert selection.fit_sides(encoded, 280, "drop")["train"][1].kept == 1
 
 
 @pytest.mark.parametrize("train_on", ["agent", "all"])
@@ -511,8 +516,8 @@ def test_trimmed_offsets_give_the_same_labels(tiny: Tokenizer, train_on: str) ->
         Conversation(2, (Turn("agent", "🙂  two  blanks"), Turn("agent", "3")), "A shop."),
     ]
     for one, other in zip(
-        tokens.encode(tiny, talks, Names("Joi"), train_on),
-        tokens.encode(trimmed, talks, Names("Joi"), train_on),
+        encoding.encode(tiny, talks, Names("Joi"), train_on),
+        encoding.encode(trimmed, talks, Names("Joi"), train_on),
         strict=True,
     ):
         assert one.ids.tolist() == other.ids.tolist()

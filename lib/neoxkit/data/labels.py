@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from neoxkit.fences import code_lines
-from neoxkit.turns import Names
+from neoxkit.data.conversation import Names
+from neoxkit.data.fences import code_lines
 
 _INVISIBLE = "\u00ad\u200b-\u200f\u2060-\u2064\ufeff"
 _SPACE = rf"[\s{_INVISIBLE}]"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from neoxkit.labels import any_label, any_labels, label_of
-from neoxkit.turns import Names
+from neoxkit.data.conversation import Names
+from neoxkit.data.labels import any_label, any_labels, label_of
 
 NAMES = Names("Dr. Rosey", "User")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neoxkit import paths
+from neoxkit.data.conversation import Conversation, Notes, Turn
 from neoxkit.errors import UserError
-from neoxkit.turns import Conversation, Notes, Turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold them, UTF-8 can't
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from neoxkit import naming, paths, text_format
+from neoxkit import paths
+from neoxkit.data import naming, text_format
+from neoxkit.data.conversation import Names
+from neoxkit.data.naming import Votes
 from neoxkit.errors import UserError
-from neoxkit.naming import Votes
 from neoxkit.settings import END_MARK
-from neoxkit.turns import Names
 
 
 class Form(NamedTuple):

@@ -1,4 +1,4 @@
-"""blocks.py and workers.py: a file read in blocks, by many processes, is the file read at once."""
+"""chunks.py and parallel.py: a file read in blocks, by many processes, is the file read at once."""
 
 import os
 import signal
@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import blocks, conversations, machine, models, parallel, paths, tokens
+from neoxkit import machine, models, parallel, paths
+from neoxkit.data import chunks, encoding, reading
+from neoxkit.data.conversation import Names
 from neoxkit.errors import Faults, UserError
-from neoxkit.turns import Names
 
 END = "<|endoftext|>"
 TEXT = (
@@ -31,11 +32,11 @@ def test_blocks_change_nothing(
     path = tmp_path / name
     text = "\ufeff" + (TEXT * 3 + "User: last\n\nAgent: no mark" if name == "t.txt" else JSON)
     path.write_bytes(text.replace("\n", end).encode())
-    whole = conversations.read(path)
+    whole = reading.read(path)
     assert len(whole.blocks) == 1
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", size)
     monkeypatch.setattr(machine, "num_cores", lambda: 1)
-    parts = conversations.read(path)
+    parts = reading.read(path)
     assert len(parts.blocks) > 1 or size > 100 or (name, end) == ("t.jsonl", "\r")
     assert sum(block.size for block in parts.blocks) == path.stat().st_size
     assert parts.conversations == whole.conversations and parts.sha256 == whole.sha256
@@ -48,17 +49,17 @@ def test_a_later_block_can_outvote_the_first(
     path = tmp_path / "t.txt"
     odd, usual = f"User: a\n\nNote: n\n\nJoi: b{END}\n", f"User: a\n\nJoi: b{END}\n"
     path.write_text(odd + usual * 30)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", len(odd))
-    file = conversations.read(path)
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", len(odd))
+    file = reading.read(path)
     assert len(file.blocks) > 10 and file.names.agent == "Joi" and file.facts.replies == 31
 
 
 def test_faults_of_all_blocks_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.txt"
     path.write_text(f"User: a\n\nAgent: b{END}\n" * 3 + f"no turns{END}\n" * 3)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 30)
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", 30)
     with pytest.raises(Faults) as caught:
-        conversations.read(path)
+        reading.read(path)
     assert str(caught.value) == (
         f"{paths.short(path)}:10: a conversation without turns (3 of these, here is the first) -- "
         'begin it with "User: "'
@@ -70,9 +71,9 @@ def test_a_wrong_byte_is_found_in_a_later_block(
 ) -> None:
     path, good = tmp_path / "t.txt", f"User: a\n\nAgent: b{END}\n".encode()
     path.write_bytes(good * 3 + b"User: caf\xe9")
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", len(good))
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", len(good))
     with pytest.raises(Faults, match=rf":10: not UTF-8 at byte {3 * len(good) + 9} \(0xe9\)"):
-        conversations.read(path)
+        reading.read(path)
 
 
 def test_blocks_on_two_processes_give_the_tokens_of_one_call(
@@ -81,12 +82,12 @@ def test_blocks_on_two_processes_give_the_tokens_of_one_call(
     path = tmp_path / "t.txt"
     path.write_text("".join(f"User: {i}?\n\nAgent: It is {i}.{END}\n" for i in range(300)))
     tokenizer = models.load_tokenizer("tiny")
-    whole = tokens.encode(tokenizer, conversations.read(path).conversations, Names())
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    whole = encoding.encode(tokenizer, reading.read(path).conversations, Names())
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(machine, "num_cores", lambda: 2)
-    file = conversations.read(path)
+    file = reading.read(path)
     told: list[tuple[int, int]] = []
-    table = tokens.encode_file(tokenizer, file, Names(), progress=lambda *now: told.append(now))
+    table = encoding.encode_file(tokenizer, file, Names(), progress=lambda *now: told.append(now))
     assert len(file.blocks) > 5 and told[-1] == (300, 300) and len(told) == len(file.blocks)
     assert table.line.tolist() == whole.line.tolist()
     assert table.ids().tolist() == whole.ids().tolist()
