@@ -9,7 +9,8 @@ import shutil
 import time
 
 import inputs
-from neoxkit import launch, paths, plan, runs
+from neoxkit import launch, paths, plan
+from neoxkit.runs.events import read_events
 from neoxkit.settings import TrainSettings
 from stepclock import SKIPPED, StepClock
 
@@ -52,7 +53,7 @@ def main() -> None:
     while training.poll() is None:
         time.sleep(0.1)
     training.check()
-    report(runs.read_events(training.folder), started)
+    report(read_events(training.folder), started)
     shutil.rmtree(training.folder)
 
 

@@ -15,7 +15,8 @@ import pytest
 from crashes import crashes  # noqa: F401 - a fixture
 from zygote import Zygote, job
 
-from neoxkit import launch, paths, runs
+from neoxkit import launch, paths
+from neoxkit.runs.events import history, read_events
 from neoxkit.settings import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -127,7 +128,7 @@ def command(*arguments: str, **options: object) -> subprocess.CompletedProcess:
 
 
 def losses(folder: Path, event: str = "train") -> list[float]:
-    return [e["loss"] for e in runs.history(metrics(folder)) if e["event"] == event]
+    return [e["loss"] for e in history(metrics(folder)) if e["event"] == event]
 
 
 class Outputs(list):
@@ -151,7 +152,7 @@ def starts_sooner(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -
             return 0
 
         def check(self) -> None:
-            last = runs.read_events(self.folder)[-1]
+            last = read_events(self.folder)[-1]
             if last["event"] == "error":
                 raise launch.UserError(*launch._in_parts(last["message"]))
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from zygote import Sabotage, Zygote, job
 
-from neoxkit import files, paths, runs
+from neoxkit import files, paths
+from neoxkit.runs.folder import finished_facts, state_of
 from neoxkit.settings import TrainSettings
 
 STEPS_AN_EPOCH = 8
@@ -55,7 +56,7 @@ class Crashes:
         """The exit codes of a training that must not come to its end."""
         codes = self.zygote.run(job(settings, sabotage))
         self.num_broken += 1
-        if not any(codes) or runs.state_of(paths.run(settings.run)) == "finished":
+        if not any(codes) or state_of(paths.run(settings.run)) == "finished":
             self.false_successes += 1
         return codes
 
@@ -63,9 +64,9 @@ class Crashes:
         """The weights' SHA-256 after the same start again; empty if it fails."""
         codes = self.zygote.run(job(settings))
         folder = paths.run(settings.run)
-        if any(codes) or runs.state_of(folder) != "finished":
+        if any(codes) or state_of(folder) != "finished":
             return ""
-        facts = runs.finished_facts(folder)
+        facts = finished_facts(folder)
         if facts["step"] != facts["planned_steps"]:
             return ""
         sha256 = files.sha256(folder / "model" / "model.safetensors")

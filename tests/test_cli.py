@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from neoxkit import alive, cli, doctor, files, lock, parameters, paths, pipeline, sweep, terminal
+from neoxkit import cli, doctor, files, parameters, paths, pipeline, sweep, terminal
+from neoxkit.runs import heartbeat, lock
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -558,7 +559,7 @@ def test_the_first_signal_asks_and_the_second_ends(
     with lock.take(run / lock.LOCK), pipeline._signals_stop(run):
         with pytest.raises(KeyboardInterrupt):  # no step yet
             signal.raise_signal(number)
-        alive.Signs(run, 0).give()
+        heartbeat.Signs(run, 0).give()
         signal.raise_signal(number)
         assert lock.asked_to_stop(run)
         lock.answer_stop(run)  # saved, and not over yet

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import compare, experiments, files, runs
+from neoxkit import compare, experiments, files
 from neoxkit.errors import UserError
+from neoxkit.runs.events import METRICS, append_event
+from neoxkit.runs.folder import ARGUMENTS, FINISHED
 from neoxkit.settings import CompareSettings
 
 STARTED_WITH = {
@@ -38,19 +40,19 @@ def make(
     folder = home / "runs" / name
     folder.mkdir(parents=True)
     values = STARTED_WITH | {"output_dir": f"runs/{name}"} | changes
-    files.write_json(folder / runs.ARGUMENTS, values)
+    files.write_json(folder / ARGUMENTS, values)
     steps = 10 * len(losses)
-    runs.append_event(
+    append_event(
         folder, "start", step=0, resumed_step=0, planned_steps=steps, num_ranks=1,
         matmul_peak_tflops=1.0,
     )  # fmt: skip
     for i, loss in enumerate(losses, start=1):
-        runs.append_event(
+        append_event(
             folder, "train", step=10 * i, loss=loss + 0.5, tokens=2 * tokens, memory_gib=0.5,
             trained_tokens=tokens, seconds=2.0, padding_share=0.0, tflop=1.0,
         )  # fmt: skip
-        runs.append_event(folder, "eval", step=10 * i, loss=loss, trained_tokens=eval_tokens)
-    files.write_json(folder / runs.FINISHED, {"step": steps, "planned_steps": steps})
+        append_event(folder, "eval", step=10 * i, loss=loss, trained_tokens=eval_tokens)
+    files.write_json(folder / FINISHED, {"step": steps, "planned_steps": steps})
     return folder
 
 
@@ -80,7 +82,7 @@ def test_a_run_that_failed_early_does_not_move_the_place_where_runs_are_compared
     home: Path,
 ) -> None:
     make(home, "a", 100, [4.0, 2.0])
-    (make(home, "b", 100, [9.0], learning_rate=2e-3) / runs.FINISHED).unlink()
+    (make(home, "b", 100, [9.0], learning_rate=2e-3) / FINISHED).unlink()
     chosen = experiments.load([])
     assert experiments.equal_tokens(chosen) == 200
     assert [line["equal_loss"] for line in experiments.scores(chosen)] == [2.0, None]
@@ -90,7 +92,7 @@ def test_a_run_that_failed_early_does_not_move_the_place_where_runs_are_compared
 def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -> None:
     make(home, "a", 100, [4.0, 2.0])
     folder = make(home, "b", 100, [float("nan")], learning_rate=2e-3)
-    assert json.loads((folder / runs.METRICS).read_text().splitlines()[-1])["loss"] is None
+    assert json.loads((folder / METRICS).read_text().splitlines()[-1])["loss"] is None
     chosen = experiments.load([])
     assert experiments.equal_tokens(chosen) == 200
     assert [line["equal_loss"] for line in experiments.scores(chosen)] == [2.0, None]
@@ -100,8 +102,8 @@ def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -
 def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: Path) -> None:
     make(home, "a", 100, [4.0])
     flags = {"learning_rate": "0.001", "gradient_checkpointing": "None", "dataset_sha256": "d"}
-    files.write_json(make(home, "b", 100, [3.0]) / runs.ARGUMENTS, flags | {"report_to": "none"})
-    (make(home, "c", 100, [2.0]) / runs.ARGUMENTS).unlink()
+    files.write_json(make(home, "b", 100, [3.0]) / ARGUMENTS, flags | {"report_to": "none"})
+    (make(home, "c", 100, [2.0]) / ARGUMENTS).unlink()
     make(home, "d", 100, [1.0], lr_scheduler_type="polynomial")  # a file of a person's own
     chosen = experiments.load([])
     assert [run.name for run in chosen] == ["a", "b", "c", "d"]
@@ -111,22 +113,22 @@ def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: P
 
 def test_the_ranks_are_those_of_the_last_start(home: Path) -> None:
     folder = make(home, "a", 100, [4.0])
-    lines = (folder / runs.METRICS).read_text()
+    lines = (folder / METRICS).read_text()
     failed = json.dumps({"event": "start", "step": 0, "num_ranks": 2}) + "\n"
-    (folder / runs.METRICS).write_text(failed + lines)
+    (folder / METRICS).write_text(failed + lines)
     assert experiments.load(["a"])[0].settings["num_ranks"] == 1
 
 
 def test_evaluations_between_two_logged_steps_count_what_was_trained_by_then(home: Path) -> None:
     folder = make(home, "a", 100, [4.0])
-    runs.append_event(folder, "eval", step=5, loss=5.0, trained_tokens=50)
+    append_event(folder, "eval", step=5, loss=5.0, trained_tokens=50)
     (run,) = experiments.load(["a"])
     assert run.trained_tokens([0, 5, 10]).tolist() == [0, 50, 100]
 
 
 def test_other_eval_sides_and_unfinished_runs_are_told(home: Path) -> None:
     make(home, "a", 100, [3.0])
-    (make(home, "b", 100, [2.0], eval_tokens=40) / runs.FINISHED).unlink()
+    (make(home, "b", 100, [2.0], eval_tokens=40) / FINISHED).unlink()
     sides, state = experiments.notes(experiments.load([]))
     assert "40 and 50 trained tokens" in sides and state == "b is killed"
     assert experiments.notes(experiments.load(["a"])) == []
@@ -166,9 +168,9 @@ def test_a_trial_is_taken_where_it_is_named(home: Path) -> None:
 def test_an_evaluation_between_two_logged_steps_is_where_runs_are_compared(home: Path) -> None:
     """Half of a step of 99 tokens: no whole number."""
     folder = make(home, "a", 99, [3.0])
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     lines[-1]["step"] = 5
-    (folder / runs.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run,) = experiments.load([])
     assert experiments.equal_tokens([run]) == 49.5
     assert experiments.eval_loss_at(run, 49.5) == 3.0
@@ -189,7 +191,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
     """By hand: 1 and 2 have mean 1.5, a standard error of 0.5, and t = 12.706 at 95 %."""
     for rate, seed, loss in ((1e-3, 1, 1.0), (1e-3, 2, 2.0), (2e-3, 1, 1.5), (2e-3, 2, 2.7)):
         make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
-    (make(home, "killed", 100, [0.1], learning_rate=1e-3, seed=3) / runs.FINISHED).unlink()
+    (make(home, "killed", 100, [0.1], learning_rate=1e-3, seed=3) / FINISHED).unlink()
     chosen = experiments.load([])
     first, second = experiments.over_seeds(chosen)
     assert (first.differs, first.by_seed) == ({"learning_rate": 1e-3}, {1: 1.0, 2: 2.0})
@@ -261,14 +263,14 @@ def test_seeds_of_a_shell_or_without_one_are_numbers(home: Path) -> None:
     flags = {"seed": "7", "from_scratch": "False", "report_to": "none", "dataset_sha256": "d"}
     for name, base in (("a", "aaa"), ("b", "bbb")):
         folder = make(home, name, 100, [3.0])
-        files.write_json(folder / runs.ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
+        files.write_json(folder / ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
         carded(folder, base)
     assert experiments.over_seeds(experiments.load([])) == []  # their bases differ
     carded(folder, "aaa")
     (group,) = experiments.over_seeds(experiments.load([]))
     assert group.by_seed == {7: 3.0, 8: 3.0}
     del flags["seed"]
-    files.write_json(folder / runs.ARGUMENTS, flags)
+    files.write_json(folder / ARGUMENTS, flags)
     (group,) = experiments.over_seeds(experiments.load([]))
     assert group.by_seed == {7: 3.0, 42: 3.0}
 

@@ -20,7 +20,10 @@ import reliability
 from crashes import KINDS, LONG, SHORT, STEPS_AN_EPOCH, Crashes
 from zygote import Sabotage, job
 
-from neoxkit import checkpoints, files, paths, runs
+from neoxkit import files, paths
+from neoxkit.runs import checkpoints
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import LOG, state_of
 
 
 def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) -> list[str]:
@@ -74,16 +77,16 @@ def kill_at_random(
     folder = paths.run(settings.run)
     pids = crashes.zygote.begin(job(settings))
     step = chance.randrange(3, LONG["max_steps"], 3)
-    wait_until(lambda: newest_step(folder) >= step or runs.state_of(folder) == "finished")
+    wait_until(lambda: newest_step(folder) >= step or state_of(folder) == "finished")
     if in_save:
-        wait_until(lambda: is_saving(folder) or runs.state_of(folder) == "finished", pause=0)
+        wait_until(lambda: is_saving(folder) or state_of(folder) == "finished", pause=0)
         time.sleep(chance.uniform(0, 0.05))
     else:
         time.sleep(chance.uniform(0, 0.3))
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)  # so that what is looked at is what is killed
     inside, epoch_2 = is_saving(folder), newest_step(folder) >= STEPS_AN_EPOCH
-    over = runs.state_of(folder) == "finished"
+    over = state_of(folder) == "finished"
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     codes = crashes.zygote.end()
@@ -94,7 +97,7 @@ def kill_at_random(
 
 
 def newest_step(folder: Path) -> int:
-    return max((e.get("step", 0) for e in runs.read_events(folder)), default=0)
+    return max((e.get("step", 0) for e in read_events(folder)), default=0)
 
 
 def is_saving(folder: Path) -> bool:
@@ -131,8 +134,8 @@ def spoil_a_step(crashes: Crashes, kind: tuple[int, int], rank: int, how: str) -
     settings = crashes.settings(kind, **SHORT)
     codes = crashes.broken(settings, Sabotage(rank=rank, at=3, how=how))
     folder = paths.run(settings.run)
-    said = [e["message"] for e in runs.read_events(folder) if e["event"] == "error"]
-    lines = [line for line in (folder / runs.LOG).read_text().splitlines() if "Traceback" in line]
+    said = [e["message"] for e in read_events(folder) if e["event"] == "error"]
+    lines = [line for line in (folder / LOG).read_text().splitlines() if "Traceback" in line]
     return (
         2 in codes
         and all(message.startswith(FAULTS[how]) for message in said)
@@ -159,7 +162,7 @@ def fill_the_disk(crashes: Crashes, disk: Path, at: int) -> bool:
     folder.symlink_to(disk / folder.name)
     (disk / folder.name).mkdir()
     codes = crashes.broken(settings, Sabotage(where=SAVE, at=at, how="full"))
-    events = runs.read_events(folder)
+    events = read_events(folder)
     left = [checkpoints.fault(folder / "checkpoint-2"), codes]
     for ballast in disk.rglob("ballast"):
         ballast.unlink()

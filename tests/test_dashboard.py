@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from conftest import Outputs
 
-from neoxkit import browser, checkpoints, dashboard, files, launch, lock, runs, views
+from neoxkit import browser, dashboard, files, launch, views
 from neoxkit.errors import Stopped, TrainingError, UserError
+from neoxkit.runs import checkpoints, lock
+from neoxkit.runs.events import append_event
+from neoxkit.runs.folder import FINISHED
 
 START = {
     "step": 0, "resumed_step": 0, "planned_steps": 40, "matmul_peak_tflops": 0.1, "notices": [],
@@ -73,14 +76,14 @@ def interrupt() -> None:
 
 
 def begin(folder: Path, *steps: int) -> None:
-    runs.append_event(folder, "start", **START)
+    append_event(folder, "start", **START)
     for step in steps:
-        runs.append_event(folder, "train", step=step, **TRAIN)
+        append_event(folder, "train", step=step, **TRAIN)
 
 
 def finish(folder: Path) -> None:
-    runs.append_event(folder, "done", step=40)
-    files.write_json(folder / runs.FINISHED, {"step": 40, "planned_steps": 40})
+    append_event(folder, "done", step=40)
+    files.write_json(folder / FINISHED, {"step": 40, "planned_steps": 40})
 
 
 def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> None:
@@ -94,11 +97,11 @@ def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> No
 
 def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Outputs) -> None:
     """While it trains, and when it has finished."""
-    runs.append_event(folder, "start", **START, vocabulary=1024)
+    append_event(folder, "start", **START, vocabulary=1024)
     seen = []
 
     def log(step: int, loss: float) -> None:
-        runs.append_event(folder, "train", step=step, **{**TRAIN, "loss": loss})
+        append_event(folder, "train", step=step, **{**TRAIN, "loss": loss})
 
     process = Process(
         lambda: log(5, 6.9),
@@ -134,7 +137,7 @@ def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs
     def stop() -> None:
         (folder / "checkpoint-7").mkdir()
         checkpoints.seal(folder / "checkpoint-7", step=7)
-        runs.append_event(folder, "stop", step=7)
+        append_event(folder, "stop", step=7)
 
     process = Process(lambda: begin(folder, 5), interrupt, stop, code=75)
     with pytest.raises(Stopped, match="mine: stopped, step 7 is saved -- run it again to go on"):
@@ -215,7 +218,7 @@ def test_a_run_that_ended_without_success_says_so(
     folder: Path, outputs: Outputs, event: str, error: type
 ) -> None:
     begin(folder, 5)
-    runs.append_event(folder, event, step=6, message="no memory left", **TRAIN)
+    append_event(folder, event, step=6, message="no memory left", **TRAIN)
     with pytest.raises(error, match={"error": "no memory left"}.get(event)):
         dashboard.watch("mine")
 

@@ -16,8 +16,11 @@ import psutil
 import pytest
 from conftest import command, make_home
 
-from neoxkit import checkpoints, listing, report, runs
+from neoxkit import report
 from neoxkit.errors import UserError
+from neoxkit.runs import checkpoints
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import ARGUMENTS, LOG, finished_facts, standing_of, state_of
 
 PARAMETERS = {
     "train_file": "mine.txt",  # in the folder the command is called from
@@ -102,7 +105,7 @@ def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path
 def test_the_summary_tells_the_speed_and_how_it_was_reached(executed: Path) -> None:
     cell = next(c for c in notebook(executed, "02_train").cells if "dashboard.summary" in c.source)
     said = dict(line.split("  ", 1) for line in cell.outputs[0].data["text/plain"].splitlines())
-    facts = runs.finished_facts(executed / "runs" / "e2e")
+    facts = finished_facts(executed / "runs" / "e2e")
     assert f"{facts['tokens_per_second']:,} useful tokens/s" in said["speed"]
     assert said["MFU"].strip().startswith(f"{facts['mfu']:.1%} of the matrix products")
     assert said["attention"].strip() == "sdpa, packed into rows of about 280 tokens"
@@ -115,14 +118,14 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
         "replies.jsonl", "dataset.json", "run_card.json",
         "01_tokenize.ipynb", "02_train.ipynb", "03_evaluate.ipynb",
     } <= {p.name for p in folder.iterdir()}  # fmt: skip
-    assert runs.finished_facts(folder)["step"] == 30
+    assert finished_facts(folder)["step"] == 30
     evaluation = json.loads((folder / "evaluation.json").read_text())
     base, tuned = (evaluation["eval_loss"][name] for name in ("base", "tuned"))
     assert base["trained_tokens"] == tuned["trained_tokens"] > 0
     assert tuned["loss"] < base["loss"]
     by_step = evaluation["losses_by_step"]  # the base, the kept checkpoints, the end
     assert list(by_step) == ["0", "24", "30"] and by_step["30"] == tuned["loss"]
-    assert tuned["loss"] == pytest.approx(runs.finished_facts(folder)["eval_loss"], rel=1e-5)
+    assert tuned["loss"] == pytest.approx(finished_facts(folder)["eval_loss"], rel=1e-5)
     assert sum(evaluation["endings"]["tuned"].values()) == len(
         (folder / "replies.jsonl").read_text().splitlines()
     )
@@ -307,9 +310,9 @@ def test_restart_keeps_the_old_record_whole(executed: Path, bad: Path) -> None:
 def test_a_million_lines_of_log_stay_out_of_the_notebook(executed: Path) -> None:
     folder = executed / "runs" / "long"
     shutil.copytree(executed / "runs" / "e2e", folder)
-    arguments = folder / runs.ARGUMENTS
+    arguments = folder / ARGUMENTS
     arguments.write_text(arguments.read_text().replace("runs/e2e", "runs/long"))
-    with (folder / runs.LOG).open("a") as log:
+    with (folder / LOG).open("a") as log:
         log.writelines(f"a line of the log, number {i}\n" for i in range(1_000_000))
     own = {**PARAMETERS, "run": "long"}
     names = ("dataset", "run", "max_steps", "eval_steps")
@@ -350,7 +353,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
     said, errors = kit.communicate(timeout=60)
     assert kit.returncode == 75
     assert "finishes its step and saves; once more, and it ends at once" in said
-    standing = listing.standing_of(folder)
+    standing = standing_of(folder)
     assert standing.state == "stopped" and checkpoints.whole(folder)
     assert errors == f"asked: stopped, step {standing.step:,} is saved -- run it again to go on\n"
     assert training_processes(folder) == []
@@ -358,7 +361,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
 
 def wait_for_a_step(folder: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 90
-    while not any(e["event"] == "train" for e in runs.read_events(folder)):
+    while not any(e["event"] == "train" for e in read_events(folder)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -385,4 +388,4 @@ def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> N
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert papermill.returncode != 0
-    assert runs.state_of(folder) == "started"
+    assert state_of(folder) == "started"

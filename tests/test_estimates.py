@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import estimates, files, run_card, runs
+from neoxkit import estimates, files
+from neoxkit.runs import card as run_card
+from neoxkit.runs.events import METRICS, append_event
 
 
 @pytest.fixture
@@ -19,12 +21,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(home: Path, run: str, model: str, age: int, speeds: list[float], ranks: int = 1) -> None:
     folder = home / "runs" / run
     folder.mkdir()
-    runs.append_event(folder, "start", step=0, model=model, num_ranks=ranks, micro_batch=16,
+    append_event(folder, "start", step=0, model=model, num_ranks=ranks, micro_batch=16,
                       conversations_a_step=32 * ranks, model_gib=0.5, device="cpu")  # fmt: skip
     for step, speed in enumerate(speeds, start=1):
-        runs.append_event(folder, "train", step=2 * step, tokens_per_second=speed, memory_gib=1.5,
+        append_event(folder, "train", step=2 * step, tokens_per_second=speed, memory_gib=1.5,
                           tokens=3000, trained_tokens=1600, padding_share=0.25)  # fmt: skip
-    os.utime(folder / runs.METRICS, (1e9 - age, 1e9 - age))
+    os.utime(folder / METRICS, (1e9 - age, 1e9 - age))
 
 
 def test_the_last_run_of_the_same_model_is_taken(home: Path) -> None:
@@ -48,7 +50,7 @@ def test_a_folder_is_known_by_its_place_below_the_root(home: Path) -> None:
 
 def test_a_run_of_an_earlier_version_is_passed_over(home: Path) -> None:
     write(home, "old", "tiny", 1, [100.0])
-    file = home / "runs" / "old" / runs.METRICS
+    file = home / "runs" / "old" / METRICS
     file.write_text(file.read_text().replace(', "model_gib": 0.5', ""))
     assert estimates.last_run("tiny") is None
 

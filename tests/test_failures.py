@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from neoxkit import checkpoints, failures, runs
+from neoxkit import failures
+from neoxkit.runs import checkpoints
+from neoxkit.runs.events import append_event
 
 PARSED = SimpleNamespace(
     training=SimpleNamespace(
@@ -21,8 +23,8 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    runs.append_event(tmp_path, "start", step=0)
-    runs.append_event(tmp_path, "train", step=7)
+    append_event(tmp_path, "start", step=0)
+    append_event(tmp_path, "train", step=7)
     (tmp_path / "checkpoint-4").mkdir()
     checkpoints.seal(tmp_path / "checkpoint-4")
     return tmp_path

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, train_to_the_end
 
-from neoxkit import files, fit, lora, models, needs, runs
+from neoxkit import files, fit, lora, models, needs
+from neoxkit.runs.events import read_events
 from neoxkit.settings import TrainSettings
 
 ZERO2 = {"stage": 2, "reduce_bucket_size": 20_000_000, "allgather_bucket_size": 200_000_000}
@@ -141,7 +142,7 @@ def test_a_training_takes_what_was_predicted(
             save_steps=1000, eval_steps=1000, num_replies=0,
         )
     )  # fmt: skip
-    train = [e for e in runs.read_events(run) if e["event"] == "train"]
+    train = [e for e in read_events(run) if e["event"] == "train"]
     tokens = [round(e["tokens"] / (1 - e["padding_share"]) / ranks) for e in train]
     largest = max(range(len(train)), key=tokens.__getitem__)
     batch = fit.Batch(tokens[largest], train[largest]["trained_tokens"] // ranks, checkpointing)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, estimates, files, fit, forecast, machine, models, needs, plan, runs
+from neoxkit import cli, estimates, files, fit, forecast, machine, models, needs, plan
 from neoxkit.errors import UserError
+from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
 MANIFEST = {"model_name_or_path": "tiny", "block_size": 100}
@@ -120,7 +121,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     settings = TrainSettings(run="corrects", gradient_checkpointing=True, dataset="small")
     folder = forecast.paths.run("corrects")
     folder.mkdir(parents=True)
-    files.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
+    files.write_json(folder / ARGUMENTS, plan.trainer_arguments(settings))
     then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
     last = forecast.estimates.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
@@ -144,7 +145,7 @@ def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
     assert of() == plain
     folder.mkdir()
     settings = plan.trainer_arguments(TrainSettings(run="corrects", dataset="small"))
-    files.write_json(folder / runs.ARGUMENTS, settings)
+    files.write_json(folder / ARGUMENTS, settings)
     assert of().measured == "night (copy)" and of().correction > 1
 
 

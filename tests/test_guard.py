@@ -12,9 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import alive, launch, lock, runs
+from neoxkit import launch
 from neoxkit.errors import LOCKED, STOPPED
 from neoxkit.guard import SILENT
+from neoxkit.runs import heartbeat, lock
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import LOG
 
 # A stand-in for the runner, its launcher and two ranks: each waits for its children, and all of
 # them ignore TERM when they are told to.
@@ -89,7 +92,7 @@ def test_a_training_that_makes_steps_is_asked_and_the_second_time_ended(
     tmp_path: Path, how: str
 ) -> None:
     guard = start(tmp_path)
-    alive.Signs(tmp_path, 0).give()
+    heartbeat.Signs(tmp_path, 0).give()
     guard.send_signal(getattr(signal, f"SIG{how}"))
     wait_for(lambda: lock.asked_to_stop(tmp_path))
     lock.answer_stop(tmp_path)
@@ -116,7 +119,7 @@ def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> Non
         os.setsid()
         beside = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         guard = [sys.executable, "-m", "neoxkit.guard", "--run", sys.argv[1], "--", "true"]
-        code = subprocess.run(guard, stdin=subprocess.PIPE, check=False).returncode
+        code = subprocess.Popen(guard, stdin=subprocess.PIPE).wait()
         print(code, beside.poll())
         beside.kill()
     """
@@ -126,7 +129,7 @@ def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> Non
 
 
 def test_signs_of_an_earlier_start_are_none(tmp_path: Path) -> None:
-    alive.Signs(tmp_path, 0).give()
+    heartbeat.Signs(tmp_path, 0).give()
     guard = start(tmp_path)
     guard.send_signal(signal.SIGTERM)
     assert guard.wait(timeout=20) == STOPPED and not lock.asked_to_stop(tmp_path)
@@ -140,26 +143,26 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     code = """
         import faulthandler, os, signal, sys, time
         from pathlib import Path
-        from neoxkit import alive
+        from neoxkit.runs import heartbeat
         folder = Path(sys.argv[1])
         faulthandler.register(signal.SIGUSR1)
         if os.fork() == 0:
-            alive.Signs(folder, 1).stepped(0.1)
+            heartbeat.Signs(folder, 1).stepped(0.1)
             os.kill(os.getpid(), signal.SIGSTOP)
         def waits_for_the_other():
             while True:
                 signs.stepped(0.1)
                 time.sleep(0.05)
-        signs = alive.Signs(folder, 0)
+        signs = heartbeat.Signs(folder, 0)
         waits_for_the_other()
     """
     guard = start(tmp_path, command=[sys.executable, "-c", textwrap.dedent(code), str(tmp_path)])
     assert guard.wait(timeout=20) == SILENT
     assert left(tmp_path) == []
-    (event,) = runs.read_events(tmp_path)
+    (event,) = read_events(tmp_path)
     assert event["event"] == "error"
     assert event["message"].startswith("rank 1 gave no sign of life for ")
-    assert "in waits_for_the_other" in (tmp_path / runs.LOG).read_text()
+    assert "in waits_for_the_other" in (tmp_path / LOG).read_text()
 
 
 def test_without_its_group_kill_these_tests_are_red(tmp_path: Path) -> None:
@@ -212,7 +215,7 @@ def test_the_exit_code_and_the_output_are_the_commands(tmp_path: Path, code: int
         tmp_path, command=[sys.executable, "-c", f"print('said'); raise SystemExit({code})"]
     )
     assert guard.wait(timeout=20) == code
-    assert (tmp_path / runs.LOG).read_text() == "said\n"
+    assert (tmp_path / LOG).read_text() == "said\n"
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     assert lock.locked_by(tmp_path) == guard.pid
     second = start(tmp_path, command=[sys.executable, "-c", "print('must not run')"])
     assert second.wait(timeout=20) == LOCKED
-    assert "must not run" not in (tmp_path / runs.LOG).read_text()
+    assert "must not run" not in (tmp_path / LOG).read_text()
     os.killpg(guard.pid, signal.SIGKILL)
     guard.wait()
     assert lock.locked_by(tmp_path) is None

@@ -20,8 +20,10 @@ from conftest import REPOSITORY
 from crashes import SHORT, Crashes
 from zygote import job
 
-from neoxkit import checkpoints, models, paths, runs, universal
+from neoxkit import models, paths, universal
 from neoxkit.errors import UserError
+from neoxkit.runs import checkpoints
+from neoxkit.runs.folder import FINISHED, LOG, state_of
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
 
 
@@ -48,7 +50,7 @@ def stopped(crashes: Crashes) -> Path:
     settings = crashes.settings((1, 2), **SHORT)
     assert not any(crashes.zygote.run(job(settings)))
     folder = paths.run(settings.run)
-    for name in (runs.FINISHED, "checkpoint-6"):
+    for name in (FINISHED, "checkpoint-6"):
         path = folder / name
         path.unlink() if path.is_file() else shutil.rmtree(path)
     return folder
@@ -81,8 +83,8 @@ def test_a_strangers_pickle_in_a_checkpoint_does_not_run(
     folder = poisoned(stopped, name, canary)
     settings = crashes.settings((1, 2), **SHORT).replace(run=folder.name)
     codes = crashes.zygote.run(job(settings))
-    assert not canary.exists() and any(codes) and runs.state_of(folder) != "finished"
-    assert "eights only load failed" in (folder / runs.LOG).read_text()
+    assert not canary.exists() and any(codes) and state_of(folder) != "finished"
+    assert "eights only load failed" in (folder / LOG).read_text()
 
 
 def test_nor_where_it_is_converted(stopped: Path, tmp_path: Path) -> None:

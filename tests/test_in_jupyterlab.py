@@ -14,7 +14,9 @@ pytest.importorskip(
 
 import lab_driver
 
-from neoxkit import files, listing, runs
+from neoxkit import files
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts, standing_of
 from neoxkit.settings import TrainSettings
 
 pytestmark = [
@@ -65,7 +67,7 @@ def papermill(notebook: str, **parameters: object) -> None:
 
 
 def events(home: Path, run: str, kind: str) -> list[dict]:
-    return [e for e in runs.read_events(home / "runs" / run) if e["event"] == kind]
+    return [e for e in read_events(home / "runs" / run) if e["event"] == kind]
 
 
 def wait_until(true: Callable[[], object], tab: lab_driver.Notebook, seconds: float = 90) -> None:
@@ -143,7 +145,7 @@ def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, open
     tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0005")
     tab.run(WATCH, "notebook:run-all-below")
     tab.wait_for(WATCH, "finished · rate 0.0005 · batch 32 · block 280", seconds=90)
-    arguments = files.read_json(home / "runs" / "dialled" / runs.ARGUMENTS)
+    arguments = files.read_json(home / "runs" / "dialled" / ARGUMENTS)
     assert (arguments["learning_rate"], arguments["per_device_train_batch_size"]) == (5e-4, 32)
     tab.wait_for("papermill_command()", "-p learning_rate 0.0005")
     tab.restart_kernel()
@@ -186,14 +188,14 @@ def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
     tab.wait_for(WATCH, "left")
     pictures: set[str] = set()
     wait_until(lambda: pictures.add(tab.picture(WATCH)) or len(pictures) >= 3, tab)
-    assert not (home / "runs" / "lab" / runs.FINISHED).exists()
+    assert not (home / "runs" / "lab" / FINISHED).exists()
     tab.command("notebook:interrupt-kernel")
     tab.wait_for(WATCH, "stopped: lab: stopped, step", seconds=30)
-    assert listing.standing_of(home / "runs" / "lab").state == "stopped"
+    assert standing_of(home / "runs" / "lab").state == "stopped"
     tab.wait_until_idle()
     tab.run_all()
     tab.wait_for("dashboard.summary(", "final eval loss", seconds=120)
-    assert runs.finished_facts(home / "runs" / "lab")["step"] == 200
+    assert finished_facts(home / "runs" / "lab")["step"] == 200
     (stopped,) = events(home, "lab", "stop")
     assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
     assert tab.faults == []
@@ -211,7 +213,7 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     back = opened("02_train-away")
     wait_until(lambda: events(home, "away", "train")[-1]["step"] > step, back)
     back.wait_until_idle(30)  # the cell has ended, the training has not
-    assert listing.standing_of(home / "runs" / "away").state == "training"
+    assert standing_of(home / "runs" / "away").state == "training"
     back.run(WATCH)
     back.wait_for(WATCH, "left", seconds=30)
     first = back.picture(WATCH)
@@ -236,8 +238,8 @@ def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> Non
     tab = opened("02_train", run="run-all", **same)
     tab.run_all()
     tab.wait_for("dashboard.summary(", "final eval loss", seconds=90)
-    facts = runs.finished_facts(home / "runs" / "run-all")
-    other = runs.finished_facts(train_to_the_end(TrainSettings(run="elsewhere", **same)))
+    facts = finished_facts(home / "runs" / "run-all")
+    other = finished_facts(train_to_the_end(TrainSettings(run="elsewhere", **same)))
     assert (facts["train_loss"], facts["eval_loss"]) == (other["train_loss"], other["eval_loss"])
     assert tab.faults == []
     tab.close()

@@ -9,8 +9,10 @@ from conftest import BASE, losses
 from safetensors.torch import load_file
 from zygote import Sabotage, Zygote, job
 
-from neoxkit import evaluate, lora, merge, models, needs, paths, runs
+from neoxkit import evaluate, lora, merge, models, needs, paths
 from neoxkit.errors import UserError
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
 
 LORA = BASE.replace(lora_rank=4, learning_rate=1e-2)
@@ -28,7 +30,7 @@ def adapted(request: pytest.FixtureRequest, session_home: Path, zygote: Zygote) 
         )  # fmt: skip
         codes = zygote.run(job(settings))
         folder = paths.run(settings.run)
-        assert not any(codes), (folder / runs.LOG).read_text()[-3000:]
+        assert not any(codes), (folder / LOG).read_text()[-3000:]
     return folder
 
 
@@ -46,7 +48,7 @@ def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) 
 
 
 def test_a_checkpoint_takes_what_was_estimated(home: Path, adapted: Path) -> None:
-    start = runs.read_events(adapted)[0]
+    start = read_events(adapted)[0]
     total = models.without_weights("tiny").num_parameters()
     trained = lora.num_trained(models.without_weights("tiny"), 4)
     assert start["num_parameters"] == total + trained
@@ -62,7 +64,7 @@ def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(
 
     from neoxkit import scoring
 
-    facts = runs.finished_facts(adapted)
+    facts = finished_facts(adapted)
     tuned = evaluate.load(facts, adapted, "tuned")
     rows = load_from_disk(home / facts["dataset"])["eval"]
     assert scoring.score(tuned, rows, batch_size=8, pad_id=1).loss == pytest.approx(
@@ -88,9 +90,9 @@ def test_a_run_of_adapters_goes_on_to_the_same_bytes(home: Path, zygote: Zygote)
     sabotage = Sabotage(where="/checkpoint-8/", at=0)
     assert zygote.run(job(settings, sabotage)) != [0]
     assert [zygote.run(job(s)) for s in (settings, whole)] == [[0], [0]]
-    starts = [e for e in runs.read_events(paths.run("lora-broken")) if e["event"] == "start"]
+    starts = [e for e in read_events(paths.run("lora-broken")) if e["event"] == "start"]
     assert [e["resumed_step"] for e in starts] == [0, 4]
-    hashes = {runs.finished_facts(paths.run(s.run))["model_sha256"]["adapter_model.safetensors"]
+    hashes = {finished_facts(paths.run(s.run))["model_sha256"]["adapter_model.safetensors"]
               for s in (settings, whole)}  # fmt: skip
     assert len(hashes) == 1
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import checkpoints, machine, needs
+from neoxkit import machine, needs
 from neoxkit.errors import UserError
 from neoxkit.machine import GIB
 from neoxkit.needs import Job
+from neoxkit.runs import checkpoints
 
 BILLION = 10**9
 Usage = namedtuple("Usage", "total used free")

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments, get_scheduler
 
 from neoxkit import charts, plots
+from neoxkit.runs.events import smoothed
 
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -193,10 +194,10 @@ def test_comparison_bars_are_the_evaluations_numbers() -> None:
 
 def test_smoothing_follows_a_level_and_not_the_noise() -> None:
     noise = np.random.default_rng(0).normal(0, 1, 400)
-    smooth = plots.smoothed(3 + noise)
+    smooth = smoothed(3 + noise)
     assert np.std(smooth[50:]) < 0.4 and abs(smooth[50:].mean() - 3) < 0.3
-    assert plots.smoothed([5.0, 1.0])[0] == 5.0  # begins with the first value
-    assert abs(plots.smoothed([9.0] * 50 + [1.0] * 350)[-1] - 1) < 0.1
+    assert smoothed([5.0, 1.0])[0] == 5.0  # begins with the first value
+    assert abs(smoothed([9.0] * 50 + [1.0] * 350)[-1] - 1) < 0.1
 
 
 @pytest.mark.parametrize(("points", "shown"), [(49, False), (50, True)])

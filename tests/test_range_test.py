@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import BASE
 
-from neoxkit import paths, range_test, runs
+from neoxkit import paths, range_test
 from neoxkit.parallel import silent
+from neoxkit.runs.events import read_events
 
 RATES = np.geomspace(1e-7, 1, 100)
 
@@ -63,7 +64,7 @@ def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
     steps = len(found.rates)
     assert found.rates == pytest.approx(np.geomspace(1e-7, 1, 30)[:steps], rel=1e-6)
     assert found.divergence and found.suggestion  # the built-in model at rates up to 1
-    start = runs.read_events(paths.run("ranged.range-test"))[0]
+    start = read_events(paths.run("ranged.range-test"))[0]
     assert start["learning_rate"] == 1 and start["notices"] == []  # so high on purpose
     table = range_test.check(settings, found, lambda label: silent).text.splitlines()
     assert len(table) == 4
@@ -72,7 +73,7 @@ def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
         [found.suggestion / 3, found.suggestion, 3 * found.suggestion], rel=0.05
     )
     losses = [float(line.split()[1]) for line in table[1:]]
-    first = runs.read_events(paths.run("ranged.range-test"))[1]["loss"]
+    first = read_events(paths.run("ranged.range-test"))[1]["loss"]
     assert all(loss < first for loss in losses)
     assert not paths.run("ranged").exists()  # nothing reaches the run itself
     assert range_test.picture(found)._repr_png_()

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from zygote import Zygote, job
 
-from neoxkit import files, fit, models, paths, pipeline, plan, rates, run_card, runs, sweep
+from neoxkit import files, fit, models, paths, pipeline, plan, rates, sweep
 from neoxkit.errors import UserError
+from neoxkit.runs import card as run_card
+from neoxkit.runs.events import append_event, read_events
+from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
 # By the papers' tables: parameters (with embeddings), the rate of pre-training.
@@ -94,8 +97,8 @@ def test_a_run_that_goes_on_goes_on_with_the_same_number(home: Path, pretrained:
     settings = SMALL.replace(run="goes-on", model_name_or_path=pretrained)
     folder = paths.run("goes-on")
     folder.mkdir(parents=True)
-    files.write_json(folder / runs.ARGUMENTS, plan.check(settings))
-    runs.append_event(folder, "train", step=5)
+    files.write_json(folder / ARGUMENTS, plan.check(settings))
+    append_event(folder, "train", step=5)
     assert plan.check(settings)["learning_rate"] == 1e-4
     assert plan.check(settings.replace(learning_rate=1e-4))["learning_rate"] == 1e-4
 
@@ -152,7 +155,7 @@ def test_the_trainer_says_it_whoever_starts_it(
         ds_config=config, learning_rate=2e-3,
     )  # fmt: skip
     assert zygote.run(job(settings)) == [0]
-    (start,) = [e for e in runs.read_events(paths.run(settings.run)) if e["event"] == "start"]
+    (start,) = [e for e in read_events(paths.run(settings.run)) if e["event"] == "start"]
     assert start["learning_rate"] == 2e-3
     assert f"note: {start['notices'][-1]}".startswith(NOTE) and len(start["notices"]) == 1
 
@@ -162,8 +165,8 @@ def test_02_trains_a_pretrained_base_with_a_tenth_of_its_rate(home: Path, pretra
     values = {"run": "tenth", "model_name_or_path": pretrained, **small}
     assert pipeline.execute(values, ["02_train"]) == 0
     folder = paths.run("tenth")
-    assert files.read_json(folder / runs.ARGUMENTS)["learning_rate"] == 1e-4
-    start, *_, done = runs.read_events(folder)
+    assert files.read_json(folder / ARGUMENTS)["learning_rate"] == 1e-4
+    start, *_, done = read_events(folder)
     assert (start["learning_rate"], start["notices"], done["event"]) == (1e-4, [], "done")
     said = (folder / "02_train.ipynb").read_text()
     assert "rate 0.0001 · batch 16 · block 280" in said

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import experiments, files, paths, rescore, runs
+from neoxkit import experiments, files, paths, rescore
 from neoxkit.data import tokenized
 from neoxkit.parallel import silent
+from neoxkit.runs.folder import FINISHED
 from neoxkit.scoring import Score
 
 
@@ -22,7 +23,7 @@ def two(home: Path) -> Iterator[list[experiments.Run]]:
         shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
         facts = {"dataset": "data/tokenized/small", "block_size": block_size, "precision": "fp32"}
         sha256 = tokenized.sha256(paths.tokenized("small"))
-        files.write_json(folder / runs.FINISHED, facts | {"dataset_sha256": sha256})
+        files.write_json(folder / FINISHED, facts | {"dataset_sha256": sha256})
         made.append(experiments.Run(name, folder, "finished", {}, {}, []))
     yield made
     for run in made:
@@ -41,10 +42,10 @@ def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[experim
 
 def test_a_run_that_can_not_be_scored_there_says_why(two: list[experiments.Run]) -> None:
     whole, short = two
-    facts = files.read_json(short.folder / runs.FINISHED)
+    facts = files.read_json(short.folder / FINISHED)
     shutil.rmtree(short.folder / "model")
     assert rescore.scores(two, lambda label: silent)["short"] == "its model is not here"
-    files.write_json(short.folder / runs.FINISHED, facts | {"dataset_sha256": "another"})
+    files.write_json(short.folder / FINISHED, facts | {"dataset_sha256": "another"})
     assert rescore.scores(two, lambda label: silent)["short"] == "was trained on other data"
     stopped = experiments.Run("short", short.folder, "stopped", {}, {}, [])
     found = rescore.scores([stopped, whole], lambda label: silent)

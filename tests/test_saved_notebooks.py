@@ -11,7 +11,9 @@ import nbformat
 import pytest
 from conftest import REPOSITORY, command, make_home
 
-from neoxkit import files, runs
+from neoxkit import files
+from neoxkit.runs.events import append_event
+from neoxkit.runs.folder import DATASET
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +107,8 @@ def test_01_replaces_no_dataset_that_a_run_was_trained_on(
     flags = ["-p", "train_file", "my talks.txt", "-p", "block_size", str(settings_say)]
     before, run = manifest(home), home / "runs" / "demo"
     run.mkdir()
-    files.write_json(run / runs.DATASET, before)
-    runs.append_event(run, "train", step=5)
+    files.write_json(run / DATASET, before)
+    append_event(run, "train", step=5)
     try:
         done = papermill(home, tmp_path / "in.ipynb", tmp_path / "out.ipynb", *flags)
     finally:

@@ -8,8 +8,9 @@ import httpx
 import huggingface_hub
 import pytest
 
-from neoxkit import files, runs, share
+from neoxkit import files, share
 from neoxkit.errors import UserError
+from neoxkit.runs.folder import FINISHED
 from neoxkit.settings import TrainSettings
 
 
@@ -19,9 +20,7 @@ def finished(home: Path) -> Iterator[Path]:
     folder = home / "runs" / "shared"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
-    files.write_json(
-        folder / runs.FINISHED, {"step": 1, "agent_name": "Agent", "user_name": "User"}
-    )
+    files.write_json(folder / FINISHED, {"step": 1, "agent_name": "Agent", "user_name": "User"})
     template = "{% for m in messages %}User: {{ m['content'] }}\n\nAgent:{% endfor %}"
     (folder / "model" / "chat_template.jinja").write_text(template)
     yield folder

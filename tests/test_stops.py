@@ -17,8 +17,11 @@ import pytest
 import reliability
 from jupyter_client.manager import KernelManager
 
-from neoxkit import checkpoints, files, launch, lock, paths, runs
+from neoxkit import files, launch, paths
 from neoxkit.guard import SILENT
+from neoxkit.runs import checkpoints, lock
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import DATASET, LOG, state_of
 from neoxkit.settings import TrainSettings
 
 BASE = TrainSettings(
@@ -40,16 +43,16 @@ WHERES = ("import", "load", "step", "save", "evaluate")
 
 def reached(folder: Path, where: str) -> bool:
     """Whether the training in a folder is in a phase, or past the last look at it."""
-    events = [e["event"] for e in runs.read_events(folder)]
+    events = [e["event"] for e in read_events(folder)]
     if where == "import":
         return bool(lock.locked_by(folder))
     if where == "load":
-        return (folder / runs.DATASET).exists()
+        return (folder / DATASET).exists()
     if where == "step":
         return "train" in events
     if where == "save":
         return any(not (c / files.MANIFEST).exists() for c in checkpoints.folders(folder))
-    return any(e["event"] == "train" and e["step"] % 20 == 0 for e in runs.read_events(folder))
+    return any(e["event"] == "train" and e["step"] % 20 == 0 for e in read_events(folder))
 
 
 def wait_until(ready: Callable[[], bool], seconds: float) -> bool:
@@ -147,7 +150,7 @@ def stop(how: str, where: str) -> str:
             for process in members(session):
                 process.kill()
             return f"left after {LEFT_SECONDS:.0f} s: {left}"
-    if lock.locked_by(folder) or runs.state_of(folder) == "finished":
+    if lock.locked_by(folder) or state_of(folder) == "finished":
         return f"after {took:.1f} s: locked or finished"
     return starts_again(settings)
 
@@ -162,9 +165,9 @@ def _has(session: int, what: str) -> bool:
 def starts_again(settings: TrainSettings) -> str:
     """Whether the same settings begin or go on; "" if so."""
     training = launch.start(settings)
-    before = len(runs.read_events(training.folder))
-    begun = wait_until(lambda: len(runs.read_events(training.folder)) > before, 60)
-    newest = runs.read_events(training.folder)[-1]["event"]
+    before = len(read_events(training.folder))
+    begun = wait_until(lambda: len(read_events(training.folder)) > before, 60)
+    newest = read_events(training.folder)[-1]["event"]
     training.stop()
     return "" if begun and newest != "error" else f"the next start did not work ({newest})"
 
@@ -192,8 +195,8 @@ def stand_still(number: int) -> str:
     except subprocess.TimeoutExpired:
         training.stop()
         return "not found"
-    said = runs.read_events(training.folder)[-1]
-    stacks = (training.folder / runs.LOG).read_text().count("most recent call first")
+    said = read_events(training.folder)[-1]
+    stacks = (training.folder / LOG).read_text().count("most recent call first")
     right = (code, said["event"], bool(stacks)) == (SILENT, "error", True)
     return "" if right and "gave no sign of life" in said["message"] else f"{code} {said} {stacks}"
 

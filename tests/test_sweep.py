@@ -13,19 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import (
-    experiments,
-    files,
-    forecast,
-    lock,
-    machine,
-    parameters,
-    paths,
-    plan,
-    runs,
-    sweep,
-)
+from neoxkit import experiments, files, forecast, machine, parameters, paths, plan, sweep
 from neoxkit.errors import UserError
+from neoxkit.runs import lock
+from neoxkit.runs.folder import FINISHED, finished_facts, state_of
 from neoxkit.settings import EvaluateSettings, TrainSettings
 
 
@@ -218,7 +209,7 @@ def test_what_may_not_fit_is_said_before_the_first_begins(
     monkeypatch.setattr(forecast, "doubts", doubts)
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
     two[0].folder.mkdir()
-    files.write_json(two[0].folder / runs.FINISHED, {})
+    files.write_json(two[0].folder / FINISHED, {})
     assert sweep.run("g", two, ["02_train"], at_once=2) == 0  # of which one is left
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "note: g.seed=2, DOES NOT FIT; it is tried all the same"
@@ -289,7 +280,7 @@ def test_what_was_evaluated_otherwise_is_evaluated_again(two: list[sweep.Variant
     folder = two[0].folder
     folder.mkdir()
     assert not sweep._is_done(two[0], both)
-    files.write_json(folder / runs.FINISHED, {})
+    files.write_json(folder / FINISHED, {})
     assert sweep._is_done(two[0], ["02_train"]) and not sweep._is_done(two[0], both)
     settings = EvaluateSettings(run="g.seed=1", seed=1).as_dict()
     files.write_json(folder / "evaluation.json", {"settings": settings})
@@ -326,11 +317,11 @@ def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: P
     ]  # fmt: skip
     before = set(processes(home))
     first = subprocess.Popen(line, stdout=subprocess.DEVNULL)
-    while sum((f / runs.FINISHED).exists() for f in (home / "runs").glob("grid.*")) < 2:
+    while sum((f / FINISHED).exists() for f in (home / "runs").glob("grid.*")) < 2:
         assert first.poll() is None
         time.sleep(0.1)
     while not any(  # in the middle of the third
-        runs.state_of(f) == "started" for f in (home / "runs").glob("grid.*")
+        state_of(f) == "started" for f in (home / "runs").glob("grid.*")
     ):
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
@@ -339,16 +330,16 @@ def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: P
     while set(processes(home)) - before:
         assert time.monotonic() < deadline, "something was left"
         time.sleep(0.2)
-    old = {f: (f / runs.FINISHED).stat().st_mtime_ns for f in (home / "runs").glob("grid.*")
-           if (f / runs.FINISHED).exists()}  # fmt: skip
+    old = {f: (f / FINISHED).stat().st_mtime_ns for f in (home / "runs").glob("grid.*")
+           if (f / FINISHED).exists()}  # fmt: skip
     again = subprocess.run(line, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     chosen = experiments.load(["grid.*"])
     assert [run.state for run in chosen] == ["finished"] * 6
-    assert all((f / runs.FINISHED).stat().st_mtime_ns == at for f, at in old.items())
+    assert all((f / FINISHED).stat().st_mtime_ns == at for f, at in old.items())
     assert all((home / "runs" / run.name / "02_train.ipynb").is_file() for run in chosen)
     saved = json.loads((home / "runs" / "grid" / "comparison.json").read_text())
     assert set(saved["differs"]) == {"learning_rate", "per_device_train_batch_size"}
-    losses = [runs.finished_facts(home / "runs" / s["run"])["eval_loss"] for s in saved["scores"]]
+    losses = [finished_facts(home / "runs" / s["run"])["eval_loss"] for s in saved["scores"]]
     assert losses == sorted(losses) == [s["eval_loss"] for s in saved["scores"]]
     assert saved["scores"][0]["run"] in again.stdout

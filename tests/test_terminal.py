@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import checkpoints, files, runs, terminal
+from neoxkit import files, terminal
+from neoxkit.runs import checkpoints
+from neoxkit.runs.events import append_event
+from neoxkit.runs.folder import FINISHED
 
 START = {
     "resumed_step": 0, "planned_steps": 8, "learning_rate": 2e-3, "conversations_a_step": 16,
@@ -29,10 +32,10 @@ class Screen(io.StringIO):
 def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
-    runs.append_event(folder, "train", step=99, **TRAIN)  # of an earlier start
+    append_event(folder, "train", step=99, **TRAIN)  # of an earlier start
     with terminal.following(folder, out):
-        runs.append_event(folder, "start", **START)
-        runs.append_event(folder, "train", step=4, **TRAIN)
+        append_event(folder, "start", **START)
+        append_event(folder, "train", step=4, **TRAIN)
         deadline = time.monotonic() + 20  # the first one imports matplotlib
         while "step 4" not in out.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -69,9 +72,9 @@ def test_a_warning_stands_above_the_line_once(
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
     monkeypatch.setenv("COLUMNS", "80")
     with terminal.following(tmp_path, out):
-        runs.append_event(tmp_path, "start", **START | {"planned_steps": 8, "vocabulary": 1024})
+        append_event(tmp_path, "start", **START | {"planned_steps": 8, "vocabulary": 1024})
         for step in range(1, 8):
-            runs.append_event(tmp_path, "train", step=step, **{**TRAIN, "loss": 60.0 + step})
+            append_event(tmp_path, "train", step=step, **{**TRAIN, "loss": 60.0 + step})
             deadline = time.monotonic() + 20
             while f"step {step} of" not in out.getvalue() and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -86,12 +89,12 @@ def test_a_warning_stands_above_the_line_once(
 
 def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
     assert terminal.outset(tmp_path) == ""
-    runs.append_event(tmp_path, "train", step=3)
+    append_event(tmp_path, "train", step=3)
     assert terminal.outset(tmp_path) == "begins anew: no checkpoint was saved"
     (tmp_path / "checkpoint-8").mkdir()
     checkpoints.seal(tmp_path / "checkpoint-8")
     assert terminal.outset(tmp_path) == "goes on from step 8"
-    files.write_json(tmp_path / runs.FINISHED, {})
+    files.write_json(tmp_path / FINISHED, {})
     assert terminal.outset(tmp_path) == "already trained: shown as it is"
 
 

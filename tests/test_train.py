@@ -21,27 +21,25 @@ from safetensors.torch import load_file
 from zygote import Zygote, job
 
 from neoxkit import (
-    alive,
-    checkpoints,
     cli,
     evaluate,
     files,
     launch,
-    listing,
-    lock,
     machine,
     needs,
     paths,
     pipeline,
     plan,
     repeat,
-    run_card,
-    runs,
     scoring,
 )
 from neoxkit.data import tokenized
 from neoxkit.errors import STOPPED, Stopped, UserError
 from neoxkit.replies import ENDINGS
+from neoxkit.runs import card as run_card
+from neoxkit.runs import checkpoints, heartbeat, lock
+from neoxkit.runs.events import EventReader, read_events
+from neoxkit.runs.folder import ARGUMENTS, FINISHED, LOG, finished_facts, standing_of, state_of
 from neoxkit.settings import TrainSettings
 
 
@@ -54,8 +52,8 @@ def forked(zygote: Zygote, **changes: object) -> Path:
     settings = BASE.replace(**changes)
     folder = paths.run(settings.run)
     codes = zygote.run(job(settings))
-    assert not any(codes), (folder / runs.LOG).read_text()[-2000:]
-    assert runs.state_of(folder) == "finished"
+    assert not any(codes), (folder / LOG).read_text()[-2000:]
+    assert state_of(folder) == "finished"
     return folder
 
 
@@ -242,7 +240,7 @@ def test_accumulation_with_checkpointing_trains_to_the_same_losses(
 
 def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbroken: Path) -> None:
     training = launch.start(BASE.replace(run="killed"))
-    reader = runs.EventReader(training.folder)
+    reader = EventReader(training.folder)
     while not any(e["event"] == "checkpoint" for e in reader.poll()):
         assert training.poll() is None
         time.sleep(0.02)
@@ -258,7 +256,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbr
     assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
     assert len(run_card.read(folder)["starts"]) == 2
     assert weights_sha256(folder) == weights_sha256(unbroken)
-    counted = [runs.finished_facts(f)["trained_tokens"] for f in (folder, unbroken)]
+    counted = [finished_facts(f)["trained_tokens"] for f in (folder, unbroken)]
     assert counted[0] == counted[1]
 
 
@@ -269,7 +267,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     settings = BASE.replace(run=f"asked-{ranks}", num_ranks=ranks)
     training = launch.start(settings)
     assert launch.start(settings) is training is launch.attach(settings.run)
-    while not runs.read_events(training.folder):
+    while not read_events(training.folder):
         assert training.poll() is None
         time.sleep(0.02)
     if ranks == 1:
@@ -282,7 +280,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     assert metrics(training.folder)[-1]["event"] == "stop" and 0 < step < STEPS
     with pytest.raises(Stopped, match=rf"stopped, step {step} is saved -- run it again to go on"):
         training.check()
-    assert listing.standing_of(training.folder).state == "stopped"
+    assert standing_of(training.folder).state == "stopped"
     assert not lock.asked_to_stop(training.folder)
     if ranks == 1:
         assert weights_sha256(forked(zygote, run=settings.run)) == weights_sha256(unbroken)
@@ -300,15 +298,13 @@ def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
     shutil.copytree(unbroken, unbroken.with_name("again"))
     launch.start(BASE.replace(run="again", learning_rate=1e-3, restart=True)).stop()
     assert weights_sha256(unbroken.with_name("again.old-1")) == before
-    assert runs.state_of(unbroken.with_name("again")) == "new"
+    assert state_of(unbroken.with_name("again")) == "new"
 
 
 def test_the_run_card_knows_the_run_to_the_byte(home: Path, unbroken: Path) -> None:
     card = run_card.read(unbroken)
     weights = {"model.safetensors": weights_sha256(unbroken)}
-    assert (
-        card["results"]["model_sha256"] == weights == runs.finished_facts(unbroken)["model_sha256"]
-    )
+    assert card["results"]["model_sha256"] == weights == finished_facts(unbroken)["model_sha256"]
     tiny = files.sha256(home / "data" / "models" / "tiny" / "model.safetensors")
     assert card["base_sha256"]["model.safetensors"] == tiny
     assert card["source"]["sha256"] == files.sha256(home / "data" / "small.txt")
@@ -339,7 +335,7 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
     assert repeat._settings(unbroken).run == "unbroken.repeat-2"
     other = unbroken.with_name("other")
     shutil.copytree(unbroken, other)
-    for name in (runs.FINISHED, run_card.CARD):
+    for name in (FINISHED, run_card.CARD):
         text = (other / name).read_text()
         (other / name).write_text(text.replace(weights_sha256(unbroken), "0" * 64))
     assert repeat.repeat("other") == 1
@@ -367,9 +363,9 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
     folder.mkdir()
     arguments = plan.trainer_arguments(settings)
     for changed in ({"lr_scheduler_type": "polynomial"}, {"report_to": "none"}):
-        files.write_json(folder / runs.ARGUMENTS, arguments | changed)
+        files.write_json(folder / ARGUMENTS, arguments | changed)
         assert plan.as_started(folder, 2, None) == {"settings": {}, "commands": {}}
-    files.write_json(folder / runs.ARGUMENTS, arguments)
+    files.write_json(folder / ARGUMENTS, arguments)
     began = plan.as_started(folder, 2, None)
     assert began["settings"] == settings.changed()
     assert began["commands"]["run"] == settings.run_command()
@@ -380,7 +376,7 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
 def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
     home: Path, unbroken: Path
 ) -> None:
-    facts = runs.finished_facts(unbroken)
+    facts = finished_facts(unbroken)
     data = paths.find("dataset", facts["dataset"], file=False)
     tokenized.check_sha256(data, facts["dataset_sha256"])
     manifest = (data / "manifest.json").read_text()
@@ -429,7 +425,7 @@ def stopped(zygote: Zygote, settings: TrainSettings) -> Path:
     """The folder of a run that was asked to stop before its first step, and did so after it."""
     folder = paths.run(settings.run)
     pids = zygote.begin(job(settings))
-    while not runs.read_events(folder):
+    while not read_events(folder):
         assert all(psutil.pid_exists(pid) for pid in pids)
         time.sleep(0.02)
     lock.ask_to_stop(folder)
@@ -468,7 +464,7 @@ def test_an_allowed_change_takes_effect(home: Path, zygote: Zygote) -> None:
     assert rates and rates == [1e-12] * len(rates)
     tuned = load_file(folder / "model" / "model.safetensors")
     assert all((tuned[name] - saved[name]).abs().max() < 1e-9 for name in saved)
-    assert runs.finished_facts(folder)["step"] == STEPS + 2
+    assert finished_facts(folder)["step"] == STEPS + 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -476,7 +472,7 @@ def test_term_saves_and_stops(home: Path, ranks: int) -> None:
     """To the guard, as a scheduler sends it, and to a rank, as a launcher does."""
     settings = BASE.replace(run=f"term-{ranks}", num_ranks=ranks, max_steps=400)
     training = launch.start(settings)
-    while len(pids := alive.Watch(training.folder).ranks()) < ranks:
+    while len(pids := heartbeat.Watch(training.folder).ranks()) < ranks:
         assert training.poll() is None
         time.sleep(0.02)
     target = training.process.pid if ranks == 1 else pids[-1]
@@ -484,7 +480,7 @@ def test_term_saves_and_stops(home: Path, ranks: int) -> None:
     assert training.process.wait(timeout=60) == STOPPED
     with pytest.raises(Stopped, match=r"stopped, step \d+ is saved -- run it again to go on"):
         training.check()
-    assert listing.standing_of(training.folder).state == "stopped"
+    assert standing_of(training.folder).state == "stopped"
 
 
 def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
@@ -498,7 +494,7 @@ def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
     done = command(*line, cwd=home, env=launch.environment(1))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "notice: --evaluation_strategy is --eval_strategy in transformers 5" in done.stdout
-    assert runs.state_of(home / "custom") == "finished"
+    assert state_of(home / "custom") == "finished"
     again = command(*line, "--fp16", cwd=home, env=launch.environment(1))
     assert again.returncode == 2
     assert "error: fp16: needs a GPU and there is none" in again.stderr
@@ -520,7 +516,7 @@ def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home:
         run="shape", dataset="dialogues", from_scratch=True, num_ranks=2, ds_config="zero3",
         per_device_train_batch_size=4, learning_rate=1e-3,
     )  # fmt: skip
-    facts = runs.finished_facts(folder)
+    facts = finished_facts(folder)
     base, tuned = (evaluate.load(facts, folder, which) for which in ("base", "tuned"))
     assert base.config.vocab_size == tuned.config.vocab_size == 50304
     rows = load_from_disk(home / facts["dataset"])["eval"]

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import BASE
 
-from neoxkit import estimates, experiments, files, paths, runs, trial
+from neoxkit import estimates, experiments, files, paths, trial
 from neoxkit.errors import UserError
 from neoxkit.parallel import silent
+from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +29,14 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert shown == ["probe, steps"]
     assert not any(p.name == "model" or p.name.startswith("checkpoint") for p in folder.iterdir())
     assert not list(folder.rglob("*.safetensors"))
-    facts = files.read_json(folder / runs.FINISHED)
+    facts = files.read_json(folder / FINISHED)
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
     assert estimates.last_run("tiny").run == "probed.probe"
     assert [run.name for run in experiments.load(["probed.probe"])] == ["probed.probe"]
     assert "probed.probe" not in [run.name for run in experiments.load([])]
     with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
-        runs.finished_facts(folder)
+        finished_facts(folder)
     assert not paths.run("probed").exists()
 
 
@@ -48,16 +49,16 @@ def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -
     first = trial.of(BASE.replace(run="again"), "trial", 2)
     assert trial.train(first, silent)
     folder = paths.run("again.trial")
-    written = (folder / runs.FINISHED).stat().st_mtime_ns
+    written = (folder / FINISHED).stat().st_mtime_ns
     trial._forget(first)
-    assert (folder / runs.FINISHED).stat().st_mtime_ns == written
+    assert (folder / FINISHED).stat().st_mtime_ns == written
     other = first.replace(per_device_train_batch_size=2)
     assert trial.train(other, silent)
-    assert files.read_json(folder / runs.ARGUMENTS)["per_device_train_batch_size"] == 2
-    whole = files.read_json(folder / runs.ARGUMENTS) | {"trial": False}
-    files.write_json(folder / runs.ARGUMENTS, whole)
+    assert files.read_json(folder / ARGUMENTS)["per_device_train_batch_size"] == 2
+    whole = files.read_json(folder / ARGUMENTS) | {"trial": False}
+    files.write_json(folder / ARGUMENTS, whole)
     mine = home / "runs" / "again.probe"
     folder.rename(mine)  # a run of a person's own that has the name of a trial
     with pytest.raises(UserError, match=r"again\.probe is finished"):
         trial.probe(BASE.replace(run="again", probe_steps=2), lambda label: silent)
-    assert (mine / runs.FINISHED).is_file()
+    assert (mine / FINISHED).is_file()

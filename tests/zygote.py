@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, paths, plan, runs
+from neoxkit import files, paths, plan
+from neoxkit.runs.folder import ARGUMENTS, LOG
 from neoxkit.settings import TrainSettings
 
 
@@ -65,10 +66,10 @@ def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
     """What the guard would start: the run's folder with its arguments."""
     folder = paths.run(settings.run)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(settings))
+    files.write_json(folder / ARGUMENTS, plan.trainer_arguments(settings))
     return Job(
-        arguments=str(folder / runs.ARGUMENTS),
-        log=str(folder / runs.LOG),
+        arguments=str(folder / ARGUMENTS),
+        log=str(folder / LOG),
         ranks=settings.num_ranks or 1,
         sabotage=asdict(sabotage) if sabotage else {},
     )
@@ -183,7 +184,8 @@ def _sabotage(plan: Sabotage) -> None:
 
 
 def _take_away(what: str) -> None:
-    from neoxkit import checkpoints, trainer
+    from neoxkit import trainer
+    from neoxkit.runs import checkpoints
 
     if what == "manifest":  # the newest folder counts, whole or not
         checkpoints.fault = lambda *_, **__: None

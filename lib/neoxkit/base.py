@@ -10,9 +10,10 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, lora, machine, models, needs, ranks, rates, runs
+from neoxkit import arguments, lora, machine, models, needs, ranks, rates
 from neoxkit.errors import UserError
 from neoxkit.files import flush_all
+from neoxkit.runs.folder import state_of
 
 # Model families whose packed rows are known to be exact; every run checks its own as well.
 PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
@@ -85,7 +86,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     and 03 can compare with them.
     """
     base, part = folder / "base", folder / ".base.part"
-    if ranks.is_first() and (runs.state_of(folder) == "new" or not base.is_dir()):
+    if ranks.is_first() and (state_of(folder) == "new" or not base.is_dir()):
         shutil.rmtree(base, ignore_errors=True)  # of a start that made no step, with another seed
         shutil.rmtree(part, ignore_errors=True)
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made

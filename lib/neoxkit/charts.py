@@ -20,8 +20,8 @@ from neoxkit.plots import (
     Picture,
     label_axes,
     new_figure,
-    smoothed,
 )
+from neoxkit.runs.events import smoothed
 
 if TYPE_CHECKING:
     from neoxkit.depth import Depth, Part

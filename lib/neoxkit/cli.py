@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from neoxkit import __version__, listing, lock, parameters, paths, pipeline, terminal
+from neoxkit import __version__, parameters, paths, pipeline, terminal
 from neoxkit.errors import UserError
+from neoxkit.runs import lock
+from neoxkit.runs.folder import all_runs, standing_of
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -166,7 +168,7 @@ def _doctor() -> int:
 
 
 def _list_runs() -> int:
-    print(terminal.runs_table(listing.all_runs()))
+    print(terminal.runs_table(all_runs()))
     return 0
 
 
@@ -245,7 +247,7 @@ def _stop(options: argparse.Namespace) -> int:
     while lock.locked_by(folder):
         time.sleep(0.2)
     lock.answer_stop(folder)  # a training that was just over has not looked
-    standing = listing.standing_of(folder)
+    standing = standing_of(folder)
     print(terminal.how_it_stands(standing))
     return 0 if now or standing.state in ("stopped", "finished") else 1
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from IPython.display import display
 
-from neoxkit import browser, health, launch, paths, plots, runs, views
+from neoxkit import browser, launch, paths, plots, views
 from neoxkit.errors import Stopped, shorten
 from neoxkit.launch import Training
+from neoxkit.runs import health
+from neoxkit.runs.events import EventReader, history, read_events
+from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.views import View
 
 REDRAW_SECONDS = 1.0  # at most one redraw in this time
@@ -66,7 +69,7 @@ class _Screen:
 
     def __init__(self, training: Training) -> None:
         self.training, self.folder = training, training.folder
-        self.reader, self.events = runs.EventReader(self.folder), []
+        self.reader, self.events = EventReader(self.folder), []
         self.begun, self.next_drawing, self.num_drawn, self.log = time.monotonic(), 0.0, 0, None
         self.alert = views.NOTHING
         self.line = display(status([], 0.0), display_id=True)
@@ -89,7 +92,7 @@ class _Screen:
 
     def _draw(self, ended: int | None) -> None:
         self.events += self.reader.poll()
-        events = runs.history(self.events)
+        events = history(self.events)
         seconds = time.monotonic() - self.begun
         is_new = len(self.events) != self.num_drawn
         if is_new:
@@ -101,7 +104,7 @@ class _Screen:
             if any(e["event"] in ("train", "eval") for e in events):
                 self.picture.update(plots.curve(events, self.folder.name))
             self.replies.update(replies(events))
-        if (log := log_end(self.folder / runs.LOG)) != self.log:
+        if (log := log_end(self.folder / LOG)) != self.log:
             self.log = log
             self.log_end.update(log)
 
@@ -201,9 +204,9 @@ def _line(text: str, value: int | None, most: int) -> View:
 
 def summary(folder: Any) -> View:
     """What a finished run took and reached, from its files."""
-    facts = runs.finished_facts(folder)
+    facts = finished_facts(folder)
     loss = facts["eval_loss"]
-    starts = [e for e in runs.read_events(folder) if e["event"] == "start"]
+    starts = [e for e in read_events(folder) if e["event"] == "start"]
     peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"
     opens = "opens with from_pretrained"
     if facts.get("lora_rank"):

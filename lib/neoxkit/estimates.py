@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from neoxkit import models, paths, run_card, runs
+from neoxkit import models, paths
+from neoxkit.runs import card as run_card
+from neoxkit.runs.events import METRICS, history, read_events
+from neoxkit.runs.folder import FINISHED
 from neoxkit.settings import TINY
 
 
@@ -64,7 +67,7 @@ def last_run(model: str, num_ranks: int = 0) -> Measured | None:
     """The last finished run of this model (0: on any number of ranks) on this machine, else one
     with steps."""
     name = base_name(model)
-    folders = [p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}")]
+    folders = [p.parent for p in (paths.root() / "runs").glob(f"*/{METRICS}")]
     for folder in sorted(folders, key=_finished_and_new, reverse=True):
         found = _measured(folder, name, num_ranks)
         if found:
@@ -73,11 +76,11 @@ def last_run(model: str, num_ranks: int = 0) -> Measured | None:
 
 
 def _finished_and_new(folder: Path) -> tuple[bool, float]:
-    return (folder / runs.FINISHED).exists(), (folder / runs.METRICS).stat().st_mtime
+    return (folder / FINISHED).exists(), (folder / METRICS).stat().st_mtime
 
 
 def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
-    events = runs.history(runs.read_events(folder))
+    events = history(read_events(folder))
     start = next((e for e in reversed(events) if e["event"] == "start"), None)
     train = [e for e in events if e["event"] == "train"]
     if not start or not train or start["model"] != model:

@@ -10,11 +10,12 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import checkpoints, depth, files, harness, models, paths
+from neoxkit import depth, files, harness, models, paths
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, own_questions
 from neoxkit.parallel import Progress, silent
 from neoxkit.replies import ENDINGS, Reply, reply
+from neoxkit.runs import checkpoints
 from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
 

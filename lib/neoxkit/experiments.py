@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit import files, health, listing, paths, plan, run_card, runs
+from neoxkit import files, paths, plan
 from neoxkit.errors import UserError, near
+from neoxkit.runs import card as run_card
+from neoxkit.runs import health
+from neoxkit.runs.events import METRICS, history, read_events, totals
+from neoxkit.runs.folder import ARGUMENTS, is_trial, standing_of
 from neoxkit.settings import TrainSettings
 
 MADE_OF = ("dataset_sha256", "base_sha256")  # of a run card
@@ -60,20 +64,20 @@ def load(names: Sequence[str]) -> list[Run]:
 
 
 def _folders(name: str) -> list[Path]:
-    here = sorted(p.parent for p in (paths.root() / "runs").glob(f"*/{runs.METRICS}"))
+    here = sorted(p.parent for p in (paths.root() / "runs").glob(f"*/{METRICS}"))
     found = [folder for folder in here if fnmatch.fnmatchcase(folder.name, name)]
     if found or name == "*":
-        return [folder for folder in found if folder.name == name or not runs.is_trial(folder)]
+        return [folder for folder in found if folder.name == name or not is_trial(folder)]
     for place in (Path(name).expanduser(), paths.root() / name):
-        if (place / runs.METRICS).is_file():
+        if (place / METRICS).is_file():
             return [place.resolve()]
     remedy = near(name, [f.name for f in here], "see neoxkit runs, or give a run's folder")
     raise UserError("runs", f"{name!r} is no run here", remedy)
 
 
 def _load(folder: Path) -> Run:
-    card, events = run_card.read(folder), runs.read_events(folder)
-    path = folder / runs.ARGUMENTS
+    card, events = run_card.read(folder), read_events(folder)
+    path = folder / ARGUMENTS
     arguments = files.read_json(path) if path.is_file() else {}  # it did not get so far
     made_of = {"dataset_sha256": arguments.get("dataset_sha256")}
     made_of |= {name: card[name] for name in MADE_OF if card}
@@ -81,10 +85,10 @@ def _load(folder: Path) -> Run:
     return Run(
         name=folder.name,
         folder=folder,
-        state=listing.standing_of(folder).state,
+        state=standing_of(folder).state,
         settings=_settings(arguments, events),
         made_of=made_of,
-        events=runs.history(events),
+        events=history(events),
     )
 
 
@@ -156,7 +160,7 @@ def scores(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _score(run: Run, equal: float) -> dict[str, Any]:
-    reached = runs.totals(run.events)
+    reached = totals(run.events)
     names = ("eval_loss", "trained_tokens", "tokens_per_second", "memory_gib", "train_seconds")
     return {
         "run": run.name,

@@ -6,9 +6,13 @@ from typing import Any
 
 from transformers import Trainer
 
-from neoxkit import files, health, model_card, run_card, runs
+from neoxkit import files, model_card
 from neoxkit.arguments import KitArguments
 from neoxkit.data.conversation import Names
+from neoxkit.runs import card as run_card
+from neoxkit.runs import health
+from neoxkit.runs.events import append_event, history, read_events, totals
+from neoxkit.runs.folder import FINISHED
 
 
 def for_older_readers(folder: Path) -> None:
@@ -49,7 +53,7 @@ def finish(
         trainer.save_model(str(part))
     if not state.is_world_process_zero:
         return
-    events = runs.history(runs.read_events(folder))
+    events = history(read_events(folder))
     weights = {file.name: files.sha256(file) for file in sorted(part.glob("*.safetensors"))}
     facts = {
         "step": state.global_step,
@@ -64,7 +68,7 @@ def finish(
         "user_name": manifest["user_name"],
         "block_size": kit.block_size,
         "precision": kit.precision,
-        **runs.totals(events),
+        **totals(events),
         "warnings": [] if kit.trial else health.warnings(events),
         "model_sha256": weights,
     }
@@ -83,5 +87,5 @@ def finish(
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     run_card.finish(folder, facts)
-    files.write_json(folder / runs.FINISHED, facts)
-    runs.append_event(folder, "done", **facts)
+    files.write_json(folder / FINISHED, facts)
+    append_event(folder, "done", **facts)

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from neoxkit import checkpoints, needs, runs
+from neoxkit import needs
 from neoxkit.arguments import Parsed
 from neoxkit.errors import UserError
+from neoxkit.runs import checkpoints
+from neoxkit.runs.events import history, read_events
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEARLY_FULL_BYTES = 2**22  # a writer in C++ does not say why it failed
@@ -33,7 +35,7 @@ def explain(fault: Exception, parsed: Parsed | None, folder: Path | None) -> Use
 
 def _where(folder: Path) -> str:
     """The last step that was seen, and what is saved."""
-    steps = [e["step"] for e in runs.history(runs.read_events(folder)) if "step" in e]
+    steps = [e["step"] for e in history(read_events(folder)) if "step" in e]
     saved = checkpoints.saved_step(folder)
     kept = f"step {saved} is saved" if saved else "nothing is saved yet"
     return f"after step {max(steps)}; {kept}" if steps else kept

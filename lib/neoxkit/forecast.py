@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neoxkit import estimates, files, fit, lora, machine, models, needs, paths, plan, runs
+from neoxkit import estimates, files, fit, lora, machine, models, needs, paths, plan
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
+from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def correction_of(base: str, place: Place) -> tuple[float, str]:
     last = estimates.last_run(base, place.num_ranks)
     if not last or last.on_gpu != place.on_gpu:
         return 1.0, ""
-    path = last.folder / runs.ARGUMENTS
+    path = last.folder / ARGUMENTS
     arguments = files.read_json(path) if path.is_file() else {}
     settings = plan.settings_if_any(arguments, place.num_ranks)
     if not settings:

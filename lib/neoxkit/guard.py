@@ -21,8 +21,10 @@ from pathlib import Path
 
 import psutil
 
-from neoxkit import alive, lock, runs
 from neoxkit.errors import LOCKED, STOPPED
+from neoxkit.runs import heartbeat, lock
+from neoxkit.runs.events import append_event
+from neoxkit.runs.folder import LOG
 
 GRACE_SECONDS = 5.0  # between asking and killing
 STACKS_SECONDS = 2.0  # for the ranks to write their stacks
@@ -41,13 +43,13 @@ def main() -> int:
     held = lock.take(options.run / lock.LOCK)  # until this process is gone
     if not held:
         return LOCKED
-    watch = alive.Watch(options.run)
+    watch = heartbeat.Watch(options.run)
     watch.forget()
     asked: list[int] = []
     for number in STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
     owner = os.getppid()
-    with (options.run / runs.LOG).open("ab") as log:
+    with (options.run / LOG).open("ab") as log:
         child = subprocess.Popen(
             options.command[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
@@ -60,7 +62,7 @@ def main() -> int:
 
 
 def _wait(
-    child: subprocess.Popen, run: Path, watch: alive.Watch, asked: list[int], owner: int
+    child: subprocess.Popen, run: Path, watch: heartbeat.Watch, asked: list[int], owner: int
 ) -> int:
     """Until the command is over, or must be ended; the exit code."""
     wished = False
@@ -80,7 +82,7 @@ def _wait(
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _tell(run: Path, watch: alive.Watch, silent: alive.Silent) -> None:
+def _tell(run: Path, watch: heartbeat.Watch, silent: heartbeat.Silent) -> None:
     """Have every rank write its stacks into the log, and say in the metrics what happened."""
     for pid in watch.ranks():
         with contextlib.suppress(OSError):  # it is gone
@@ -88,7 +90,7 @@ def _tell(run: Path, watch: alive.Watch, silent: alive.Silent) -> None:
                 os.kill(pid, signal.SIGUSR1)
     time.sleep(STACKS_SECONDS)
     what = f"rank {silent.rank} gave no sign of life for {silent.seconds:.0f} s"
-    runs.append_event(run, "error", message=f"{what}; the stacks of all ranks are in {runs.LOG}")
+    append_event(run, "error", message=f"{what}; the stacks of all ranks are in {LOG}")
 
 
 def _end_of_file(seconds: float) -> bool:

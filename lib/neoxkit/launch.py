@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, checkpoints, files, lock, machine, needs, paths, plan, runs
+from neoxkit import files, machine, needs, paths, plan
 from neoxkit.data import tokenized
 from neoxkit.errors import LOCKED, STOPPED, Stopped, TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS
+from neoxkit.runs import checkpoints, lock, resuming
+from neoxkit.runs.events import METRICS, EventReader
+from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, finished_facts, set_aside, state_of
 from neoxkit.settings import TrainSettings
 
 # What a training on a CPU is started with, unless the environment says otherwise.
@@ -88,26 +91,26 @@ class Training:
             raise Stopped(self.folder.name, *self._where_it_stopped())
         if code == 2 and message:
             raise UserError(*_in_parts(message))
-        if code == 0 and (self.folder / runs.FINISHED).is_file():
-            facts = files.read_json(self.folder / runs.FINISHED)
+        if code == 0 and (self.folder / FINISHED).is_file():
+            facts = files.read_json(self.folder / FINISHED)
             if facts["step"] == facts["planned_steps"]:
                 return facts
         reason = (code not in _KILLED and message) or self._reason(code)
-        log = paths.short(self.folder / runs.LOG)
+        log = paths.short(self.folder / LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
 
     def _reason(self, code: int) -> str:
         """What an exit code says of a training that left no word."""
         if code in _KILLED:
-            arguments = files.read_json(self.folder / runs.ARGUMENTS)
+            arguments = files.read_json(self.folder / ARGUMENTS)
             remedy = needs.half_the_memory(arguments)
             return f"a process of it was killed, most often as memory ran out: {remedy}"
-        if (self.folder / runs.FINISHED).is_file():
+        if (self.folder / FINISHED).is_file():
             return f"exit code {code}, but its result is whole: run it again to go on with that"
         return f"exit code {code}, no result was written"
 
     def _events(self) -> list[dict[str, Any]]:
-        return runs.EventReader(self.folder, self.since).poll()
+        return EventReader(self.folder, self.since).poll()
 
     def _where_it_stopped(self) -> tuple[str, str]:
         step = checkpoints.saved_step(self.folder)
@@ -125,7 +128,7 @@ def attach(run: str) -> Training:
     own = _started.get(folder)
     if own and own.poll() is None:
         return own
-    if runs.state_of(folder) == "new" and not lock.locked_by(folder):
+    if state_of(folder) == "new" and not lock.locked_by(folder):
         raise UserError("run", f"{paths.short(folder)} was not started", "see neoxkit runs")
     return Training(folder, None, 0)
 
@@ -138,7 +141,7 @@ def _in_parts(sentence: str) -> tuple[str, str, str]:
 
 def check_evaluable(folder: Path) -> None:
     """Refuse what 03_evaluate can't compare: a run that is not finished, or other data."""
-    facts = runs.finished_facts(folder)
+    facts = finished_facts(folder)
     place = paths.find("dataset", facts["dataset"], file=False)
     tokenized.check_sha256(place, facts["dataset_sha256"])
 
@@ -159,27 +162,27 @@ def start(
     arguments = plan.check(settings, dialled)
     own = _started.get(folder)
     if own and own.poll() is None:
-        began = files.read_json(folder / runs.ARGUMENTS)
-        dials = {*changes.dialled(folder), *dialled}
-        changes.refuse_changes(began, arguments, settings.allow_change, dials)
+        began = files.read_json(folder / ARGUMENTS)
+        dials = {*resuming.dialled(folder), *dialled}
+        resuming.refuse_changes(began, arguments, settings.allow_change, dials)
         return own
     lock.refuse_locked(folder)
-    if settings.restart and runs.state_of(folder) != "new":
-        runs.set_aside(folder)
-    metrics = folder / runs.METRICS
+    if settings.restart and state_of(folder) != "new":
+        set_aside(folder)
+    metrics = folder / METRICS
     since = metrics.stat().st_size if metrics.exists() else 0
-    if runs.state_of(folder) == "finished":
+    if state_of(folder) == "finished":
         return Training(folder, None, since)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / runs.ARGUMENTS, arguments)
-    (folder / runs.DIALS).unlink(missing_ok=True)
+    files.write_json(folder / ARGUMENTS, arguments)
+    (folder / DIALS).unlink(missing_ok=True)
     if dialled:
-        files.write_json(folder / runs.DIALS, dialled)
+        files.write_json(folder / DIALS, dialled)
     lock.answer_stop(folder)
     ranks = machine.num_ranks(settings)
     guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
-        [*guard, *runner_command(ranks), str(folder / runs.ARGUMENTS)],
+        [*guard, *runner_command(ranks), str(folder / ARGUMENTS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

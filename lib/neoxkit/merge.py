@@ -4,14 +4,15 @@ import os
 import shutil
 from pathlib import Path
 
-from neoxkit import export, files, lora, machine, models, paths, runs
+from neoxkit import export, files, lora, machine, models, paths
 from neoxkit.errors import UserError
+from neoxkit.runs.folder import finished_facts
 
 
 def merge(run: str) -> Path:
     """Write runs/RUN/merged, which opens with plain from_pretrained; returns it."""
     folder = paths.run(run)
-    runs.finished_facts(folder)
+    finished_facts(folder)
     if (
         not machine.num_gpus()
     ):  # else DeepSpeed, which transformers asks, tells that it looked for one

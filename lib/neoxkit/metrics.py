@@ -11,11 +11,12 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from neoxkit import runs, speed
+from neoxkit import speed
 from neoxkit.arguments import Parsed, zero_stage
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, asked
 from neoxkit.replies import reply
+from neoxkit.runs.events import append_event
 
 REPLY_TOKENS = 32  # longest reply during training
 
@@ -29,7 +30,7 @@ class Metrics(TrainerCallback):
 
     def write(self, event: str, state: Any, **values: Any) -> None:
         if state.is_world_process_zero:
-            runs.append_event(self.folder, event, step=state.global_step, **values)
+            append_event(self.folder, event, step=state.global_step, **values)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         kit, model = self.parsed.kit, kwargs["model"]
@@ -145,4 +146,4 @@ class Replies(TrainerCallback):
                 {"asked": asked(question, self.names), "reply": answer.text, "ended": answer.ended}
                 for question, answer in zip(self.questions, answers, strict=True)
             ]
-            runs.append_event(self.folder, "replies", step=state.global_step, replies=told)
+            append_event(self.folder, "replies", step=state.global_step, replies=told)

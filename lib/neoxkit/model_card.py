@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxkit import models, paths, run_card
+from neoxkit import models, paths
 from neoxkit.data.conversation import Names
+from neoxkit.runs import card as run_card
 from neoxkit.settings import TINY
 
 QUESTION = "Hello!"

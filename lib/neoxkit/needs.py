@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import checkpoints, machine
+from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.machine import GIB
+from neoxkit.runs import checkpoints
 
 OPTIMIZER_BYTES = 12
 

@@ -12,21 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import (
-    alive,
-    changes,
-    experiments,
-    files,
-    harness,
-    launch,
-    lock,
-    paths,
-    plan,
-    runs,
-    terminal,
-)
+from neoxkit import experiments, files, harness, launch, paths, plan, terminal
 from neoxkit.errors import STOPPED, Faults, Stopped, UserError
 from neoxkit.fields import Settings, as_flags
+from neoxkit.runs import heartbeat, lock, resuming
+from neoxkit.runs.folder import LOG, set_aside, state_of
 from neoxkit.settings import (
     NOTEBOOKS,
     STAGES,
@@ -59,8 +49,8 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
     _note(_check_before(settings))
     _note(_doubts(settings))
     train = settings.get(TrainSettings)
-    if train and train.restart and runs.state_of(folder) != "new":
-        print(f"the old run is kept as {paths.short(runs.set_aside(folder))}")
+    if train and train.restart and state_of(folder) != "new":
+        print(f"the old run is kept as {paths.short(set_aside(folder))}")
     folder.mkdir(parents=True, exist_ok=True)
     for number, stage in enumerate(stages, start=1):
         target = folder / f"{stage.notebook}.ipynb"
@@ -168,7 +158,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
         harness.check(last.tasks)
         if not train:
             launch.check_evaluable(paths.run(last.run))
-    return changes.replaced(first) if first else []
+    return resuming.replaced(first) if first else []
 
 
 def _doubts(settings: Mapping[type[Settings], Any]) -> list[str]:
@@ -186,8 +176,8 @@ def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
     outset = terminal.outset(folder)
     if outset:
         _say(outset)
-    _say(f"its log: {paths.short(folder / runs.LOG)}")
-    if runs.state_of(folder) == "finished":
+    _say(f"its log: {paths.short(folder / LOG)}")
+    if state_of(folder) == "finished":
         yield
         return
     with terminal.following(folder), _signals_stop(folder):
@@ -215,7 +205,7 @@ def _signals_stop(folder: Path) -> Iterator[None]:
 
     def ask(*_: Any) -> None:
         nonlocal asked
-        if asked or not (lock.locked_by(folder) and alive.Watch(folder).ranks()):
+        if asked or not (lock.locked_by(folder) and heartbeat.Watch(folder).ranks()):
             raise KeyboardInterrupt
         asked = True
         lock.ask_to_stop(folder)

@@ -8,9 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from neoxkit import changes, estimates, files, machine, models, paths, rates, runs
+from neoxkit import estimates, files, machine, models, paths, rates
 from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError, near
+from neoxkit.runs import resuming
+from neoxkit.runs.folder import ARGUMENTS, state_of
 from neoxkit.settings import TINY, TRAINER_NAMES, TokenizeSettings, TrainSettings
 
 _REPORTERS = (
@@ -59,7 +61,7 @@ def doubts(settings: TrainSettings | None, base: str = "") -> list[str]:
     """What a person should read before a training starts; it is started all the same."""
     if settings is None or not settings.learning_rate:
         return []
-    if runs.state_of(paths.run(settings.run)) == "finished" and not settings.restart:
+    if state_of(paths.run(settings.run)) == "finished" and not settings.restart:
         return []  # it is shown as it is
     said = rates.doubt(settings.learning_rate, fitting_rate(settings, base))
     return [said] if said else []
@@ -127,7 +129,7 @@ def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dic
 
     Neither for one that was started at a shell, or with a file of a person's own.
     """
-    path = folder / runs.ARGUMENTS
+    path = folder / ARGUMENTS
     arguments = files.read_json(path) if path.is_file() and flags is None else {}
     settings = settings_if_any(arguments, ranks)
     if settings is None:
@@ -220,7 +222,7 @@ def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, A
     base = settings.model_name_or_path or manifest["model_name_or_path"]
     arguments = _check_start(settings, base, dialled)
     if _goes_on(settings) and "dataset" not in settings.allow_change:
-        changes.refuse_other_data(paths.run(settings.run), manifest, arguments["dataset_sha256"])
+        resuming.refuse_other_data(paths.run(settings.run), manifest, arguments["dataset_sha256"])
     return arguments
 
 
@@ -228,13 +230,13 @@ def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) ->
     """What `check` will refuse, as far as it is known before 01_tokenize replaces the dataset."""
     _check_start(settings, settings.model_name_or_path or first.model_name_or_path)
     if _goes_on(settings) and "dataset" not in settings.allow_change:
-        changes.refuse_other_data(paths.run(settings.run), changes.planned_data(first))
+        resuming.refuse_other_data(paths.run(settings.run), resuming.planned_data(first))
 
 
 def _goes_on(settings: TrainSettings) -> bool:
     """Whether this start would go on with (or show) an earlier one."""
     folder = paths.run(settings.run)
-    started = (folder / runs.ARGUMENTS).exists() and runs.state_of(folder) != "new"
+    started = (folder / ARGUMENTS).exists() and state_of(folder) != "new"
     return started and not settings.restart
 
 
@@ -249,12 +251,12 @@ def _check_start(
     ranks = machine.num_ranks(settings)
     if _goes_on(settings):
         folder = paths.run(settings.run)
-        began = files.read_json(folder / runs.ARGUMENTS)
-        dials = {*changes.dialled(folder), *dialled}
-        changes.refuse_changes(began, arguments, settings.allow_change, dials)
+        began = files.read_json(folder / ARGUMENTS)
+        dials = {*resuming.dialled(folder), *dialled}
+        resuming.refuse_changes(began, arguments, settings.allow_change, dials)
         config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
         stage = config.get("zero_optimization", {}).get("stage", 0)
-        changes.refuse_other_ranks(folder, ranks, stage, settings.allow_change)
+        resuming.refuse_other_ranks(folder, ranks, stage, settings.allow_change)
     return arguments
 
 

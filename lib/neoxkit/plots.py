@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from neoxkit.runs.events import smoothed
+
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
 SMOOTHED_FROM = 50  # points; fewer are drawn as they are
@@ -132,20 +134,6 @@ def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     axes.set_ylim(bottom=0)
     return figure
-
-
-def smoothed(values: Sequence[float]) -> np.ndarray:
-    """An exponential moving average over about a twentieth of the values, not pulled to the first.
-
-    >>> smoothed([1.0, 1.0, 1.0]).tolist()
-    [1.0, 1.0, 1.0]
-    """
-    keep = 1 - 2 / (len(values) / 20 + 1) if len(values) > 20 else 0.0
-    averages, total, weight = [], 0.0, 0.0
-    for value in values:
-        total, weight = keep * total + value, keep * weight + 1
-        averages.append(total / weight)
-    return np.array(averages)
 
 
 def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neoxkit import charts, files, paths, runs, trial, views
+from neoxkit import charts, files, paths, trial, views
 from neoxkit.parallel import Progress
-from neoxkit.plots import smoothed
+from neoxkit.runs.events import history, read_events, smoothed
+from neoxkit.runs.folder import FINISHED
 from neoxkit.settings import TrainSettings
 
 LOWEST, HIGHEST = 1e-7, 1.0
@@ -84,7 +85,7 @@ def run(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | Non
     test = trial.of(settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST)
     rising = test.training_arguments | {"lr_range_from": LOWEST}
     finite = trial.train(test.replace(training_arguments=rising), show("range test, steps"))
-    events = runs.history(runs.read_events(paths.run(test.run)))
+    events = history(read_events(paths.run(test.run)))
     train = [e for e in events if e["event"] == "train"]
     return analyse([e["learning_rate"] for e in train], [e["loss"] for e in train], not finite)
 
@@ -103,7 +104,7 @@ def check(
         constant = {"lr_scheduler_type": "constant", "warmup_steps": 0.0}
         test = trial.of(settings, name, CHECK_STEPS, learning_rate=rate, **constant)
         finite = trial.train(test, show(f"learning rate {rate:.1e}, steps"))
-        facts = files.read_json(paths.run(test.run) / runs.FINISHED) if finite else {}
+        facts = files.read_json(paths.run(test.run) / FINISHED) if finite else {}
         loss = facts.get("eval_loss")
         said = "not finite" if not finite else "" if loss is None else f"{loss:.4f}"
         rows.append((f"{rate:.1e}", said))

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, paths, pipeline, plan, run_card, runs
+from neoxkit import files, paths, pipeline, plan
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
+from neoxkit.runs import card as run_card
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import ARGUMENTS, finished_facts, state_of
 from neoxkit.settings import TrainSettings
 
 
@@ -18,7 +21,7 @@ def repeat(run: str) -> int:
     did not. A GPU adds up in no fixed order: there the losses are told.
     """
     folder = paths.run(run)
-    facts, card = runs.finished_facts(folder), run_card.read(folder)
+    facts, card = finished_facts(folder), run_card.read(folder)
     if not card.get("commands"):
         why = "was started at a shell" if card else "is of an earlier version and has no run card"
         raise UserError("RUN", f"{run} {why}", "give its command again with another --output_dir")
@@ -38,10 +41,10 @@ def _settings(folder: Path) -> TrainSettings:
     """What the run was started with, under the first name that no finished repeat has: one that was
     stopped goes on."""
     number = 1
-    while runs.state_of(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
+    while state_of(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
         number += 1
-    start = [e for e in runs.read_events(folder) if e["event"] == "start"][-1]
-    arguments = files.read_json(folder / runs.ARGUMENTS)
+    start = [e for e in read_events(folder) if e["event"] == "start"][-1]
+    arguments = files.read_json(folder / ARGUMENTS)
     if changed := arguments["allow_change"]:
         print(
             f"note: {', '.join(changed)} changed on the way; the repeated run has the last values"
@@ -52,7 +55,7 @@ def _settings(folder: Path) -> TrainSettings:
 
 def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
     """Say whether the weights are the same; the exit code."""
-    new = runs.finished_facts(paths.run(again))
+    new = finished_facts(paths.run(again))
     if new["model_sha256"] == facts["model_sha256"]:
         for name, sha256 in new["model_sha256"].items():
             print(f"the same bytes: {name} of {run} and of {again} is {sha256}")
@@ -62,5 +65,5 @@ def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
         if was[name] != is_[name]:
             print(f"note: {name} is another one than that of {run}")
     print(f"other bytes: eval loss {facts['eval_loss']} in {run}, {new['eval_loss']} in {again}")
-    start = runs.read_events(paths.run(again))[0]
+    start = read_events(paths.run(again))[0]
     return 1 if start["device"] == "cpu" else 0

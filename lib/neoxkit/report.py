@@ -4,20 +4,12 @@ import base64
 import time
 from pathlib import Path
 
-from neoxkit import (
-    charts,
-    files,
-    health,
-    listing,
-    outcome,
-    paths,
-    plots,
-    run_card,
-    runs,
-    terminal,
-    views,
-)
+from neoxkit import charts, files, outcome, paths, plots, terminal, views
 from neoxkit.errors import UserError
+from neoxkit.runs import card as run_card
+from neoxkit.runs import health
+from neoxkit.runs.events import METRICS, history, read_events
+from neoxkit.runs.folder import standing_of
 from neoxkit.settings import NOTEBOOKS
 
 REPORT = "report.html"
@@ -45,7 +37,7 @@ TEMPLATE = """
 def write(run: str) -> Path:
     """Write runs/RUN/report.html from the run's files and its executed notebooks; returns it."""
     folder = paths.run(run)
-    if not (folder / runs.METRICS).is_file() and not _notebooks(folder):
+    if not (folder / METRICS).is_file() and not _notebooks(folder):
         raise UserError("RUN", f"{run} has neither metrics nor notebooks", "see neoxkit runs")
     sections = {"Overview": _overview(folder)}
     sections |= {path.stem: _notebook(path) for path in _notebooks(folder)}
@@ -74,8 +66,8 @@ def _notebooks(folder: Path) -> list[Path]:
 def _overview(folder: Path) -> str:
     """How the run stands, its card, its curve, and what its evaluation says."""
     parts = [views.table(run_card.rows(folder)).html]
-    if (folder / runs.METRICS).is_file():
-        standing, events = listing.standing_of(folder), runs.history(runs.read_events(folder))
+    if (folder / METRICS).is_file():
+        standing, events = standing_of(folder), history(read_events(folder))
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
         how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
         parts = [

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import depth, files, paths, runs, views
+from neoxkit import depth, files, paths, views
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.experiments import Run
 from neoxkit.parallel import Progress
+from neoxkit.runs.folder import FINISHED
 
 if TYPE_CHECKING:
     from neoxkit.depth import Difference
@@ -44,7 +45,7 @@ def scores(
 
 
 def _facts(run: Run) -> dict[str, Any] | None:
-    return files.read_json(run.folder / runs.FINISHED) if run.state == "finished" else None
+    return files.read_json(run.folder / FINISHED) if run.state == "finished" else None
 
 
 def _why_not(run: Run, facts: Mapping[str, Any] | None, data: str) -> str:

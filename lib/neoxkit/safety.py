@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from neoxkit import alive, checkpoints, lock, ranks, runs, universal
+from neoxkit import ranks, universal
 from neoxkit.arguments import Parsed, zero_stage
 from neoxkit.errors import UserError
+from neoxkit.runs import checkpoints, heartbeat, lock
+from neoxkit.runs.events import append_event
+from neoxkit.runs.folder import ARGUMENTS
 
 
 class StepCheck(TrainerCallback):
@@ -84,7 +87,7 @@ class SaveWhole(TrainerCallback):
             # One that is missing would be passed over when the run goes on.
             if not (checkpoint / name).is_file():
                 raise RuntimeError(f"{checkpoint.name}: {name} was not written")
-        arguments = self.folder / runs.ARGUMENTS
+        arguments = self.folder / ARGUMENTS
         checkpoints.seal(
             checkpoint,
             step=state.global_step,
@@ -93,15 +96,15 @@ class SaveWhole(TrainerCallback):
             dataset_sha256=self.parsed.kit.dataset_sha256,
             arguments_sha256=hashlib.sha256(arguments.read_bytes()).hexdigest(),
         )
-        runs.append_event(self.folder, "checkpoint", step=state.global_step, folder=checkpoint.name)
+        append_event(self.folder, "checkpoint", step=state.global_step, folder=checkpoint.name)
         best = [Path(state.best_model_checkpoint)] if state.best_model_checkpoint else []
         checkpoints.rotate(self.folder, self.limit, best)
 
 
 class Alive(TrainerCallback):
-    """Signs of life of this rank (alive.py); `trainer.evaluation_loop` gives them as well."""
+    """Signs of life of this rank (heartbeat.py); `trainer.evaluation_loop` gives them as well."""
 
-    def __init__(self, signs: alive.Signs) -> None:
+    def __init__(self, signs: heartbeat.Signs) -> None:
         self.signs, self.begun = signs, 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from neoxkit import lora, model_card, paths, runs, views
+from neoxkit import lora, model_card, paths, views
 from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError, shorten
+from neoxkit.runs.folder import finished_facts
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -42,7 +43,7 @@ def share(run: str, hub_model_id: str = "") -> views.View:
     is private until its owner opens it.
     """
     folder = paths.run(run)
-    names = Names.of(runs.finished_facts(folder))
+    names = Names.of(finished_facts(folder))
     if not hub_model_id and lora.base_of(folder / "model"):
         said = f"adapters alone: neoxkit merge {run} makes a model that answers by itself"
         return views.sentences([said])

@@ -16,22 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import (
-    compare,
-    experiments,
-    files,
-    forecast,
-    listing,
-    lock,
-    machine,
-    paths,
-    pipeline,
-    plan,
-    runs,
-    terminal,
-)
+from neoxkit import compare, experiments, files, forecast, machine, paths, pipeline, plan, terminal
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.fields import as_flags
+from neoxkit.runs import lock
+from neoxkit.runs.events import METRICS
+from neoxkit.runs.folder import standing_of, state_of
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 
 MOST_CHARACTERS = 80  # of a run's name: ".range-check-1.0e-03" behind it must be one as well
@@ -127,7 +117,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
             plan.check(_with_its_ranks(variant.settings, parts[0]))
         except UserError as mistake:
             raise mistake.of(variant.settings.run) from None
-    to_train = [v for v in made if runs.state_of(v.folder) != "finished"]
+    to_train = [v for v in made if state_of(v.folder) != "finished"]
     wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
     for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
         print(f"note: {doubt}; it is tried all the same", flush=True)
@@ -210,7 +200,7 @@ def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[s
 
 def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
     """Whether there is nothing left to do for a variant."""
-    if runs.state_of(variant.folder) != "finished":
+    if state_of(variant.folder) != "finished":
         return False
     if EvaluateSettings.notebook not in notebooks:
         return True
@@ -263,7 +253,7 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
         return name, "waiting", ""
     if end.cancelled() or not folder.is_dir():
         return name, "not begun", ""
-    standing = listing.standing_of(folder)
+    standing = standing_of(folder)
     if end.done():
         code = end.result()
         if code in (0, STOPPED, INTERRUPTED):
@@ -276,7 +266,7 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
 
 def _compare(name: str, made: Sequence[Variant]) -> int:
     """The table of all variants, here and as 04_compare in the sweep's own folder."""
-    chosen = experiments.load([v.settings.run for v in made if (v.folder / runs.METRICS).is_file()])
+    chosen = experiments.load([v.settings.run for v in made if (v.folder / METRICS).is_file()])
     if not chosen:
         return 1
     print(compare.table(chosen).text)

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from neoxkit import checkpoints, files, health, lock, paths, runs
+from neoxkit import files, paths
 from neoxkit.data.reading import lines_in_short
-from neoxkit.listing import Standing
+from neoxkit.runs import checkpoints, health, lock
+from neoxkit.runs.events import METRICS, EventReader, history
+from neoxkit.runs.folder import Standing, finished_facts, state_of
 
 REWRITE_SECONDS = 1.0  # on a terminal: one line, written over
 LINE_SECONDS = 30.0  # into a file or a pipe: a new line at most so often
@@ -22,7 +24,7 @@ PART = " · "  # between the parts of a status line
 
 def outset(folder: Path) -> str:
     """How a training in this folder begins, where it has begun before; else empty."""
-    state = runs.state_of(folder)
+    state = state_of(folder)
     if state == "finished":
         return "already trained: shown as it is"
     if state == "new":
@@ -36,8 +38,8 @@ def outset(folder: Path) -> str:
 @contextmanager
 def following(folder: Path, out: TextIO | None = None) -> Iterator[None]:
     """Show the status line of the training in a folder while the block runs."""
-    metrics = folder / runs.METRICS
-    reader = runs.EventReader(folder, metrics.stat().st_size if metrics.exists() else 0)
+    metrics = folder / METRICS
+    reader = EventReader(folder, metrics.stat().st_size if metrics.exists() else 0)
     over = threading.Event()
     follower = threading.Thread(target=_follow, args=(reader, over, out or sys.stdout), daemon=True)
     follower.start()
@@ -48,7 +50,7 @@ def following(folder: Path, out: TextIO | None = None) -> Iterator[None]:
         follower.join()
 
 
-def _follow(reader: runs.EventReader, over: threading.Event, out: TextIO) -> None:
+def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
     from neoxkit import dashboard, views  # matplotlib and IPython: while the kernel starts
 
     on_terminal = out.isatty()
@@ -61,7 +63,7 @@ def _follow(reader: runs.EventReader, over: threading.Event, out: TextIO) -> Non
             begun = time.monotonic()
             continue
         said = dashboard.status(events, time.monotonic() - begun).text
-        if not warned and (lines := health.warnings(runs.history(events))):
+        if not warned and (lines := health.warnings(history(events))):
             warned = True  # once: its figures move from log to log
             _show_above(views.alert(lines).text, on_terminal, out)
         if said != shown:
@@ -246,7 +248,7 @@ def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
         parts.append(counted(files.read_json(dataset / files.MANIFEST)))
     if run:
         parts += [_loss(run, evaluated), f"model in {paths.short(run / 'model')}"]
-        parts += [f"warning: {line}" for line in runs.finished_facts(run)["warnings"]]
+        parts += [f"warning: {line}" for line in finished_facts(run)["warnings"]]
     elif dataset:
         parts.append(f"dataset in {paths.short(dataset)}")
     return "; ".join(filter(None, parts))
@@ -258,5 +260,5 @@ def _loss(run: Path, evaluated: bool) -> str:
         scores = files.read_json(run / "evaluation.json")["eval_loss"]
         losses = [scores[which]["loss"] for which in ("base", "tuned") if scores[which]]
     else:
-        losses = [loss] if (loss := runs.finished_facts(run)["eval_loss"]) is not None else []
+        losses = [loss] if (loss := finished_facts(run)["eval_loss"]) is not None else []
     return f"eval loss {' -> '.join(f'{loss:.2f}' for loss in losses)}" if losses else ""

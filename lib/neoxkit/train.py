@@ -23,22 +23,17 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import (
-    alive,
     arguments,
     base,
-    changes,
     export,
     failures,
     gloo,
-    lock,
     models,
     paths,
     pickles,
     plan,
     ranks,
     resume,
-    run_card,
-    runs,
     speed,
 )
 from neoxkit.batches import Collator
@@ -47,6 +42,10 @@ from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import STOPPED, UserError, shorten
 from neoxkit.metrics import Metrics, Replies
+from neoxkit.runs import card as run_card
+from neoxkit.runs import heartbeat, lock, resuming
+from neoxkit.runs.events import append_event, read_events
+from neoxkit.runs.folder import state_of
 from neoxkit.safety import Alive, SaveWhole, StepCheck
 from neoxkit.trainer import KitTrainer
 
@@ -94,12 +93,12 @@ def _report(folder: Path | None, message: str, patience_seconds: float) -> bool:
     if not (folder and folder.is_dir()):
         return ranks.is_first()
     time.sleep(patience_seconds)
-    newest = runs.read_events(folder)[-1:]
+    newest = read_events(folder)[-1:]
     begun = psutil.Process().create_time()
     if newest and newest[0]["event"] == "error" and newest[0]["time"] > begun:
         return False
     with contextlib.suppress(OSError):  # a full disk may have no room for it
-        runs.append_event(folder, "error", message=message)
+        append_event(folder, "error", message=message)
     return True
 
 
@@ -114,7 +113,7 @@ def run(parsed: arguments.Parsed) -> bool:
         if not torch.cuda.is_available():
             gloo.use_broadcasts()
     folder = Path(args.output_dir)
-    if runs.state_of(folder) == "finished":
+    if state_of(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
     sides, manifest = _load_rows(parsed)
     tokenizer = models.load_tokenizer(kit.model_name_or_path)
@@ -125,7 +124,7 @@ def run(parsed: arguments.Parsed) -> bool:
         resume.record_flags(folder, parsed.flags, kit.allow_change)
     resume.keep_manifest(folder, manifest, kit.allow_change)
     stage = arguments.zero_stage(args)
-    changes.refuse_other_ranks(folder, args.world_size, stage, kit.allow_change)
+    resuming.refuse_other_ranks(folder, args.world_size, stage, kit.allow_change)
     checkpoint = resume.newest_checkpoint(folder, parsed)
     base.check_needs(parsed, folder)
     model = base.load(parsed, folder)
@@ -160,7 +159,7 @@ def _trainer(
     """The Trainer with the kit's callbacks, and the one that knows whether it was stopped."""
     kit, args = parsed.kit, parsed.training
     limit, args.save_total_limit = args.save_total_limit, None  # SaveWhole deletes, and later
-    signs = alive.Signs(folder, args.process_index)
+    signs = heartbeat.Signs(folder, args.process_index)
     trainer = KitTrainer(
         model=model,
         args=args,

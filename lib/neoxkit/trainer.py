@@ -12,11 +12,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from neoxkit import speed
-from neoxkit.alive import Signs
 from neoxkit.batches import even_rows, packed, padded
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.losses import token_losses
+from neoxkit.runs.heartbeat import Signs
 from neoxkit.sampler import EvenRanks
 
 NUM_CHECKED = 4  # conversations, the shortest, in the check of packing

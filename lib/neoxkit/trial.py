@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from neoxkit import files, launch, lock, paths, plan, runs
+from neoxkit import files, launch, paths, plan
 from neoxkit.errors import UserError
 from neoxkit.parallel import Progress
+from neoxkit.runs import lock
+from neoxkit.runs.events import EventReader
+from neoxkit.runs.folder import ARGUMENTS, is_trial
 from neoxkit.settings import TrainSettings
 
 
@@ -28,7 +31,7 @@ def train(settings: TrainSettings, progress: Progress) -> bool:
     """
     _forget(settings)
     training = launch.start(settings)
-    reader, step = runs.EventReader(training.folder), 0
+    reader, step = EventReader(training.folder), 0
     try:
         while training.poll() is None:
             time.sleep(0.5)
@@ -63,9 +66,9 @@ def _forget(settings: TrainSettings, even_the_same: bool = False) -> None:
     Nothing else is deleted: a run of a person's own is refused as ever.
     """
     folder = paths.run(settings.run)
-    if not runs.is_trial(folder):
+    if not is_trial(folder):
         return
     lock.refuse_locked(folder)
-    began = files.read_json(folder / runs.ARGUMENTS)
+    began = files.read_json(folder / ARGUMENTS)
     if even_the_same or began != plan.trainer_arguments(settings):
         shutil.rmtree(folder)

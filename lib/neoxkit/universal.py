@@ -14,7 +14,6 @@ from pathlib import Path
 from neoxkit.errors import UserError
 
 FOLDER = ".universal"  # in the run folder, while a training begins
-MOST_ZERO_STAGE = 2
 _TRAINERS = ("trainer_state.json", "scheduler.pt")
 
 

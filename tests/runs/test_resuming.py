@@ -1,4 +1,4 @@
-"""changes.py: a run goes on with the data it was started on, or the refusal says what differs."""
+"""resuming.py: a run goes on with the data it was started on, or the refusal says what differs."""
 
 import shutil
 from collections.abc import Callable
@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import tokenize
 
-from neoxkit import changes, cli, files, launch, paths, pipeline, plan, runs
+from neoxkit import cli, files, launch, paths, pipeline, plan
 from neoxkit.errors import UserError
+from neoxkit.runs import resuming
+from neoxkit.runs.events import METRICS, append_event
+from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, FINISHED
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
 FIRST = TokenizeSettings(train_file="data/tiny.txt", dataset="kept", block_size=64)
@@ -27,9 +30,9 @@ def started(home: Path) -> Path:
     folder = paths.run("kept")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    files.write_json(folder / runs.ARGUMENTS, plan.trainer_arguments(TRAIN))
-    shutil.copy(paths.tokenized("kept") / files.MANIFEST, folder / runs.DATASET)
-    runs.append_event(folder, "train", step=5)
+    files.write_json(folder / ARGUMENTS, plan.trainer_arguments(TRAIN))
+    shutil.copy(paths.tokenized("kept") / files.MANIFEST, folder / DATASET)
+    append_event(folder, "train", step=5)
     return folder
 
 
@@ -39,10 +42,10 @@ def refusal(first: TokenizeSettings, settings: TrainSettings = TRAIN) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("where", [runs.DATASET, "the dataset alone"])
+@pytest.mark.parametrize("where", [DATASET, "the dataset alone"])
 def test_other_data_is_refused_before_it_is_written(started: Path, where: str) -> None:
-    if where != runs.DATASET:  # a run of the time before runs kept their manifest
-        (started / runs.DATASET).unlink()
+    if where != DATASET:  # a run of the time before runs kept their manifest
+        (started / DATASET).unlink()
     plan.check_before_tokenizing(FIRST, TRAIN)
     assert refusal(FIRST.replace(train_file="data/other.txt")) == (
         "run: kept was trained on other data (data/tiny.txt -> data/other.txt) -- "
@@ -69,8 +72,8 @@ def test_other_settings_are_refused_before_01(started: Path) -> None:
 
 def test_a_dial_that_made_the_difference_is_named_with_its_value(started: Path) -> None:
     """The remedy, followed to the letter, lets the run go on."""
-    files.write_json(started / runs.ARGUMENTS, plan.trainer_arguments(DIALLED))
-    files.write_json(started / runs.DIALS, {"learning_rate": [2e-3, 5e-4]})
+    files.write_json(started / ARGUMENTS, plan.trainer_arguments(DIALLED))
+    files.write_json(started / DIALS, {"learning_rate": [2e-3, 5e-4]})
     with pytest.raises(UserError) as refused:
         plan.check(TRAIN)
     assert str(refused.value) == (
@@ -101,12 +104,12 @@ def test_a_start_keeps_what_dials_have_changed(
     monkeypatch.setattr(launch, "_started", {})
     shutil.rmtree(started)
     launch.start(DIALLED, {"learning_rate": (2e-3, 5e-4)})
-    assert changes.dialled(started) == {"learning_rate": [2e-3, 5e-4]}
-    runs.append_event(started, "train", step=5)
+    assert resuming.dialled(started) == {"learning_rate": [2e-3, 5e-4]}
+    append_event(started, "train", step=5)
     with pytest.raises(UserError, match=r"0\.0005 -> 0\.002 by a dial"):
         launch.start(TRAIN)
     launch.start(DIALLED)  # what the refusal asks for, by the parameter
-    assert not (started / runs.DIALS).exists()
+    assert not (started / DIALS).exists()
 
 
 def test_02_names_both_texts_when_the_dataset_was_replaced(started: Path) -> None:
@@ -117,9 +120,9 @@ def test_02_names_both_texts_when_the_dataset_was_replaced(started: Path) -> Non
 
 
 def test_other_versions_tokenize_anew(started: Path) -> None:
-    was = files.read_json(started / runs.DATASET)
+    was = files.read_json(started / DATASET)
     was["versions"]["tokenizers"] = "0.1"
-    (said,) = changes.differences(was, changes.planned_data(FIRST))
+    (said,) = resuming.differences(was, resuming.planned_data(FIRST))
     assert said.startswith("tokenized by tokenizers 0.1, now ")
 
 
@@ -129,7 +132,7 @@ SMALLER = FIRST.replace(block_size=32)
 def replacing(settings: TokenizeSettings) -> str:
     """The sentence with which a dataset is not replaced."""
     with pytest.raises(UserError) as refused:
-        changes.replaced(settings)
+        resuming.replaced(settings)
     return str(refused.value)
 
 
@@ -138,12 +141,12 @@ def test_a_dataset_that_a_run_was_trained_on_is_not_replaced_without_a_yes(start
         "dataset: kept would be replaced (block_size 64 -> 32), and kept was trained on it -- "
         "choose another dataset name, or set overwrite"
     )
-    assert changes.replaced(SMALLER.replace(dataset="another")) == []
-    assert changes.replaced(SMALLER.replace(overwrite=True)) == [
+    assert resuming.replaced(SMALLER.replace(dataset="another")) == []
+    assert resuming.replaced(SMALLER.replace(overwrite=True)) == [
         "data/tokenized/kept is replaced (block_size 64 -> 32); 03 can't evaluate kept any more"
     ]
     for same in (FIRST, FIRST.replace(overwrite=True)):
-        assert changes.replaced(same) == []
+        assert resuming.replaced(same) == []
         plan.check_before_tokenizing(same, TRAIN)
 
 
@@ -181,17 +184,17 @@ def test_the_refusal_names_runs_and_texts_however_many_there_are(started: Path) 
 
 
 def not_begun(run: Path) -> None:
-    (run / runs.METRICS).unlink()
+    (run / METRICS).unlink()
 
 
 def a_trial(run: Path) -> None:
-    arguments = files.read_json(run / runs.ARGUMENTS)
-    files.write_json(run / runs.ARGUMENTS, arguments | {"trial": True})
+    arguments = files.read_json(run / ARGUMENTS)
+    files.write_json(run / ARGUMENTS, arguments | {"trial": True})
 
 
 def of_other_data(run: Path) -> None:
-    kept = files.read_json(run / runs.DATASET)
-    files.write_json(run / runs.DATASET, kept | {"tokenizer_sha256": "another"})
+    kept = files.read_json(run / DATASET)
+    files.write_json(run / DATASET, kept | {"tokenizer_sha256": "another"})
 
 
 @pytest.mark.parametrize("change", [not_begun, a_trial, of_other_data, shutil.rmtree])
@@ -200,11 +203,11 @@ def test_replacing_one_that_no_run_was_trained_on_is_said(
 ) -> None:
     change(started)
     said = ["data/tokenized/kept is replaced (block_size 64 -> 32)"]
-    assert changes.replaced(SMALLER) == said
+    assert resuming.replaced(SMALLER) == said
 
 
 def test_a_finished_run_counts_as_one_that_can_go_on(started: Path) -> None:
-    files.write_json(started / runs.FINISHED, {})
+    files.write_json(started / FINISHED, {})
     assert "and kept was trained on it" in replacing(SMALLER)
 
 
@@ -217,7 +220,7 @@ def test_the_yes_to_replace_is_no_part_of_the_data(started: Path) -> None:
 def test_a_setting_that_came_later_is_no_change() -> None:
     """Runs of an earlier version go on, and a shell's flags are texts."""
     old = {"learning_rate": 1e-3}
-    changes.refuse_changes(old, old | {"lora_rank": 0})
-    changes.refuse_changes(old, {"learning_rate": "0.001", "lora_rank": "0"})
+    resuming.refuse_changes(old, old | {"lora_rank": 0})
+    resuming.refuse_changes(old, {"learning_rate": "0.001", "lora_rank": "0"})
     with pytest.raises(UserError, match="lora_rank None -> 4"):
-        changes.refuse_changes(old, old | {"lora_rank": 4})
+        resuming.refuse_changes(old, old | {"lora_rank": 4})

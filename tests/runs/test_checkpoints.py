@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import checkpoints, files, runs
+from neoxkit import files
 from neoxkit.errors import Faults
+from neoxkit.runs import checkpoints
+from neoxkit.runs.events import append_event
 
 MODEL, SHARD = "model.safetensors", "global_step/shard.pt"
 
@@ -19,7 +21,7 @@ def save(folder: Path, step: int, seal: bool = True) -> Path:
     (path / SHARD).write_bytes(b"123")
     if seal:
         checkpoints.seal(path, step=step, num_ranks=1)
-        runs.append_event(folder, "checkpoint", step=step)
+        append_event(folder, "checkpoint", step=step)
     return path
 
 

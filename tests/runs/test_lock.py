@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import lock
 from neoxkit.errors import UserError
+from neoxkit.runs import lock
 
 
 def test_a_held_folder_is_refused_until_it_is_free(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_training_begins_with_its_launcher(tmp_path: Path) -> None:
         open(stop, "w").close()
         os.utime(stop, (begun - 1.5, begun - 1.5))  # within what clocks may be out of step
         time.sleep(1)
-        look = "import sys, pathlib; from neoxkit import lock; lock.hold(pathlib.Path(sys.argv[1]))"
+        look = "import pathlib, sys; from neoxkit.runs.lock import hold; hold(pathlib.Path(sys.argv[1]))"
         subprocess.run([sys.executable, "-c", look, sys.argv[1]], check=True)
     """
     kept = {}

@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, runs
+from neoxkit import files
 from neoxkit.errors import Faults, UserError
 from neoxkit.files import MANIFEST
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import set_aside
 
 LEAST_KEPT = 2  # one may be damaged while the next is not yet whole
 _GOING = ".going-"  # a checkpoint under deletion: half of one must not look like one
@@ -109,7 +111,7 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
             faults[checkpoint] = found
             continue
         return checkpoint, [_aside(path, why) for path, why in faults.items()]
-    had_saved = any(e["event"] == "checkpoint" for e in runs.read_events(run))
+    had_saved = any(e["event"] == "checkpoint" for e in read_events(run))
     if had_saved:
         raise Faults(
             [
@@ -123,7 +125,7 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
 
 def _aside(checkpoint: Path, why: str) -> str:
     """Rename a checkpoint that does not hold, so that a new one can take its place."""
-    aside = runs.set_aside(checkpoint)
+    aside = set_aside(checkpoint)
     return f"{checkpoint.name} {why}; it is kept as {aside.name}"
 
 

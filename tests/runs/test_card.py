@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import files, run_card, runs
+from neoxkit import files
+from neoxkit.runs import card as run_card
+from neoxkit.runs.events import append_event
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> Non
     for name in ("model.safetensors", "config.json", "notes.txt"):
         (base / name).write_text(name)
     run_card.begin(folder, {"run": "run"}, base)
-    runs.append_event(folder, "train", step=1)  # it has begun
+    append_event(folder, "train", step=1)  # it has begun
     (base / "config.json").write_text("changed since")
     run_card.begin(folder, {"run": "another"}, base)
     run_card.finish(folder, {"step": 8})

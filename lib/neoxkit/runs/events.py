@@ -1,24 +1,17 @@
-"""A run folder: its files, its metrics, and whether it is finished."""
+"""metrics.jsonl: what a training says of itself, one JSON object a line."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import paths
-from neoxkit.errors import UserError
-from neoxkit.files import read_json
+import numpy as np
 
 METRICS = "metrics.jsonl"
-LOG = "train.log"
-ARGUMENTS = "arguments.json"
-FINISHED = "FINISHED.json"
-DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
-DIALS = "dials.json"  # setting -> [parameter, dial], where dials had changed any at the start
 
 
 def append_event(folder: Path, event: str, /, **values: Any) -> None:
@@ -83,41 +76,6 @@ def history(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def state_of(folder: Path) -> str:
-    """One of "new", "finished", "started": it has made a step that was logged, or saved one."""
-    if (folder / FINISHED).exists():
-        return "finished"
-    made = any(e.get("step") for e in read_events(folder)) or any(folder.glob("checkpoint-*"))
-    return "started" if made else "new"
-
-
-def is_trial(folder: Path) -> bool:
-    """Whether a run was begun as a trial (trial.py), which leaves no model."""
-    path = folder / ARGUMENTS
-    return path.is_file() and bool(read_json(path).get("trial"))
-
-
-def set_aside(folder: Path) -> Path:
-    """Rename a folder to the first free <name>.old-N and return the new path."""
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    folder.rename(target)
-    return target
-
-
-def finished_facts(folder: Path) -> dict[str, Any]:
-    """What FINISHED.json says of a finished run; refused for every other."""
-    if not folder.is_dir():
-        raise UserError("run", f"{paths.short(folder)} does not exist", "run 02_train first")
-    if state_of(folder) != "finished":
-        raise UserError("run", f"{paths.short(folder)} is not finished", "run 02_train again")
-    if is_trial(folder):
-        what = f"{paths.short(folder)} was a trial: it left no model"
-        raise UserError("run", what, "name the run that it was made for")
-    return read_json(folder / FINISHED)
-
-
 def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
     """What a run took and reached, from its events: seconds of training, tokens, final losses."""
     train = [e for e in events if e["event"] == "train"]
@@ -142,3 +100,17 @@ def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
         "train_loss": train[-1]["loss"] if train else None,
         "eval_loss": evals[-1]["loss"] if evals else None,
     }
+
+
+def smoothed(values: Sequence[float]) -> np.ndarray:
+    """An exponential moving average over about a twentieth of the values, not pulled to the first.
+
+    >>> smoothed([1.0, 1.0, 1.0]).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    keep = 1 - 2 / (len(values) / 20 + 1) if len(values) > 20 else 0.0
+    averages, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        averages.append(total / weight)
+    return np.array(averages)

@@ -17,9 +17,9 @@ RISE = 0.1  # of the train loss: less is no rise, however sure
 EVAL_RISE = 0.05  # the same of the eval loss, where the last two are above the best
 CLEAR_EVAL_RISE = 0.1  # the same where the last one alone is
 # A rise must be so many standard errors, too. With this figure and those above no good run raises
-# an alarm at any moment: of 1,500 simulated ones (pytest tests/test_health.py; of 12,000 by more
-# seeds, 2 with 5 errors) and of 50 real ones (pytest -m slow tests/test_health.py). Of simulated
-# ones that rise by 60 % or more, 95 % are told of.
+# an alarm at any moment: of 1,500 simulated ones (pytest tests/runs/test_health.py; of 12,000 by
+# more seeds, 2 with 5 errors) and of 50 real ones (the same with -m slow). Of simulated ones that
+# rise by 60 % or more, 95 % are told of.
 ERRORS = 6.0
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 
-from neoxkit import files, notebook, paths, runs
+from neoxkit import files, notebook, paths
 from neoxkit.machine import num_cores
+from neoxkit.runs.folder import state_of
 
 CARD = "run_card.json"
 PACKAGES = (
@@ -31,7 +32,7 @@ def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
     made no step yet may be made of something else than at its last start.
     """
     card = read(folder)
-    if not card or runs.state_of(folder) == "new":
+    if not card or state_of(folder) == "new":
         starts = card.get("starts", [])
         card = {**made_of, "base_sha256": hashes(base), "starts": starts}
     card["starts"].append(this_start())

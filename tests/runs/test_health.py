@@ -15,7 +15,11 @@ import pytest
 from conftest import command, metrics, tokenize
 from zygote import Zygote, job
 
-from neoxkit import cli, experiments, health, paths, report, run_card, runs, views
+from neoxkit import cli, experiments, paths, report, views
+from neoxkit.runs import card as run_card
+from neoxkit.runs import health
+from neoxkit.runs.events import history
+from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
 
 MOMENTS = 20  # of a run at which it is looked at, the last of them at its end
@@ -128,7 +132,7 @@ def good_settings(number: int) -> TrainSettings:
 
 def trained(zygote: Zygote, settings: TrainSettings) -> Path:
     folder = paths.run(settings.run)
-    assert zygote.run(job(settings)) == [0], (folder / runs.LOG).read_text()[-2000:]
+    assert zygote.run(job(settings)) == [0], (folder / LOG).read_text()[-2000:]
     return folder
 
 
@@ -303,7 +307,7 @@ def test_what_a_run_logged_before_it_went_back_to_a_checkpoint_does_not_count() 
     first = events(RISES, vocabulary=50304)
     again = [{**first[0], "resumed_step": 60, "step": 60}]
     again += [{**e, "loss": 1.0} for e in first if e.get("step", 0) > 60]
-    assert health.warnings(first) and health.warnings(runs.history(first + again)) == []
+    assert health.warnings(first) and health.warnings(history(first + again)) == []
 
 
 def test_a_long_run_is_looked_at_in_a_moment() -> None:
@@ -328,7 +332,7 @@ def told(session_home: Path) -> Iterator[tuple[str, str]]:
         patch.setenv("NEOXKIT_HOME", str(session_home))
         done = command("neoxkit.cli", "run", "--only", "02_train", *flags)
         assert done.returncode == 0, done.stderr
-        (warning,) = runs.finished_facts(paths.run("broken"))["warnings"]
+        (warning,) = finished_facts(paths.run("broken"))["warnings"]
         yield warning, done.stdout
 
 
@@ -378,7 +382,7 @@ def test_what_it_says_to_change_helps(home: Path, zygote: Zygote, told: tuple[st
     settings = TrainSettings(
         **BROKEN, run="mended", learning_rate=float(rate), max_grad_norm=float(clip), num_replies=0
     )
-    assert runs.finished_facts(trained(zygote, settings))["warnings"] == []
+    assert finished_facts(trained(zygote, settings))["warnings"] == []
 
 
 @pytest.mark.slow
@@ -392,9 +396,9 @@ def test_what_it_says_of_an_overfitted_run_helps(home: Path, zygote: Zygote) -> 
         run="overfitted", dataset="few", learning_rate=8e-3, lr_scheduler_type="constant",
         max_steps=100, per_device_train_batch_size=8, num_replies=0, save_steps=50,
     )  # fmt: skip
-    overfitted = runs.finished_facts(trained(zygote, settings))
+    overfitted = finished_facts(trained(zygote, settings))
     (said,) = overfitted["warnings"]
     assert said.startswith("the eval loss rose from its best, ")
     steps = int(re.search(r"set max_steps to (\d+)", said).group(1))
-    mended = runs.finished_facts(trained(zygote, settings.replace(run="shorter", max_steps=steps)))
+    mended = finished_facts(trained(zygote, settings.replace(run="shorter", max_steps=steps)))
     assert mended["warnings"] == [] and mended["eval_loss"] < overfitted["eval_loss"]

@@ -1,4 +1,4 @@
-"""runs.py: half-written lines, resumed attempts, checkpoints that are not whole."""
+"""folder.py: half-written lines, resumed attempts, checkpoints that are not whole."""
 
 import json
 import os
@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from neoxkit import files, runs
+from neoxkit import files
 from neoxkit.errors import UserError
+from neoxkit.runs.events import METRICS, EventReader, append_event, history, read_events, totals
+from neoxkit.runs.folder import FINISHED, finished_facts, set_aside, state_of
 
 
 def write(folder: Path, text: str | bytes) -> None:
-    with (folder / runs.METRICS).open("ab") as file:
+    with (folder / METRICS).open("ab") as file:
         file.write(text if isinstance(text, bytes) else text.encode())
 
 
@@ -21,46 +23,46 @@ def names(events: list[dict[str, Any]]) -> list[str]:
 
 
 def test_events_carry_their_name_a_time_and_the_values(tmp_path: Path) -> None:
-    runs.append_event(tmp_path, "train", step=5, loss=2.5, note="ä\n")
-    (event,) = runs.read_events(tmp_path)
+    append_event(tmp_path, "train", step=5, loss=2.5, note="ä\n")
+    (event,) = read_events(tmp_path)
     assert list(event) == ["event", "time", "step", "loss", "note"]
     assert (event["event"], event["step"], event["note"]) == ("train", 5, "ä\n")
-    assert (tmp_path / runs.METRICS).read_text().count("\n") == 1
+    assert (tmp_path / METRICS).read_text().count("\n") == 1
 
 
 def test_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
-    reader = runs.EventReader(tmp_path)
+    reader = EventReader(tmp_path)
     assert reader.poll() == []  # no file yet
     write(tmp_path, '{"event": "a"}\n{"event": ')
     assert names(reader.poll()) == ["a"]
     assert reader.poll() == []
     write(tmp_path, '"b"}\n')
     assert names(reader.poll()) == ["b"]
-    runs.append_event(tmp_path, "c")
-    runs.append_event(tmp_path, "d")
+    append_event(tmp_path, "c")
+    append_event(tmp_path, "d")
     assert names(reader.poll()) == ["c", "d"]
-    assert names(runs.read_events(tmp_path)) == ["a", "b", "c", "d"]
+    assert names(read_events(tmp_path)) == ["a", "b", "c", "d"]
 
 
 def test_reader_starts_at_an_offset(tmp_path: Path) -> None:
-    runs.append_event(tmp_path, "old")
-    since = (tmp_path / runs.METRICS).stat().st_size
-    runs.append_event(tmp_path, "new")
-    assert names(runs.EventReader(tmp_path, since).poll()) == ["new"]
+    append_event(tmp_path, "old")
+    since = (tmp_path / METRICS).stat().st_size
+    append_event(tmp_path, "new")
+    assert names(EventReader(tmp_path, since).poll()) == ["new"]
 
 
 @pytest.mark.parametrize("junk", [b"\n", b"not json\n", b"\0\0\0\0\0\0\n", b'{"event": "\xff"}\n'])
 def test_a_spoilt_line_is_skipped(tmp_path: Path, junk: bytes) -> None:
-    runs.append_event(tmp_path, "a")
+    append_event(tmp_path, "a")
     write(tmp_path, junk)
-    runs.append_event(tmp_path, "b")
-    assert names(runs.read_events(tmp_path)) == ["a", "b"]
+    append_event(tmp_path, "b")
+    assert names(read_events(tmp_path)) == ["a", "b"]
 
 
 def test_the_event_after_a_line_cut_by_a_kill_is_not_lost(tmp_path: Path) -> None:
     write(tmp_path, '{"event": "train", "st')
-    runs.append_event(tmp_path, "start", resumed_step=4)
-    assert names(runs.read_events(tmp_path)) == ["start"]
+    append_event(tmp_path, "start", resumed_step=4)
+    assert names(read_events(tmp_path)) == ["start"]
 
 
 def attempt(start: int, *steps: int, end: str = "") -> list[dict[str, Any]]:
@@ -71,14 +73,14 @@ def attempt(start: int, *steps: int, end: str = "") -> list[dict[str, Any]]:
 
 def test_history_of_one_attempt_is_everything() -> None:
     events = attempt(0, 1, 2, 3, end="done")
-    assert runs.history(events) == events
-    assert runs.history([]) == []
+    assert history(events) == events
+    assert history([]) == []
 
 
 def test_history_drops_what_an_interrupted_attempt_did_after_its_checkpoint() -> None:
     events = attempt(0, 1, 2, 3, 4, 5)  # killed; its newest checkpoint is that of step 3
     events += attempt(3, 4, 5, end="stop") + attempt(5, 6, end="done")
-    kept = runs.history(events)
+    kept = history(events)
     train = [(e["step"], e["from"]) for e in kept if e["event"] == "train"]
     assert train == [(1, 0), (2, 0), (3, 0), (4, 3), (5, 3), (6, 5)]
     assert names(kept).count("start") == 3
@@ -86,26 +88,26 @@ def test_history_drops_what_an_interrupted_attempt_did_after_its_checkpoint() ->
 
 
 def test_history_of_a_start_from_nothing_forgets_the_earlier_steps() -> None:
-    kept = runs.history(attempt(0, 1, 2) + attempt(0, 1))
+    kept = history(attempt(0, 1, 2) + attempt(0, 1))
     assert [(e["event"], e["step"]) for e in kept] == [("start", 0), ("start", 0), ("train", 1)]
 
 
 def test_state_and_finished(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^run: .*nowhere does not exist -- run 02_train first$"):
-        runs.finished_facts(tmp_path / "nowhere")
-    assert runs.state_of(tmp_path) == "new"
+        finished_facts(tmp_path / "nowhere")
+    assert state_of(tmp_path) == "new"
     with pytest.raises(UserError, match=r"^run: .* is not finished -- run 02_train again$"):
-        runs.finished_facts(tmp_path)
-    runs.append_event(tmp_path, "start", step=0)
-    runs.append_event(tmp_path, "error")
-    assert runs.state_of(tmp_path) == "new"  # nothing would be lost
-    runs.append_event(tmp_path, "train", step=2)
-    assert runs.state_of(tmp_path) == "started"
+        finished_facts(tmp_path)
+    append_event(tmp_path, "start", step=0)
+    append_event(tmp_path, "error")
+    assert state_of(tmp_path) == "new"  # nothing would be lost
+    append_event(tmp_path, "train", step=2)
+    assert state_of(tmp_path) == "started"
     with pytest.raises(UserError, match="is not finished"):
-        runs.finished_facts(tmp_path)
-    files.write_json(tmp_path / runs.FINISHED, {"step": 9})
-    assert runs.state_of(tmp_path) == "finished"
-    assert runs.finished_facts(tmp_path) == {"step": 9}
+        finished_facts(tmp_path)
+    files.write_json(tmp_path / FINISHED, {"step": 9})
+    assert state_of(tmp_path) == "finished"
+    assert finished_facts(tmp_path) == {"step": 9}
 
 
 def test_write_json_leaves_the_old_file_when_it_fails(
@@ -149,13 +151,13 @@ def test_set_aside_takes_the_first_free_number(tmp_path: Path) -> None:
     for expected in ("demo.old-1", "demo.old-2", "demo.old-3"):
         (tmp_path / "demo").mkdir()
         (tmp_path / "demo" / "who").write_text(expected)
-        aside = runs.set_aside(tmp_path / "demo")
+        aside = set_aside(tmp_path / "demo")
         assert aside == tmp_path / expected and (aside / "who").read_text() == expected
         assert not (tmp_path / "demo").exists()
     (tmp_path / "demo.old-2" / "who").unlink()
     (tmp_path / "demo.old-2").rmdir()
     (tmp_path / "demo").mkdir()
-    assert runs.set_aside(tmp_path / "demo").name == "demo.old-2"
+    assert set_aside(tmp_path / "demo").name == "demo.old-2"
 
 
 def test_totals() -> None:
@@ -169,7 +171,7 @@ def test_totals() -> None:
         {"event": "train", "loss": 2.0, "memory_gib": 1.2, **two},
         {"event": "eval", "loss": 1.5},
     ]
-    assert runs.totals(events) == {
+    assert totals(events) == {
         "train_seconds": 2.5,
         "tokens": 130,
         "trained_tokens": 50,
@@ -183,7 +185,7 @@ def test_totals() -> None:
 
 
 def test_totals_of_nothing_are_zero_or_unknown() -> None:
-    assert runs.totals([]) == {
+    assert totals([]) == {
         "train_seconds": 0,
         "tokens": 0,
         "trained_tokens": 0,

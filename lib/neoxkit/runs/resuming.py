@@ -5,10 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neoxkit import checkpoints, files, paths, runs, universal
+from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError, shorten
+from neoxkit.runs import checkpoints
+from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, is_trial, state_of
 from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
+
+MOST_ZERO_STAGE = 2
 
 # A resumed run may differ from its first start in these.
 _MAY_CHANGE = {
@@ -56,7 +60,7 @@ def refuse_changes(
 
 def dialled(folder: Path) -> dict[str, list[Any]]:
     """What dials had changed when a run was last started: setting -> [parameter, dial]."""
-    path = folder / runs.DIALS
+    path = folder / DIALS
     return files.read_json(path) if path.is_file() else {}
 
 
@@ -70,7 +74,7 @@ def refuse_other_ranks(
     for checkpoint in checkpoints.whole(folder)[-1:]:
         manifest = checkpoints.manifest(checkpoint)
         was, now = (manifest["num_ranks"], manifest["zero_stage"]), (num_ranks, zero_stage)
-        convertible = was[1] == now[1] and (now[1] or 0) <= universal.MOST_ZERO_STAGE
+        convertible = was[1] == now[1] and (now[1] or 0) <= MOST_ZERO_STAGE
         if was == now or (convertible and "num_ranks" in allowed):
             continue
         first = "add num_ranks to allow_change" if convertible else "go back"
@@ -96,7 +100,7 @@ def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") ->
     `now` is the dataset's manifest with its `sha256`, or what 01_tokenize is about to make one of
     (`planned_data`). A run that did not keep its manifest can be compared by the hash alone.
     """
-    was_sha256 = files.read_json(folder / runs.ARGUMENTS).get("dataset_sha256")
+    was_sha256 = files.read_json(folder / ARGUMENTS).get("dataset_sha256")
     was = _manifest_of(folder, now["settings"]["dataset"], was_sha256)
     differs = differences(was, now) if was else []
     if (sha256 and sha256 == was_sha256) or (not sha256 and not differs):
@@ -111,8 +115,8 @@ def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") ->
 
 def _manifest_of(folder: Path, dataset: str, sha256: str | None) -> dict[str, Any] | None:
     """Of the data a run was started on: its own copy, else the dataset's if it is still that."""
-    if (folder / runs.DATASET).is_file():
-        return files.read_json(folder / runs.DATASET)
+    if (folder / DATASET).is_file():
+        return files.read_json(folder / DATASET)
     data = paths.tokenized(dataset)
     return files.read_json(data / files.MANIFEST) if tokenized.sha256(data) == sha256 else None
 
@@ -154,10 +158,10 @@ def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
     with them."""
     return [
         kept.parent.name
-        for kept in sorted((paths.root() / "runs").glob(f"*/{runs.DATASET}"))
+        for kept in sorted((paths.root() / "runs").glob(f"*/{DATASET}"))
         if files.read_json(kept) == manifest
-        and not runs.is_trial(kept.parent)
-        and runs.state_of(kept.parent) != "new"
+        and not is_trial(kept.parent)
+        and state_of(kept.parent) != "new"
     ]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import alive
 from neoxkit.errors import UserError
+from neoxkit.runs import heartbeat
 
 
 class Clock:
@@ -21,12 +21,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(alive, "time", clock)
+    monkeypatch.setattr(heartbeat, "time", clock)
     return clock
 
 
 def allowed(folder: Path) -> float:
-    sign = json.loads((folder / alive.FOLDER / "3").read_text())
+    sign = json.loads((folder / heartbeat.FOLDER / "3").read_text())
     assert sign["pid"] == os.getpid()
     return sign["allowed"]
 
@@ -34,7 +34,7 @@ def allowed(folder: Path) -> float:
 def test_a_sign_allows_ten_median_steps_and_at_least_two_minutes(
     tmp_path: Path, clock: Clock
 ) -> None:
-    signs = alive.Signs(tmp_path, 3)
+    signs = heartbeat.Signs(tmp_path, 3)
     signs.give()
     assert allowed(tmp_path) == 1800  # the first step may compile
     signs.stepped(1.0)
@@ -49,7 +49,7 @@ def test_a_sign_allows_ten_median_steps_and_at_least_two_minutes(
 
 
 def test_signs_are_written_twice_a_second_at_most(tmp_path: Path, clock: Clock) -> None:
-    signs, path = alive.Signs(tmp_path, 3), tmp_path / alive.FOLDER / "3"
+    signs, path = heartbeat.Signs(tmp_path, 3), tmp_path / heartbeat.FOLDER / "3"
     signs.give()
     path.unlink()
     clock.now += 0.4
@@ -63,22 +63,22 @@ def test_signs_are_written_twice_a_second_at_most(tmp_path: Path, clock: Clock) 
 def test_a_rank_is_silent_when_it_gave_no_sign_for_longer_than_it_said(
     tmp_path: Path, clock: Clock
 ) -> None:
-    watch = alive.Watch(tmp_path)
+    watch = heartbeat.Watch(tmp_path)
     assert watch.silent() is None and watch.ranks() == []
-    one, two = alive.Signs(tmp_path, 0), alive.Signs(tmp_path, 1)
+    one, two = heartbeat.Signs(tmp_path, 0), heartbeat.Signs(tmp_path, 1)
     one.stepped(1.0)
     two.stepped(1.0)
     assert watch.ranks() == [os.getpid()] * 2 and watch.silent() is None
     look_for(119, watch, clock)
     assert watch.silent() is None
     one.give()
-    os.utime(tmp_path / alive.FOLDER / "0", ns=(1, 1))  # another time than before, be it older
+    os.utime(tmp_path / heartbeat.FOLDER / "0", ns=(1, 1))  # another time than before, be it older
     assert watch.silent() is None
     clock.now += 2
-    assert watch.silent() == alive.Silent("1", os.getpid(), 121)
+    assert watch.silent() == heartbeat.Silent("1", os.getpid(), 121)
 
 
-def look_for(seconds: int, watch: alive.Watch, clock: Clock) -> None:
+def look_for(seconds: int, watch: heartbeat.Watch, clock: Clock) -> None:
     """The guard looks every second."""
     for _ in range(seconds):
         clock.now += 1
@@ -86,7 +86,7 @@ def look_for(seconds: int, watch: alive.Watch, clock: Clock) -> None:
 
 
 def test_a_machine_that_stood_still_is_no_silent_rank(tmp_path: Path, clock: Clock) -> None:
-    watch, signs = alive.Watch(tmp_path), alive.Signs(tmp_path, 0)
+    watch, signs = heartbeat.Watch(tmp_path), heartbeat.Signs(tmp_path, 0)
     signs.stepped(1.0)
     look_for(5, watch, clock)
     clock.now += 3600  # the guard did not look either
@@ -100,11 +100,11 @@ def test_a_machine_that_stood_still_is_no_silent_rank(tmp_path: Path, clock: Clo
 
 
 def test_a_sign_that_is_being_written_is_no_fault(tmp_path: Path, clock: Clock) -> None:
-    alive.Signs(tmp_path, 0).give()
-    watch = alive.Watch(tmp_path)
+    heartbeat.Signs(tmp_path, 0).give()
+    watch = heartbeat.Watch(tmp_path)
     watch.forget()
     assert watch.ranks() == []
-    (tmp_path / alive.FOLDER / "0").write_text('{"pid')
+    (tmp_path / heartbeat.FOLDER / "0").write_text('{"pid')
     clock.now += 1e6
     assert watch.ranks() == [] and watch.silent() is None
 
@@ -112,4 +112,4 @@ def test_a_sign_that_is_being_written_is_no_fault(tmp_path: Path, clock: Clock) 
 def test_a_wrong_limit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "soon")
     with pytest.raises(UserError, match=r"^NEOXKIT_STALL_SECONDS: must be a number"):
-        alive.Signs(tmp_path, 0)
+        heartbeat.Signs(tmp_path, 0)

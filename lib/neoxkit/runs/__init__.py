@@ -1,0 +1,1 @@
+"""One folder a run: its files, events, lock, checkpoints and card, and whether it may go on."""

@@ -1,0 +1,108 @@
+"""A run folder: its files, its metrics, and whether it is finished."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neoxkit import paths
+from neoxkit.errors import UserError
+from neoxkit.files import read_json
+from neoxkit.runs import health, lock
+from neoxkit.runs.events import history, read_events
+
+LOG = "train.log"
+ARGUMENTS = "arguments.json"
+FINISHED = "FINISHED.json"
+DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
+DIALS = "dials.json"  # setting -> [parameter, dial], where dials had changed any at the start
+
+
+def state_of(folder: Path) -> str:
+    """One of "new", "finished", "started": it has made a step that was logged, or saved one."""
+    if (folder / FINISHED).exists():
+        return "finished"
+    made = any(e.get("step") for e in read_events(folder)) or any(folder.glob("checkpoint-*"))
+    return "started" if made else "new"
+
+
+def is_trial(folder: Path) -> bool:
+    """Whether a run was begun as a trial (trial.py), which leaves no model."""
+    path = folder / ARGUMENTS
+    return path.is_file() and bool(read_json(path).get("trial"))
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder to the first free <name>.old-N and return the new path."""
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    folder.rename(target)
+    return target
+
+
+def finished_facts(folder: Path) -> dict[str, Any]:
+    """What FINISHED.json says of a finished run; refused for every other."""
+    if not folder.is_dir():
+        raise UserError("run", f"{paths.short(folder)} does not exist", "run 02_train first")
+    if state_of(folder) != "finished":
+        raise UserError("run", f"{paths.short(folder)} is not finished", "run 02_train again")
+    if is_trial(folder):
+        what = f"{paths.short(folder)} was a trial: it left no model"
+        raise UserError("run", what, "name the run that it was made for")
+    return read_json(folder / FINISHED)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands.
+
+    `state`: training, finished, stopped (on request), failed, or killed (it ended without a word).
+    `step`, `planned` and the newest losses are None before the first of them; `changed` is in
+    seconds since 1970; `says` is what stopped it, or the warnings of its losses. A trial (trial.py)
+    leaves no model, and its losses are no matter.
+    """
+
+    run: str
+    state: str
+    step: int | None
+    planned: int | None
+    train_loss: float | None
+    eval_loss: float | None
+    changed: float
+    says: str = ""
+    is_trial: bool = False
+
+
+def standing_of(folder: Path) -> Standing:
+    """How the run in a folder stands, from its files alone."""
+    events = history(read_events(folder))
+    newest = {event["event"]: event for event in events}
+    last = events[-1] if events else {"event": "", "time": folder.stat().st_mtime}
+    trial = is_trial(folder)
+    warnings = [] if trial else [f"warning: {line}" for line in health.warnings(events)]
+    return Standing(
+        run=folder.name,
+        state=_state(folder, last["event"]),
+        step=max((e["step"] for e in events if "step" in e), default=None),
+        planned=newest.get("start", {}).get("planned_steps"),
+        train_loss=newest.get("train", {}).get("loss"),
+        eval_loss=newest.get("eval", {}).get("loss"),
+        changed=last["time"],
+        says=last["message"] if last["event"] == "error" else "; ".join(warnings),
+        is_trial=trial,
+    )
+
+
+def _state(folder: Path, last_event: str) -> str:
+    if lock.locked_by(folder):
+        return "training"
+    if state_of(folder) == "finished":
+        return "finished"
+    return {"stop": "stopped", "error": "failed"}.get(last_event, "killed")
+
+
+def all_runs() -> list[Standing]:
+    """Every run below runs/, the one that changed last first."""
+    folders = (paths.root() / "runs").glob("*/")
+    started = [f for f in folders if lock.locked_by(f) or state_of(f) != "new"]
+    return sorted(map(standing_of, started), key=lambda s: -s.changed)
