@@ -7,8 +7,9 @@ import argparse
 import time
 
 import inputs
-from neoxkit import models, paths, replies
+from neoxkit import paths
 from neoxkit.data.questions import read_questions
+from neoxkit.models import generation, loading
 from stepclock import print_result
 
 
@@ -28,11 +29,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     options = parser.parse_args()
     name = "tiny" if options.model == "tiny" else paths.short(inputs.MODEL)
-    model, tokenizer = models.for_inference(name), models.load_tokenizer(name)
+    model, tokenizer = loading.for_inference(name), loading.load_tokenizer(name)
     asked = prompts(options.model, options.count)
-    replies.reply(model, tokenizer, asked[:1], max_new_tokens=4)  # warm
+    generation.reply(model, tokenizer, asked[:1], max_new_tokens=4)  # warm
     begun = time.perf_counter()
-    said = replies.reply(model, tokenizer, asked, batch_size=options.batch_size)
+    said = generation.reply(model, tokenizer, asked, batch_size=options.batch_size)
     seconds = time.perf_counter() - begun
     print_result(seconds=seconds, replies=len(said), tokens=sum(r.num_tokens for r in said))
 

@@ -5,10 +5,11 @@ import argparse
 import torch
 
 import inputs
-from neoxkit import models, paths
-from neoxkit.batches import Collator
+from neoxkit import paths
 from neoxkit.data import tokenized
-from neoxkit.losses import token_losses
+from neoxkit.models import loading
+from neoxkit.models.batches import Collator
+from neoxkit.models.losses import token_losses
 from stepclock import StepClock
 
 
@@ -21,9 +22,9 @@ def main() -> None:
     options = parser.parse_args()
     dataset, manifest = tokenized.load(paths.tokenized(options.dataset))
     rows = dataset["train"]
-    model = models.load_model(str(inputs.MODEL)).train()
+    model = loading.load_model(str(inputs.MODEL)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
-    pad_id = models.pad_id(models.load_tokenizer(str(inputs.MODEL)))
+    pad_id = loading.pad_id(loading.load_tokenizer(str(inputs.MODEL)))
     block_size = manifest["block_size"]
     collate = Collator("packed", block_size, pad_id, options.row_tokens or block_size)
     clock = StepClock()

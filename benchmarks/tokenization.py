@@ -19,8 +19,8 @@ def tokenize_file(
     path: Path, folder: Path, *, model: str, train_on: str = "agent", eval_share: float = 0.0
 ) -> None:
     """What 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
-    from neoxkit import models
     from neoxkit.data import encoding, reading, selection, tokenized
+    from neoxkit.models import loading
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
@@ -32,13 +32,19 @@ def tokenize_file(
         eval_share=eval_share,
     )
     sources = reading.read_sides(settings)
-    tokenizer = models.load_tokenizer(model)
+    tokenizer = loading.load_tokenizer(model)
     source = sources["train"]
     encoded = encoding.encode_file(tokenizer, source, source.names, train_on)
     rows, counts = selection.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
     train, evaluation, _ = selection.split_rows(rows, None, eval_share, settings.seed)
     manifest = tokenized.make_manifest(
-        settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
+        settings.as_dict(),
+        loading.portable(settings.model_name_or_path),
+        tokenizer,
+        sources,
+        {"train": counts},
+        train,
+        evaluation,
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     tokenized.save(train, evaluation, folder, manifest)

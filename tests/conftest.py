@@ -49,7 +49,7 @@ def make_home(folder: Path) -> Path:
     (folder / "data" / "models").mkdir(parents=True)
     for name in ("sample.txt", "sample_questions.jsonl"):
         shutil.copy(REPOSITORY / "data" / name, folder / "data")
-    from neoxkit import tiny
+    from neoxkit.models import tiny
 
     shutil.copytree(tiny.tiny_folder(), folder / "data" / "models" / "tiny")
     conversations = (folder / "data" / "sample.txt").read_text().split("<|endoftext|>\n")
@@ -88,21 +88,27 @@ def zygote(session_home: Path) -> Iterator[Zygote]:
 
 def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) -> None:
     """What 01_tokenize does, without the notebook."""
-    from neoxkit import models
     from neoxkit.data import encoding, reading, selection, tokenized
+    from neoxkit.models import loading
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
         train_file=f"data/{file}", dataset=dataset, model_name_or_path=model, **changes
     )
     sources = reading.read_sides(settings)
-    tokenizer = models.load_tokenizer(settings.model_name_or_path)
+    tokenizer = loading.load_tokenizer(settings.model_name_or_path)
     source = sources["train"]
     encoded = encoding.encode_file(tokenizer, source, source.names, settings.train_on)
     rows, counts = selection.fit(encoded, settings.block_size, settings.too_long)
     train, evaluation, _ = selection.split_rows(rows, None, settings.eval_share, settings.seed)
     manifest = tokenized.make_manifest(
-        settings.as_dict(), tokenizer, sources, {"train": counts}, train, evaluation
+        settings.as_dict(),
+        loading.portable(settings.model_name_or_path),
+        tokenizer,
+        sources,
+        {"train": counts},
+        train,
+        evaluation,
     )
     tokenized.save(train, evaluation, paths.tokenized(dataset), manifest)
 

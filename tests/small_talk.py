@@ -1,9 +1,9 @@
 """A few short conversations, encoded with the built-in model's tokenizer."""
 
-from neoxkit import models
 from neoxkit.data import encoding
 from neoxkit.data.conversation import Conversation, Names, Turn
 from neoxkit.data.table import Table
+from neoxkit.models import loading
 from neoxkit.settings import TINY
 
 
@@ -12,7 +12,7 @@ def talk(line: int, *texts: str) -> Conversation:
     return Conversation(line, tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts)))
 
 
-TOKENIZER = models.load_tokenizer(TINY)
+TOKENIZER = loading.load_tokenizer(TINY)
 
 
 def encode(*conversations: Conversation, train_on: str = "agent") -> Table:

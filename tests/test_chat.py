@@ -5,19 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from neoxkit import chat, models, replies
+from neoxkit import chat
 from neoxkit.data import reading
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
+from neoxkit.models import generation, loading
 from neoxkit.settings import TINY, EvaluateSettings
 
-TOKENIZER = models.load_tokenizer(TINY)
+TOKENIZER = loading.load_tokenizer(TINY)
 SETTINGS = EvaluateSettings(max_new_tokens=6)
 JOI = Names("Joi")
 
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    return models.for_inference(TINY, "float32")
+    return loading.for_inference(TINY, "float32")
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def test_growing_ends_with_the_reply_itself(model: torch.nn.Module) -> None:
         options = {"max_new_tokens": 12, "do_sample": True, "seed": seed}
         grown: list[str] = []
         asked = ["User: Hi\n\nJoi:"]
-        (said,) = replies.reply(model, TOKENIZER, asked, JOI, **options, growing=grown.append)
-        assert [said] == replies.reply(model, TOKENIZER, asked, JOI, **options)
+        (said,) = generation.reply(model, TOKENIZER, asked, JOI, **options, growing=grown.append)
+        assert [said] == generation.reply(model, TOKENIZER, asked, JOI, **options)
         assert grown[-1] == said.text and len(grown) > 1
 
 
@@ -45,7 +46,7 @@ def test_both_models_are_asked_with_all_turns_so_far(
         model: object, tokenizer: object, prompts: list[str], names: object, **_: object
     ) -> list:
         asked.append(prompts[0])
-        return [replies.Reply(f"r{len(asked)}", "end mark", 1)]
+        return [generation.Reply(f"r{len(asked)}", "end mark", 1)]
 
     monkeypatch.setattr(chat, "reply", answer)
     box.question.value = "  One? "
@@ -65,7 +66,7 @@ def test_both_models_are_asked_with_all_turns_so_far(
 
 def test_everything_is_escaped(box: chat.Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = "<script>alert(1)</script>\u202e"
-    said = replies.Reply(hostile, "ran on", 1)
+    said = generation.Reply(hostile, "ran on", 1)
     monkeypatch.setattr(chat, "reply", lambda *_, growing, **__: growing(hostile) or [said])
     box.question.value = hostile
     for side in box.sides:
@@ -99,7 +100,7 @@ def test_temperature_zero_is_greedy_and_above_it_varies(box: chat.Chat) -> None:
         side.turns = side.turns[-1:]
     assert side.turns == side.turns[:1]
     greedy = {
-        replies.reply(side.model(), TOKENIZER, ["User: Hi\n\nJoi:"], JOI, max_new_tokens=6)[0]
+        generation.reply(side.model(), TOKENIZER, ["User: Hi\n\nJoi:"], JOI, max_new_tokens=6)[0]
     }
     box.temperature.value = 1.5
     asked = "User: Hi\n\nJoi:"

@@ -8,10 +8,11 @@ import pytest
 import torch
 from datasets import load_from_disk
 
-from neoxkit import depth, evaluate, models, paths, scoring
+from neoxkit import depth, evaluate, paths, scoring
 from neoxkit.data.conversation import Names
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
+from neoxkit.models import loading
 from neoxkit.settings import EvaluateSettings
 
 A, B = 7, NOT_TRAINED  # trained, not trained
@@ -139,7 +140,7 @@ def test_parts_hold_every_token_once_by_turn_and_by_length() -> None:
 
 
 def test_bits_per_byte_is_the_loss_in_bits_over_the_text(home: Path) -> None:
-    tokenizer = models.load_tokenizer("tiny")
+    tokenizer = loading.load_tokenizer("tiny")
     ids = tokenizer("Hé")["input_ids"]
     rows = [{"labels": [B, *ids, tokenizer.eos_token_id]}]
     assert depth.num_bytes(rows, tokenizer) == len("Hé".encode()) == 3
@@ -151,7 +152,7 @@ def test_bits_per_byte_is_the_loss_in_bits_over_the_text(home: Path) -> None:
 def test_a_score_keeps_each_conversations_losses_in_the_order_of_the_rows(home: Path) -> None:
     """Against one conversation at a time, though batches are made by length."""
     rows = load_from_disk(paths.tokenized("small"))["eval"].select(range(7))
-    model = models.load_model("tiny").eval()
+    model = loading.load_model("tiny").eval()
     found = scoring.score(model, rows, batch_size=3, pad_id=1)
     for row, losses in zip(rows, found.losses, strict=True):
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
@@ -163,7 +164,7 @@ def test_a_score_keeps_each_conversations_losses_in_the_order_of_the_rows(home: 
 
 
 def test_a_plain_text_is_scored_whole_in_windows_behind_end_marks(home: Path) -> None:
-    tokenizer = models.load_tokenizer("tiny")
+    tokenizer = loading.load_tokenizer("tiny")
     text = "Counting: <|endoftext|> one two three four five six seven eight nine ten. " * 3
     rows = scoring.text_rows(text, tokenizer, 16)
     assert all(row["input_ids"][0] == tokenizer.eos_token_id for row in rows)
@@ -183,7 +184,7 @@ def test_a_plain_text_that_is_none_is_refused(tmp_path: Path, data: bytes, said:
 def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> None:
     """A window may end within a character, whose bytes can't be told from its tokens."""
     (tmp_path / "t.txt").write_text("日本語の文章です。" * 60)
-    model, tokenizer = models.load_model("tiny"), models.load_tokenizer("tiny")
+    model, tokenizer = loading.load_model("tiny"), loading.load_tokenizer("tiny")
     rows, size = scoring.plain_rows(tmp_path / "t.txt", model, tokenizer)
     assert size == 27 * 60 and depth.num_bytes(rows, tokenizer) != size
     settings = EvaluateSettings(plain_text_file=str(tmp_path / "t.txt"))

@@ -8,23 +8,24 @@ import torch
 from conftest import tokenize
 from datasets import load_from_disk
 
-from neoxkit import evaluate, models, paths, scoring
+from neoxkit import evaluate, paths, scoring
 from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, example, own_questions, questions_for, read_questions
 from neoxkit.errors import UserError
-from neoxkit.replies import Reply, reply
+from neoxkit.models import loading
+from neoxkit.models.generation import Reply, reply
 from neoxkit.settings import EvaluateSettings
 
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    return models.load_model("tiny").eval()
+    return loading.load_model("tiny").eval()
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> object:
-    return models.load_tokenizer("tiny")
+    return loading.load_tokenizer("tiny")
 
 
 def test_a_score_does_not_depend_on_the_batch_size(home: Path, model: object) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig
 
-from neoxkit import export, model_card
 from neoxkit.data.conversation import Names
-from neoxkit.tiny import tiny_folder
+from neoxkit.models import sharing
+from neoxkit.models.tiny import tiny_folder
 
 
 def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_pa
     )
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
     tokenizer.save_pretrained(tmp_path)
-    export.for_older_readers(tmp_path)
+    sharing.for_older_readers(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["rotary_pct"], config["rotary_emb_base"]) == (0.5, 5000.0)
     named = json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"]
@@ -37,7 +37,7 @@ def test_what_older_tools_can_read_already_is_left_alone(tmp_path: Path, name: s
     """And adapters, which have no configuration of a model."""
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
     before = [(p.name, p.read_bytes()) for p in tmp_path.iterdir()]
-    export.for_older_readers(tmp_path)
+    sharing.for_older_readers(tmp_path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == before
 
 
@@ -52,15 +52,15 @@ def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
     }  # fmt: skip
     source = {"path": str(tmp_path / "secret" / "mine.txt"), "sha256": "abc"}
     manifest = {"source": source, "sides": {"train": {"conversations": 7}}, "train_on": "agent"}
-    card = model_card.card(facts, manifest, dict.fromkeys(model_card.SETTINGS, 1))
+    card = sharing.card(facts, manifest, dict.fromkeys(sharing.SETTINGS, 1))
     assert card.startswith("---\nlibrary_name: transformers\n") and "base_model" not in card
     assert "# base, fine-tuned on mine.txt" in card and "`Joi:`" in card
     assert "secret" not in card and "transformers 5." in card
     facts["base"] = "EleutherAI/pythia-70m"
-    card = model_card.card(facts, manifest, dict.fromkeys(model_card.SETTINGS, 1))
+    card = sharing.card(facts, manifest, dict.fromkeys(sharing.SETTINGS, 1))
     assert "base_model: EleutherAI/pythia-70m" in card and "Warning" not in card
     facts["warnings"] = ["the train loss rose"]
-    card = model_card.card(facts, manifest, dict.fromkeys(model_card.SETTINGS, 1))
+    card = sharing.card(facts, manifest, dict.fromkeys(sharing.SETTINGS, 1))
     assert "\n\n**Warning.** the train loss rose\n\n**Data.**" in card
 
 
@@ -78,5 +78,5 @@ def test_who_asks_as_the_card_says_gets_one_turn(
         return ask
 
     monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
-    exec(model_card.usage('a "folder" 😀', Names()), {})
+    exec(sharing.usage('a "folder" 😀', Names()), {})
     assert capsys.readouterr().out == "Hello.\n"

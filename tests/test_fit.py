@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, train_to_the_end
 
-from neoxkit import files, fit, lora, models, needs
+from neoxkit import files, fit
+from neoxkit.models import loading, lora, memory
 from neoxkit.runs.events import read_events
 from neoxkit.settings import TrainSettings
 
@@ -24,9 +25,9 @@ def test_the_shapes_have_as_many_weights_as_their_models_are_named_for() -> None
 
 def test_each_part_is_what_the_formula_says() -> None:
     """Two ranks, fp32, ZeRO 2, of a model of one layer."""
-    shape = fit.Shape(width=10, layers=1, vocabulary=100)
-    job = needs.Job(shape.num_parameters, num_ranks=2, zero_stage=2)
-    found = fit.rank_gib(shape, job, fit.Batch(tokens=7, trained=3), ZERO2)
+    shape = memory.Shape(width=10, layers=1, vocabulary=100)
+    job = memory.Job(shape.num_parameters, num_ranks=2, zero_stage=2)
+    found = memory.rank_gib(shape, job, memory.Batch(tokens=7, trained=3), ZERO2)
     num = shape.num_parameters
     assert num == 2 * 1000 + 1200 + 130 + 20
     assert {name: round(gib * 2**30) for name, gib in found.items() if name != "libraries"} == {
@@ -42,14 +43,14 @@ def test_each_part_is_what_the_formula_says() -> None:
 
 
 def test_what_each_way_out_saves() -> None:
-    shape, batch = fit.SHAPES["pythia-1b"], fit.Batch(8_000, 4_000)
-    plain = fit.rank_gib(shape, fit.job_of(shape, ZERO2, 1), batch, ZERO2)
-    checkpointing = fit.rank_gib(
-        shape, fit.job_of(shape, ZERO2, 1), fit.Batch(8_000, 4_000, True), ZERO2
+    shape, batch = fit.SHAPES["pythia-1b"], memory.Batch(8_000, 4_000)
+    plain = memory.rank_gib(shape, fit.job_of(shape, ZERO2, 1), batch, ZERO2)
+    checkpointing = memory.rank_gib(
+        shape, fit.job_of(shape, ZERO2, 1), memory.Batch(8_000, 4_000, True), ZERO2
     )
     offload = ZERO2 | {"offload_optimizer": {"device": "cpu"}}
-    offloaded = fit.rank_gib(shape, fit.job_of(shape, offload, 1), batch, offload)
-    adapters = fit.rank_gib(shape, fit.job_of(shape, ZERO2, 1, lora_rank=8), batch, ZERO2)
+    offloaded = memory.rank_gib(shape, fit.job_of(shape, offload, 1), batch, offload)
+    adapters = memory.rank_gib(shape, fit.job_of(shape, ZERO2, 1, lora_rank=8), batch, ZERO2)
     assert checkpointing["activations"] == plain["activations"] * (16 + 17) / (16 * 17)
     assert (
         (offloaded["optimizer"], offloaded["step"]) == (0, 0) < (plain["optimizer"], plain["step"])
@@ -58,8 +59,8 @@ def test_what_each_way_out_saves() -> None:
 
 
 def test_adapters_are_counted_as_they_are_made(home: Path) -> None:
-    model = models.without_weights("tiny")
-    shape = fit.Shape(
+    model = loading.without_weights("tiny")
+    shape = memory.Shape(
         model.config.hidden_size, model.config.num_hidden_layers, model.config.vocab_size
     )
     assert fit.job_of(shape, {}, 1, lora_rank=4).num_trained == lora.num_trained(model, 4)
@@ -93,18 +94,18 @@ def test_a_configuration_with_room_is_preferred_to_an_earlier_one_without() -> N
 def test_the_largest_micro_batch_fits_and_one_more_does_not(gib: int) -> None:
     shape = fit.SHAPES["pythia-160m"]
     job = fit.job_of(shape, ZERO2, 1)
-    num = fit.largest_micro_batch(shape, job, fit.Batch(280, 140), gib, ZERO2)
+    num = memory.largest_micro_batch(shape, job, memory.Batch(280, 140), gib, ZERO2)
 
     def taken(n: int) -> float:
-        return sum(fit.rank_gib(shape, job, fit.Batch(280 * n, 140 * n), ZERO2).values())
+        return sum(memory.rank_gib(shape, job, memory.Batch(280 * n, 140 * n), ZERO2).values())
 
     assert num and taken(num) <= gib < taken(num + 1)
 
 
 def test_what_does_not_fit_has_no_micro_batch() -> None:
     shape = fit.SHAPES["pythia-12b"]
-    one = fit.Batch(280, 140)
-    assert fit.largest_micro_batch(shape, fit.job_of(shape, ZERO2, 1), one, 24, ZERO2) == 0
+    one = memory.Batch(280, 140)
+    assert memory.largest_micro_batch(shape, fit.job_of(shape, ZERO2, 1), one, 24, ZERO2) == 0
 
 
 # width, layers, conversations a micro-batch, checkpointing, ZeRO stage, ranks
@@ -145,10 +146,10 @@ def test_a_training_takes_what_was_predicted(
     train = [e for e in read_events(run) if e["event"] == "train"]
     tokens = [round(e["tokens"] / (1 - e["padding_share"]) / ranks) for e in train]
     largest = max(range(len(train)), key=tokens.__getitem__)
-    batch = fit.Batch(tokens[largest], train[largest]["trained_tokens"] // ranks, checkpointing)
-    shape = fit.Shape(width, layers, 50304)
+    batch = memory.Batch(tokens[largest], train[largest]["trained_tokens"] // ranks, checkpointing)
+    shape = memory.Shape(width, layers, 50304)
     zero = files.read_json(home / "ds_configs" / f"zero{stage}.json")["zero_optimization"]
-    job = needs.Job(shape.num_parameters, num_ranks=ranks, zero_stage=stage)
-    predicted = sum(fit.rank_gib(shape, job, batch, zero).values())
+    job = memory.Job(shape.num_parameters, num_ranks=ranks, zero_stage=stage)
+    predicted = sum(memory.rank_gib(shape, job, batch, zero).values())
     shutil.rmtree(run)  # a checkpoint of these is large
     assert predicted == pytest.approx(max(e["memory_gib"] for e in train), rel=0.2)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, estimates, files, fit, forecast, machine, models, needs, plan
+from neoxkit import cli, estimates, files, fit, forecast, machine, plan
 from neoxkit.errors import UserError
+from neoxkit.models import loading, memory
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
@@ -26,11 +27,11 @@ def of(machine: fit.Machine | None = None, **settings: object) -> forecast.Forec
 
 
 def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, float]:
-    config = models.without_weights("tiny").config
-    shape = fit.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
-    job = needs.Job(shape.num_parameters, num_ranks=num_ranks, zero_stage=2)
+    config = loading.without_weights("tiny").config
+    shape = memory.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
+    job = memory.Job(shape.num_parameters, num_ranks=num_ranks, zero_stage=2)
     zero = forecast.setup(TrainSettings(), "tiny", forecast.here(TrainSettings())).zero
-    return fit.rank_gib(shape, job, fit.Batch(tokens, trained), zero)
+    return memory.rank_gib(shape, job, memory.Batch(tokens, trained), zero)
 
 
 def test_the_parts_are_those_of_the_micro_batch_that_is_made() -> None:

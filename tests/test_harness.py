@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from neoxkit import harness, models, replies
+from neoxkit import harness
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import read_questions
 from neoxkit.errors import UserError
+from neoxkit.models import generation, loading
 from neoxkit.settings import EvaluateSettings
 
 installed = pytest.mark.skipif(
@@ -34,12 +35,12 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 
 @pytest.fixture(scope="module")
 def tokenizer(session_home: Path) -> Any:
-    return models.load_tokenizer(str(session_home / "data" / "models" / "tiny"))
+    return loading.load_tokenizer(str(session_home / "data" / "models" / "tiny"))
 
 
 @pytest.fixture(scope="module")
 def model(session_home: Path) -> Any:
-    return models.for_inference(str(session_home / "data" / "models" / "tiny"))
+    return loading.for_inference(str(session_home / "data" / "models" / "tiny"))
 
 
 @installed
@@ -48,7 +49,7 @@ def test_the_sample_task_counts_what_the_kit_counts(
 ) -> None:
     """Questions of which every third has the model's own reply as its reference."""
     asked = read_questions(home / "data" / "sample_questions.jsonl", Names())[:40]
-    said = replies.reply(model, tokenizer, [q.prompt for q in asked], Names(), max_new_tokens=8)
+    said = generation.reply(model, tokenizer, [q.prompt for q in asked], Names(), max_new_tokens=8)
     lines = (home / "data" / "sample_questions.jsonl").read_text().splitlines()
     questions = [json.loads(line) for line in lines[:40]]
     for i, question in enumerate(questions):

@@ -20,8 +20,9 @@ from conftest import REPOSITORY
 from crashes import SHORT, Crashes
 from zygote import job
 
-from neoxkit import models, paths, universal
+from neoxkit import paths, universal
 from neoxkit.errors import UserError
+from neoxkit.models import loading
 from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import FINISHED, LOG, state_of
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
@@ -101,7 +102,7 @@ def test_a_model_of_pickles_alone_is_refused(home: Path, tmp_path: Path) -> None
     (folder / "model.safetensors").unlink()
     torch.save({"gpt_neox.embed_in.weight": Evil(canary)}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        models.load_model(str(folder))
+        loading.load_model(str(folder))
     assert not canary.exists()
 
 
@@ -119,9 +120,9 @@ def remote_code(folder: Path, canary: Path) -> None:
     ("file", "names", "load"),
     [
         ("config.json", '"AutoConfig": "evil.EvilConfig", "AutoModelForCausalLM": "evil.EvilModel"',
-         models.load_model),
+         loading.load_model),
         ("tokenizer_config.json", '"AutoTokenizer": [null, "evil.EvilTokenizer"]',
-         models.load_tokenizer),
+         loading.load_tokenizer),
     ],
 )  # fmt: skip
 def test_code_that_a_model_brings_along_does_not_run(

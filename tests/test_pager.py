@@ -6,8 +6,9 @@ import pytest
 from conftest import Outputs
 from small_talk import EVAL, TRAIN
 
-from neoxkit import browser, models, pager, views
+from neoxkit import browser, pager, views
 from neoxkit.data import audit
+from neoxkit.models import loading
 from neoxkit.settings import TINY
 
 SIDES = {"train": TRAIN, "eval": EVAL}
@@ -22,11 +23,11 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Outputs:
 
 
 def pages(outputs: Outputs) -> pager.Pager:
-    return pager.pages(SIDES, audit.findings(SIDES), models.load_tokenizer(TINY))
+    return pager.pages(SIDES, audit.findings(SIDES), loading.load_tokenizer(TINY))
 
 
 def page_of(row: Any) -> views.View:
-    return views.trained_tokens(row, models.load_tokenizer(TINY))
+    return views.trained_tokens(row, loading.load_tokenizer(TINY))
 
 
 def test_it_begins_with_the_first_conversation_and_turns_pages(shown: Outputs) -> None:

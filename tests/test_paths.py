@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import models, paths
+from neoxkit import paths
 from neoxkit.errors import UserError
+from neoxkit.models import loading
 
 
 @pytest.fixture
@@ -30,9 +31,9 @@ def test_what_was_uploaded_is_found_from_anywhere(
     assert paths.find("train_file", "notebooks/file-in-notebooks.txt") == uploaded
     assert paths.find("train_file", str(uploaded)) == uploaded
     assert paths.find("train_file", "data/file-in-data.txt").read_text() == "data"
-    assert paths.portable("model-in-notebooks") == "notebooks/model-in-notebooks"
-    assert paths.local_folder("data/model-in-data") == root / "data" / "model-in-data"
-    assert models.resolve("model-in-notebooks") == str(root / "notebooks" / "model-in-notebooks")
+    assert loading.portable("model-in-notebooks") == "notebooks/model-in-notebooks"
+    assert loading.local_folder("data/model-in-data") == root / "data" / "model-in-data"
+    assert loading.resolve("model-in-notebooks") == str(root / "notebooks" / "model-in-notebooks")
 
 
 def test_the_working_directory_comes_first_then_the_root(
@@ -53,4 +54,4 @@ def test_a_refusal_names_every_place_once(root: Path, monkeypatch: pytest.Monkey
         paths.find("train_file", "no.txt")
     looked = f"{root} or {root / 'notebooks'}"
     assert str(refused.value).startswith(f"train_file: 'no.txt' does not exist in {looked}"[:130])
-    assert paths.local_folder("no") is None and paths.local_folder("") is None
+    assert loading.local_folder("no") is None and loading.local_folder("") is None

@@ -20,22 +20,11 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 from zygote import Zygote, job
 
-from neoxkit import (
-    cli,
-    evaluate,
-    files,
-    launch,
-    machine,
-    needs,
-    paths,
-    pipeline,
-    plan,
-    repeat,
-    scoring,
-)
+from neoxkit import cli, evaluate, files, launch, machine, paths, pipeline, plan, repeat, scoring
 from neoxkit.data import tokenized
 from neoxkit.errors import STOPPED, Stopped, UserError
-from neoxkit.replies import ENDINGS
+from neoxkit.models import memory
+from neoxkit.models.generation import ENDINGS
 from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import EventReader, read_events
@@ -147,7 +136,7 @@ def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -
 
 
 def test_a_checkpoint_takes_what_was_estimated(unbroken: Path) -> None:
-    job = needs.Job(metrics(unbroken)[0]["num_parameters"], num_ranks=1, zero_stage=2)
+    job = memory.Job(metrics(unbroken)[0]["num_parameters"], num_ranks=1, zero_stage=2)
     size = sum(f.stat().st_size for f in (unbroken / "checkpoint-8").rglob("*") if f.is_file())
     assert size / machine.GIB == pytest.approx(job.checkpoint_gib(), rel=0.02)
 

@@ -10,10 +10,11 @@ from torch.utils.data import Sampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from neoxkit import base, losses
+from neoxkit import base
 from neoxkit.arguments import FIXED, KitArguments
-from neoxkit.batches import Collator
 from neoxkit.errors import UserError
+from neoxkit.models import losses
+from neoxkit.models.batches import Collator
 from neoxkit.trainer import KitTrainer
 
 LENGTHS = (11, 29, 5, 23, 17, 8, 12, 20)

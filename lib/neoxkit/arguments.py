@@ -11,8 +11,9 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
-from neoxkit import models, paths
+from neoxkit import paths
 from neoxkit.errors import UserError, near
+from neoxkit.models import loading
 from neoxkit.settings import ATTENTIONS
 
 # What transformers 5 renamed or dropped: old flag -> (new flag, or None; fixed value or None).
@@ -252,7 +253,7 @@ def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[st
             kit.precision = name
     on_gpu = torch.cuda.is_available() and not training.get("use_cpu")
     if kit.precision == "auto":
-        kit.precision = models.best_precision(on_gpu)
+        kit.precision = loading.best_precision(on_gpu)
     if kit.precision == "fp16" and not on_gpu:
         raise UserError(
             "fp16", "needs a GPU and there is none", "leave it out, or use precision fp32"

@@ -10,9 +10,10 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, lora, machine, models, needs, ranks, rates
+from neoxkit import arguments, machine, ranks
 from neoxkit.errors import UserError
 from neoxkit.files import flush_all
+from neoxkit.models import loading, lora, memory, rates
 from neoxkit.runs.folder import state_of
 
 # Model families whose packed rows are known to be exact; every run checks its own as well.
@@ -26,7 +27,9 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
     if kit.from_scratch:
         name = str(_random_base(folder, name, parsed.training))
     half = kit.precision != "fp32"
-    model = models.load_model(name, attention=models.attention(name, kit.attn_implementation, half))
+    model = loading.load_model(
+        name, attention=loading.attention(name, kit.attn_implementation, half)
+    )
     if kit.layout == "packed" and model.config.model_type not in PACKS_EXACTLY:
         kit.layout = "padded"
         family = model.config.model_type
@@ -58,7 +61,7 @@ def _find_fitting_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None
 
 def files(kit: arguments.KitArguments, folder: Path) -> Path:
     """Where the files of a run's base lie, once it was loaded."""
-    return folder / "base" if kit.from_scratch else models.files(kit.model_name_or_path)
+    return folder / "base" if kit.from_scratch else loading.files(kit.model_name_or_path)
 
 
 def set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
@@ -90,8 +93,8 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
         shutil.rmtree(base, ignore_errors=True)  # of a start that made no step, with another seed
         shutil.rmtree(part, ignore_errors=True)
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made
-        models.random_model(name, args.seed).save_pretrained(part)
-        models.load_tokenizer(name).save_pretrained(part)
+        loading.random_model(name, args.seed).save_pretrained(part)
+        loading.load_tokenizer(name).save_pretrained(part)
         flush_all(part)
         part.rename(base)
         if args.hf_deepspeed_config:
@@ -105,7 +108,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     kit, args = parsed.kit, parsed.training
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
     num_parameters, num_trained = _num_parameters(kit, args)
-    job = needs.Job.under(
+    job = memory.Job.under(
         zero,
         num_parameters=num_parameters,
         num_trained=num_trained,
@@ -116,18 +119,18 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     if not ranks.is_first():
         return
     if not kit.trial:
-        needs.check_disk(folder, job, args.save_total_limit)
-    needs.check_host(job)
+        memory.check_disk(folder, job, args.save_total_limit)
+    memory.check_host(job)
     if job.on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory / machine.GIB
-        parsed.notices.append(needs.check_gpu(job, total))
+        parsed.notices.append(memory.check_gpu(job, total))
 
 
 def _num_parameters(kit: arguments.KitArguments, args: TrainingArguments) -> tuple[int, int]:
     """Of a model, and how many of them are trained, without its weights."""
     unset_hf_deepspeed_config()  # else ZeRO-3 would shard what is not there
     try:
-        model = models.without_weights(kit.model_name_or_path)
+        model = loading.without_weights(kit.model_name_or_path)
         total = model.num_parameters()
         return total, lora.num_trained(model, kit.lora_rank) if kit.lora_rank else total
     finally:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import browser, evaluate, paths, views
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
-from neoxkit.replies import Reply, reply
+from neoxkit.models.generation import Reply, reply
 from neoxkit.settings import END_MARK, EvaluateSettings
 
 KEPT = "chat.txt"  # conversations that were kept, in a run's folder

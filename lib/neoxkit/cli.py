@@ -217,9 +217,9 @@ def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from neoxkit import merge
+    from neoxkit.models import sharing
 
-    print(f"{paths.short(merge.merge(options.run))} opens with from_pretrained")
+    print(f"{paths.short(sharing.merge(options.run))} opens with from_pretrained")
     return 0
 
 

@@ -14,12 +14,13 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import browser, estimates, forecast, machine, plan, plots, rates, views
+from neoxkit import browser, estimates, forecast, machine, plan, plots, views
 from neoxkit.data import selection, tokenized
 from neoxkit.data.table import Table
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
 from neoxkit.fields import Settings, convert
+from neoxkit.models import rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.views import View
 

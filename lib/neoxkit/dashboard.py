@@ -144,7 +144,7 @@ def status(
     """The status line: what matters most first, as a narrow terminal cuts its end.
 
     Step, loss, time left; learning rate (its peak), batch (conversations a step), block size;
-    epoch, speed (see speed.py), memory.
+    epoch, speed (see flops.py), memory.
     """
     start = next((e for e in reversed(events) if e["event"] == "start"), None)
     train = [e for e in events if e["event"] == "train"]

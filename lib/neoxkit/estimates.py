@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from neoxkit import models, paths
+from neoxkit import paths
+from neoxkit.models import loading
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import METRICS, history, read_events
 from neoxkit.runs.folder import FINISHED
-from neoxkit.settings import TINY
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,10 @@ class Measured:
         return f"of steps, at {self.tokens_per_second:,.0f} useful tokens/s as in run {self.run}"
 
 
-def base_name(name: str) -> str:
-    """A model's name as a run writes it down."""
-    portable = name if name == TINY else paths.portable(name)
-    return portable if portable == TINY or paths.local_folder(portable) else models.resolve(name)
-
-
 def last_run(model: str, num_ranks: int = 0) -> Measured | None:
     """The last finished run of this model (0: on any number of ranks) on this machine, else one
     with steps."""
-    name = base_name(model)
+    name = loading.base_name(model)
     folders = [p.parent for p in (paths.root() / "runs").glob(f"*/{METRICS}")]
     for folder in sorted(folders, key=_finished_and_new, reverse=True):
         found = _measured(folder, name, num_ranks)

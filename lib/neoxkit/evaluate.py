@@ -10,11 +10,12 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import depth, files, harness, models, paths
+from neoxkit import depth, files, harness, paths
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, own_questions
+from neoxkit.models import loading
+from neoxkit.models.generation import ENDINGS, Reply, reply
 from neoxkit.parallel import Progress, silent
-from neoxkit.replies import ENDINGS, Reply, reply
 from neoxkit.runs import checkpoints
 from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
@@ -28,7 +29,7 @@ def load(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
         name = str(folder / "model")
     else:
         name = str(folder / "base") if facts["from_scratch"] else facts["base"]
-    return models.for_inference(name, _dtype(facts))
+    return loading.for_inference(name, _dtype(facts))
 
 
 def _dtype(facts: Mapping[str, Any]) -> str:
@@ -102,7 +103,7 @@ def examine(
 
     `show` makes a progress line of a label, which begins with the model's `name`.
     """
-    options = {"batch_size": settings.batch_size, "pad_id": models.pad_id(tokenizer)}
+    options = {"batch_size": settings.batch_size, "pad_id": loading.pad_id(tokenizer)}
 
     def named(label: str) -> Progress:
         return show(f"{name} {label}".strip())
@@ -163,10 +164,10 @@ def losses_by_step(
     if not base.score or not tuned.score:
         return {}
     losses = {0: base.score.loss}
-    options = {"batch_size": settings.batch_size, "pad_id": models.pad_id(tokenizer)}
+    options = {"batch_size": settings.batch_size, "pad_id": loading.pad_id(tokenizer)}
     for checkpoint in checkpoints.whole(folder) if settings.score_checkpoints else ():
         if (step := checkpoints.step_of(checkpoint)) < facts["step"]:
-            model = models.for_inference(str(checkpoint), _dtype(facts))
+            model = loading.for_inference(str(checkpoint), _dtype(facts))
             progress = show(f"{checkpoint.name} scores conversations")
             losses[step] = score(model, rows, **options, progress=progress).loss
     return losses | {facts["step"]: tuned.score.loss}

@@ -6,33 +6,14 @@ from typing import Any
 
 from transformers import Trainer
 
-from neoxkit import files, model_card
+from neoxkit import files
 from neoxkit.arguments import KitArguments
 from neoxkit.data.conversation import Names
+from neoxkit.models import sharing
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import append_event, history, read_events, totals
 from neoxkit.runs.folder import FINISHED
-
-
-def for_older_readers(folder: Path) -> None:
-    """Add to a saved model the names that transformers 4 and llama.cpp's converter look for.
-
-    Version 5 has the rotary settings of GPT-NeoX elsewhere, and a class of its own for tokenizers
-    that are described by their files alone; it reads the older names as well.
-    """
-    place = folder / "config.json"
-    if place.is_file():  # adapters have none
-        config = files.read_json(place)
-        rope = config.get("rope_parameters", {})
-        if "partial_rotary_factor" in rope:
-            config["rotary_pct"] = rope["partial_rotary_factor"]
-            config["rotary_emb_base"] = rope["rope_theta"]
-            files.write_json(place, config)
-    place = folder / "tokenizer_config.json"
-    config = files.read_json(place)
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        files.write_json(place, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def finish(
@@ -74,13 +55,13 @@ def finish(
     }
     if not kit.trial:
         assert weights, "the weights were not gathered"
-        tokenizer.chat_template = model_card.chat_template(Names.of(manifest))
+        tokenizer.chat_template = sharing.chat_template(Names.of(manifest))
         tokenizer.model_max_length = trainer.model.config.max_position_embeddings
         tokenizer.save_pretrained(part)
-        for_older_readers(part)
+        sharing.for_older_readers(part)
         # A pickle: nobody needs it to use the model.
         (part / "training_args.bin").unlink(missing_ok=True)
-        card = model_card.card(facts, manifest, trainer.args.to_dict())
+        card = sharing.card(facts, manifest, trainer.args.to_dict())
         (part / "README.md").write_text(card, "utf-8")
         files.flush_all(part)
         target = folder / "model"

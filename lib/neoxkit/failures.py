@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from neoxkit import needs
 from neoxkit.arguments import Parsed
 from neoxkit.errors import UserError
+from neoxkit.models import memory
 from neoxkit.runs import checkpoints
 from neoxkit.runs.events import history, read_events
 
@@ -24,7 +24,7 @@ def explain(fault: Exception, parsed: Parsed | None, folder: Path | None) -> Use
     text = str(fault)
     if _is_out_of_memory(fault):
         what = f"ran out ({_where(folder)})"
-        return UserError("memory", what, needs.half_the_memory(parsed.training.to_dict()))
+        return UserError("memory", what, memory.half_the_memory(parsed.training.to_dict()))
     if "loss scale already at minimum" in text:
         what = f"the loss scale of fp16 is at its minimum ({_where(folder)})"
         return UserError("precision", what, "use bf16 or fp32, or a lower learning_rate")

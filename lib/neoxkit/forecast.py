@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neoxkit import estimates, files, fit, lora, machine, models, needs, paths, plan
+from neoxkit import estimates, files, fit, machine, paths, plan
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
+from neoxkit.models import loading, lora, memory
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
@@ -44,7 +45,7 @@ def here(settings: TrainSettings, at_once: int = 1) -> Place:
     """This machine, with the ranks that the settings mean on it; `at_once` trainings share its
     host's memory."""
     ranks, on_gpu = machine.num_ranks(settings), machine.num_gpus() > 0
-    precision = models.best_precision(on_gpu)
+    precision = loading.best_precision(on_gpu)
     device_gib = machine.device_gib(on_gpu, ranks if on_gpu else ranks * at_once)
     return Place(ranks, on_gpu, precision, device_gib, machine.available_gib() / at_once)
 
@@ -62,22 +63,22 @@ def elsewhere(settings: TrainSettings, machine: fit.Machine) -> Place:
 class Setup:
     """What of the settings decides the memory of a rank, whatever its micro-batch is."""
 
-    shape: fit.Shape
-    job: needs.Job
+    shape: memory.Shape
+    job: memory.Job
     zero: Mapping[str, Any]
     checkpointing: bool
 
     def gib(self, tokens: float, trained: float) -> dict[str, float]:
         """The parts with a micro-batch of so many tokens (with padding) and trained tokens."""
-        return fit.rank_gib(self.shape, self.job, self._batch(tokens, trained), self.zero)
+        return memory.rank_gib(self.shape, self.job, self._batch(tokens, trained), self.zero)
 
     def largest(self, tokens: float, trained: float, device_gib: float) -> int:
         """How many conversations of so many tokens fit at once."""
         one = self._batch(tokens, trained)
-        return fit.largest_micro_batch(self.shape, self.job, one, device_gib, self.zero)
+        return memory.largest_micro_batch(self.shape, self.job, one, device_gib, self.zero)
 
-    def _batch(self, tokens: float, trained: float) -> fit.Batch:
-        return fit.Batch(tokens, trained, self.checkpointing)
+    def _batch(self, tokens: float, trained: float) -> memory.Batch:
+        return memory.Batch(tokens, trained, self.checkpointing)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def setup(settings: TrainSettings, base: str, place: Place) -> Setup:
     zero = zero.get("zero_optimization", {})
     precision = place.precision if settings.precision == "auto" else settings.precision
     rank = settings.lora_rank
-    job = needs.Job.under(
+    job = memory.Job.under(
         zero,
         num_parameters=model.num_parameters(),
         num_trained=lora.num_trained(model, rank) if rank else None,
@@ -167,13 +168,13 @@ def setup(settings: TrainSettings, base: str, place: Place) -> Setup:
         half=precision != "fp32",
         on_gpu=place.on_gpu,
     )
-    shape = fit.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
+    shape = memory.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
     return Setup(shape, job, zero, settings.gradient_checkpointing)
 
 
 @functools.cache
 def _model(base: str) -> "PreTrainedModel":
-    return models.without_weights(base)
+    return loading.without_weights(base)
 
 
 def of(

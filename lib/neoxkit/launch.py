@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, machine, needs, paths, plan
+from neoxkit import files, machine, paths, plan
 from neoxkit.data import tokenized
 from neoxkit.errors import LOCKED, STOPPED, Stopped, TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS
+from neoxkit.models import memory
 from neoxkit.runs import checkpoints, lock, resuming
 from neoxkit.runs.events import METRICS, EventReader
 from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, finished_facts, set_aside, state_of
@@ -103,7 +104,7 @@ class Training:
         """What an exit code says of a training that left no word."""
         if code in _KILLED:
             arguments = files.read_json(self.folder / ARGUMENTS)
-            remedy = needs.half_the_memory(arguments)
+            remedy = memory.half_the_memory(arguments)
             return f"a process of it was killed, most often as memory ran out: {remedy}"
         if (self.folder / FINISHED).is_file():
             return f"exit code {code}, but its result is whole: run it again to go on with that"

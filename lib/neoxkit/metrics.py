@@ -11,11 +11,11 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from neoxkit import speed
 from neoxkit.arguments import Parsed, zero_stage
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, asked
-from neoxkit.replies import reply
+from neoxkit.models import flops
+from neoxkit.models.generation import reply
 from neoxkit.runs.events import append_event
 
 REPLY_TOKENS = 32  # longest reply during training
@@ -49,7 +49,7 @@ class Metrics(TrainerCallback):
             micro_batch=args.train_batch_size,
             learning_rate=args.learning_rate,
             fitting_rate=self.parsed.fitting_rate,
-            model_gib=round(speed.memory_gib(), 3),  # with gradients' and optimizer's places
+            model_gib=round(flops.memory_gib(), 3),  # with gradients' and optimizer's places
             dataset=kit.dataset,
             model=kit.model_name_or_path,
             model_type=model.config.model_type,

@@ -9,8 +9,8 @@ from neoxkit.views import NOTHING, View, sentences, table
 if TYPE_CHECKING:
     from neoxkit.data.questions import Question
     from neoxkit.depth import Depth
+    from neoxkit.models.generation import Reply
     from neoxkit.plots import Picture
-    from neoxkit.replies import Reply
 
 
 def scoreboard(evaluation: Mapping[str, Any]) -> View:

@@ -26,21 +26,21 @@ def root() -> Path:
 def find(parameter: str, value: str, file: bool = True) -> Path:
     """An existing file (or, with `file` False, folder) named by a parameter.
 
-    A relative path is looked for where `_places` says, so that the same value works in JupyterLab,
+    A relative path is looked for where `candidates` says: the same value works in JupyterLab,
     under papermill and at a shell.
     """
-    places = _places(value)
-    for place in places:
+    tried = candidates(value)
+    for place in tried:
         if place.is_file() if file else place.is_dir():
             return place.resolve()
-    if any(place.exists() for place in places):
+    if any(place.exists() for place in tried):
         is_, isnt = ("a folder", "a file") if file else ("a file", "a folder")
         raise UserError(parameter, f"{value!r} is {is_}, not {isnt}", "check the path")
-    looked = " or ".join(dict.fromkeys(str(place.parent) for place in places))
+    looked = " or ".join(dict.fromkeys(str(place.parent) for place in tried))
     raise UserError(parameter, f"{value!r} does not exist in {looked}", "check the path")
 
 
-def _places(value: str) -> list[Path]:
+def candidates(value: str) -> list[Path]:
     """Where a relative path may lie: in the working directory, in the root, or where a file is
     that was uploaded beside the notebooks."""
     path = Path(value).expanduser()
@@ -61,17 +61,6 @@ def ds_config(parameter: str, value: str) -> Path:
         where = f"{short(path)}:{getattr(fault, 'lineno', 1)}"
         raise UserError(where, "is not JSON", shorten(str(fault))) from None
     return path
-
-
-def local_folder(name: str) -> Path | None:
-    """The folder on this machine that the name of a model means, if it does."""
-    return next((path.resolve() for path in _places(name) if name and path.is_dir()), None)
-
-
-def portable(name: str) -> str:
-    """A model's name as it can be written down: a folder below the root is relative to it."""
-    folder = local_folder(name)
-    return short(folder) if folder else name
 
 
 def tokenized(dataset: str) -> Path:

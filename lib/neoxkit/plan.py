@@ -8,9 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from neoxkit import estimates, files, machine, models, paths, rates
+from neoxkit import files, machine, paths
 from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError, near
+from neoxkit.models import loading, rates
 from neoxkit.runs import resuming
 from neoxkit.runs.folder import ARGUMENTS, state_of
 from neoxkit.settings import TINY, TRAINER_NAMES, TokenizeSettings, TrainSettings
@@ -93,7 +94,7 @@ def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]
     if config != paths.root() / "ds_configs" / f"{settings.ds_config}.json":
         values["deepspeed"] = paths.short(config)
     if settings.model_name_or_path != TINY and settings.model_name_or_path:
-        values["model_name_or_path"] = estimates.base_name(settings.model_name_or_path)
+        values["model_name_or_path"] = loading.base_name(settings.model_name_or_path)
     values["report_to"] = _reporters(settings.report_to)
     return values | _other_arguments(settings, values)
 
@@ -201,7 +202,7 @@ def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
     """The files that 01_tokenize reads must be right, and the questions that 02 and 03 ask; its
     model must be a folder or a hub's name."""
     if settings.model_name_or_path != TINY:
-        models.resolve(settings.model_name_or_path)
+        loading.resolve(settings.model_name_or_path)
     source = reading.read_sides(settings)["train"]
     questions = reading.questions_beside(source.path)
     if questions_file:
@@ -261,6 +262,6 @@ def _check_start(
 
 
 def _check_model(settings: TrainSettings, base: str) -> None:
-    folder = None if base == TINY else paths.local_folder(models.resolve(base))
+    folder = None if base == TINY else loading.local_folder(loading.resolve(base))
     if folder and not settings.from_scratch and not any(folder.glob("*.safetensors*")):
-        raise models.no_weights(folder)
+        raise loading.no_weights(folder)

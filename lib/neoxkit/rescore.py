@@ -63,7 +63,11 @@ def _why_not(run: Run, facts: Mapping[str, Any] | None, data: str) -> str:
 def _score(
     run: Run, facts: Mapping[str, Any], block_size: int, show: Callable[[str], Progress]
 ) -> "Score | str | None":
-    from neoxkit import evaluate, models, scoring  # torch
+    from neoxkit import (
+        evaluate,
+        scoring,  # torch
+    )
+    from neoxkit.models import loading
 
     dataset, _ = tokenized.load(paths.root() / facts["dataset"])
     try:
@@ -74,7 +78,7 @@ def _score(
         model,
         tokenized.within(dataset["eval"], block_size),
         batch_size=BATCH_SIZE,
-        pad_id=models.pad_id(models.load_tokenizer(str(run.folder / "model"))),
+        pad_id=loading.pad_id(loading.load_tokenizer(str(run.folder / "model"))),
         progress=show(f"{run.name} scores conversations"),
     )
 

@@ -11,10 +11,10 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit.batches import padded
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
-from neoxkit.losses import token_losses
+from neoxkit.models.batches import padded
+from neoxkit.models.losses import token_losses
 from neoxkit.parallel import Progress, silent
 
 WINDOW_TOKENS = 512  # of a plain text that are scored together

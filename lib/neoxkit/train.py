@@ -22,26 +22,14 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import (
-    arguments,
-    base,
-    export,
-    failures,
-    gloo,
-    models,
-    paths,
-    pickles,
-    plan,
-    ranks,
-    resume,
-    speed,
-)
-from neoxkit.batches import Collator
+from neoxkit import arguments, base, export, failures, gloo, paths, pickles, plan, ranks, resume
 from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import STOPPED, UserError, shorten
 from neoxkit.metrics import Metrics, Replies
+from neoxkit.models import flops, loading
+from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock, resuming
 from neoxkit.runs.events import append_event, read_events
@@ -116,7 +104,7 @@ def run(parsed: arguments.Parsed) -> bool:
     if state_of(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
     sides, manifest = _load_rows(parsed)
-    tokenizer = models.load_tokenizer(kit.model_name_or_path)
+    tokenizer = loading.load_tokenizer(kit.model_name_or_path)
     tokenized.check_tokenizer(tokenizer, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     held = lock.hold(folder) if ranks.is_first() else None  # noqa: F841 - until this is over
@@ -128,8 +116,8 @@ def run(parsed: arguments.Parsed) -> bool:
     checkpoint = resume.newest_checkpoint(folder, parsed)
     base.check_needs(parsed, folder)
     model = base.load(parsed, folder)
-    models.check_vocabulary(model, tokenizer)
-    models.check_positions(model, kit.block_size)
+    loading.check_vocabulary(model, tokenizer)
+    loading.check_positions(model, kit.block_size)
     if ranks.is_first():
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
@@ -164,7 +152,7 @@ def _trainer(
         model=model,
         args=args,
         data_collator=Collator(
-            kit.layout, kit.block_size, models.pad_id(tokenizer), kit.row_tokens
+            kit.layout, kit.block_size, loading.pad_id(tokenizer), kit.row_tokens
         ),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
@@ -223,7 +211,7 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
 def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
     """FLOP/s of the fastest matrix products of all ranks together, in the training's precision."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    peak = speed.matmul_peak(trainer.args.device, dtype)
+    peak = flops.matmul_peak(trainer.args.device, dtype)
     here = torch.tensor([peak], dtype=torch.float64, device=trainer.args.device)
     return trainer.accelerator.reduce(here, "sum").item()
 

@@ -11,13 +11,12 @@ from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from neoxkit import speed
-from neoxkit.batches import even_rows, packed, padded
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
-from neoxkit.losses import token_losses
+from neoxkit.models import flops
+from neoxkit.models.batches import EvenRanks, even_rows, packed, padded
+from neoxkit.models.losses import token_losses
 from neoxkit.runs.heartbeat import Signs
-from neoxkit.sampler import EvenRanks
 
 NUM_CHECKED = 4  # conversations, the shortest, in the check of packing
 
@@ -48,7 +47,7 @@ class KitTrainer(Trainer):
         self.model_accepts_loss_kwargs = (
             True  # so that num_items_in_batch is counted, for any model
         )
-        self.shape = speed.shape(self.model)
+        self.shape = flops.shape(self.model)
         # Tokens, pairs, trained tokens, cells of the batches since the last log; kept on the
         # device, so that counting never waits for it.
         self.counts = torch.zeros(4, dtype=torch.float64, device=self.args.device)
@@ -218,7 +217,7 @@ class KitTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step's tokens were; every rank calls this at the same steps."""
         if "loss" in logs:
-            memory = torch.tensor([speed.peak_memory_gib()], dtype=torch.float64)
+            memory = torch.tensor([flops.peak_memory_gib()], dtype=torch.float64)
             tokens, pairs, trained, cells = self.accelerator.reduce(self.counts, "sum").tolist()
             logs["tokens"], logs["trained_tokens"] = int(tokens), int(trained)
             logs["padding_share"] = round(1 - tokens / cells, 4) if cells else 0.0

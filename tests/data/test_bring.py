@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from neoxkit import models, paths
+from neoxkit import paths
 from neoxkit.data import chunks, encoding, reading, text_format
 from neoxkit.data.reading import ConversationFile
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
+from neoxkit.models import loading
 from neoxkit.settings import TINY, TokenizeSettings
 
 END = "<|endoftext|>"
-TOKENIZER = models.load_tokenizer(TINY)
+TOKENIZER = loading.load_tokenizer(TINY)
 Read = Callable[..., ConversationFile]
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import machine, models, parallel, paths
+from neoxkit import machine, parallel, paths
 from neoxkit.data import chunks, encoding, reading
 from neoxkit.data.conversation import Names
 from neoxkit.errors import Faults, UserError
+from neoxkit.models import loading
 
 END = "<|endoftext|>"
 TEXT = (
@@ -81,7 +82,7 @@ def test_blocks_on_two_processes_give_the_tokens_of_one_call(
 ) -> None:
     path = tmp_path / "t.txt"
     path.write_text("".join(f"User: {i}?\n\nAgent: It is {i}.{END}\n" for i in range(300)))
-    tokenizer = models.load_tokenizer("tiny")
+    tokenizer = loading.load_tokenizer("tiny")
     whole = encoding.encode(tokenizer, reading.read(path).conversations, Names())
     monkeypatch.setattr(chunks, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(machine, "num_cores", lambda: 2)

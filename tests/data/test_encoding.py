@@ -13,11 +13,12 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
-from neoxkit import files, models, paths
+from neoxkit import files, paths
 from neoxkit.data import encoding, reading, selection, tokenized
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
 from neoxkit.data.table import Reply, Table
 from neoxkit.errors import UserError
+from neoxkit.models import loading
 from neoxkit.settings import TokenizeSettings
 
 END = "<|endoftext|>"
@@ -27,14 +28,14 @@ Tokenizer = PreTrainedTokenizerBase
 
 @pytest.fixture(scope="session")
 def tiny() -> Tokenizer:
-    return models.load_tokenizer("tiny")
+    return loading.load_tokenizer("tiny")
 
 
 @pytest.fixture(scope="session")
 def neox() -> Tokenizer:
     if not (DATA / "gpt-neox-tokenizer").is_dir():
         pytest.skip(f"the GPT-NeoX tokenizer is not in {DATA}")
-    return models.load_tokenizer(str(DATA / "gpt-neox-tokenizer"))
+    return loading.load_tokenizer(str(DATA / "gpt-neox-tokenizer"))
 
 
 def talk(*texts: str, preamble: str = "", line: int = 1) -> Conversation:
@@ -412,7 +413,9 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
         encoding.encode(tiny, files["train"].conversations, Names("Agent")), 64
     )
     *sides, notes = selection.split_rows(rows, None, 0.2, 0)
-    manifest = tokenized.make_manifest(settings, tiny, files, {"train": counts}, *sides, notes)
+    manifest = tokenized.make_manifest(
+        settings, "tiny", tiny, files, {"train": counts}, *sides, notes
+    )
     folder = paths.tokenized("toy")
     tokenized.save(*sides, folder, manifest)
     return folder, manifest, *sides

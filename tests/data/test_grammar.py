@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import models
 from neoxkit.data import encoding, naming, reading, text_format
 from neoxkit.data.table import NOT_TRAINED
+from neoxkit.models import loading
 from neoxkit.settings import TINY
 
 END = "<|endoftext|>"
 FILES = 2000
-TOKENIZER = models.load_tokenizer(TINY)
+TOKENIZER = loading.load_tokenizer(TINY)
 
 NAMES = [
     ("User", "Agent"), ("User", "Dr. Rosey"), ("Human", "Assistant"), ("Question", "Answer"),

@@ -76,12 +76,14 @@ def test_a_training_begins_with_its_launcher(tmp_path: Path) -> None:
         open(stop, "w").close()
         os.utime(stop, (begun - 1.5, begun - 1.5))  # within what clocks may be out of step
         time.sleep(1)
-        look = "import pathlib, sys; from neoxkit.runs.lock import hold; hold(pathlib.Path(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", look, sys.argv[1]], check=True)
+        subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], check=True)
     """
+    take = (
+        "import pathlib, sys\nfrom neoxkit.runs import lock\nlock.hold(pathlib.Path(sys.argv[1]))"
+    )
     kept = {}
     for name in ("deepspeed", "another"):
         (tmp_path / name).mkdir()
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / name), name], check=True)
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name), take, name], check=True)
         kept[name] = lock.asked_to_stop(tmp_path / name)
     assert kept == {"deepspeed": True, "another": False}

@@ -15,7 +15,7 @@ from neoxkit.data.reading import ConversationFile
 from neoxkit.data.selection import Counts, num_duplicates
 from neoxkit.data.table import Table
 from neoxkit.errors import UserError
-from neoxkit.settings import END_MARK, TINY
+from neoxkit.settings import END_MARK
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -108,6 +108,7 @@ def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
 
 def make_manifest(
     settings: Mapping[str, Any],
+    model: str,
     tokenizer: "PreTrainedTokenizerBase",
     sources: Mapping[str, ConversationFile],
     counts: Mapping[str, Counts],
@@ -115,16 +116,18 @@ def make_manifest(
     evaluation: Table,
     split_notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the later notebooks check and inherit; `split_notes` are those of policy.split_rows."""
+    """Return what the later notebooks check and inherit.
+
+    `model`: its name as it can be written down (loading.portable); `split_notes`: those of
+    selection.split_rows.
+    """
     sides = {"train": train, "eval": evaluation}
-    name = settings["model_name_or_path"]
-    name = name if name == TINY else paths.portable(name)
     return {
         "source": _source(sources["train"]),
         "eval_source": _source(sources["eval"]) if "eval" in sources else None,
         "agent_name": sources["train"].names.agent,
         "user_name": sources["train"].names.user,
-        "model_name_or_path": name,
+        "model_name_or_path": model,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "end_mark_id": tokenizer.eos_token_id,
         "block_size": settings["block_size"],

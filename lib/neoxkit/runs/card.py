@@ -22,7 +22,7 @@ PACKAGES = (
     "safetensors", "numpy", "peft",
 )  # fmt: skip
 MADE_BY = ("lib", "notebooks", "ds_configs")  # what of the checkout a run is made by
-CODE = Path(__file__).resolve().parents[2]  # the checkout that this package is imported from
+CODE = Path(__file__).resolve().parents[3]  # the checkout that this package is imported from
 
 
 def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:

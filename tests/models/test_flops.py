@@ -1,13 +1,13 @@
-"""speed.py: the count of useful work, against torch's own counter and against plain arithmetic."""
+"""flops.py: the count of useful work, against torch's own counter and against plain arithmetic."""
 
 import pytest
 import torch
 from small_models import CLASSES, CONFIGS
 from torch.utils.flop_counter import FlopCounterMode
 
-from neoxkit import speed
-from neoxkit.batches import Collator
-from neoxkit.losses import token_losses
+from neoxkit.models import flops
+from neoxkit.models.batches import Collator
+from neoxkit.models.losses import token_losses
 
 ATTENTION = ("bmm", "scaled_dot_product", "matmul")
 
@@ -23,7 +23,7 @@ def test_the_work_of_the_weights_is_what_torch_counts(family: str) -> None:
         token_losses(model, model, batch)
     by_operation = {str(op): flop for op, flop in counter.get_flop_counts()["Global"].items()}
     linear = sum(n for op, n in by_operation.items() if not any(a in op for a in ATTENTION))
-    shape = speed.shape(model)
+    shape = flops.shape(model)
     assert (tokens, pairs) == (20, 210)
     assert linear == 2 * shape.weights * 20 + 2 * shape.output_weights * 7
     assert shape.training_flop(20, 7, 0) == 3 * linear
@@ -32,6 +32,6 @@ def test_the_work_of_the_weights_is_what_torch_counts(family: str) -> None:
 
 
 def test_the_peak_is_that_of_the_fastest_product() -> None:
-    peak = speed.matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05)
+    peak = flops.matmul_peak(torch.device("cpu"), torch.float32, seconds=0.05)
     assert 1e9 < peak < 1e15
-    assert 0.05 < speed.memory_gib() <= speed.peak_memory_gib() < 1000
+    assert 0.05 < flops.memory_gib() <= flops.peak_memory_gib() < 1000

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, SHARED_DATA, tokenize, train_to_the_end
 
-from neoxkit import merge, models
+from neoxkit.models import loading, sharing
 from neoxkit.settings import TrainSettings
 
 TOKENIZER = Path(os.environ.get("BENCH_DATA") or SHARED_DATA) / "gpt-neox-tokenizer"
@@ -67,11 +67,11 @@ def test_llama_cpp_computes_the_same(
         lora_rank=lora_rank, num_replies=0, eval_steps=1000, save_steps=1000,
     )  # fmt: skip
     run = train_to_the_end(settings)
-    model = merge.merge(run.name) if lora_rank else run / "model"
+    model = sharing.merge(run.name) if lora_rank else run / "model"
     found = _by_llama_cpp(model, tmp_path / "model.gguf")
-    ids = models.load_tokenizer(str(model))(PROMPT)["input_ids"]
+    ids = loading.load_tokenizer(str(model))(PROMPT)["input_ids"]
     with torch.no_grad():
-        logits = models.load_model(str(model))(torch.tensor([ids])).logits[0].numpy()
+        logits = loading.load_model(str(model))(torch.tensor([ids])).logits[0].numpy()
     assert found["ids"] == ids
     theirs = np.array(found["logits"])
     assert (theirs.argmax(1) == logits.argmax(1)).all()

@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from neoxkit import models
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import decode
+from neoxkit.models import loading
 from neoxkit.parallel import Progress, silent
 
 ENDINGS = ("end mark", "next turn", "ran on", "too long")
@@ -65,13 +65,13 @@ def reply(
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             at = order[start : start + batch_size]
-            ids, mask = _pad_left([encoded[i] for i in at], models.pad_id(tokenizer))
+            ids, mask = _pad_left([encoded[i] for i in at], loading.pad_id(tokenizer))
             new = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
                 eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=models.pad_id(tokenizer),
+                pad_token_id=loading.pad_id(tokenizer),
                 stop_strings=[names.stop_text],
                 tokenizer=tokenizer,
                 streamer=_Growing(tokenizer, names, growing) if growing else None,

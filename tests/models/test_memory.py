@@ -6,10 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import machine, needs
+from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.machine import GIB
-from neoxkit.needs import Job
+from neoxkit.models import memory
+from neoxkit.models.memory import Job
 from neoxkit.runs import checkpoints
 
 BILLION = 10**9
@@ -56,11 +57,11 @@ def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
     job = Job(GIB, 1, 2)  # checkpoints of 20 GiB, a model of 4
     need = 20 * more + 4
     free = [need * GIB]
-    monkeypatch.setattr(needs.shutil, "disk_usage", lambda _: Usage(0, 0, free[0]))
-    needs.check_disk(tmp_path, job, limit)
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: Usage(0, 0, free[0]))
+    memory.check_disk(tmp_path, job, limit)
     free[0] -= GIB
     with pytest.raises(UserError) as refused:
-        needs.check_disk(tmp_path, job, limit)
+        memory.check_disk(tmp_path, job, limit)
     assert str(refused.value).startswith(
         f"disk: {need} GiB are needed for {more} checkpoints and the model, {need - 1} are free -- "
     )
@@ -69,10 +70,10 @@ def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
 
 def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_gib", lambda: 24.0)
-    needs.check_host(Job(GIB, 2, 2))
+    memory.check_host(Job(GIB, 2, 2))
     monkeypatch.setattr(machine, "available_gib", lambda: 23.0)
     with pytest.raises(UserError) as refused:
-        needs.check_host(Job(GIB, 2, 2))
+        memory.check_host(Job(GIB, 2, 2))
     assert str(refused.value) == (
         "memory: training 1,073,741,824 weights takes 24 GiB, 23 are free -- "
         "use a smaller model, fewer ranks, or zero3"
@@ -82,9 +83,9 @@ def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPa
 def test_a_gpu_must_hold_weights_gradients_and_optimizer() -> None:
     job = Job(GIB, 1, 2, half=True, on_gpu=True)
     said = "a GPU needs 16.0 GiB (weights 2.0, gradients 2.0, optimizer 12.0) and what the "
-    assert needs.check_gpu(job, 16.0) == f"{said}activations take, of 16.0"
+    assert memory.check_gpu(job, 16.0) == f"{said}activations take, of 16.0"
     with pytest.raises(UserError) as refused:
-        needs.check_gpu(job, 15.9)
+        memory.check_gpu(job, 15.9)
     assert str(refused.value).startswith(f"ds_config: {said}activations take, it has 15.9 -- ")
 
 
@@ -115,7 +116,7 @@ def test_a_container_may_have_less_than_the_machine(
     ],
 )  # fmt: skip
 def test_half_the_memory_at_the_same_effective_batch(arguments: dict, remedy: str) -> None:
-    assert needs.half_the_memory(arguments) == remedy
+    assert memory.half_the_memory(arguments) == remedy
 
 
 @pytest.mark.parametrize(("on_gpu", "offloads"), [(True, True), (False, False)])

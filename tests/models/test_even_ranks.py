@@ -5,7 +5,7 @@ import random
 import pytest
 from torch.utils.data import SequentialSampler
 
-from neoxkit.sampler import EvenRanks
+from neoxkit.models.batches import EvenRanks
 
 LENGTHS = random.Random(5).choices(range(10, 281), k=203)
 

@@ -8,7 +8,7 @@ what is refused here could not have worked.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +147,78 @@ def half_the_memory(arguments: Mapping[str, Any]) -> str:
     if not (arguments.get("gradient_checkpointing") or arguments.get("activation_checkpointing")):
         return "set gradient_checkpointing (the same steps)"
     return "use zero3_offload, a smaller block_size, or a smaller model"
+
+
+LAYER_VALUES = 17  # kept of each token and layer, in units of the width
+STEP_BYTES = {False: 12, True: 4}  # on a CPU (measured), on a GPU (with a fused AdamW)
+LIBRARIES_GIB = {False: 0.53, True: 1.5}  # on a CPU (measured), on a GPU (allowed for)
+MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a GPT-NeoX-style model decides its memory."""
+
+    width: int
+    layers: int
+    vocabulary: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Of GPT-NeoX: embeddings and output apart, biases and two norms a layer.
+
+        >>> Shape(512, 6, 50304).num_parameters  # Pythia-70m
+        70426624
+        """
+        layer = 12 * self.width**2 + 13 * self.width
+        return 2 * self.vocabulary * self.width + self.layers * layer + 2 * self.width
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of one rank: its tokens with the padding, and those that are trained on."""
+
+    tokens: int
+    trained: int
+    checkpointing: bool = False
+
+
+def rank_gib(shape: Shape, job: Job, batch: Batch, config: Mapping[str, Any]) -> dict[str, float]:
+    """GiB of each part on one rank's device; the sum is what it needs.
+
+    `config` is the DeepSpeed configuration's `zero_optimization`.
+    """
+    own = job.trained / (job.num_ranks if job.zero_stage >= 1 else 1)
+    size = job.weight_bytes
+    reduce = _number(config, "reduce_bucket_size", shape.width**2)
+    buckets = 2 * min(reduce, job.trained)
+    if job.num_ranks > 1 and job.zero_stage < 3:
+        buckets += min(_number(config, "allgather_bucket_size", 500_000_000), job.trained)
+    live = _number(config, "stage3_max_live_parameters", MAX_LIVE_PARAMETERS)
+    kept = shape.layers * LAYER_VALUES
+    if batch.checkpointing:
+        kept = shape.layers + LAYER_VALUES
+    num_bytes = {
+        "step": 0 if job.offload_optimizer else own * STEP_BYTES[job.on_gpu],
+        "gathered": size * min(job.num_parameters, live) if job.zero_stage == 3 else 0,
+        "buffers": size * buckets,
+        "activations": size * batch.tokens * shape.width * kept,
+        "logits": size * batch.trained * shape.vocabulary,
+    }
+    parts = {name: b / GIB for name, b in num_bytes.items()}
+    return {**job.rank_gib(), **parts, "libraries": LIBRARIES_GIB[job.on_gpu]}
+
+
+def _number(config: Mapping[str, Any], name: str, other: int) -> int:
+    """A number of the configuration; `other` where it has none, or leaves it to transformers."""
+    value = config.get(name)
+    return value if isinstance(value, int) else other
+
+
+def largest_micro_batch(
+    shape: Shape, job: Job, one: Batch, device_gib: float, config: Mapping[str, Any]
+) -> int:
+    """How many conversations like `one` fit on a device at once; 0 if not even one does."""
+    least = sum(rank_gib(shape, job, replace(one, tokens=0, trained=0), config).values())
+    first = sum(rank_gib(shape, job, one, config).values())
+    return max(int((device_gib - least) / (first - least)), 0)

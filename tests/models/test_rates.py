@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from zygote import Zygote, job
 
-from neoxkit import files, fit, models, paths, pipeline, plan, rates, sweep
+from neoxkit import files, fit, paths, pipeline, plan, sweep
 from neoxkit.errors import UserError
+from neoxkit.models import loading, rates
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import append_event, read_events
 from neoxkit.runs.folder import ARGUMENTS
@@ -60,8 +61,8 @@ def pretrained(home: Path) -> str:
     """A folder with a model's files: whatever its weights are, they are a base's."""
     folder = home / "data" / "models" / "of-mine"
     if not folder.is_dir():
-        models.load_model("tiny").save_pretrained(folder)
-        models.load_tokenizer("tiny").save_pretrained(folder)
+        loading.load_model("tiny").save_pretrained(folder)
+        loading.load_tokenizer("tiny").save_pretrained(folder)
     return "data/models/of-mine"
 
 

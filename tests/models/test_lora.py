@@ -9,8 +9,9 @@ from conftest import BASE, losses
 from safetensors.torch import load_file
 from zygote import Sabotage, Zygote, job
 
-from neoxkit import evaluate, lora, merge, models, needs, paths
+from neoxkit import evaluate, paths
 from neoxkit.errors import UserError
+from neoxkit.models import loading, lora, memory, sharing
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
@@ -37,7 +38,7 @@ def adapted(request: pytest.FixtureRequest, session_home: Path, zygote: Zygote) 
 def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) -> None:
     weights = load_file(adapted / "model" / "adapter_model.safetensors")
     assert weights and all("lora_" in name for name in weights)
-    shape = models.without_weights("tiny")
+    shape = loading.without_weights("tiny")
     assert sum(w.numel() for w in weights.values()) == lora.num_trained(shape, 4)
     assert not (adapted / "model" / "model.safetensors").exists()
     assert lora.base_of(adapted / "model") == "tiny"
@@ -49,10 +50,10 @@ def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) 
 
 def test_a_checkpoint_takes_what_was_estimated(home: Path, adapted: Path) -> None:
     start = read_events(adapted)[0]
-    total = models.without_weights("tiny").num_parameters()
-    trained = lora.num_trained(models.without_weights("tiny"), 4)
+    total = loading.without_weights("tiny").num_parameters()
+    trained = lora.num_trained(loading.without_weights("tiny"), 4)
     assert start["num_parameters"] == total + trained
-    measured = needs.Job(total, start["num_ranks"], start["zero_stage"], num_trained=trained)
+    measured = memory.Job(total, start["num_ranks"], start["zero_stage"], num_trained=trained)
     size = sum(f.stat().st_size for f in (adapted / "checkpoint-8").rglob("*.pt"))
     assert size < 2**30 * measured.checkpoint_gib() + 1e6
 
@@ -70,11 +71,11 @@ def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(
     assert scoring.score(tuned, rows, batch_size=8, pad_id=1).loss == pytest.approx(
         facts["eval_loss"], rel=1e-4
     )
-    merged = models.load_model(str(merge.merge(adapted.name))).eval()
+    merged = loading.load_model(str(sharing.merge(adapted.name))).eval()
     ids = torch.tensor([rows[0]["input_ids"]])
     with torch.no_grad():
         one, other = tuned(ids).logits, merged(ids).logits
-        base = models.load_model("tiny").eval()(ids).logits
+        base = loading.load_model("tiny").eval()(ids).logits
     assert (one - other).abs().max() < 1e-5 < (one - base).abs().max()
     config = json.loads((adapted / "merged" / "config.json").read_text())
     assert config["architectures"] == ["GPTNeoXForCausalLM"]

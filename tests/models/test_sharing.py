@@ -8,8 +8,9 @@ import httpx
 import huggingface_hub
 import pytest
 
-from neoxkit import files, share
+from neoxkit import files
 from neoxkit.errors import UserError
+from neoxkit.models import sharing
 from neoxkit.runs.folder import FINISHED
 from neoxkit.settings import TrainSettings
 
@@ -54,27 +55,27 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_the_model_answers_in_a_fresh_process_and_goes_nowhere(finished: Path, hub: Hub) -> None:
-    said = share.share("shared").text
+    said = "\n".join(sharing.share("shared"))
     assert "by a plain pipeline, runs/shared/model says: " in said
     assert "not pushed anywhere" in said and hub.asked == []
 
 
 def test_it_is_pushed_where_a_repository_is_named(finished: Path, hub: Hub) -> None:
-    assert "pushed to https://hub.example/me/mine" in share.share("shared", "me/mine").text
+    assert "pushed to https://hub.example/me/mine" in "\n".join(sharing.share("shared", "me/mine"))
     assert hub.asked == [
         ("create", "me/mine", True, True),
         ("upload", finished / "model", "me/mine"),
     ]
     with pytest.raises(UserError, match=r"no/right can't be pushed to .403: no right"):
-        share.push(finished / "model", "no/right")
+        sharing.push(finished / "model", "no/right")
     with pytest.raises(UserError, match=r"no/network can't be pushed to .no route to host"):
-        share.push(finished / "model", "no/network")
+        sharing.push(finished / "model", "no/network")
 
 
 def test_a_model_that_does_not_answer_is_not_pushed(finished: Path, hub: Hub) -> None:
     (finished / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="runs/shared/model: does not answer through a plain"):
-        share.share("shared", "me/mine")
+        sharing.share("shared", "me/mine")
     assert hub.asked == []
 
 
@@ -82,11 +83,11 @@ def test_adapters_are_merged_first(finished: Path, hub: Hub) -> None:
     files.write_json(
         finished / "model" / "adapter_config.json", {"base_model_name_or_path": "tiny"}
     )
-    assert "neoxkit merge shared makes a model" in share.share("shared").text
+    assert "neoxkit merge shared makes a model" in "\n".join(sharing.share("shared"))
     with pytest.raises(UserError, match="model: holds adapters alone -- neoxkit merge shared"):
-        share.share("shared", "me/mine")
+        sharing.share("shared", "me/mine")
     (finished / "merged").mkdir()
-    assert share.whole_model(finished) == finished / "merged"
+    assert sharing.whole_model(finished) == finished / "merged"
 
 
 @pytest.mark.parametrize("name", ["mine", "a/b/c", "me/", "https://hub.example/me/mine"])

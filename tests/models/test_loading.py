@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from neoxkit import models, tiny
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
 from neoxkit.errors import UserError
-from neoxkit.model_card import chat_template
+from neoxkit.models import loading, tiny
+from neoxkit.models.sharing import chat_template
 
 
 def sha256(folder: Path) -> dict[str, str]:
@@ -21,7 +22,7 @@ def sha256(folder: Path) -> dict[str, str]:
 
 def test_tiny_is_always_the_same_bytes(tmp_path: Path) -> None:
     """Made twice in processes of their own, with other threads, hash seeds and seeds of torch."""
-    code = "import sys,torch,pathlib; torch.manual_seed({}); from neoxkit import tiny; "
+    code = "import sys,torch,pathlib; torch.manual_seed({}); from neoxkit.models import tiny; "
     code += "tiny.make_tiny(pathlib.Path(sys.argv[1]))"
     for i in (1, 2):
         (tmp_path / str(i)).mkdir()
@@ -56,21 +57,21 @@ def test_tiny_is_a_small_gpt_neox_with_its_special_tokens() -> None:
     ],
 )
 def test_names_of_the_hub(name: str, opened: str) -> None:
-    assert models.resolve(name) == opened
+    assert loading.resolve(name) == opened
 
 
 @pytest.mark.parametrize("name", ["no-such", "./nowhere", "/no/such/folder", "~/nowhere/at/all"])
 def test_what_is_neither_folder_nor_hub_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"^model_name_or_path: .* -- "):
-        models.resolve(name)
+        loading.resolve(name)
 
 
 def test_a_folder_without_weights_is_refused_unless_from_scratch(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny.tiny_folder() / name).read_bytes())
     with pytest.raises(UserError, match=r"holds no model\.safetensors -- set from_scratch"):
-        models.load_model(str(tmp_path))
-    one, same, other = (models.random_model(str(tmp_path), seed) for seed in (1, 1, 2))
+        loading.load_model(str(tmp_path))
+    one, same, other = (loading.random_model(str(tmp_path), seed) for seed in (1, 1, 2))
     weights = [m.get_output_embeddings().weight for m in (one, same, other)]
     assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
 
@@ -79,17 +80,17 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     """Weights come from safetensors alone."""
     import torch
 
-    model = models.load_model("tiny")
+    model = loading.load_model("tiny")
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        models.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
 
 
 def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError) as refused:
-        models.load_tokenizer("EleutherAI/no-such-model-of-the-kit")
+        loading.load_tokenizer("EleutherAI/no-such-model-of-the-kit")
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
@@ -98,19 +99,19 @@ def test_the_shape_of_the_built_in_model_is_known_before_it_was_made(
 ) -> None:
     for name in ("notebooks", "ds_configs", "data"):
         (tmp_path / name).mkdir()
-    sample = Path(__file__).parents[1] / "data" / "sample.txt"
+    sample = REPOSITORY / "data" / "sample.txt"
     (tmp_path / "data" / "sample.txt").write_bytes(sample.read_bytes())
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
-    model = models.without_weights("tiny")
+    model = loading.without_weights("tiny")
     assert model.device.type == "meta"
-    assert models.load_model("tiny").num_parameters() == model.num_parameters()
+    assert loading.load_model("tiny").num_parameters() == model.num_parameters()
 
 
 def test_the_hubs_client_says_nothing_beside_that_line(capfd: pytest.CaptureFixture) -> None:
     """It tells of each try, in a process that starts anew."""
     code = (
-        "import huggingface_hub, logging; from neoxkit import models\n"
-        "models.resolve('pythia-70m')\n"
+        "import huggingface_hub, logging; from neoxkit.models import loading\n"
+        "loading.resolve('pythia-70m')\n"
         "logging.getLogger('huggingface_hub.utils._http').warning('Retrying in 1s')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -118,19 +119,19 @@ def test_the_hubs_client_says_nothing_beside_that_line(capfd: pytest.CaptureFixt
 
 
 def test_a_vocabulary_too_large_is_refused() -> None:
-    model, tokenizer = models.load_model("tiny"), models.load_tokenizer("tiny")
-    models.check_vocabulary(model, tokenizer)
+    model, tokenizer = loading.load_model("tiny"), loading.load_tokenizer("tiny")
+    loading.check_vocabulary(model, tokenizer)
     model.config.vocab_size = len(tokenizer) - 1
     with pytest.raises(UserError, match="1024 ids, the model 1023 embedding rows"):
-        models.check_vocabulary(model, tokenizer)
-    models.check_positions(model, 2048)
+        loading.check_vocabulary(model, tokenizer)
+    loading.check_positions(model, 2048)
     with pytest.raises(UserError, match="2049 is above the model's 2048 positions"):
-        models.check_positions(model, 2049)
+        loading.check_positions(model, 2049)
 
 
 @pytest.mark.parametrize("names", [Names(), Names("Dr. Rosey", "Human"), Names('O"Brien', 'O"B')])
 def test_the_chat_template_writes_the_trained_prompt(names: Names) -> None:
-    tokenizer = models.load_tokenizer("tiny")
+    tokenizer = loading.load_tokenizer("tiny")
     tokenizer.chat_template = chat_template(names)
     turns = (Turn("user", "Hi."), Turn("agent", "Yes?"), Turn("user", "Bye."))
     chat = [
@@ -157,7 +158,7 @@ def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
     with pytest.raises(UserError, match=shown):
-        models.load_tokenizer("owner/name")
+        loading.load_tokenizer("owner/name")
 
 
 @pytest.mark.parametrize(
@@ -174,10 +175,10 @@ def test_flash_attention_is_taken_where_it_is(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: installed)
-    assert models.attention("tiny", wanted, half) == expected
+    assert loading.attention("tiny", wanted, half) == expected
 
 
 def test_an_attention_kernel_that_is_not_there_is_refused_by_its_name() -> None:
     with pytest.raises(UserError, match=r"^attn_implementation: .* -- choose auto$"):
-        models.load_model("tiny", attention="flash_attention_2")
-    assert models.load_model("tiny", attention="eager").config._attn_implementation == "eager"
+        loading.load_model("tiny", attention="flash_attention_2")
+    assert loading.load_model("tiny", attention="eager").config._attn_implementation == "eager"

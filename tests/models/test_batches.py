@@ -4,9 +4,9 @@ import pytest
 import torch
 from small_models import CLASSES, CONFIGS
 
-from neoxkit import losses
-from neoxkit.batches import Collator, even_rows, packed, padded, place
-from neoxkit.losses import token_losses
+from neoxkit.models import losses
+from neoxkit.models.batches import Collator, even_rows, packed, padded, place
+from neoxkit.models.losses import token_losses
 
 LENGTHS = (11, 29, 5, 23, 17, 8)
 

@@ -5,10 +5,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neoxkit import lora, paths
+from neoxkit import paths
 from neoxkit.errors import UserError, shorten
+from neoxkit.models import lora
+from neoxkit.models.tiny import tiny_folder
 from neoxkit.settings import TINY
-from neoxkit.tiny import tiny_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ def resolve(name: str) -> str:
     """
     if name == TINY:
         return str(tiny_folder())
-    if folder := paths.local_folder(name):
+    if folder := local_folder(name):
         return str(folder)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         paths.find("model_name_or_path", name)  # refuses it
@@ -169,7 +170,7 @@ def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
 
 
 def _cannot_load(name: str, what: str, fault: Exception) -> UserError:
-    folder = paths.local_folder(name)
+    folder = local_folder(name)
     if folder and what == "model" and not any(folder.glob("*.safetensors*")):
         return no_weights(folder)
     return UserError(
@@ -211,3 +212,20 @@ def check_positions(model: "PreTrainedModel", block_size: int) -> None:
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """What fills a row's end; it is masked by length, never by id, so the end mark may serve."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def base_name(name: str) -> str:
+    """A model's name as a run writes it down."""
+    place = portable(name)
+    return place if place == TINY or local_folder(place) else resolve(name)
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder on this machine that the name of a model means, if it does."""
+    return next((path.resolve() for path in paths.candidates(name) if name and path.is_dir()), None)
+
+
+def portable(name: str) -> str:
+    """A model's name as it can be written down: a folder below the root is relative to it."""
+    folder = None if name == TINY else local_folder(name)
+    return paths.short(folder) if folder else name

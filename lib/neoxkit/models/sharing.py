@@ -1,0 +1,230 @@
+"""A finished model for others: shown to answer by itself, and pushed to the hub where asked to."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neoxkit import files, machine, paths
+from neoxkit.data.conversation import Names
+from neoxkit.errors import UserError, shorten
+from neoxkit.models import loading, lora
+from neoxkit.runs import card as run_card
+from neoxkit.runs.folder import finished_facts
+from neoxkit.settings import TINY
+
+QUESTION = "Hello!"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+def whole_model(folder: Path) -> Path:
+    """A run's model as one folder that needs nothing else: merged where it was trained by LoRA."""
+    if not lora.base_of(folder / "model"):
+        return folder / "model"
+    if (folder / "merged").is_dir():
+        return folder / "merged"
+    raise UserError("model", "holds adapters alone", f"neoxkit merge {folder.name}")
+
+
+def answer(model: Path, names: Names) -> str:
+    """What a model folder answers when it is asked as its card says: by transformers' pipeline, in
+    a fresh process that has neither the kit nor a network; refused where it doesn't."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", usage(str(model), names)],
+        capture_output=True, text=True, check=False, env={**os.environ, **OFFLINE},
+    )  # fmt: skip
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        what = f"does not answer through a plain pipeline ({shorten(why)})"
+        raise UserError(paths.short(model), what, "train it anew, or report this")
+    return done.stdout.strip()
+
+
+def share(run: str, hub_model_id: str = "") -> list[str]:
+    """Show that a run's model answers by itself; push it to the hub if a repository is named.
+
+    Nothing leaves this machine without that name. The repository is made if it is not there, and
+    is private until its owner opens it.
+    """
+    folder = paths.run(run)
+    names = Names.of(finished_facts(folder))
+    if not hub_model_id and lora.base_of(folder / "model"):
+        said = f"adapters alone: neoxkit merge {run} makes a model that answers by itself"
+        return [said]
+    model = whole_model(folder)
+    asked = f"asked {QUESTION!r} by a plain pipeline"
+    lines = [f"{asked}, {paths.short(model)} says: {answer(model, names)!r}"]
+    lines.append(
+        f"pushed to {push(model, hub_model_id)}" if hub_model_id else "not pushed anywhere"
+    )
+    return lines
+
+
+def push(model: Path, hub_model_id: str) -> str:
+    """Upload a model folder into a private repository of the hub; its address."""
+    from httpx import HTTPError  # what huggingface_hub asks the network with
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    hub = HfApi()
+    try:
+        hub.create_repo(hub_model_id, private=True, exist_ok=True)
+        hub.upload_folder(folder_path=model, repo_id=hub_model_id)
+    except (HfHubHTTPError, LocalTokenNotFoundError, HTTPError, OSError, ValueError) as fault:
+        what = f"{hub_model_id} can't be pushed to ({shorten(str(fault), 70)})"
+        raise UserError("hub_model_id", what, "hf auth login, and check the name") from fault
+    return f"{hub.endpoint}/{hub_model_id}"
+
+
+def merge(run: str) -> Path:
+    """Write runs/RUN/merged, which opens with plain from_pretrained; returns it."""
+    folder = paths.run(run)
+    finished_facts(folder)
+    if not machine.num_gpus():  # else DeepSpeed tells that it looked for one
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    adapters = folder / "model"
+    if not lora.base_of(adapters):
+        raise UserError(
+            "RUN", f"{run} was not trained with lora_rank", "its model/ is whole already"
+        )
+    model = loading.load_model(str(adapters)).merge_and_unload()
+    part, target = folder / ".merged.part", folder / "merged"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tokenizer = loading.load_tokenizer(str(adapters))
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save_pretrained(part)
+    for_older_readers(part)
+    card = (adapters / "README.md").read_text("utf-8")
+    (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
+    files.flush_all(part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    return target
+
+
+def usage(model: str, names: Names) -> str:
+    """A program of plain transformers, 4 and 5, that asks a model QUESTION and prints its answer.
+
+    The end mark ends a reply by itself; where the model hands the turn back instead, with a blank
+    line and the next label, a pipeline has to be told.
+    """
+    return "\n".join(
+        [
+            "from transformers import pipeline",
+            "",
+            f'ask = pipeline("text-generation", model={model!r})',
+            f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
+            f"end = {json.dumps(names.stop_text)}",
+            "said = ask(chat, max_new_tokens=64, stop_strings=end, tokenizer=ask.tokenizer)",
+            'print(said[0]["generated_text"][-1]["content"].removesuffix(end).strip())',
+        ]
+    )
+
+
+def chat_template(names: Names) -> str:
+    """The kit's text format as a chat template, so that `apply_chat_template` gives the prompt that
+    was trained: turns with a blank line between, and the agent's label without a blank after it."""
+    agent, user = json.dumps(names.label("agent")), json.dumps(names.label("user"))
+    return (
+        "{%- for message in messages -%}"
+        "{%- if not loop.first -%}{{ '\\n\\n' }}{%- endif -%}"
+        "{%- if message['role'] == 'system' -%}{{ message['content'] | trim }}"
+        "{%- elif message['role'] == 'user' -%}"
+        "{{ " + user + " + ' ' + message['content'] | trim }}"
+        "{%- else -%}{{ " + agent + " + ' ' + message['content'] | trim }}{%- endif -%}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '\\n\\n' + " + agent + " }}"
+        "{%- elif messages and messages[-1]['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}"
+    )
+
+
+SETTINGS = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm",
+    "seed",
+)  # fmt: skip
+
+
+def card(
+    facts: Mapping[str, Any], manifest: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> str:
+    """The model card: base, data, settings, scores (Markdown with the hub's front matter).
+
+    Files and folders of this machine are named without the folders above them.
+    """
+    base, source, names = facts["base"], manifest["source"], Names.of(facts)
+    library = "peft" if facts["lora_rank"] else "transformers"
+    front = [f"library_name: {library}", "pipeline_tag: text-generation", "tags: [neoxkit]"]
+    if base != TINY and loading.local_folder(base) is None:
+        front.append(f"base_model: {loading.resolve(base)}")
+    else:
+        base = Path(base).name
+    text = Path(source["path"]).name
+    made = "its shape, from random weights" if facts["from_scratch"] else ""
+    made = f"LoRA adapters of rank {facts['lora_rank']}" if facts["lora_rank"] else made
+    place = "what neoxkit merge writes" if facts["lora_rank"] else "this repository, or its folder"
+    loss = facts["eval_loss"]
+    scores = "none: the eval side was empty"
+    if loss is not None:
+        scores = f"loss {loss:.4f} per trained token (perplexity {math.exp(min(loss, 700)):.3f})"
+    versions = ", ".join(f"{name} {of}" for name, of in run_card.versions().items())
+    return "\n".join(
+        [
+            "---",
+            *front,
+            "---",
+            "",
+            f"# {base}, fine-tuned on {text}",
+            "",
+            f"Made with neoxkit and DeepSpeed. Base: `{base}`{f' ({made})' if made else ''}.",
+            "",
+            *(part for line in facts["warnings"] for part in (f"**Warning.** {line}", "")),
+            f"**Data.** `{text}` (SHA-256 `{source['sha256']}`): "
+            f"{manifest['sides']['train']['conversations']:,} conversations of at most "
+            f"{facts['block_size']} tokens; trained on: {manifest['train_on']}.",
+            "",
+            f"**Prompt.** `{names.user}: ...`, a blank line, `{names.agent}:` - the chat template "
+            f"writes it. A reply ends with the end mark or with a blank line and `{names.user}:`. "
+            f"(PLACE: {place}.)",
+            "",
+            "```python",
+            usage("PLACE", names),
+            "```",
+            "",
+            f"**Scores on the eval side.** {scores}.",
+            "",
+            f"**Training.** {facts['step']:,} steps, {facts['trained_tokens']:,} trained tokens, "
+            f"{facts['train_seconds']:,} seconds of steps, {facts['precision']}. With {versions}.",
+            "",
+            "| setting | value |",
+            "|---|---|",
+            *(f"| {name} | {arguments[name]} |" for name in SETTINGS),
+            "",
+        ]
+    )
+
+
+def for_older_readers(folder: Path) -> None:
+    """Add to a saved model the names that transformers 4 and llama.cpp's converter look for.
+
+    Version 5 has the rotary settings of GPT-NeoX elsewhere, and a class of its own for tokenizers
+    that are described by their files alone; it reads the older names as well.
+    """
+    place = folder / "config.json"
+    if place.is_file():  # adapters have none
+        config = files.read_json(place)
+        rope = config.get("rope_parameters", {})
+        if "partial_rotary_factor" in rope:
+            config["rotary_pct"] = rope["partial_rotary_factor"]
+            config["rotary_emb_base"] = rope["rope_theta"]
+            files.write_json(place, config)
+    place = folder / "tokenizer_config.json"
+    config = files.read_json(place)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        files.write_json(place, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
