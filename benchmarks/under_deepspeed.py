@@ -17,11 +17,11 @@ def main() -> None:
     runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
     runner += ["--num_gpus=1", f"--master_port={launch.free_port()}"]
     command = [*runner, str(Path(__file__).with_name(script)), *arguments]
-    environment = launch.environment(1)
+    env = launch.environment(1)
     for name in launch.CPU_ENVIRONMENT:
-        environment.pop(name)
-    environment["BENCH_STARTED"] = str(time.time())
-    os.execve(sys.executable, command, environment)
+        env.pop(name)
+    env["BENCH_STARTED"] = str(time.time())
+    os.execve(sys.executable, command, env)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ def finish(folder: Path) -> None:
 
 
 def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> None:
-    process = Process(lambda: begin(folder, 5), nothing, lambda: finish(folder))
-    assert dashboard.watch(launch.Training(folder, process, 0))["step"] == 40
+    guard = Process(lambda: begin(folder, 5), nothing, lambda: finish(folder))
+    assert dashboard.watch(launch.Training(folder, guard, 0))["step"] == 40
     line, picture, replies, log = outputs
     assert "finished" in line.text and "1.2 to 1.5 GiB a rank" in line.text
     assert len(picture.axes[0].get_lines()[0].get_xdata()) == 1
@@ -103,13 +103,13 @@ def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Ou
     def log(step: int, loss: float) -> None:
         append_event(folder, "train", step=step, **{**TRAIN, "loss": loss})
 
-    process = Process(
+    guard = Process(
         lambda: log(5, 6.9),
         lambda: [log(step, 80.0) for step in (10, 15, 20)],
         lambda: seen.append(outputs[0]),
         lambda: (log(40, 80.0), finish(folder)),
     )
-    dashboard.watch(launch.Training(folder, process, 0))
+    dashboard.watch(launch.Training(folder, guard, 0))
     for view, step in ((seen[0], 20), (outputs[0], 40)):
         first, second = view.text.split("\n\n")
         assert first.startswith(f"step {step} of 40 · ")
@@ -121,7 +121,7 @@ def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Ou
 def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Outputs) -> None:
     begin(folder, 5)
     said = []
-    process = Process(
+    guard = Process(
         interrupt,
         lambda: said.append(lock.asked_to_stop(folder)),
         lambda: said.append(outputs[0].text),
@@ -129,8 +129,8 @@ def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Out
         nothing,  # while it is ended
     )
     with pytest.raises(Stopped, match="mine: stopped before the first checkpoint -- run it again"):
-        dashboard.watch(launch.Training(folder, process, 0))
-    assert said[0] is True and process.closed
+        dashboard.watch(launch.Training(folder, guard, 0))
+    assert said[0] is True and guard.closed
 
 
 def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs: Outputs) -> None:
@@ -139,18 +139,18 @@ def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs
         checkpoints.seal(folder / "checkpoint-7", step=7)
         append_event(folder, "stop", step=7)
 
-    process = Process(lambda: begin(folder, 5), interrupt, stop, code=75)
+    guard = Process(lambda: begin(folder, 5), interrupt, stop, code=75)
     with pytest.raises(Stopped, match="mine: stopped, step 7 is saved -- run it again to go on"):
-        dashboard.watch(launch.Training(folder, process, 0))
-    assert not process.closed
+        dashboard.watch(launch.Training(folder, guard, 0))
+    assert not guard.closed
     assert "stopped" in outputs[0].text
 
 
 def test_an_interrupt_before_the_first_step_ends_it_at_once(folder: Path, outputs: Outputs) -> None:
-    process = Process(interrupt, nothing)
+    guard = Process(interrupt, nothing)
     with pytest.raises(Stopped, match="before the first checkpoint"):
-        dashboard.watch(launch.Training(folder, process, 0))
-    assert process.closed and not lock.asked_to_stop(folder)
+        dashboard.watch(launch.Training(folder, guard, 0))
+    assert guard.closed and not lock.asked_to_stop(folder)
 
 
 @pytest.mark.parametrize("code", [75, -signal.SIGQUIT])  # its own word; it did not listen yet
@@ -164,20 +164,20 @@ def test_a_closed_browser_ends_the_cell_and_not_the_training(
 ) -> None:
     tabs = [1, 0]
     monkeypatch.setattr(browser, "num_tabs", lambda: tabs.pop(0))
-    process = Process(lambda: begin(folder, 5), *[nothing] * 9)
+    guard = Process(lambda: begin(folder, 5), *[nothing] * 9)
     with pytest.raises(Stopped, match="the browser was closed; the training goes on"):
-        dashboard.watch(launch.Training(folder, process, 0))
-    assert not process.closed and not lock.asked_to_stop(folder)
+        dashboard.watch(launch.Training(folder, guard, 0))
+    assert not guard.closed and not lock.asked_to_stop(folder)
 
 
 def test_any_other_fault_ends_the_training(
     folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = Process(nothing, nothing)
+    guard = Process(nothing, nothing)
     monkeypatch.setattr(browser, "num_tabs", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        dashboard.watch(launch.Training(folder, process, 0))
-    assert process.closed
+        dashboard.watch(launch.Training(folder, guard, 0))
+    assert guard.closed
 
 
 def test_watching_by_name_leaves_the_training_alone(

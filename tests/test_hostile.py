@@ -20,12 +20,13 @@ from conftest import REPOSITORY
 from crashes import SHORT, Crashes
 from zygote import job
 
-from neoxkit import paths, universal
+from neoxkit import paths
 from neoxkit.errors import UserError
 from neoxkit.models import loading
 from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import FINISHED, LOG, state_of
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
+from neoxkit.training import resume
 
 
 class Evil:
@@ -92,7 +93,7 @@ def test_nor_where_it_is_converted(stopped: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     folder = poisoned(stopped, "zero_pp_rank_0_mp_rank_00_optim_states.pt", canary)
     with pytest.raises(UserError, match="checkpoint-4 can't be converted"):
-        universal.convert(folder / "checkpoint-4")
+        resume.convert(folder / "checkpoint-4")
     assert not canary.exists()
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import arguments, cli, paths, plan, settings
+from neoxkit import cli, paths, plan, settings
 from neoxkit.data import reading
 from neoxkit.errors import MOST_CHARACTERS, UserError
+from neoxkit.training import arguments
 
 END = "<|endoftext|>"
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, paths, plan
-from neoxkit.runs.folder import ARGUMENTS, LOG
+from neoxkit.runs import card as run_card
+from neoxkit.runs.folder import ARGUMENTS, LOG, state_of
 from neoxkit.settings import TrainSettings
 
 
@@ -66,11 +67,14 @@ def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
     """What the guard would start: the run's folder with its arguments."""
     folder = paths.run(settings.run)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / ARGUMENTS, plan.trainer_arguments(settings))
+    arguments, ranks = plan.trainer_arguments(settings), settings.num_ranks or 1
+    files.write_json(folder / ARGUMENTS, arguments)
+    if state_of(folder) == "new":
+        run_card.announce(folder, plan.as_started(arguments, ranks))
     return Job(
         arguments=str(folder / ARGUMENTS),
         log=str(folder / LOG),
-        ranks=settings.num_ranks or 1,
+        ranks=ranks,
         sabotage=asdict(sabotage) if sabotage else {},
     )
 
@@ -184,8 +188,8 @@ def _sabotage(plan: Sabotage) -> None:
 
 
 def _take_away(what: str) -> None:
-    from neoxkit import trainer
     from neoxkit.runs import checkpoints
+    from neoxkit.training import trainer
 
     if what == "manifest":  # the newest folder counts, whole or not
         checkpoints.fault = lambda *_, **__: None
@@ -202,7 +206,7 @@ def _take_away(what: str) -> None:
 def _sabotage_step(plan: Sabotage) -> None:
     import torch
 
-    from neoxkit import trainer
+    from neoxkit.training import trainer
 
     compute_loss, count = trainer.KitTrainer.compute_loss, [0]
 

@@ -17,6 +17,7 @@ from neoxkit.data import tokenized
 from neoxkit.errors import LOCKED, STOPPED, Stopped, TrainingError, UserError
 from neoxkit.guard import GRACE_SECONDS
 from neoxkit.models import memory
+from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, lock, resuming
 from neoxkit.runs.events import METRICS, EventReader
 from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, finished_facts, set_aside, state_of
@@ -181,6 +182,8 @@ def start(
         files.write_json(folder / DIALS, dialled)
     lock.answer_stop(folder)
     ranks = machine.num_ranks(settings)
+    if state_of(folder) == "new":
+        run_card.announce(folder, plan.as_started(arguments, ranks))
     guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
         [*guard, *runner_command(ranks), str(folder / ARGUMENTS)],

@@ -125,13 +125,11 @@ def settings_if_any(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettin
         return None
 
 
-def as_started(folder: Path, ranks: int, flags: Mapping[str, str] | None) -> dict[str, Any]:
-    """A run's settings that differ from the defaults, and the command lines that start the same.
+def as_started(arguments: Mapping[str, Any], ranks: int) -> dict[str, Any]:
+    """Return the settings that differ from the defaults, and the command lines that start the same.
 
-    Neither for one that was started at a shell, or with a file of a person's own.
+    Neither for a shell's flags, or a file of a person's own.
     """
-    path = folder / ARGUMENTS
-    arguments = files.read_json(path) if path.is_file() and flags is None else {}
     settings = settings_if_any(arguments, ranks)
     if settings is None:
         return {"settings": {}, "commands": {}}
@@ -160,7 +158,7 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
     """`training_arguments`, each one known to transformers and no setting of its own."""
     if not settings.training_arguments:
         return {}
-    from neoxkit.arguments import RENAMED, known_names
+    from neoxkit.training.arguments import RENAMED, known_names
 
     for name in settings.training_arguments:
         if name in values:

@@ -9,6 +9,7 @@ import pytest
 from neoxkit import files
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import append_event
+from neoxkit.runs.folder import ARGUMENTS
 
 
 @pytest.fixture
@@ -131,3 +132,20 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
 def test_a_run_without_a_card_says_so(tmp_path: Path) -> None:
     assert run_card.read(tmp_path) == {}
     assert run_card.rows(tmp_path) == [("run card", "none: the run is of an earlier version")]
+
+
+def test_what_was_announced_counts_for_its_arguments_alone(tmp_path: Path) -> None:
+    """A shell's flags, or a file that was edited since, are not those settings."""
+    said = {"settings": {"seed": 7}, "commands": {"repeat": "neoxkit repeat mine"}}
+    for name, edited in (("mine", False), ("edited", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / ARGUMENTS).write_text('{"seed": 7}')
+        run_card.announce(folder, said)
+        assert run_card.read(folder) == {}  # it has not begun
+        if edited:
+            (folder / ARGUMENTS).write_text('{"seed": 8}')
+        run_card.begin(folder, {"run": name}, tmp_path)
+        card = run_card.read(folder)
+        assert {k: card[k] for k in said} == ({k: {} for k in said} if edited else said)
+        assert "announced" not in card

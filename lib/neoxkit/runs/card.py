@@ -14,7 +14,7 @@ import psutil
 
 from neoxkit import files, notebook, paths
 from neoxkit.machine import num_cores
-from neoxkit.runs.folder import state_of
+from neoxkit.runs.folder import ARGUMENTS, state_of
 
 CARD = "run_card.json"
 PACKAGES = (
@@ -23,6 +23,19 @@ PACKAGES = (
 )  # fmt: skip
 MADE_BY = ("lib", "notebooks", "ds_configs")  # what of the checkout a run is made by
 CODE = Path(__file__).resolve().parents[3]  # the checkout that this package is imported from
+
+
+def announce(folder: Path, as_started: Mapping[str, Any]) -> None:
+    """Note before a start what settings and command lines stand behind its arguments.json."""
+    said = {**as_started, "arguments_sha256": files.sha256(folder / ARGUMENTS)}
+    files.write_json(folder / CARD, {**_written(folder), "announced": said})
+
+
+def _announced(folder: Path) -> dict[str, Any]:
+    """Return what was announced of these arguments; empty where they came from elsewhere."""
+    said, path = _written(folder).get("announced", {}), folder / ARGUMENTS
+    fits = path.is_file() and said.get("arguments_sha256") == files.sha256(path)
+    return {name: said[name] if fits else {} for name in ("settings", "commands")}
 
 
 def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
@@ -34,7 +47,7 @@ def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
     card = read(folder)
     if not card or state_of(folder) == "new":
         starts = card.get("starts", [])
-        card = {**made_of, "base_sha256": hashes(base), "starts": starts}
+        card = {**_announced(folder), **made_of, "base_sha256": hashes(base), "starts": starts}
     card["starts"].append(this_start())
     files.write_json(folder / CARD, card)
 
@@ -45,7 +58,12 @@ def finish(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A run's card; empty for a run that has none, of an earlier version."""
+    """Return a run's card; empty for a run that has not begun."""
+    card = _written(folder)
+    return card if "starts" in card else {}
+
+
+def _written(folder: Path) -> dict[str, Any]:
     return files.read_json(folder / CARD) if (folder / CARD).is_file() else {}
 
 

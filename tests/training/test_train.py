@@ -28,7 +28,7 @@ from neoxkit.models.generation import ENDINGS
 from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import EventReader, read_events
-from neoxkit.runs.folder import ARGUMENTS, FINISHED, LOG, finished_facts, standing_of, state_of
+from neoxkit.runs.folder import FINISHED, LOG, finished_facts, standing_of, state_of
 from neoxkit.settings import TrainSettings
 
 
@@ -348,14 +348,10 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
         training_arguments={"adam_beta1": 0.8}, allow_change=["learning_rate"], learning_rate=1e-3,
     )  # fmt: skip
     assert plan.settings_of(plan.trainer_arguments(settings), 2) == settings
-    folder = unbroken.with_name("own-file")
-    folder.mkdir()
     arguments = plan.trainer_arguments(settings)
     for changed in ({"lr_scheduler_type": "polynomial"}, {"report_to": "none"}):
-        files.write_json(folder / ARGUMENTS, arguments | changed)
-        assert plan.as_started(folder, 2, None) == {"settings": {}, "commands": {}}
-    files.write_json(folder / ARGUMENTS, arguments)
-    began = plan.as_started(folder, 2, None)
+        assert plan.as_started(arguments | changed, 2) == {"settings": {}, "commands": {}}
+    began = plan.as_started(arguments, 2)
     assert began["settings"] == settings.changed()
     assert began["commands"]["run"] == settings.run_command()
     own = BASE.replace(ds_config="ds_configs/zero2.json", learning_rate=1e-3)

@@ -10,11 +10,12 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from neoxkit import arguments, machine, ranks
+from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.files import flush_all
 from neoxkit.models import loading, lora, memory, rates
 from neoxkit.runs.folder import state_of
+from neoxkit.training import arguments, distributed
 
 # Model families whose packed rows are known to be exact; every run checks its own as well.
 PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
@@ -89,7 +90,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     and 03 can compare with them.
     """
     base, part = folder / "base", folder / ".base.part"
-    if ranks.is_first() and (state_of(folder) == "new" or not base.is_dir()):
+    if distributed.is_first() and (state_of(folder) == "new" or not base.is_dir()):
         shutil.rmtree(base, ignore_errors=True)  # of a start that made no step, with another seed
         shutil.rmtree(part, ignore_errors=True)
         unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made
@@ -99,7 +100,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
         part.rename(base)
         if args.hf_deepspeed_config:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
-    ranks.barrier()
+    distributed.barrier()
     return base
 
 
@@ -116,7 +117,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
         half=kit.precision != "fp32",
         on_gpu=args.device.type == "cuda",
     )
-    if not ranks.is_first():
+    if not distributed.is_first():
         return
     if not kit.trial:
         memory.check_disk(folder, job, args.save_total_limit)

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from neoxkit.arguments import Parsed
 from neoxkit.errors import UserError
 from neoxkit.models import memory
 from neoxkit.runs import checkpoints
 from neoxkit.runs.events import history, read_events
+from neoxkit.training.arguments import Parsed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEARLY_FULL_BYTES = 2**22  # a writer in C++ does not say why it failed

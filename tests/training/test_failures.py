@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from neoxkit import failures
 from neoxkit.runs import checkpoints
 from neoxkit.runs.events import append_event
+from neoxkit.training import failures
 
 PARSED = SimpleNamespace(
     training=SimpleNamespace(

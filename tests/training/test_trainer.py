@@ -10,12 +10,12 @@ from torch.utils.data import Sampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from neoxkit import base
-from neoxkit.arguments import FIXED, KitArguments
 from neoxkit.errors import UserError
 from neoxkit.models import losses
 from neoxkit.models.batches import Collator
-from neoxkit.trainer import KitTrainer
+from neoxkit.training import base_model
+from neoxkit.training.arguments import FIXED, KitArguments
+from neoxkit.training.trainer import KitTrainer
 
 LENGTHS = (11, 29, 5, 23, 17, 8, 12, 20)
 
@@ -122,7 +122,7 @@ def test_packing_that_leaks_stops_the_run(
         kept = {k: v for k, v in batch.items() if k != "position_ids" or not loses(batch)}
         return plain(model, lm, kept)
 
-    monkeypatch.setattr("neoxkit.trainer.token_losses", leaking)
+    monkeypatch.setattr("neoxkit.training.trainer.token_losses", leaking)
     with pytest.raises(UserError, match=r"^layout: packed rows change the loss .* -- set layout"):
         made._check_packing(made.model)
 
@@ -141,11 +141,11 @@ def test_rows_are_as_long_as_the_attention_kernel_wants(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     kit = KitArguments(block_size=64, row_tokens=given)
-    base.set_row_tokens(kit, attention)
+    base_model.set_row_tokens(kit, attention)
     assert kit.row_tokens == expected
 
 
 @pytest.mark.parametrize(("attention", "given"), [("sdpa", 63), ("flash_attention_2", 640)])
 def test_rows_that_can_not_be_are_refused(attention: str, given: int) -> None:
     with pytest.raises(UserError, match=r"^row_tokens: "):
-        base.set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)
+        base_model.set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)

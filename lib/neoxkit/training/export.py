@@ -7,13 +7,13 @@ from typing import Any
 from transformers import Trainer
 
 from neoxkit import files
-from neoxkit.arguments import KitArguments
 from neoxkit.data.conversation import Names
 from neoxkit.models import sharing
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import append_event, history, read_events, totals
 from neoxkit.runs.folder import FINISHED
+from neoxkit.training.arguments import KitArguments
 
 
 def finish(

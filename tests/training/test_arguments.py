@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import arguments, plan
+from neoxkit import plan
 from neoxkit.errors import UserError
 from neoxkit.settings import TrainSettings
+from neoxkit.training import arguments
 
 BASIC = ["--output_dir", "out", "--do_train", "--dataset", "data"]
 

@@ -1,0 +1,1 @@
+"""What each rank of a training does, in torch and DeepSpeed."""

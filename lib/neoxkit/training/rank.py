@@ -1,0 +1,149 @@
+"""One rank's training from its start to the exported model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from neoxkit import paths
+from neoxkit.data import tokenized
+from neoxkit.data.conversation import Names
+from neoxkit.data.questions import questions_for, spread
+from neoxkit.errors import UserError
+from neoxkit.models import flops, loading
+from neoxkit.models.batches import Collator
+from neoxkit.runs import card as run_card
+from neoxkit.runs import heartbeat, lock, resuming
+from neoxkit.runs.folder import state_of
+from neoxkit.training import arguments, base_model, distributed, export, resume
+from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
+from neoxkit.training.trainer import KitTrainer
+
+
+def run(parsed: arguments.Parsed) -> bool:
+    """Load, train (from the newest whole checkpoint if there is one), evaluate, export.
+
+    False where somebody asked it to stop: what is there is saved, and it can go on.
+    """
+    kit, args = parsed.kit, parsed.training
+    if args.hf_deepspeed_config:
+        deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
+        if not torch.cuda.is_available():
+            distributed.use_broadcasts()
+    folder = Path(args.output_dir)
+    if state_of(folder) == "finished":
+        raise UserError("output_dir", f"{folder} is finished", "choose another folder")
+    sides, manifest = _load_rows(parsed)
+    tokenizer = loading.load_tokenizer(kit.model_name_or_path)
+    tokenized.check_tokenizer(tokenizer, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841 - until this is over
+    if parsed.flags is not None:
+        resume.record_flags(folder, parsed.flags, kit.allow_change)
+    resume.keep_manifest(folder, manifest, kit.allow_change)
+    stage = arguments.zero_stage(args)
+    resuming.refuse_other_ranks(folder, args.world_size, stage, kit.allow_change)
+    checkpoint = resume.newest_checkpoint(folder, parsed)
+    base_model.check_needs(parsed, folder)
+    model = base_model.load(parsed, folder)
+    loading.check_vocabulary(model, tokenizer)
+    loading.check_positions(model, kit.block_size)
+    if distributed.is_first():
+        for notice in parsed.notices:
+            print(f"notice: {notice}", flush=True)
+    trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest)
+    if distributed.is_first():
+        run_card.begin(folder, _made_of(parsed, folder, manifest), base_model.files(kit, folder))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if check.stopped:
+        resume.say_stopped(folder, trainer.state.global_step)
+        trainer.signs.over()
+        return False
+    if len(sides["eval"]) and args.do_eval:
+        trainer.evaluate_once()
+    export.finish(trainer, tokenizer, kit, manifest, folder)
+    trainer.signs.over()
+    return True
+
+
+def _trainer(
+    parsed: arguments.Parsed,
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sides: Mapping[str, Dataset],
+    manifest: dict[str, Any],
+) -> tuple[KitTrainer, StepCheck]:
+    """The Trainer with the kit's callbacks, and the one that knows whether it was stopped."""
+    kit, args = parsed.kit, parsed.training
+    limit, args.save_total_limit = args.save_total_limit, None  # SaveWhole deletes, and later
+    signs = heartbeat.Signs(folder, args.process_index)
+    trainer = KitTrainer(
+        model=model,
+        args=args,
+        data_collator=Collator(
+            kit.layout, kit.block_size, loading.pad_id(tokenizer), kit.row_tokens
+        ),
+        train_dataset=sides["train"],
+        eval_dataset=sides["eval"],
+        signs=signs,
+        lr_range_from=kit.lr_range_from,
+    )
+    check = StepCheck(folder, trainer)
+    trainer.add_callback(check)
+    if kit.num_replies and len(sides["eval"]):
+        # Of a large eval side only some rows are looked at; a few of them may have no reply.
+        some = spread(range(len(sides["eval"])), 10 * kit.num_replies)
+        asked, _ = questions_for(manifest, sides["eval"].select(some), tokenizer)
+        some_asked = spread(asked, kit.num_replies)
+        trainer.add_callback(Replies(folder, some_asked, tokenizer, Names.of(manifest)))
+    trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
+    trainer.add_callback(SaveWhole(folder, parsed, limit))
+    trainer.add_callback(Alive(signs))
+    return trainer, check
+
+
+def _made_of(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run card says beside the base's files and the starts."""
+    kit, args = parsed.kit, parsed.training
+    config = args.hf_deepspeed_config.config if args.hf_deepspeed_config else {}
+    return {
+        "run": folder.name,
+        "base": kit.model_name_or_path,
+        "from_scratch": kit.from_scratch,
+        "dataset": kit.dataset,
+        "dataset_sha256": kit.dataset_sha256,
+        "source": manifest["source"],
+        "seeds": {"training": args.seed, "split": manifest["settings"]["seed"]},
+        "ds_config": {k: v for k, v in config.items() if k != "checkpoint"},
+    }
+
+
+def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rows of both sides that fit, and the manifest, from which empty arguments are filled."""
+    kit = parsed.kit
+    folder = paths.find("dataset", kit.dataset or "(none given)", file=False)
+    tokenized.check_sha256(folder, kit.dataset_sha256)
+    dataset, manifest = tokenized.load(folder)
+    kit.dataset, kit.dataset_sha256 = paths.short(folder), tokenized.sha256(folder)
+    kit.model_name_or_path = kit.model_name_or_path or manifest["model_name_or_path"]
+    kit.block_size = tokenized.check_block_size(kit.block_size, manifest)
+    sides = {side: tokenized.within(rows, kit.block_size) for side, rows in dataset.items()}
+    if not len(sides["train"]):
+        raise UserError("block_size", "no conversation is this short", "raise it")
+    if not len(sides["eval"]):
+        parsed.training.eval_strategy = "no"
+        parsed.notices.append("the eval side is empty: no eval loss will be shown")
+    return sides, manifest
+
+
+def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
+    """FLOP/s of the fastest matrix products of all ranks together, in the training's precision."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    peak = flops.matmul_peak(trainer.args.device, dtype)
+    here = torch.tensor([peak], dtype=torch.float64, device=trainer.args.device)
+    return trainer.accelerator.reduce(here, "sum").item()
