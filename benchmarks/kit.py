@@ -9,7 +9,8 @@ import shutil
 import time
 
 import inputs
-from neoxkit import launch, paths, plan
+from neoxkit import paths
+from neoxkit.launch import checks, process
 from neoxkit.runs.events import read_events
 from neoxkit.settings import TrainSettings
 from stepclock import SKIPPED, StepClock
@@ -47,9 +48,9 @@ def main() -> None:
     options = parser.parse_args()
     chosen = settings(options)
     shutil.rmtree(paths.run(chosen.run), ignore_errors=True)
-    plan.check(chosen)  # imports what the start needs: the clock below is DeepSpeed's start alone
+    checks.check(chosen)  # imports what the start needs: the clock below is DeepSpeed's start alone
     started = time.time()
-    training = launch.start(chosen)
+    training = process.start(chosen)
     while training.poll() is None:
         time.sleep(0.1)
     training.check()

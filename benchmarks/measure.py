@@ -20,7 +20,7 @@ from typing import Any
 import inputs
 import running
 import summary
-from neoxkit import launch
+from neoxkit.launch.command import CPU_ENVIRONMENT
 from summary import Comparison, value
 
 HERE = inputs.REPOSITORY / "benchmarks"
@@ -240,7 +240,7 @@ def run_program(contest: str, name: str, command: Sequence[str]) -> dict[str, An
     python = str(TRL_PYTHON) if command[0] == "trl_peer.py" else sys.executable
     log = inputs.WORK / f"{contest}-{name.replace(' ', '-')}.log"
     script = [python, str(HERE / command[0]), *command[1:]]
-    env = environment() | (launch.CPU_ENVIRONMENT if command[0] == "bare_loop.py" else {})
+    env = environment() | (CPU_ENVIRONMENT if command[0] == "bare_loop.py" else {})
     watch = contest in MEMORY_IS_WATCHED
     try:
         result = running.run(script, env, inputs.WORK, log, watch)

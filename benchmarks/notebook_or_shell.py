@@ -11,7 +11,8 @@ import sys
 import time
 
 import inputs
-from neoxkit import launch, paths, plan
+from neoxkit import paths
+from neoxkit.launch.command import deepspeed_command, environment, free_port
 from neoxkit.settings import TrainSettings
 from stepclock import print_result
 
@@ -24,9 +25,9 @@ def papermill_command(settings: TrainSettings) -> list[str]:
 
 def shell_command(settings: TrainSettings) -> list[str]:
     """What 02_train prints for a shell, on a port of its own."""
-    _, *flags = shlex.split(plan.deepspeed_command(settings))
+    _, *flags = shlex.split(deepspeed_command(settings))
     runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    return [*runner, f"--master_port={launch.free_port()}", *flags]
+    return [*runner, f"--master_port={free_port()}", *flags]
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     else:
         command = shell_command(settings)
     begun = time.perf_counter()
-    subprocess.run(command, cwd=inputs.HOME, env=launch.environment(1), check=True)
+    subprocess.run(command, cwd=inputs.HOME, env=environment(1), check=True)
     print_result(seconds=time.perf_counter() - begun)
     shutil.rmtree(folder)
 

@@ -8,17 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-from neoxkit import launch
+from neoxkit.launch.command import CPU_ENVIRONMENT, environment, free_port
 
 
 def main() -> None:
     """Become the runner; BENCH_STARTED says when the command began."""
     script, *arguments = sys.argv[1:]
     runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    runner += ["--num_gpus=1", f"--master_port={launch.free_port()}"]
+    runner += ["--num_gpus=1", f"--master_port={free_port()}"]
     command = [*runner, str(Path(__file__).with_name(script)), *arguments]
-    env = launch.environment(1)
-    for name in launch.CPU_ENVIRONMENT:
+    env = environment(1)
+    for name in CPU_ENVIRONMENT:
         env.pop(name)
     env["BENCH_STARTED"] = str(time.time())
     os.execve(sys.executable, command, env)

@@ -15,7 +15,9 @@ import pytest
 from crashes import crashes  # noqa: F401 - a fixture
 from zygote import Zygote, job
 
-from neoxkit import launch, paths
+from neoxkit import paths
+from neoxkit.launch import process
+from neoxkit.launch.command import environment
 from neoxkit.runs.events import history, read_events
 from neoxkit.settings import TrainSettings
 
@@ -81,7 +83,7 @@ def home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def zygote(session_home: Path) -> Iterator[Zygote]:
     """Ranks that start in a third of the time, without launcher and guard."""
-    zygote = Zygote(session_home, launch.environment(1))
+    zygote = Zygote(session_home, environment(1))
     yield zygote
     zygote.close()
 
@@ -115,7 +117,7 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
 
 def train_to_the_end(settings: TrainSettings) -> Path:
     """Train and return the run folder; raises when it failed."""
-    training = launch.start(settings)
+    training = process.start(settings)
     while training.poll() is None:
         time.sleep(0.1)
     training.check()
@@ -160,10 +162,10 @@ def starts_sooner(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -
         def check(self) -> None:
             last = read_events(self.folder)[-1]
             if last["event"] == "error":
-                raise launch.UserError(*launch._in_parts(last["message"]))
+                raise process.UserError(*process._in_parts(last["message"]))
 
     def start(settings: TrainSettings) -> Ended:
         zygote.run(job(settings))
         return Ended(paths.run(settings.run))
 
-    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(process, "start", start)

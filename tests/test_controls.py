@@ -7,10 +7,11 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import browser, controls, estimates, forecast, machine, paths, views
+from neoxkit import browser, controls, machine, paths, views
 from neoxkit.data import selection
 from neoxkit.data.table import Part, Store, Table
 from neoxkit.errors import UserError
+from neoxkit.launch import forecast, measured
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
 
@@ -32,7 +33,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     monkeypatch.setattr(controls, "display", screen)
     monkeypatch.setattr(browser, "display", screen)
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
-    monkeypatch.setattr(estimates, "last_run", lambda *_: None)
+    monkeypatch.setattr(measured, "last_run", lambda *_: None)
     return screen
 
 
@@ -319,8 +320,8 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
 def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = estimates.Measured(paths.run("old"), False, 100.0, 1.0, 3.0, 16, 1600.0, 800.0)
-    monkeypatch.setattr(estimates, "last_run", lambda *_: last)
+    last = measured.Measured(paths.run("old"), False, 100.0, 1.0, 3.0, 16, 1600.0, 800.0)
+    monkeypatch.setattr(measured, "last_run", lambda *_: last)
     asked = []
 
     def forecast_of(settings: TrainSettings, *_: object) -> forecast.Forecast:

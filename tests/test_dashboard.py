@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from conftest import Outputs
 
-from neoxkit import browser, dashboard, files, launch, views
+from neoxkit import browser, dashboard, files, views
 from neoxkit.errors import Stopped, TrainingError, UserError
+from neoxkit.launch import process
 from neoxkit.runs import checkpoints, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import FINISHED
@@ -63,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("notebooks", "ds_configs", "runs/mine"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
-    monkeypatch.setattr(launch, "_started", {})
+    monkeypatch.setattr(process, "_started", {})
     return tmp_path / "runs" / "mine"
 
 
@@ -88,7 +89,7 @@ def finish(folder: Path) -> None:
 
 def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> None:
     guard = Process(lambda: begin(folder, 5), nothing, lambda: finish(folder))
-    assert dashboard.watch(launch.Training(folder, guard, 0))["step"] == 40
+    assert dashboard.watch(process.Training(folder, guard, 0))["step"] == 40
     line, picture, replies, log = outputs
     assert "finished" in line.text and "1.2 to 1.5 GiB a rank" in line.text
     assert len(picture.axes[0].get_lines()[0].get_xdata()) == 1
@@ -109,7 +110,7 @@ def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Ou
         lambda: seen.append(outputs[0]),
         lambda: (log(40, 80.0), finish(folder)),
     )
-    dashboard.watch(launch.Training(folder, guard, 0))
+    dashboard.watch(process.Training(folder, guard, 0))
     for view, step in ((seen[0], 20), (outputs[0], 40)):
         first, second = view.text.split("\n\n")
         assert first.startswith(f"step {step} of 40 · ")
@@ -129,7 +130,7 @@ def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Out
         nothing,  # while it is ended
     )
     with pytest.raises(Stopped, match="mine: stopped before the first checkpoint -- run it again"):
-        dashboard.watch(launch.Training(folder, guard, 0))
+        dashboard.watch(process.Training(folder, guard, 0))
     assert said[0] is True and guard.closed
 
 
@@ -141,7 +142,7 @@ def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs
 
     guard = Process(lambda: begin(folder, 5), interrupt, stop, code=75)
     with pytest.raises(Stopped, match="mine: stopped, step 7 is saved -- run it again to go on"):
-        dashboard.watch(launch.Training(folder, guard, 0))
+        dashboard.watch(process.Training(folder, guard, 0))
     assert not guard.closed
     assert "stopped" in outputs[0].text
 
@@ -149,14 +150,14 @@ def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs
 def test_an_interrupt_before_the_first_step_ends_it_at_once(folder: Path, outputs: Outputs) -> None:
     guard = Process(interrupt, nothing)
     with pytest.raises(Stopped, match="before the first checkpoint"):
-        dashboard.watch(launch.Training(folder, guard, 0))
+        dashboard.watch(process.Training(folder, guard, 0))
     assert guard.closed and not lock.asked_to_stop(folder)
 
 
 @pytest.mark.parametrize("code", [75, -signal.SIGQUIT])  # its own word; it did not listen yet
 def test_a_guard_that_was_told_to_end_is_a_stop(folder: Path, code: int) -> None:
     with pytest.raises(Stopped, match="before the first checkpoint"):
-        launch.Training(folder, Process(code=code), 0).check()
+        process.Training(folder, Process(code=code), 0).check()
 
 
 def test_a_closed_browser_ends_the_cell_and_not_the_training(
@@ -166,7 +167,7 @@ def test_a_closed_browser_ends_the_cell_and_not_the_training(
     monkeypatch.setattr(browser, "num_tabs", lambda: tabs.pop(0))
     guard = Process(lambda: begin(folder, 5), *[nothing] * 9)
     with pytest.raises(Stopped, match="the browser was closed; the training goes on"):
-        dashboard.watch(launch.Training(folder, guard, 0))
+        dashboard.watch(process.Training(folder, guard, 0))
     assert not guard.closed and not lock.asked_to_stop(folder)
 
 
@@ -176,7 +177,7 @@ def test_any_other_fault_ends_the_training(
     guard = Process(nothing, nothing)
     monkeypatch.setattr(browser, "num_tabs", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        dashboard.watch(launch.Training(folder, guard, 0))
+        dashboard.watch(process.Training(folder, guard, 0))
     assert guard.closed
 
 

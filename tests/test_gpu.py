@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import metrics, train_to_the_end
 
-from neoxkit import launch
+from neoxkit.launch.command import runner_command
 from neoxkit.settings import TrainSettings
 
 pytestmark = [
@@ -51,5 +51,5 @@ def test_each_configuration_trains_to_the_same_losses(home: Path, config: str) -
 def test_visible_devices_choose_the_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = torch.cuda.device_count() - 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(last))
-    command = launch.runner_command(1)
+    command = runner_command(1)
     assert f"--include=localhost:{last}" in command

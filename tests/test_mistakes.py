@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, paths, plan, settings
+from neoxkit import cli, paths, settings
 from neoxkit.data import reading
 from neoxkit.errors import MOST_CHARACTERS, UserError
+from neoxkit.launch import checks
 from neoxkit.training import arguments
 
 END = "<|endoftext|>"
@@ -205,9 +206,9 @@ def check(values: list[tuple[str, str]]) -> None:
         kind(**{k: v for k, v in given.items() if k in kind.__dataclass_fields__})
         for kind in settings.STAGES
     )
-    plan.check_files(first)
+    checks.check_files(first)
     if not paths.run(train.run).exists():
-        plan.check_before_tokenizing(first, train)
+        checks.check_before_tokenizing(first, train)
     if last.questions_file:
         paths.find("questions_file", last.questions_file)
 

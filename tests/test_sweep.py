@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import experiments, files, forecast, machine, parameters, paths, plan, sweep
+from neoxkit import experiments, files, machine, parameters, paths, sweep
 from neoxkit.errors import UserError
+from neoxkit.launch import checks, forecast
 from neoxkit.runs import lock
 from neoxkit.runs.folder import FINISHED, finished_facts, state_of
 from neoxkit.settings import EvaluateSettings, TrainSettings
@@ -136,7 +137,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
-    monkeypatch.setattr(plan, "check", lambda settings: {})
+    monkeypatch.setattr(checks, "check", lambda settings: {})
     monkeypatch.setattr(forecast, "doubts", lambda settings, at_once: [])
     monkeypatch.setattr(sweep, "_compare", lambda name, made: 0)
     return sweep.variants({"run": "g"}, {"seed": [1, 2]})
@@ -269,7 +270,7 @@ def test_a_refusal_names_the_run(two: list[sweep.Variant], monkeypatch: pytest.M
         if settings.seed == 2:
             raise UserError("run", "was started with other settings", "restore them")
 
-    monkeypatch.setattr(plan, "check", refuse)
+    monkeypatch.setattr(checks, "check", refuse)
     said = "g.seed=2: run: was started with other settings -- restore them"
     with pytest.raises(UserError, match=said):
         sweep.run("g", two, ["02_train"])

@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, paths, plan
+from neoxkit import files, paths
+from neoxkit.launch import command
 from neoxkit.runs import card as run_card
 from neoxkit.runs.folder import ARGUMENTS, LOG, state_of
 from neoxkit.settings import TrainSettings
@@ -67,10 +68,10 @@ def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
     """What the guard would start: the run's folder with its arguments."""
     folder = paths.run(settings.run)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments, ranks = plan.trainer_arguments(settings), settings.num_ranks or 1
+    arguments, ranks = command.trainer_arguments(settings), settings.num_ranks or 1
     files.write_json(folder / ARGUMENTS, arguments)
     if state_of(folder) == "new":
-        run_card.announce(folder, plan.as_started(arguments, ranks))
+        run_card.announce(folder, command.as_started(arguments, ranks))
     return Job(
         arguments=str(folder / ARGUMENTS),
         log=str(folder / LOG),

@@ -15,7 +15,7 @@ from neoxkit.runs.folder import all_runs, standing_of
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from neoxkit.fit import Machine
+    from neoxkit.launch.machines import Machine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,10 +179,11 @@ def _repeat(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from neoxkit import fit, views
+    from neoxkit import views
+    from neoxkit.launch.machines import MACHINES, choices, configurations, machine
 
     flags = [(name, value.strip()) for name, value in options.parameters]
-    machines = [fit.machine(text) for text in options.machine]
+    machines = [machine(text) for text in options.machine]
     if options.lora_rank < 0:
         raise UserError("--lora-rank", f"got {options.lora_rank}", "give 0 or more")
     if chosen := parameters.read(options.files, flags):
@@ -191,8 +192,8 @@ def _fit(options: argparse.Namespace) -> int:
             raise UserError("--lora-rank", what, f"write -p lora_rank {options.lora_rank}")
         own = {k: v for k, v in chosen.items() if k in TrainSettings.__dataclass_fields__}
         return _fits(TrainSettings(**own), machines)
-    machines = machines or fit.MACHINES
-    rows = fit.choices(fit.configurations(), options.lora_rank, machines)
+    machines = machines or MACHINES
+    rows = choices(configurations(), options.lora_rank, machines)
     print(views.table(rows, ("model", *map(str, machines))).text)
     print(
         "ds_config, how many conversations of 280 tokens each GPU holds at once, GiB of the host; "
@@ -203,14 +204,15 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
     """The forecast of a training, here or on a machine; exit code 1 where it does not fit."""
-    from neoxkit import forecast, trial, views
+    from neoxkit import views
+    from neoxkit.launch import forecast, trials
 
     if len(machines) > 1:
         raise UserError("--machine", f"got {len(machines)} for one training", "give one")
     if machines and settings.probe_steps:
         raise UserError("probe_steps", "are made here, not on --machine", "leave one of them out")
     if not machines:
-        trial.probe(settings, terminal.Counting)
+        trials.probe(settings, terminal.Counting)
     found = forecast.on_dataset(settings, machine=machines[0] if machines else None)
     print(views.table(found.rows()).text)
     return 0 if found.fits else 1

@@ -14,12 +14,14 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import browser, estimates, forecast, machine, plan, plots, views
+from neoxkit import browser, machine, plots, views
 from neoxkit.data import selection, tokenized
 from neoxkit.data.table import Table
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
 from neoxkit.fields import Settings, convert
+from neoxkit.launch import command, forecast
+from neoxkit.launch.measured import Measured, last_run
 from neoxkit.models import rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.views import View
@@ -123,7 +125,7 @@ class Controls:
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
-    measured = estimates.last_run(settings.model_name_or_path)
+    measured = last_run(settings.model_name_or_path)
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, plots.Picture]:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
@@ -152,13 +154,13 @@ def _rows(conversations: int, tokens: int, block_size: int) -> list[tuple[str, s
     ]
 
 
-def _time(measured: estimates.Measured | None, num_tokens: float) -> str:
+def _time(measured: Measured | None, num_tokens: float) -> str:
     if not measured:
         return "unknown: this model was not trained on this machine yet"
     return f"{measured.time(num_tokens)}, {measured.speed()}"
 
 
-def _memory(measured: estimates.Measured | None, tokens: float) -> str:
+def _memory(measured: Measured | None, tokens: float) -> str:
     """Of micro-batches of as many conversations as in the last run, of so many tokens."""
     if not measured:
         return "unknown until a first run"
@@ -178,9 +180,9 @@ def training(
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
     ranks = machine.num_ranks(settings)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
-    measured = estimates.last_run(base, ranks)
-    fit = plan.fitting_rate(settings, base)
-    settings = plan.complete(settings, base)
+    measured = last_run(base, ranks)
+    fit = command.fitting_rate(settings, base)
+    settings = command.complete(settings, base)
 
     def consequences(chosen: TrainSettings) -> tuple[View, plots.Picture]:
         tokenized.check_block_size(chosen.block_size, manifest)
@@ -228,4 +230,4 @@ def training(
             ("gradient_accumulation_steps", "accumulation", _POWERS),
         )
     }
-    return Controls(settings, dials, consequences, partial(plan.complete, base=base)).show()
+    return Controls(settings, dials, consequences, partial(command.complete, base=base)).show()

@@ -7,9 +7,10 @@ from typing import Any
 
 from IPython.display import display
 
-from neoxkit import browser, launch, paths, plots, views
+from neoxkit import browser, paths, plots, views
 from neoxkit.errors import Stopped, shorten
-from neoxkit.launch import Training
+from neoxkit.launch import process
+from neoxkit.launch.process import Training
 from neoxkit.runs import health
 from neoxkit.runs.events import EventReader, history, read_events
 from neoxkit.runs.folder import LOG, finished_facts
@@ -31,7 +32,7 @@ def watch(training: Training | str) -> dict[str, Any]:
     process started goes on without the cell. When the browser is closed, the cell ends and the
     training goes on: opened again, the cell watches it again.
     """
-    training = launch.attach(training) if isinstance(training, str) else training
+    training = process.attach(training) if isinstance(training, str) else training
     screen = _Screen(training)
     try:
         for turn in itertools.count():

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit import files, paths, plan
+from neoxkit import files, paths
 from neoxkit.errors import UserError, near
+from neoxkit.launch import command
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import METRICS, history, read_events, totals
@@ -95,7 +96,7 @@ def _load(folder: Path) -> Run:
 def _settings(arguments: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
     starts = [e for e in events if e["event"] == "start"]
-    found = plan.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
+    found = command.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
     if found is None:
         return arguments
     settings = found.as_dict()

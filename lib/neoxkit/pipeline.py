@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import experiments, files, harness, launch, paths, plan, terminal
+from neoxkit import experiments, files, harness, paths, terminal
 from neoxkit.errors import STOPPED, Faults, Stopped, UserError
 from neoxkit.fields import Settings, as_flags
+from neoxkit.launch import checks, command
 from neoxkit.runs import heartbeat, lock, resuming
 from neoxkit.runs.folder import LOG, set_aside, state_of
 from neoxkit.settings import (
@@ -147,24 +148,24 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
     if CompareSettings in settings:
         experiments.load(settings[CompareSettings].runs)
     if first:
-        plan.check_files(first, last.questions_file if last else "")
+        checks.check_files(first, last.questions_file if last else "")
     if train:
         lock.refuse_locked(paths.run(train.run))
-        plan.check_before_tokenizing(first, train) if first else plan.check(train)
+        checks.check_before_tokenizing(first, train) if first else checks.check(train)
     if last:
         for name in ("questions_file", "plain_text_file"):
             if file := getattr(last, name):
                 paths.find(name, file)
         harness.check(last.tasks)
         if not train:
-            launch.check_evaluable(paths.run(last.run))
+            checks.check_evaluable(paths.run(last.run))
     return resuming.replaced(first) if first else []
 
 
 def _doubts(settings: Mapping[type[Settings], Any]) -> list[str]:
     """What a person should know of the training that is started all the same."""
     first = settings.get(TokenizeSettings)
-    return plan.doubts(settings.get(TrainSettings), first.model_name_or_path if first else "")
+    return command.doubts(settings.get(TrainSettings), first.model_name_or_path if first else "")
 
 
 @contextmanager

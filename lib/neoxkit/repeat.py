@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, paths, pipeline, plan
+from neoxkit import files, paths, pipeline
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
+from neoxkit.launch import command
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import ARGUMENTS, finished_facts, state_of
@@ -49,7 +50,7 @@ def _settings(folder: Path) -> TrainSettings:
         print(
             f"note: {', '.join(changed)} changed on the way; the repeated run has the last values"
         )
-    settings = plan.settings_of(arguments, start["num_ranks"])
+    settings = command.settings_of(arguments, start["num_ranks"])
     return settings.replace(run=f"{folder.name}.repeat-{number}", allow_change=[])
 
 

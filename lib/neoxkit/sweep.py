@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import compare, experiments, files, forecast, machine, paths, pipeline, plan, terminal
+from neoxkit import compare, experiments, files, machine, paths, pipeline, terminal
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.fields import as_flags
+from neoxkit.launch import checks, command, forecast
 from neoxkit.runs import lock
 from neoxkit.runs.events import METRICS
 from neoxkit.runs.folder import standing_of, state_of
@@ -114,7 +115,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     parts = environments([variant.settings for variant in made], at_once)
     for variant in made:  # before the first of them starts
         try:
-            plan.check(_with_its_ranks(variant.settings, parts[0]))
+            checks.check(_with_its_ranks(variant.settings, parts[0]))
         except UserError as mistake:
             raise mistake.of(variant.settings.run) from None
     to_train = [v for v in made if state_of(v.folder) != "finished"]
@@ -126,7 +127,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
             for line in pipeline.unused(settings, made[0].parameters):
                 print(f"note: {line}", flush=True)
     for variant in to_train:
-        for doubt in plan.doubts(variant.settings):
+        for doubt in command.doubts(variant.settings):
             print(f"note: {variant.settings.run}: {doubt}", flush=True)
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from zygote import Zygote, job
 
-from neoxkit import files, fit, paths, pipeline, plan, sweep
+from neoxkit import files, paths, pipeline, sweep
 from neoxkit.errors import UserError
+from neoxkit.launch import checks, command, machines
 from neoxkit.models import loading, rates
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import append_event, read_events
@@ -33,8 +34,8 @@ PRETRAINED = {
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_the_rate_by_size(name: str) -> None:
     num_parameters, rate = PRETRAINED[name]
-    if name in fit.SHAPES:
-        assert fit.SHAPES[name].num_parameters == num_parameters
+    if name in machines.SHAPES:
+        assert machines.SHAPES[name].num_parameters == num_parameters
     own = rates.by_size(f"EleutherAI/{name}", num_parameters)
     assert own.rate == pytest.approx(rate / 10, rel=1e-12)
     assert own.why.lower() == f"0.1 of what {name} was pre-trained with"
@@ -75,21 +76,21 @@ def test_a_base_without_a_shape_is_refused_in_a_line(home: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "t5"}')
     (folder / "model.safetensors").touch()
     with pytest.raises(UserError, match=r"model_name_or_path: the model 'data/models/t5' can't be"):
-        plan.check(SMALL.replace(model_name_or_path="data/models/t5"))
+        checks.check(SMALL.replace(model_name_or_path="data/models/t5"))
 
 
 def test_a_rate_of_0_is_a_number_in_the_arguments(home: Path, pretrained: str) -> None:
     def rate(**changes: object) -> float:
-        return plan.trainer_arguments(SMALL.replace(**changes))["learning_rate"]
+        return command.trainer_arguments(SMALL.replace(**changes))["learning_rate"]
 
     assert rate() == 2e-3
     assert rate(model_name_or_path=pretrained) == 1e-4
     assert rate(model_name_or_path=pretrained, lora_rank=4) == 1e-3
     assert rate(model_name_or_path=pretrained, from_scratch=True) == 1e-3
     assert rate(model_name_or_path=pretrained, learning_rate=7e-4) == 7e-4
-    assert plan.complete(SMALL).learning_rate == 2e-3
-    assert plan.complete(SMALL.replace(dataset="none-yet"), pretrained).learning_rate == 1e-4
-    assert "--learning_rate 0.0001 " in plan.deepspeed_command(
+    assert command.complete(SMALL).learning_rate == 2e-3
+    assert command.complete(SMALL.replace(dataset="none-yet"), pretrained).learning_rate == 1e-4
+    assert "--learning_rate 0.0001 " in command.deepspeed_command(
         SMALL.replace(model_name_or_path=pretrained)
     )
 
@@ -98,21 +99,21 @@ def test_a_run_that_goes_on_goes_on_with_the_same_number(home: Path, pretrained:
     settings = SMALL.replace(run="goes-on", model_name_or_path=pretrained)
     folder = paths.run("goes-on")
     folder.mkdir(parents=True)
-    files.write_json(folder / ARGUMENTS, plan.check(settings))
+    files.write_json(folder / ARGUMENTS, checks.check(settings))
     append_event(folder, "train", step=5)
-    assert plan.check(settings)["learning_rate"] == 1e-4
-    assert plan.check(settings.replace(learning_rate=1e-4))["learning_rate"] == 1e-4
+    assert checks.check(settings)["learning_rate"] == 1e-4
+    assert checks.check(settings.replace(learning_rate=1e-4))["learning_rate"] == 1e-4
 
 
 def test_what_is_far_above_is_said_in_a_sentence(home: Path, pretrained: str) -> None:
     mine = SMALL.replace(model_name_or_path=pretrained)
-    assert plan.doubts(mine.replace(learning_rate=2e-3)) == [
+    assert command.doubts(mine.replace(learning_rate=2e-3)) == [
         "learning_rate 0.002 is 20 times what fits this base "
         "(0.0001, 0.1 of what Pythia-14m was pre-trained with)"
     ]
     for fine in (mine, mine.replace(learning_rate=5e-4), SMALL, SMALL.replace(learning_rate=2e-3)):
-        assert plan.doubts(fine) == []
-    assert plan.doubts(None) == []
+        assert command.doubts(fine) == []
+    assert command.doubts(None) == []
 
 
 def test_a_sweep_over_0_has_a_name_and_trains_the_number(home: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_sweep_over_0_has_a_name_and_trains_the_number(home: Path) -> None:
         "swept.learning_rate=0.0",
         "swept.learning_rate=0.001",
     ]
-    assert [plan.check(v.settings)["learning_rate"] for v in made] == [2e-3, 1e-3]
+    assert [checks.check(v.settings)["learning_rate"] for v in made] == [2e-3, 1e-3]
 
 
 NOTE = "note: learning_rate 0.002 is 20 times what fits this base (0.0001, "

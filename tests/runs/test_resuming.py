@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import tokenize
 
-from neoxkit import cli, files, launch, paths, pipeline, plan
+from neoxkit import cli, files, paths, pipeline
 from neoxkit.errors import UserError
+from neoxkit.launch import checks, command, process
 from neoxkit.runs import resuming
 from neoxkit.runs.events import METRICS, append_event
 from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, FINISHED
@@ -30,7 +31,7 @@ def started(home: Path) -> Path:
     folder = paths.run("kept")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    files.write_json(folder / ARGUMENTS, plan.trainer_arguments(TRAIN))
+    files.write_json(folder / ARGUMENTS, command.trainer_arguments(TRAIN))
     shutil.copy(paths.tokenized("kept") / files.MANIFEST, folder / DATASET)
     append_event(folder, "train", step=5)
     return folder
@@ -38,7 +39,7 @@ def started(home: Path) -> Path:
 
 def refusal(first: TokenizeSettings, settings: TrainSettings = TRAIN) -> str:
     with pytest.raises(UserError) as refused:
-        plan.check_before_tokenizing(first, settings)
+        checks.check_before_tokenizing(first, settings)
     return str(refused.value)
 
 
@@ -46,7 +47,7 @@ def refusal(first: TokenizeSettings, settings: TrainSettings = TRAIN) -> str:
 def test_other_data_is_refused_before_it_is_written(started: Path, where: str) -> None:
     if where != DATASET:  # a run of the time before runs kept their manifest
         (started / DATASET).unlink()
-    plan.check_before_tokenizing(FIRST, TRAIN)
+    checks.check_before_tokenizing(FIRST, TRAIN)
     assert refusal(FIRST.replace(train_file="data/other.txt")) == (
         "run: kept was trained on other data (data/tiny.txt -> data/other.txt) -- "
         "choose another run name and another dataset name, or set restart and overwrite"
@@ -61,8 +62,8 @@ def test_other_data_is_refused_before_it_is_written(started: Path, where: str) -
 
 def test_restart_and_a_new_run_take_any_data(started: Path) -> None:
     other = FIRST.replace(train_file="data/other.txt")
-    plan.check_before_tokenizing(other, TRAIN.replace(restart=True))
-    plan.check_before_tokenizing(other, TRAIN.replace(run="fresh"))
+    checks.check_before_tokenizing(other, TRAIN.replace(restart=True))
+    checks.check_before_tokenizing(other, TRAIN.replace(run="fresh"))
 
 
 def test_other_settings_are_refused_before_01(started: Path) -> None:
@@ -72,16 +73,16 @@ def test_other_settings_are_refused_before_01(started: Path) -> None:
 
 def test_a_dial_that_made_the_difference_is_named_with_its_value(started: Path) -> None:
     """The remedy, followed to the letter, lets the run go on."""
-    files.write_json(started / ARGUMENTS, plan.trainer_arguments(DIALLED))
+    files.write_json(started / ARGUMENTS, command.trainer_arguments(DIALLED))
     files.write_json(started / DIALS, {"learning_rate": [2e-3, 5e-4]})
     with pytest.raises(UserError) as refused:
-        plan.check(TRAIN)
+        checks.check(TRAIN)
     assert str(refused.value) == (
         "run: was started with other settings (learning_rate 0.0005 -> 0.002 by a dial) -- "
         "turn the dial learning_rate to 0.0005 or set that parameter, or choose another run name"
     )
-    plan.check(DIALLED, {"learning_rate": (2e-3, 5e-4)})
-    plan.check(DIALLED)
+    checks.check(DIALLED, {"learning_rate": (2e-3, 5e-4)})
+    checks.check(DIALLED)
     said = refusal(FIRST, TRAIN.replace(seed=7))
     assert "(learning_rate 0.0005 -> 0.002 by a dial; seed 42 -> 7)" in said
     assert said.endswith(" or set that parameter, and restore the rest")
@@ -91,32 +92,32 @@ def test_a_dial_that_was_turned_since_is_named_as_well(started: Path) -> None:
     with pytest.raises(
         UserError, match=r"0\.002 -> 0\.0005 by a dial\) -- turn the dial .* 0\.002 "
     ):
-        plan.check(DIALLED, {"learning_rate": (2e-3, 5e-4)})
+        checks.check(DIALLED, {"learning_rate": (2e-3, 5e-4)})
     with pytest.raises(UserError, match=r"0\.002 -> 0\.0005\) -- restore them, "):
-        plan.check(DIALLED)
+        checks.check(DIALLED)
 
 
 def test_a_start_keeps_what_dials_have_changed(
     started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until the run goes on without a dial: the file is of the start that the arguments are of."""
-    monkeypatch.setattr(launch.subprocess, "Popen", lambda *_, **__: None)
-    monkeypatch.setattr(launch, "_started", {})
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(process, "_started", {})
     shutil.rmtree(started)
-    launch.start(DIALLED, {"learning_rate": (2e-3, 5e-4)})
+    process.start(DIALLED, {"learning_rate": (2e-3, 5e-4)})
     assert resuming.dialled(started) == {"learning_rate": [2e-3, 5e-4]}
     append_event(started, "train", step=5)
     with pytest.raises(UserError, match=r"0\.0005 -> 0\.002 by a dial"):
-        launch.start(TRAIN)
-    launch.start(DIALLED)  # what the refusal asks for, by the parameter
+        process.start(TRAIN)
+    process.start(DIALLED)  # what the refusal asks for, by the parameter
     assert not (started / DIALS).exists()
 
 
 def test_02_names_both_texts_when_the_dataset_was_replaced(started: Path) -> None:
-    plan.check(TRAIN)
+    checks.check(TRAIN)
     tokenize("other.txt", "kept", block_size=64)
     with pytest.raises(UserError, match=r"other data \(data/tiny.txt -> data/other.txt\)"):
-        plan.check(TRAIN)
+        checks.check(TRAIN)
 
 
 def test_other_versions_tokenize_anew(started: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_dataset_that_a_run_was_trained_on_is_not_replaced_without_a_yes(start
     ]
     for same in (FIRST, FIRST.replace(overwrite=True)):
         assert resuming.replaced(same) == []
-        plan.check_before_tokenizing(same, TRAIN)
+        checks.check_before_tokenizing(same, TRAIN)
 
 
 def test_it_is_refused_or_said_before_the_first_notebook(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import plan
 from neoxkit.errors import UserError
+from neoxkit.launch import command
 from neoxkit.settings import TrainSettings
 from neoxkit.training import arguments
 
@@ -55,8 +55,8 @@ def test_the_printed_deepspeed_line_has_the_same_arguments(
     """As the file that 02 starts the training with; a 0 that is set is no default."""
     settings = TrainSettings(run="line", dataset="small", **changes)
     file = tmp_path / "arguments.json"
-    file.write_text(json.dumps(plan.trainer_arguments(settings)))
-    words = shlex.split(plan.deepspeed_command(settings))
+    file.write_text(json.dumps(command.trainer_arguments(settings)))
+    words = shlex.split(command.deepspeed_command(settings))
     assert (words[0], words[2:4]) == ("deepspeed", ["--module", "neoxkit.train"])
     one, other = arguments.parse(words[4:]), arguments.parse([str(file)])
     first, second = one.training.to_dict(), other.training.to_dict()

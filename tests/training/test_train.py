@@ -20,9 +20,17 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 from zygote import Zygote, job
 
-from neoxkit import cli, evaluate, files, launch, machine, paths, pipeline, plan, repeat, scoring
+from neoxkit import cli, evaluate, files, machine, paths, pipeline, repeat, scoring
 from neoxkit.data import tokenized
 from neoxkit.errors import STOPPED, Stopped, UserError
+from neoxkit.launch import process
+from neoxkit.launch.command import (
+    as_started,
+    environment,
+    free_port,
+    settings_of,
+    trainer_arguments,
+)
 from neoxkit.models import memory
 from neoxkit.models.generation import ENDINGS
 from neoxkit.runs import card as run_card
@@ -228,7 +236,7 @@ def test_accumulation_with_checkpointing_trains_to_the_same_losses(
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbroken: Path) -> None:
-    training = launch.start(BASE.replace(run="killed"))
+    training = process.start(BASE.replace(run="killed"))
     reader = EventReader(training.folder)
     while not any(e["event"] == "checkpoint" for e in reader.poll()):
         assert training.poll() is None
@@ -254,8 +262,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     home: Path, zygote: Zygote, unbroken: Path, ranks: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = BASE.replace(run=f"asked-{ranks}", num_ranks=ranks)
-    training = launch.start(settings)
-    assert launch.start(settings) is training is launch.attach(settings.run)
+    training = process.start(settings)
+    assert process.start(settings) is training is process.attach(settings.run)
     while not read_events(training.folder):
         assert training.poll() is None
         time.sleep(0.02)
@@ -281,11 +289,11 @@ def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
     home: Path, unbroken: Path
 ) -> None:
     before = weights_sha256(unbroken)
-    assert launch.start(BASE.replace(run="unbroken")).process is None
+    assert process.start(BASE.replace(run="unbroken")).process is None
     with pytest.raises(UserError, match=r"learning_rate 0.002 -> 0.001"):
-        launch.start(BASE.replace(run="unbroken", learning_rate=1e-3))
+        process.start(BASE.replace(run="unbroken", learning_rate=1e-3))
     shutil.copytree(unbroken, unbroken.with_name("again"))
-    launch.start(BASE.replace(run="again", learning_rate=1e-3, restart=True)).stop()
+    process.start(BASE.replace(run="again", learning_rate=1e-3, restart=True)).stop()
     assert weights_sha256(unbroken.with_name("again.old-1")) == before
     assert state_of(unbroken.with_name("again")) == "new"
 
@@ -347,15 +355,15 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
         run="unbroken", num_ranks=2, ds_config="zero3", model_name_or_path="tiny",
         training_arguments={"adam_beta1": 0.8}, allow_change=["learning_rate"], learning_rate=1e-3,
     )  # fmt: skip
-    assert plan.settings_of(plan.trainer_arguments(settings), 2) == settings
-    arguments = plan.trainer_arguments(settings)
+    assert settings_of(trainer_arguments(settings), 2) == settings
+    arguments = trainer_arguments(settings)
     for changed in ({"lr_scheduler_type": "polynomial"}, {"report_to": "none"}):
-        assert plan.as_started(arguments | changed, 2) == {"settings": {}, "commands": {}}
-    began = plan.as_started(arguments, 2)
+        assert as_started(arguments | changed, 2) == {"settings": {}, "commands": {}}
+    began = as_started(arguments, 2)
     assert began["settings"] == settings.changed()
     assert began["commands"]["run"] == settings.run_command()
     own = BASE.replace(ds_config="ds_configs/zero2.json", learning_rate=1e-3)
-    assert plan.settings_of(plan.trainer_arguments(own)) == own
+    assert settings_of(trainer_arguments(own)) == own
 
 
 def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
@@ -370,7 +378,7 @@ def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
         with pytest.raises(UserError, match="was tokenized anew since the run was started"):
             tokenized.check_sha256(data, facts["dataset_sha256"])
         with pytest.raises(UserError, match=r"trained on other data \(tokenized anew since\)"):
-            launch.start(BASE.replace(run="unbroken"))
+            process.start(BASE.replace(run="unbroken"))
     finally:
         (data / "manifest.json").write_text(manifest)
 
@@ -382,7 +390,7 @@ def test_a_checkout_can_be_moved(
     moved = tmp_path / "moved"
     shutil.copytree(home, moved)
     monkeypatch.setenv("NEOXKIT_HOME", str(moved))
-    assert launch.start(BASE.replace(run="unbroken")).process is None
+    assert process.start(BASE.replace(run="unbroken")).process is None
     for name in ("arguments.json", "FINISHED.json", "metrics.jsonl"):
         assert str(home) not in (moved / "runs" / "unbroken" / name).read_text()
 
@@ -392,14 +400,14 @@ def test_other_ranks_can_not_go_on_from_a_checkpoint(home: Path, unbroken: Path)
     arguments = unbroken.with_name("ranks") / "arguments.json"
     arguments.write_text(arguments.read_text().replace("runs/unbroken", "runs/ranks"))
     with pytest.raises(UserError) as refused:
-        launch.start(BASE.replace(run="ranks", num_ranks=2))
+        process.start(BASE.replace(run="ranks", num_ranks=2))
     assert str(refused.value) == (
         "num_ranks: checkpoint-8 is of 1 rank under ZeRO 2, this start of 2 ranks under ZeRO 2 -- "
         "add num_ranks to allow_change, or begin a new run with model_name_or_path "
         "runs/ranks/checkpoint-8"
     )
     with pytest.raises(UserError) as refused:
-        launch.start(BASE.replace(run="ranks", ds_config="zero3", allow_change=["ds_config"]))
+        process.start(BASE.replace(run="ranks", ds_config="zero3", allow_change=["ds_config"]))
     assert str(refused.value) == (
         "ds_config: checkpoint-8 is of 1 rank under ZeRO 2, this start of 1 rank under ZeRO 3 -- "
         "go back, or begin a new run with model_name_or_path runs/ranks/checkpoint-8"
@@ -440,7 +448,7 @@ def test_an_allowed_change_takes_effect(home: Path, zygote: Zygote) -> None:
     saved = load_file(checkpoints.whole(folder)[-1] / "model.safetensors")
     changed = settings.replace(learning_rate=1e-12, max_steps=STEPS + 2)
     with pytest.raises(UserError, match=r"learning_rate 0.002 -> 1e-12; max_steps 8 -> 10\)"):
-        launch.start(changed)
+        process.start(changed)
     allowed = changed.replace(allow_change=["learning_rate", "max_steps"])
     assert zygote.run(job(allowed)) == [0]
     events = metrics(folder)
@@ -456,7 +464,7 @@ def test_an_allowed_change_takes_effect(home: Path, zygote: Zygote) -> None:
 def test_term_saves_and_stops(home: Path, ranks: int) -> None:
     """To the guard, as a scheduler sends it, and to a rank, as a launcher does."""
     settings = BASE.replace(run=f"term-{ranks}", num_ranks=ranks, max_steps=400)
-    training = launch.start(settings)
+    training = process.start(settings)
     while len(pids := heartbeat.Watch(training.folder).ranks()) < ranks:
         assert training.poll() is None
         time.sleep(0.02)
@@ -470,17 +478,17 @@ def test_term_saves_and_stops(home: Path, ranks: int) -> None:
 
 def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
     """The command from the README, for the built-in model and without fp16 (there is no GPU)."""
-    line = f"""deepspeed.launcher.runner --master_port={launch.free_port()} --num_gpus=1
+    line = f"""deepspeed.launcher.runner --master_port={free_port()} --num_gpus=1
         --module neoxkit.train --dataset data/tokenized/small --deepspeed ds_configs/zero2.json
         --model_name_or_path tiny --do_train --do_eval --block_size 280 --overwrite_cache
         --evaluation_strategy=steps --output_dir custom --num_train_epochs 1 --eval_steps 200
         --gradient_accumulation_steps 1 --per_device_train_batch_size 64
         --use_fast_tokenizer True --learning_rate 5e-06 --warmup_steps 5""".split()
-    done = command(*line, cwd=home, env=launch.environment(1))
+    done = command(*line, cwd=home, env=environment(1))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "notice: --evaluation_strategy is --eval_strategy in transformers 5" in done.stdout
     assert state_of(home / "custom") == "finished"
-    again = command(*line, "--fp16", cwd=home, env=launch.environment(1))
+    again = command(*line, "--fp16", cwd=home, env=environment(1))
     assert again.returncode == 2
     assert "error: fp16: needs a GPU and there is none" in again.stderr
 
@@ -496,7 +504,7 @@ def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home:
     shutil.copy(shared / "taskmaster4_small.txt", home / "data" / "dialogues.txt")
     tokenize("dialogues.txt", "dialogues", str(model))
     with pytest.raises(UserError, match=r"holds no model\.safetensors -- set from_scratch"):
-        launch.start(BASE.replace(run="shape", dataset="dialogues"))
+        process.start(BASE.replace(run="shape", dataset="dialogues"))
     folder = train(
         run="shape", dataset="dialogues", from_scratch=True, num_ranks=2, ds_config="zero3",
         per_device_train_batch_size=4, learning_rate=1e-3,
@@ -539,7 +547,7 @@ def test_mistakes_are_refused_before_anything_starts(
     home: Path, changes: dict, sentence: str
 ) -> None:
     with pytest.raises(UserError) as refused:
-        launch.start(BASE.replace(run="refused", **changes))
+        process.start(BASE.replace(run="refused", **changes))
     assert str(refused.value).startswith(sentence)
     assert not paths.run("refused").exists()
 
@@ -549,7 +557,7 @@ def test_a_changed_text_is_refused(home: Path) -> None:
     tokenize("other.txt", "other")
     (home / "data" / "other.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
     with pytest.raises(UserError, match=r"data/other\.txt has changed since it was tokenized"):
-        launch.start(BASE.replace(run="changed", dataset="other"))
+        process.start(BASE.replace(run="changed", dataset="other"))
 
 
 ENDS = """
@@ -568,6 +576,6 @@ train.leave(int(sys.argv[1]))
 @pytest.mark.parametrize(("code", "said"), [(0, "unflushed registered"), (3, "unflushed ")])
 def test_a_rank_leaves_before_the_interpreter_is_torn_down(code: int, said: str) -> None:
     """There gloo's threads aborted ranks that had done everything."""
-    line, env = [sys.executable, "-c", ENDS, str(code)], launch.environment(1)
+    line, env = [sys.executable, "-c", ENDS, str(code)], environment(1)
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, said)

@@ -26,7 +26,7 @@ def state_of(folder: Path) -> str:
 
 
 def is_trial(folder: Path) -> bool:
-    """Whether a run was begun as a trial (trial.py), which leaves no model."""
+    """Whether a run was begun as a trial (trials.py), which leaves no model."""
     path = folder / ARGUMENTS
     return path.is_file() and bool(read_json(path).get("trial"))
 
@@ -58,8 +58,8 @@ class Standing:
 
     `state`: training, finished, stopped (on request), failed, or killed (it ended without a word).
     `step`, `planned` and the newest losses are None before the first of them; `changed` is in
-    seconds since 1970; `says` is what stopped it, or the warnings of its losses. A trial (trial.py)
-    leaves no model, and its losses are no matter.
+    seconds since 1970; `says` is what stopped it, or the warnings of its losses. A trial
+    (trials.py) leaves no model, and its losses are no matter.
     """
 
     run: str

@@ -1,6 +1,6 @@
 """A small process around a training: when its owner is gone, so is everything it started.
 
-    python -m neoxkit.guard --run runs/NAME -- COMMAND ...
+    python -m neoxkit.launch.guard --run runs/NAME -- COMMAND ...
 
 It leads a session of its own, runs the command in it with its output in the run's log, and watches
 its standard input and its parent. At end of file or at another parent it asks the whole session to

@@ -17,8 +17,9 @@ import pytest
 import reliability
 from jupyter_client.manager import KernelManager
 
-from neoxkit import files, launch, paths
-from neoxkit.guard import SILENT
+from neoxkit import files, paths
+from neoxkit.launch import process
+from neoxkit.launch.guard import SILENT
 from neoxkit.runs import checkpoints, lock
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import DATASET, LOG, state_of
@@ -67,10 +68,10 @@ def wait_until(ready: Callable[[], bool], seconds: float) -> bool:
 def members(session: int) -> list[psutil.Process]:
     """The living processes of a guard's session."""
     found = []
-    for process in psutil.process_iter():
+    for one in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == session and process.status() != "zombie":
-                found.append(process)
+            if os.getsid(one.pid) == session and one.status() != "zombie":
+                found.append(one)
         except (OSError, psutil.Error):
             continue
     return found
@@ -83,7 +84,7 @@ def part(session: int, name: str) -> psutil.Process:
     found = [p for p, line in lines if signs[name] in line]
     if name == "rank":  # the others carry its module in their command lines as well
         found = [p for p in found if not any(s in " ".join(p.cmdline()) for s in
-                                             ("launcher.", "neoxkit.guard"))]  # fmt: skip
+                                             ("launcher.", "neoxkit.launch.guard"))]  # fmt: skip
     return found[0]
 
 
@@ -97,8 +98,9 @@ def kernel(settings: TrainSettings) -> Iterator[KernelManager]:
     client.wait_for_ready(timeout=60)
     changed = settings.changed()
     client.execute(
-        "from neoxkit import dashboard, launch\nfrom neoxkit.settings import TrainSettings\n"
-        f"dashboard.watch(launch.start(TrainSettings(**{changed!r})))"
+        "from neoxkit import dashboard\nfrom neoxkit.launch import process\n"
+        "from neoxkit.settings import TrainSettings\n"
+        f"dashboard.watch(process.start(TrainSettings(**{changed!r})))"
     )
     yield manager
     client.stop_channels()
@@ -147,8 +149,8 @@ def stop(how: str, where: str) -> str:
         took = time.monotonic() - begun
         if not gone:
             left = [" ".join(p.cmdline())[-60:] for p in members(session)]
-            for process in members(session):
-                process.kill()
+            for one in members(session):
+                one.kill()
             return f"left after {LEFT_SECONDS:.0f} s: {left}"
     if lock.locked_by(folder) or state_of(folder) == "finished":
         return f"after {took:.1f} s: locked or finished"
@@ -164,7 +166,7 @@ def _has(session: int, what: str) -> bool:
 
 def starts_again(settings: TrainSettings) -> str:
     """Whether the same settings begin or go on; "" if so."""
-    training = launch.start(settings)
+    training = process.start(settings)
     before = len(read_events(training.folder))
     begun = wait_until(lambda: len(read_events(training.folder)) > before, 60)
     newest = read_events(training.folder)[-1]["event"]
@@ -183,7 +185,7 @@ def test_a_stop_leaves_nothing_and_the_next_start_works(home: Path, how: str, wh
 def stand_still(number: int) -> str:
     """A rank of two is stopped while it trains; what is wrong then, or ""."""
     settings = BASE.replace(run=f"still-{number}", num_ranks=2, per_device_train_batch_size=8)
-    training = launch.start(settings)
+    training = process.start(settings)
     if not wait_until(lambda: reached(training.folder, "step"), 90):
         return "no step"
     time.sleep(0.1 * number)
@@ -208,12 +210,12 @@ def test_a_rank_that_stands_still_is_found(home: Path, monkeypatch: pytest.Monke
 
 def test_two_runs_at_once_work_and_two_in_a_folder_do_not(home: Path) -> None:
     first, second = (
-        launch.start(BASE.replace(run=f"beside-{i}", max_steps=6, save_steps=3)) for i in (1, 2)
+        process.start(BASE.replace(run=f"beside-{i}", max_steps=6, save_steps=3)) for i in (1, 2)
     )
     assert wait_until(lambda: lock.locked_by(first.folder), 30)
-    guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(first.folder), "--", "true"]
+    guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(first.folder), "--", "true"]
     assert subprocess.run(guard, check=False, stdin=subprocess.PIPE).returncode == 73
-    with pytest.raises(launch.UserError, match=r"beside-1 is training now \(process \d+\)"):
+    with pytest.raises(process.UserError, match=r"beside-1 is training now \(process \d+\)"):
         lock.refuse_locked(first.folder)
     for training in (first, second):
         training.process.wait(timeout=120)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from conftest import BASE
 
-from neoxkit import estimates, experiments, files, paths, trial
+from neoxkit import experiments, files, paths
 from neoxkit.errors import UserError
+from neoxkit.launch import measured, trials
 from neoxkit.parallel import silent
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts
 
@@ -24,7 +25,7 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
         return silent
 
     settings = BASE.replace(run="probed", probe_steps=2)
-    trial.probe(settings, show)
+    trials.probe(settings, show)
     folder = paths.run("probed.probe")
     assert shown == ["probe, steps"]
     assert not any(p.name == "model" or p.name.startswith("checkpoint") for p in folder.iterdir())
@@ -32,7 +33,7 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     facts = files.read_json(folder / FINISHED)
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
-    assert estimates.last_run("tiny").run == "probed.probe"
+    assert measured.last_run("tiny").run == "probed.probe"
     assert [run.name for run in experiments.load(["probed.probe"])] == ["probed.probe"]
     assert "probed.probe" not in [run.name for run in experiments.load([])]
     with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
@@ -41,24 +42,24 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
 
 
 def test_no_probe_is_made_unless_asked_for(home: Path) -> None:
-    trial.probe(BASE.replace(run="unasked"), lambda label: silent)
+    trials.probe(BASE.replace(run="unasked"), lambda label: silent)
     assert not paths.run("unasked.probe").exists()
 
 
 def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -> None:
-    first = trial.of(BASE.replace(run="again"), "trial", 2)
-    assert trial.train(first, silent)
+    first = trials.of(BASE.replace(run="again"), "trial", 2)
+    assert trials.train(first, silent)
     folder = paths.run("again.trial")
     written = (folder / FINISHED).stat().st_mtime_ns
-    trial._forget(first)
+    trials._forget(first)
     assert (folder / FINISHED).stat().st_mtime_ns == written
     other = first.replace(per_device_train_batch_size=2)
-    assert trial.train(other, silent)
+    assert trials.train(other, silent)
     assert files.read_json(folder / ARGUMENTS)["per_device_train_batch_size"] == 2
     whole = files.read_json(folder / ARGUMENTS) | {"trial": False}
     files.write_json(folder / ARGUMENTS, whole)
     mine = home / "runs" / "again.probe"
     folder.rename(mine)  # a run of a person's own that has the name of a trial
     with pytest.raises(UserError, match=r"again\.probe is finished"):
-        trial.probe(BASE.replace(run="again", probe_steps=2), lambda label: silent)
+        trials.probe(BASE.replace(run="again", probe_steps=2), lambda label: silent)
     assert (mine / FINISHED).is_file()

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import launch
 from neoxkit.errors import LOCKED, STOPPED
-from neoxkit.guard import SILENT
+from neoxkit.launch import command
+from neoxkit.launch.guard import SILENT
 from neoxkit.runs import heartbeat, lock
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG
@@ -42,7 +42,7 @@ def start(
 ) -> subprocess.Popen:
     (folder / "tree.py").write_text(TREE)
     tree = [sys.executable, str(folder / "tree.py"), "2", str(stubborn), str(folder)]
-    guard = ["neoxkit.guard", "--run", str(folder), "--"]
+    guard = ["neoxkit.launch.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
         [sys.executable, "-m", *guard, *(command or tree)],
         stdin=subprocess.PIPE,
@@ -118,7 +118,7 @@ def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> Non
         import os, subprocess, sys
         os.setsid()
         beside = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        guard = [sys.executable, "-m", "neoxkit.guard", "--run", sys.argv[1], "--", "true"]
+        guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", sys.argv[1], "--", "true"]
         code = subprocess.Popen(guard, stdin=subprocess.PIPE).wait()
         print(code, beside.poll())
         beside.kill()
@@ -167,7 +167,9 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
 
 def test_without_its_group_kill_these_tests_are_red(tmp_path: Path) -> None:
     (tmp_path / "tree.py").write_text(TREE)
-    code = "from neoxkit import guard; guard.clear_session = lambda *_, **__: None; guard.main()"
+    code = (
+        "from neoxkit.launch import guard\nguard.clear_session = lambda *_, **__: 0\nguard.main()"
+    )
     tree = [sys.executable, str(tmp_path / "tree.py"), "2", "False", str(tmp_path)]
     guard = subprocess.Popen(
         [sys.executable, "-c", code, "--run", str(tmp_path), "--", *tree],
@@ -231,5 +233,5 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
 
 
 def test_every_run_has_a_port_of_its_own() -> None:
-    ports = {launch.runner_command(1)[3] for _ in range(5)}
+    ports = {command.runner_command(1)[3] for _ in range(5)}
     assert len(ports) > 1 and all(port.startswith("--master_port=") for port in ports)

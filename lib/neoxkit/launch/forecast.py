@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neoxkit import estimates, files, fit, machine, paths, plan
+from neoxkit import files, machine, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
+from neoxkit.launch import command, machines, measured
 from neoxkit.models import loading, lora, memory
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
@@ -50,7 +51,7 @@ def here(settings: TrainSettings, at_once: int = 1) -> Place:
     return Place(ranks, on_gpu, precision, device_gib, machine.available_gib() / at_once)
 
 
-def elsewhere(settings: TrainSettings, machine: fit.Machine) -> Place:
+def elsewhere(settings: TrainSettings, machine: machines.Machine) -> Place:
     """Another machine, whose GPUs are good at bf16; nobody knows its host."""
     if settings.num_ranks > machine.num_gpus:
         what = f"got {settings.num_ranks}, {machine} has {machine.num_gpus} GPUs"
@@ -182,7 +183,7 @@ def of(
     manifest: Mapping[str, Any],
     lengths: Sequence[int],
     trained: Sequence[int],
-    machine: fit.Machine | None = None,
+    machine: machines.Machine | None = None,
     at_once: int = 1,
 ) -> Forecast:
     """Of a training on conversations of so many tokens and trained tokens, here (where `at_once`
@@ -231,12 +232,12 @@ def correction_of(base: str, place: Place) -> tuple[float, str]:
 
     1 and "" where none ran, or one on another device, or one that was started at a shell.
     """
-    last = estimates.last_run(base, place.num_ranks)
+    last = measured.last_run(base, place.num_ranks)
     if not last or last.on_gpu != place.on_gpu:
         return 1.0, ""
     path = last.folder / ARGUMENTS
     arguments = files.read_json(path) if path.is_file() else {}
-    settings = plan.settings_if_any(arguments, place.num_ranks)
+    settings = command.settings_if_any(arguments, place.num_ranks)
     if not settings:
         return 1.0, ""
     parts = setup(settings, base, place).gib(last.micro_batch_tokens, last.micro_batch_trained)

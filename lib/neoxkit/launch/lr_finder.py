@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neoxkit import charts, files, paths, trial, views
+from neoxkit import charts, files, paths, views
+from neoxkit.launch import trials
 from neoxkit.parallel import Progress
 from neoxkit.runs.events import history, read_events, smoothed
 from neoxkit.runs.folder import FINISHED
@@ -82,9 +83,9 @@ def run(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | Non
     """
     if not settings.range_test_steps:
         return None
-    test = trial.of(settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST)
+    test = trials.of(settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST)
     rising = test.training_arguments | {"lr_range_from": LOWEST}
-    finite = trial.train(test.replace(training_arguments=rising), show("range test, steps"))
+    finite = trials.train(test.replace(training_arguments=rising), show("range test, steps"))
     events = history(read_events(paths.run(test.run)))
     train = [e for e in events if e["event"] == "train"]
     return analyse([e["learning_rate"] for e in train], [e["loss"] for e in train], not finite)
@@ -102,8 +103,8 @@ def check(
         rate = float(f"{share * found.suggestion:.1e}")
         name = f"range-check-{rate:.1e}"
         constant = {"lr_scheduler_type": "constant", "warmup_steps": 0.0}
-        test = trial.of(settings, name, CHECK_STEPS, learning_rate=rate, **constant)
-        finite = trial.train(test, show(f"learning rate {rate:.1e}, steps"))
+        test = trials.of(settings, name, CHECK_STEPS, learning_rate=rate, **constant)
+        finite = trials.train(test, show(f"learning rate {rate:.1e}, steps"))
         facts = files.read_json(paths.run(test.run) / FINISHED) if finite else {}
         loss = facts.get("eval_loss")
         said = "not finite" if not finite else "" if loss is None else f"{loss:.4f}"

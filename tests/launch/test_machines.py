@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, train_to_the_end
 
-from neoxkit import files, fit
+from neoxkit import files
+from neoxkit.launch import machines
 from neoxkit.models import loading, lora, memory
 from neoxkit.runs.events import read_events
 from neoxkit.settings import TrainSettings
@@ -17,7 +18,7 @@ ZERO2 = {"stage": 2, "reduce_bucket_size": 20_000_000, "allgather_bucket_size": 
 
 def test_the_shapes_have_as_many_weights_as_their_models_are_named_for() -> None:
     """Pythia counts its embeddings: 70 426 624 in pythia-70m, 20.55 billion in GPT-NeoX-20B."""
-    counted = {name: shape.num_parameters / 1e6 for name, shape in fit.SHAPES.items()}
+    counted = {name: shape.num_parameters / 1e6 for name, shape in machines.SHAPES.items()}
     assert counted["pythia-70m"] == 70.426624
     assert counted["pythia-1.4b"] == pytest.approx(1414.6, abs=0.1)
     assert counted["gpt-neox-20b"] == pytest.approx(20554.6, abs=0.1)
@@ -43,14 +44,14 @@ def test_each_part_is_what_the_formula_says() -> None:
 
 
 def test_what_each_way_out_saves() -> None:
-    shape, batch = fit.SHAPES["pythia-1b"], memory.Batch(8_000, 4_000)
-    plain = memory.rank_gib(shape, fit.job_of(shape, ZERO2, 1), batch, ZERO2)
+    shape, batch = machines.SHAPES["pythia-1b"], memory.Batch(8_000, 4_000)
+    plain = memory.rank_gib(shape, machines.job_of(shape, ZERO2, 1), batch, ZERO2)
     checkpointing = memory.rank_gib(
-        shape, fit.job_of(shape, ZERO2, 1), memory.Batch(8_000, 4_000, True), ZERO2
+        shape, machines.job_of(shape, ZERO2, 1), memory.Batch(8_000, 4_000, True), ZERO2
     )
     offload = ZERO2 | {"offload_optimizer": {"device": "cpu"}}
-    offloaded = memory.rank_gib(shape, fit.job_of(shape, offload, 1), batch, offload)
-    adapters = memory.rank_gib(shape, fit.job_of(shape, ZERO2, 1, lora_rank=8), batch, ZERO2)
+    offloaded = memory.rank_gib(shape, machines.job_of(shape, offload, 1), batch, offload)
+    adapters = memory.rank_gib(shape, machines.job_of(shape, ZERO2, 1, lora_rank=8), batch, ZERO2)
     assert checkpointing["activations"] == plain["activations"] * (16 + 17) / (16 * 17)
     assert (
         (offloaded["optimizer"], offloaded["step"]) == (0, 0) < (plain["optimizer"], plain["step"])
@@ -63,28 +64,28 @@ def test_adapters_are_counted_as_they_are_made(home: Path) -> None:
     shape = memory.Shape(
         model.config.hidden_size, model.config.num_hidden_layers, model.config.vocab_size
     )
-    assert fit.job_of(shape, {}, 1, lora_rank=4).num_trained == lora.num_trained(model, 4)
+    assert machines.job_of(shape, {}, 1, lora_rank=4).num_trained == lora.num_trained(model, 4)
     assert shape.num_parameters == model.num_parameters()
 
 
 def test_the_table_in_the_readme_is_what_the_planner_says() -> None:
     text = (REPOSITORY / "ds_configs" / "README.md").read_text(encoding="utf-8")
-    header = ("model", *map(str, fit.MACHINES))
-    for row in (header, *fit.choices(fit.configurations())):
+    header = ("model", *map(str, machines.MACHINES))
+    for row in (header, *machines.choices(machines.configurations())):
         assert f"| {' | '.join(row)} |" in text
 
 
 def test_the_host_holds_what_every_rank_loads_or_what_is_offloaded() -> None:
     """Of Pythia-1b on 8 GPUs every rank loads 4 bytes a weight; on one, 14 are offloaded."""
-    rows = {row[0]: row[1:] for row in fit.choices(fit.configurations())}
-    num = fit.SHAPES["pythia-1b"].num_parameters / 2**30
+    rows = {row[0]: row[1:] for row in machines.choices(machines.configurations())}
+    num = machines.SHAPES["pythia-1b"].num_parameters / 2**30
     assert rows["pythia-1b"][0].endswith(f", host {14 * num:,.0f}")
     assert rows["pythia-1b"][4].endswith(f", host {8 * 4 * num:,.0f}")
 
 
 def test_a_configuration_with_room_is_preferred_to_an_earlier_one_without() -> None:
     tight = dict.fromkeys(("first", "second"), ZERO2) | {"third": ZERO2 | {"stage": 3}}
-    rows = {row[0]: row[1:] for row in fit.choices(tight)}
+    rows = {row[0]: row[1:] for row in machines.choices(tight)}
     assert rows["pythia-70m"][0].startswith("first ")
     assert rows["pythia-6.9b"][4].startswith("third ")  # 8 x 24 GiB: ZeRO 2 has no room at all
     assert rows["pythia-12b"][0] == "no"
@@ -92,8 +93,8 @@ def test_a_configuration_with_room_is_preferred_to_an_earlier_one_without() -> N
 
 @pytest.mark.parametrize("gib", [6, 24, 80])
 def test_the_largest_micro_batch_fits_and_one_more_does_not(gib: int) -> None:
-    shape = fit.SHAPES["pythia-160m"]
-    job = fit.job_of(shape, ZERO2, 1)
+    shape = machines.SHAPES["pythia-160m"]
+    job = machines.job_of(shape, ZERO2, 1)
     num = memory.largest_micro_batch(shape, job, memory.Batch(280, 140), gib, ZERO2)
 
     def taken(n: int) -> float:
@@ -103,9 +104,9 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not(gib: int) -> None:
 
 
 def test_what_does_not_fit_has_no_micro_batch() -> None:
-    shape = fit.SHAPES["pythia-12b"]
+    shape = machines.SHAPES["pythia-12b"]
     one = memory.Batch(280, 140)
-    assert memory.largest_micro_batch(shape, fit.job_of(shape, ZERO2, 1), one, 24, ZERO2) == 0
+    assert memory.largest_micro_batch(shape, machines.job_of(shape, ZERO2, 1), one, 24, ZERO2) == 0
 
 
 # width, layers, conversations a micro-batch, checkpointing, ZeRO stage, ranks

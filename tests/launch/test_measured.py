@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import estimates, files
+from neoxkit import files
+from neoxkit.launch import measured
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import METRICS, append_event
 
@@ -30,43 +31,43 @@ def write(home: Path, run: str, model: str, age: int, speeds: list[float], ranks
 
 
 def test_the_last_run_of_the_same_model_is_taken(home: Path) -> None:
-    assert estimates.last_run("tiny") is None
+    assert measured.last_run("tiny") is None
     write(home, "old", "tiny", 9, [100.0, 300.0, 900.0])
     write(home, "other", "EleutherAI/pythia-70m", 1, [5.0])
     write(home, "just-begun", "tiny", 0, [])
-    found = estimates.last_run("tiny")
+    found = measured.last_run("tiny")
     old = home / "runs" / "old"
-    assert found == estimates.Measured(old, False, 300.0, 0.5, 1.5, 16, 1000.0, 400.0)
-    assert estimates.last_run("pythia-70m").run == "other"  # the short name of the same model
+    assert found == measured.Measured(old, False, 300.0, 0.5, 1.5, 16, 1000.0, 400.0)
+    assert measured.last_run("pythia-70m").run == "other"  # the short name of the same model
     write(home, "two", "tiny", 2, [500.0], ranks=2)
-    assert estimates.last_run("tiny").run == "two"
-    assert estimates.last_run("tiny", 1).run == "old"
+    assert measured.last_run("tiny").run == "two"
+    assert measured.last_run("tiny", 1).run == "old"
 
 
 def test_a_folder_is_known_by_its_place_below_the_root(home: Path) -> None:
     write(home, "mine", "models/own", 1, [5.0])
-    assert estimates.last_run(str(home / "models" / "own")).run == "mine"
+    assert measured.last_run(str(home / "models" / "own")).run == "mine"
 
 
 def test_a_run_of_an_earlier_version_is_passed_over(home: Path) -> None:
     write(home, "old", "tiny", 1, [100.0])
     file = home / "runs" / "old" / METRICS
     file.write_text(file.read_text().replace(', "model_gib": 0.5', ""))
-    assert estimates.last_run("tiny") is None
+    assert measured.last_run("tiny") is None
 
 
 def test_a_run_that_was_copied_from_another_machine_is_passed_over(home: Path) -> None:
     write(home, "copied", "tiny", 1, [100.0])
     card = {"starts": [{"machine": run_card.machine()}]}
     files.write_json(home / "runs" / "copied" / run_card.CARD, card)
-    assert estimates.last_run("tiny").run == "copied"
+    assert measured.last_run("tiny").run == "copied"
     card["starts"][-1]["machine"]["cpu"] = "Z80"
     files.write_json(home / "runs" / "copied" / run_card.CARD, card)
-    assert estimates.last_run("tiny") is None
+    assert measured.last_run("tiny") is None
 
 
 @pytest.mark.parametrize(
     ("tokens", "said"), [(1000, "about 10 s"), (60_000, "about 10 min"), (1e6, "about 2.8 h")]
 )
 def test_time_in_words(tokens: float, said: str) -> None:
-    assert estimates.Measured(Path("x"), False, 100.0, 1.0, 1.5, 16, 1.0, 1.0).time(tokens) == said
+    assert measured.Measured(Path("x"), False, 100.0, 1.0, 1.5, 16, 1.0, 1.0).time(tokens) == said

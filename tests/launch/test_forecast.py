@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, estimates, files, fit, forecast, machine, plan
+from neoxkit import cli, files, machine
 from neoxkit.errors import UserError
+from neoxkit.launch import command, forecast, machines, measured
 from neoxkit.models import loading, memory
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
@@ -18,11 +19,11 @@ LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # 60 and 30 on the average, of 
 @pytest.fixture(autouse=True)
 def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing ran yet, on a machine of 10 GiB."""
-    monkeypatch.setattr(estimates, "last_run", lambda *_: None)
+    monkeypatch.setattr(measured, "last_run", lambda *_: None)
     monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
 
 
-def of(machine: fit.Machine | None = None, **settings: object) -> forecast.Forecast:
+def of(machine: machines.Machine | None = None, **settings: object) -> forecast.Forecast:
     return forecast.of(TrainSettings(**settings), MANIFEST, LENGTHS, TRAINED, machine)
 
 
@@ -88,7 +89,7 @@ def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
 ) -> None:
     """Two GPUs in bf16; what a run took on this machine's CPU says nothing of them."""
     monkeypatch.setattr(forecast, "correction_of", lambda *_: pytest.fail("was measured here"))
-    found = of(fit.machine("2x24"), per_device_train_batch_size=1, ds_config="zero2_offload")
+    found = of(machines.machine("2x24"), per_device_train_batch_size=1, ds_config="zero2_offload")
     shape = forecast.setup(TrainSettings(), "tiny", forecast.here(TrainSettings())).shape
     num = shape.num_parameters
     assert found.device_gib == 24.0 and found.fits
@@ -96,15 +97,15 @@ def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
     assert found.host == {"loading": 2 * 4 * num / 2**30, "offloading": 14 * num / 2**30}
     row = dict(found.rows())["memory of the host"]
     assert row.startswith("about ") and "are there" not in row
-    assert of(fit.machine("1x24"), num_ranks=1).parts["weights"] == 2 * num / 2**30
+    assert of(machines.machine("1x24"), num_ranks=1).parts["weights"] == 2 * num / 2**30
     with pytest.raises(UserError, match="num_ranks: got 3, 2 x 24 GiB has 2 GPUs -- lower it"):
-        of(fit.machine("2x24"), num_ranks=3)
+        of(machines.machine("2x24"), num_ranks=3)
 
 
 @pytest.mark.parametrize("text", ["24", "2*24", "0x24", "2x", "2x24GB", "-1x24", "2x0"])
 def test_what_is_no_machine_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--machine: got .* -- write GPUs and GiB of each: 4x24"):
-        fit.machine(text)
+        machines.machine(text)
 
 
 def test_what_the_host_can_not_hold_does_not_fit() -> None:
@@ -122,16 +123,16 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     settings = TrainSettings(run="corrects", gradient_checkpointing=True, dataset="small")
     folder = forecast.paths.run("corrects")
     folder.mkdir(parents=True)
-    files.write_json(folder / ARGUMENTS, plan.trainer_arguments(settings))
+    files.write_json(folder / ARGUMENTS, command.trainer_arguments(settings))
     then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
     last = forecast.estimates.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
-    monkeypatch.setattr(estimates, "last_run", lambda *_: last)
+    monkeypatch.setattr(measured, "last_run", lambda *_: last)
     found = of()
     assert found.correction == pytest.approx(1.5) and found.gib == pytest.approx(1.5 * plain.gib)
     assert found.largest < plain.largest / 1.5
     assert "all times 1.50, as run corrects took" in found.rows()[1][1]
-    monkeypatch.setattr(estimates, "last_run", lambda *_: replace(last, on_gpu=True))
+    monkeypatch.setattr(measured, "last_run", lambda *_: replace(last, on_gpu=True))
     assert of() == plain
 
 
@@ -142,10 +143,10 @@ def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
     plain = of()
     folder = home / "runs" / "night (copy)"
     last = forecast.estimates.Measured(folder, False, 1.0, 0.5, 9.0, 16, 160.0, 80.0)
-    monkeypatch.setattr(estimates, "last_run", lambda *_: last)
+    monkeypatch.setattr(measured, "last_run", lambda *_: last)
     assert of() == plain
     folder.mkdir()
-    settings = plan.trainer_arguments(TrainSettings(run="corrects", dataset="small"))
+    settings = command.trainer_arguments(TrainSettings(run="corrects", dataset="small"))
     files.write_json(folder / ARGUMENTS, settings)
     assert of().measured == "night (copy)" and of().correction > 1
 
@@ -190,4 +191,4 @@ def test_the_commands_table_is_of_the_machines_that_are_named(
     assert cli.main(["fit", "--machine", "2x48", "--machine", "1x11"]) == 0
     header, *rows, _ = capsys.readouterr().out.splitlines()
     assert header.split("  ")[0] == "model" and "2 x 48 GiB" in header and "1 x 11 GiB" in header
-    assert [row.split()[0] for row in rows] == list(fit.SHAPES)
+    assert [row.split()[0] for row in rows] == list(machines.SHAPES)

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from neoxkit import files, launch, paths, plan
+from neoxkit import files, paths
 from neoxkit.errors import UserError
+from neoxkit.launch import command, process
 from neoxkit.parallel import Progress
 from neoxkit.runs import lock
 from neoxkit.runs.events import EventReader
@@ -30,7 +31,7 @@ def train(settings: TrainSettings, progress: Progress) -> bool:
     A finished one of the same settings is not trained again; one of other settings is replaced.
     """
     _forget(settings)
-    training = launch.start(settings)
+    training = process.start(settings)
     reader, step = EventReader(training.folder), 0
     try:
         while training.poll() is None:
@@ -70,5 +71,5 @@ def _forget(settings: TrainSettings, even_the_same: bool = False) -> None:
         return
     lock.refuse_locked(folder)
     began = files.read_json(folder / ARGUMENTS)
-    if even_the_same or began != plan.trainer_arguments(settings):
+    if even_the_same or began != command.trainer_arguments(settings):
         shutil.rmtree(folder)

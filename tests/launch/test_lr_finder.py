@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import BASE
 
-from neoxkit import paths, range_test
+from neoxkit import paths
+from neoxkit.launch import lr_finder
 from neoxkit.parallel import silent
 from neoxkit.runs.events import read_events
 
@@ -26,7 +27,7 @@ def curve(diverges: float, fall: float = 2.0, noise: float = 0.02, seed: int = 0
 def test_a_planted_divergence_is_found_and_the_suggestion_is_well_below(
     diverges: float, seed: int
 ) -> None:
-    found = range_test.analyse(RATES, curve(diverges, seed=seed))
+    found = lr_finder.analyse(RATES, curve(diverges, seed=seed))
     assert diverges <= found.divergence <= 2 * diverges
     assert diverges / 100 <= found.suggestion <= found.divergence / 10
     assert f"diverges at {found.divergence:.1e}" in found.says
@@ -35,38 +36,38 @@ def test_a_planted_divergence_is_found_and_the_suggestion_is_well_below(
 def test_a_loss_that_is_not_finite_is_a_divergence() -> None:
     rates = RATES[RATES < 1e-3]
     falls = curve(1.0, noise=0.0)[: len(rates)] - np.linspace(0, 1, len(rates))
-    assert range_test.analyse(rates, falls).divergence is None
-    found = range_test.analyse(rates, falls, not_finite=True)
+    assert lr_finder.analyse(rates, falls).divergence is None
+    found = lr_finder.analyse(rates, falls, not_finite=True)
     assert found.divergence == rates[-1] and found.suggestion <= rates[-1] / 10
 
 
 def test_a_curve_that_says_nothing_suggests_nothing() -> None:
-    flat = range_test.analyse(RATES, curve(10.0, fall=0.0))
+    flat = lr_finder.analyse(RATES, curve(10.0, fall=0.0))
     assert (flat.divergence, flat.suggestion) == (None, None)
     assert "never falls by more than its noise; it does not diverge" in flat.says
-    rises = range_test.analyse(RATES, 4 + np.linspace(0, 1, 100))
+    rises = lr_finder.analyse(RATES, 4 + np.linspace(0, 1, 100))
     assert rises.suggestion is None and rises.divergence is not None
-    short = range_test.analyse(RATES[:5], curve(0.1)[:5], not_finite=True)
+    short = lr_finder.analyse(RATES[:5], curve(0.1)[:5], not_finite=True)
     assert short.suggestion is None and "only 5 steps" in short.says
 
 
 def test_no_test_is_made_unless_asked_for(home: Path) -> None:
-    assert range_test.run(BASE, lambda label: silent) is None
-    assert "set range_test_steps" in range_test.picture(None).text
-    assert range_test.check(BASE, None, lambda label: silent).text == ""
+    assert lr_finder.run(BASE, lambda label: silent) is None
+    assert "set range_test_steps" in lr_finder.picture(None).text
+    assert lr_finder.check(BASE, None, lambda label: silent).text == ""
 
 
 def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
     starts_sooner: None, home: Path
 ) -> None:
     settings = BASE.replace(run="ranged", range_test_steps=30)
-    found = range_test.run(settings, lambda label: silent)
+    found = lr_finder.run(settings, lambda label: silent)
     steps = len(found.rates)
     assert found.rates == pytest.approx(np.geomspace(1e-7, 1, 30)[:steps], rel=1e-6)
     assert found.divergence and found.suggestion  # the built-in model at rates up to 1
     start = read_events(paths.run("ranged.range-test"))[0]
     assert start["learning_rate"] == 1 and start["notices"] == []  # so high on purpose
-    table = range_test.check(settings, found, lambda label: silent).text.splitlines()
+    table = lr_finder.check(settings, found, lambda label: silent).text.splitlines()
     assert len(table) == 4
     tried = [float(line.split()[0]) for line in table[1:]]
     assert tried == pytest.approx(
@@ -76,4 +77,4 @@ def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
     first = read_events(paths.run("ranged.range-test"))[1]["loss"]
     assert all(loss < first for loss in losses)
     assert not paths.run("ranged").exists()  # nothing reaches the run itself
-    assert range_test.picture(found)._repr_png_()
+    assert lr_finder.picture(found)._repr_png_()

@@ -1,9 +1,7 @@
 """The DeepSpeed command, the guard around its process tree, and whether it came to a good end."""
 
 import contextlib
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,28 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, machine, paths, plan
-from neoxkit.data import tokenized
+from neoxkit import files, machine, paths
 from neoxkit.errors import LOCKED, STOPPED, Stopped, TrainingError, UserError
-from neoxkit.guard import GRACE_SECONDS
+from neoxkit.launch import checks, command
+from neoxkit.launch.guard import GRACE_SECONDS
 from neoxkit.models import memory
 from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, lock, resuming
 from neoxkit.runs.events import METRICS, EventReader
-from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, finished_facts, set_aside, state_of
+from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, state_of
 from neoxkit.settings import TrainSettings
-
-# What a training on a CPU is started with, unless the environment says otherwise.
-CPU_ENVIRONMENT = {
-    # Threads that wait spin less: beside another busy process training was 1.6 times as fast, alone
-    # as fast as with the default.
-    "GOMP_SPINCOUNT": "3000",
-    # glibc keeps the memory of tensors, instead of handing it back after each step and asking for
-    # it again page by page. DeepSpeed's buckets must be small for it (ds_configs): kept ones of
-    # 800 MB broke the memory up so that it grew by GiBs.
-    "MALLOC_MMAP_THRESHOLD_": str(2**40),
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-}
 
 _STOPPED = (STOPPED, -signal.SIGQUIT)  # the guard's word, or it had not begun to listen
 _KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the runner, or a rank by its launcher
@@ -141,13 +127,6 @@ def _in_parts(sentence: str) -> tuple[str, str, str]:
     return where, what, remedy
 
 
-def check_evaluable(folder: Path) -> None:
-    """Refuse what 03_evaluate can't compare: a run that is not finished, or other data."""
-    facts = finished_facts(folder)
-    place = paths.find("dataset", facts["dataset"], file=False)
-    tokenized.check_sha256(place, facts["dataset_sha256"])
-
-
 def start(
     settings: TrainSettings, dialled: Mapping[str, tuple[Any, Any]] | None = None
 ) -> Training:
@@ -161,7 +140,7 @@ def start(
     """
     folder = paths.run(settings.run)
     dialled = dialled or {}
-    arguments = plan.check(settings, dialled)
+    arguments = checks.check(settings, dialled)
     own = _started.get(folder)
     if own and own.poll() is None:
         began = files.read_json(folder / ARGUMENTS)
@@ -183,52 +162,16 @@ def start(
     lock.answer_stop(folder)
     ranks = machine.num_ranks(settings)
     if state_of(folder) == "new":
-        run_card.announce(folder, plan.as_started(arguments, ranks))
-    guard = [sys.executable, "-m", "neoxkit.guard", "--run", str(folder), "--"]
+        run_card.announce(folder, command.as_started(arguments, ranks))
+    guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
-        [*guard, *runner_command(ranks), str(folder / ARGUMENTS)],
+        [*guard, *command.runner_command(ranks), str(folder / ARGUMENTS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd=paths.root(),
-        env=environment(ranks) | {lock.GUARDED: "1"},
+        env=command.environment(ranks) | {lock.GUARDED: "1"},
     )
     _started[folder] = Training(folder, process, since)
     return _started[folder]
-
-
-def runner_command(ranks: int) -> list[str]:
-    """DeepSpeed's runner for so many ranks of this machine, on a port of its own."""
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", f"--master_port={free_port()}"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    ids = visible.split(",") if visible else [str(i) for i in range(ranks)]
-    if not machine.num_gpus():
-        command.append(f"--num_gpus={ranks}")
-    elif all(i.strip().isdigit() for i in ids):
-        command.append(f"--include=localhost:{','.join(ids[:ranks])}")
-    elif ranks != len(ids):  # UUIDs: DeepSpeed can take all of them, not choose among them
-        what = f"can't choose {ranks} of CUDA_VISIBLE_DEVICES={visible}"
-        raise UserError("num_ranks", what, "set it to 0, and CUDA_VISIBLE_DEVICES to the GPUs")
-    return [*command, "--module", "neoxkit.train"]
-
-
-def environment(ranks: int) -> dict[str, str]:
-    """The environment of the training: this one, with the venv on PATH and the cores shared out."""
-    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
-    env["NEOXKIT_HOME"] = str(paths.root())
-    env["TOKENIZERS_PARALLELISM"] = "false"
-    if not machine.num_gpus():
-        env["DS_ACCELERATOR"] = "cpu"
-        env["LOCAL_SIZE"] = str(ranks)
-        env.setdefault("OMP_NUM_THREADS", str(max(machine.num_cores() // ranks, 1)))
-        env = CPU_ENVIRONMENT | env
-    return env
-
-
-def free_port() -> int:
-    """A port that nothing listens on now; the runner's own default is the same for every run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
