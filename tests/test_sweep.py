@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import experiments, files, machine, parameters, paths, sweep
+from neoxkit import files, machine, parameters, paths, sweep
 from neoxkit.errors import UserError
+from neoxkit.evaluation import compare_runs
 from neoxkit.launch import checks, forecast
 from neoxkit.runs import lock
 from neoxkit.runs.folder import FINISHED, finished_facts, state_of
@@ -335,7 +336,7 @@ def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: P
            if (f / FINISHED).exists()}  # fmt: skip
     again = subprocess.run(line, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    chosen = experiments.load(["grid.*"])
+    chosen = compare_runs.load(["grid.*"])
     assert [run.state for run in chosen] == ["finished"] * 6
     assert all((f / FINISHED).stat().st_mtime_ns == at for f, at in old.items())
     assert all((home / "runs" / run.name / "02_train.ipynb").is_file() for run in chosen)

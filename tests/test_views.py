@@ -40,8 +40,8 @@ def seen(html: str) -> str:
     return text
 
 
-def both(view: View) -> tuple[str, str]:
-    bundle = view._repr_mimebundle_()
+def both(shown: View) -> tuple[str, str]:
+    bundle = shown._repr_mimebundle_()
     assert set(bundle) == {"text/html", "text/plain"}
     return seen(bundle["text/html"]), bundle["text/plain"]
 
@@ -57,21 +57,21 @@ def test_visible_leaves_text_alone() -> None:
 
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_table_and_sentences_escape(given: str, shown: str) -> None:
-    for view in (
+    for made in (
         views.alert([given]),
         views.table([(given, 1)]),
         views.table([("x", 1)], (given, "n")),
         views.sentences([given]),
         views.sentences([], none=given),
     ):
-        html, text = both(view)
+        html, text = both(made)
         assert shown in html and shown in text
 
 
 def test_table_holds_the_same_in_both_forms() -> None:
-    view = views.table([("a", 1), ("long name", 2.5)], ("what", "n"))
-    assert view.text == "what       n\na          1\nlong name  2.5"
-    rows = re.findall("<tr>(.*?)</tr>", view.html)
+    shown = views.table([("a", 1), ("long name", 2.5)], ("what", "n"))
+    assert shown.text == "what       n\na          1\nlong name  2.5"
+    rows = re.findall("<tr>(.*?)</tr>", shown.html)
     cells = [re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
     assert cells == [["what", "n"], ["a", "1"], ["long name", "2.5"]]
     assert both(views.table([])) == ("", "")
@@ -87,12 +87,12 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("background", ["#ffffff", "#111111"])
 def test_an_alert_is_seen_in_both_themes(background: str) -> None:
     """3 to 1 is what WCAG 2 asks of a graphical mark; the words have the theme's own colour."""
-    view = views.alert(["the loss rose", "so did the other"])
-    assert f"border-left:6px solid {views.ALERT_COLOUR};" in view.html
-    assert not re.search(r"[;\"]color:", view.html)
+    shown = views.alert(["the loss rose", "so did the other"])
+    assert f"border-left:6px solid {views.ALERT_COLOUR};" in shown.html
+    assert not re.search(r"[;\"]color:", shown.html)
     light, dark = sorted((luminance(views.ALERT_COLOUR), luminance(background)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3
-    assert view.text == "warning: the loss rose\nwarning: so did the other"
+    assert shown.text == "warning: the loss rose\nwarning: so did the other"
 
 
 def test_no_alert_takes_no_room() -> None:
@@ -102,8 +102,8 @@ def test_no_alert_takes_no_room() -> None:
 
 
 def test_settings_table_marks_what_was_changed() -> None:
-    view = views.settings_table(TrainSettings(run="<b>".strip("<>"), learning_rate=1e-5))
-    html, text = both(view)
+    shown = views.settings_table(TrainSettings(run="<b>".strip("<>"), learning_rate=1e-5))
+    html, text = both(shown)
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(TrainSettings().as_dict())
     changed = [line.split()[0] for line in lines if " changed " in line]
@@ -129,23 +129,23 @@ def row(text: str, trained: str) -> Encoded:
     return Encoded(ids, np.array([c == "x" for c in marks]), (), line=7)
 
 
-def spans(view: views.View) -> list[tuple[str, str, str]]:
-    return re.findall('<span style="([^"]*)" title="([^"]*)">(.*?)</span>', view.html, re.DOTALL)
+def spans(shown: views.View) -> list[tuple[str, str, str]]:
+    return re.findall('<span style="([^"]*)" title="([^"]*)">(.*?)</span>', shown.html, re.DOTALL)
 
 
 def test_trained_tokens_marks_exactly_the_trained_tokens() -> None:
-    view = views.trained_tokens(row("abcdefg", ".xx..xx"), Letters())
-    html, text = both(view)
+    shown = views.trained_tokens(row("abcdefg", ".xx..xx"), Letters())
+    html, text = both(shown)
     caption = "line 7: 7 tokens, 4 of them trained (coloured)"
     assert text == f"a⟦bc⟧de⟦fg⟧\n({caption})"
     assert html == f"abcdefg{caption}"
-    assert "".join(said for style, _, said in spans(view) if "background" in style) == "bcfg"
-    assert [title for _, title, _ in spans(view)] == [str(ord(c)) for c in "abcdefg"]
+    assert "".join(said for style, _, said in spans(shown) if "background" in style) == "bcfg"
+    assert [title for _, title, _ in spans(shown)] == [str(ord(c)) for c in "abcdefg"]
 
 
 def test_a_character_of_several_tokens_is_shown_whole() -> None:
-    view = views.trained_tokens(row("a€b", "x"), Letters())
-    assert [(title, said) for _, title, said in spans(view)] == [
+    shown = views.trained_tokens(row("a€b", "x"), Letters())
+    assert [(title, said) for _, title, said in spans(shown)] == [
         ("97", "a"), ("226 130 172", "€"), ("98", "b"),
     ]  # fmt: skip
     broken = views.trained_tokens(row("€", ".xx"), Letters())  # trained from its middle on
@@ -261,12 +261,12 @@ class Display:
     def __init__(self) -> None:
         self.views: list[Any] = []
 
-    def __call__(self, view: Any, **_: Any) -> "Display":
-        self.update(view)
+    def __call__(self, shown: Any, **_: Any) -> "Display":
+        self.update(shown)
         return self
 
-    def update(self, view: Any) -> None:
-        self.views.append(view)
+    def update(self, shown: Any) -> None:
+        self.views.append(shown)
 
 
 def test_progress_draws_at_most_twice_a_second_and_always_the_end(

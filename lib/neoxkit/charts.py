@@ -24,7 +24,7 @@ from neoxkit.plots import (
 from neoxkit.runs.events import smoothed
 
 if TYPE_CHECKING:
-    from neoxkit.depth import Depth, Part
+    from neoxkit.evaluation.compare_models import Depth, Part
 
 SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
 

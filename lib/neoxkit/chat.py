@@ -8,8 +8,9 @@ from typing import Any
 import ipywidgets as widgets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import browser, evaluate, paths, views
+from neoxkit import browser, paths, views
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
+from neoxkit.evaluation import evaluate
 from neoxkit.models.generation import Reply, reply
 from neoxkit.settings import END_MARK, EvaluateSettings
 

@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit import charts, experiments, files, paths, views
-from neoxkit.experiments import Group, Run
+from neoxkit import charts, files, paths, views
+from neoxkit.evaluation import compare_runs
+from neoxkit.evaluation.compare_runs import Group, Run
 from neoxkit.settings import CompareSettings
 
 
 def overlay(chosen: Sequence[Run]) -> charts.Picture:
     """The curves of all runs, over the tokens that were trained on."""
-    title, _ = experiments.labels(chosen)
-    return charts.overlay(curves(chosen), title, experiments.equal_tokens(chosen))
+    title, _ = compare_runs.labels(chosen)
+    return charts.overlay(curves(chosen), title, compare_runs.equal_tokens(chosen))
 
 
 def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
     """What is drawn of each run."""
-    _, names = experiments.labels(chosen)
+    _, names = compare_runs.labels(chosen)
     return [
         {
             "label": f" {label or '(empty)'}",  # matplotlib leaves out one that begins with _
@@ -36,8 +37,8 @@ def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 
 def table(chosen: Sequence[Run]) -> views.View:
     """The scoreboard: the lowest eval loss first."""
-    lines = experiments.scores(chosen)
-    equal = f"eval loss at {experiments.equal_tokens(chosen):,.0f} tokens"
+    lines = compare_runs.scores(chosen)
+    equal = f"eval loss at {compare_runs.equal_tokens(chosen):,.0f} tokens"
     rows = [
         (
             line["run"],
@@ -62,8 +63,8 @@ def table(chosen: Sequence[Run]) -> views.View:
 def seeds(chosen: Sequence[Run]) -> views.View:
     """Runs that differ in their seed alone, together: the mean eval loss with its 95 % interval,
     and how far it is above that of the best (of the same eval side)."""
-    groups = experiments.over_seeds(chosen)
-    at = f"{experiments.equal_tokens(chosen):,.0f} tokens"
+    groups = compare_runs.over_seeds(chosen)
+    at = f"{compare_runs.equal_tokens(chosen):,.0f} tokens"
     if not groups:
         none = f"No two finished runs differ in their seed alone and were evaluated at {at}."
         return views.sentences([], none=none)
@@ -106,7 +107,7 @@ def _figure(value: float | None, form: str) -> str:
 
 def differences(chosen: Sequence[Run]) -> views.View:
     """What differs between the runs, and only that: a line a run, a column a setting."""
-    found = experiments.differing(chosen)
+    found = compare_runs.differing(chosen)
     if not found:
         return views.sentences([], none="Nothing differs between these runs.")
     values = zip(*found.values(), strict=True)
@@ -124,7 +125,7 @@ def _value(value: Any) -> str:
 
 def heat_map(chosen: Sequence[Run]) -> charts.Picture | views.View:
     """The picture of two settings, where two differ."""
-    found = experiments.grid(chosen)
+    found = compare_runs.grid(chosen)
     if found is None:
         return views.sentences([], none="There are not exactly two settings that differ.")
     if np.isnan(found["losses"]).all():
@@ -133,7 +134,7 @@ def heat_map(chosen: Sequence[Run]) -> charts.Picture | views.View:
 
 
 def _means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
-    groups = experiments.over_seeds(chosen)
+    groups = compare_runs.over_seeds(chosen)
     return [
         {
             **asdict(group),
@@ -152,9 +153,9 @@ def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, 
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "runs": [run.name for run in chosen],
-        "differs": experiments.differing(chosen),
-        "notes": experiments.notes(chosen),
-        "scores": experiments.scores(chosen),
+        "differs": compare_runs.differing(chosen),
+        "notes": compare_runs.notes(chosen),
+        "scores": compare_runs.scores(chosen),
         "over_seeds": _means(chosen),
         "on_the_same_conversations": scored,
     }

@@ -20,8 +20,7 @@ from neoxkit.data.table import Table
 from neoxkit.dials import Dial
 from neoxkit.errors import UserError
 from neoxkit.fields import Settings, convert
-from neoxkit.launch import command, forecast
-from neoxkit.launch.measured import Measured, last_run
+from neoxkit.launch import command, forecast, measured
 from neoxkit.models import rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
 from neoxkit.views import View
@@ -57,8 +56,8 @@ class Controls:
         """Display the sliders, their consequences and the picture; returns itself."""
         names = ", ".join(f"{n} {getattr(self.settings, n)}" for n in self._dials)
         browser.show(self.box, f"(dials, with a kernel: {names})")
-        view, picture = self._views()
-        self._handles = (display(view, display_id=True), display(picture, display_id=True))
+        table, picture = self._views()
+        self._handles = (display(table, display_id=True), display(picture, display_id=True))
         return self
 
     def reset(self) -> None:
@@ -110,30 +109,30 @@ class Controls:
             dial.mistake.value = ""
 
     def _views(self) -> tuple[View, plots.Picture]:
-        view, picture = self._consequences(self.settings)
+        table, picture = self._consequences(self.settings)
         changed = [f"{n}: {old} → {new}" for n, (old, new) in self.overrides().items()]
         says = (
             "differs from the parameters: " + "; ".join(changed)
             if changed
             else "as the parameters say"
         )
-        command = self.settings.papermill_command()
-        html = f"{view.html}<p>{views.escape(says)}</p>{views.command(command).html}"
-        return View(html, f"{view.text}\n{says}\n{command}"), picture
+        line = self.settings.papermill_command()
+        html = f"{table.html}<p>{views.escape(says)}</p>{views.command(line).html}"
+        return View(html, f"{table.text}\n{says}\n{line}"), picture
 
 
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
-    measured = last_run(settings.model_name_or_path)
+    last = measured.last_run(settings.model_name_or_path)
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, plots.Picture]:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
         _, counts = selection.fit(encoded, chosen.block_size, too_long)
         rows = counts.rows() + _rows(counts.kept, counts.tokens, chosen.block_size)
-        rows.append(("time an epoch", _time(measured, counts.tokens)))
+        rows.append(("time an epoch", _time(last, counts.tokens)))
         mean = counts.tokens / max(counts.kept, 1)
-        rows.append(("memory of a rank", _memory(measured, mean)))
+        rows.append(("memory of a rank", _memory(last, mean)))
         return views.table(rows), plots.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
@@ -154,17 +153,17 @@ def _rows(conversations: int, tokens: int, block_size: int) -> list[tuple[str, s
     ]
 
 
-def _time(measured: Measured | None, num_tokens: float) -> str:
-    if not measured:
+def _time(last: measured.Measured | None, num_tokens: float) -> str:
+    if not last:
         return "unknown: this model was not trained on this machine yet"
-    return f"{measured.time(num_tokens)}, {measured.speed()}"
+    return f"{last.time(num_tokens)}, {last.speed()}"
 
 
-def _memory(measured: Measured | None, tokens: float) -> str:
+def _memory(last: measured.Measured | None, tokens: float) -> str:
     """Of micro-batches of as many conversations as in the last run, of so many tokens."""
-    if not measured:
+    if not last:
         return "unknown until a first run"
-    return measured.memory(measured.micro_batch * tokens)
+    return last.memory(last.micro_batch * tokens)
 
 
 def training(
@@ -180,7 +179,7 @@ def training(
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
     ranks = machine.num_ranks(settings)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
-    measured = last_run(base, ranks)
+    last = measured.last_run(base, ranks)
     fit = command.fitting_rate(settings, base)
     settings = command.complete(settings, base)
 
@@ -211,13 +210,13 @@ def training(
                 f"{conversations:,} conversations{more}, about {a_step:,.0f} tokens, "
                 f"{ranks} rank(s)",
             ),
-            ("time", _time(measured, steps * a_step)),
+            ("time", _time(last, steps * a_step)),
             *forecast.of(chosen, manifest, all_lengths, all_trained).rows(),
         ]
-        schedule = plots.schedule(
+        planned = plots.schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type
         )
-        return views.table(rows), plots.schedule_figure(schedule, an_epoch)
+        return views.table(rows), plots.schedule_figure(planned, an_epoch)
 
     longest = int(all_lengths.max())
     sizes = [0] + [v for v in _BLOCK_SIZES if v < longest]

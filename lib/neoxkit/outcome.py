@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import charts, depth
+from neoxkit import charts
+from neoxkit.evaluation import compare_models
 from neoxkit.views import NOTHING, View, sentences, table
 
 if TYPE_CHECKING:
     from neoxkit.data.questions import Question
-    from neoxkit.depth import Depth
+    from neoxkit.evaluation.compare_models import Depth
     from neoxkit.models.generation import Reply
     from neoxkit.plots import Picture
 
@@ -79,7 +80,7 @@ def scores(evaluation: Mapping[str, Any]) -> View:
     header = (
         "text", "model", "loss (nats a token)", "perplexity", "bits a byte", "tokens", "rows"
     )  # fmt: skip
-    said = depth.sentences(evaluation.get("depth"))
+    said = compare_models.sentences(evaluation.get("depth"))
     return table(rows, header) + sentences(said, none="There is no difference to measure.")
 
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import experiments, files, harness, paths, terminal
+from neoxkit import files, paths, terminal
 from neoxkit.errors import STOPPED, Faults, Stopped, UserError
+from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
 from neoxkit.launch import checks, command
 from neoxkit.runs import heartbeat, lock, resuming
@@ -146,7 +147,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
     """
     first, train, last = (settings.get(stage) for stage in STAGES)
     if CompareSettings in settings:
-        experiments.load(settings[CompareSettings].runs)
+        compare_runs.load(settings[CompareSettings].runs)
     if first:
         checks.check_files(first, last.questions_file if last else "")
     if train:
@@ -156,7 +157,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
         for name in ("questions_file", "plain_text_file"):
             if file := getattr(last, name):
                 paths.find(name, file)
-        harness.check(last.tasks)
+        tasks.check(last.tasks)
         if not train:
             checks.check_evaluable(paths.run(last.run))
     return resuming.replaced(first) if first else []

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import compare, experiments, files, machine, paths, pipeline, terminal
+from neoxkit import compare, files, machine, paths, pipeline, terminal
 from neoxkit.errors import STOPPED, UserError
+from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
 from neoxkit.launch import checks, command, forecast
 from neoxkit.runs import lock
@@ -267,11 +268,11 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
 
 def _compare(name: str, made: Sequence[Variant]) -> int:
     """The table of all variants, here and as 04_compare in the sweep's own folder."""
-    chosen = experiments.load([v.settings.run for v in made if (v.folder / METRICS).is_file()])
+    chosen = compare_runs.load([v.settings.run for v in made if (v.folder / METRICS).is_file()])
     if not chosen:
         return 1
     print(compare.table(chosen).text)
-    for line in experiments.notes(chosen):
+    for line in compare_runs.notes(chosen):
         print(f"note: {line}")
     other_sides = len({variant.settings.block_size for variant in made}) > 1
     names = [run.name for run in chosen]

@@ -126,7 +126,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     files.write_json(folder / ARGUMENTS, command.trainer_arguments(settings))
     then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
-    last = forecast.estimates.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
+    last = measured.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
     monkeypatch.setattr(measured, "last_run", lambda *_: last)
     found = of()
     assert found.correction == pytest.approx(1.5) and found.gib == pytest.approx(1.5 * plain.gib)
@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
     """A copy with a blank in its name, and a run without settings."""
     plain = of()
     folder = home / "runs" / "night (copy)"
-    last = forecast.estimates.Measured(folder, False, 1.0, 0.5, 9.0, 16, 160.0, 80.0)
+    last = measured.Measured(folder, False, 1.0, 0.5, 9.0, 16, 160.0, 80.0)
     monkeypatch.setattr(measured, "last_run", lambda *_: last)
     assert of() == plain
     folder.mkdir()

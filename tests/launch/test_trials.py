@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from conftest import BASE
 
-from neoxkit import experiments, files, paths
+from neoxkit import files, paths
 from neoxkit.errors import UserError
+from neoxkit.evaluation import compare_runs
 from neoxkit.launch import measured, trials
 from neoxkit.parallel import silent
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts
@@ -34,8 +35,8 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
     assert measured.last_run("tiny").run == "probed.probe"
-    assert [run.name for run in experiments.load(["probed.probe"])] == ["probed.probe"]
-    assert "probed.probe" not in [run.name for run in experiments.load([])]
+    assert [run.name for run in compare_runs.load(["probed.probe"])] == ["probed.probe"]
+    assert "probed.probe" not in [run.name for run in compare_runs.load([])]
     with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
         finished_facts(folder)
     assert not paths.run("probed").exists()

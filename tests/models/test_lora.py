@@ -9,8 +9,9 @@ from conftest import BASE, losses
 from safetensors.torch import load_file
 from zygote import Sabotage, Zygote, job
 
-from neoxkit import evaluate, paths
+from neoxkit import paths
 from neoxkit.errors import UserError
+from neoxkit.evaluation import evaluate
 from neoxkit.models import loading, lora, memory, sharing
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, finished_facts
@@ -63,7 +64,7 @@ def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(
 ) -> None:
     from datasets import load_from_disk
 
-    from neoxkit import scoring
+    from neoxkit.evaluation import scoring
 
     facts = finished_facts(adapted)
     tuned = evaluate.load(facts, adapted, "tuned")

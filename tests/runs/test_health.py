@@ -15,7 +15,8 @@ import pytest
 from conftest import command, metrics, tokenize
 from zygote import Zygote, job
 
-from neoxkit import cli, experiments, paths, report, views
+from neoxkit import cli, paths, report, views
+from neoxkit.evaluation import compare_runs
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import history
@@ -370,7 +371,7 @@ def test_files_and_tables_of_runs_name_it(
     assert run_card.read(folder)["results"]["warnings"] == [told[0]]
     assert ("warning", told[0]) in run_card.rows(folder)
     assert f"**Warning.** {told[0]}" in (folder / "model" / "README.md").read_text()
-    assert f"broken: {told[0]}" in experiments.notes(experiments.load(["broken"]))
+    assert f"broken: {told[0]}" in compare_runs.notes(compare_runs.load(["broken"]))
     assert cli.main(["runs"]) == 0
     assert f"broken: warning: {told[0]}" in capsys.readouterr().out.splitlines()
     page = report.write("broken").read_text()

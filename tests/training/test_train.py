@@ -20,9 +20,10 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 from zygote import Zygote, job
 
-from neoxkit import cli, evaluate, files, machine, paths, pipeline, repeat, scoring
+from neoxkit import cli, files, machine, paths, pipeline, repeat
 from neoxkit.data import tokenized
 from neoxkit.errors import STOPPED, Stopped, UserError
+from neoxkit.evaluation import evaluate, scoring
 from neoxkit.launch import process
 from neoxkit.launch.command import (
     as_started,

@@ -10,14 +10,16 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import depth, files, harness, paths
+from neoxkit import files, paths
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, own_questions
+from neoxkit.evaluation import compare_models
+from neoxkit.evaluation.scoring import Score, plain_rows, score
+from neoxkit.evaluation.tasks import results
 from neoxkit.models import loading
 from neoxkit.models.generation import ENDINGS, Reply, reply
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints
-from neoxkit.scoring import Score, plain_rows, score
 from neoxkit.settings import EvaluateSettings
 
 SHORT_WORDS = 20  # of a reference that a reply may be expected to equal
@@ -110,7 +112,9 @@ def examine(
 
     def scored(what: Dataset, size: int, label: str) -> Score | None:
         found = score(model, what, **options, progress=named(label))
-        return found and replace(found, bits_per_byte=depth.bits_per_byte(found.losses, size))
+        return found and replace(
+            found, bits_per_byte=compare_models.bits_per_byte(found.losses, size)
+        )
 
     plain = None
     if file := settings.plain_text_file:
@@ -118,10 +122,10 @@ def examine(
         plain = scored(text, size, "scores pieces of the plain text")
     prompts = [question.prompt for question in questions]
     return Examination(
-        scored(rows, depth.num_bytes(rows, tokenizer), "scores conversations"),
+        scored(rows, compare_models.num_bytes(rows, tokenizer), "scores conversations"),
         _reply(model, tokenizer, names, prompts, settings, named("answers questions")),
         plain,
-        harness.results(model, tokenizer, tasks or {}, settings, named),
+        results(model, tokenizer, tasks or {}, settings, named),
     )
 
 
@@ -173,19 +177,23 @@ def losses_by_step(
     return losses | {facts["step"]: tuned.score.loss}
 
 
-def look(rows: Dataset, base: Examination, tuned: Examination) -> depth.Depth | None:
+def look(rows: Dataset, base: Examination, tuned: Examination) -> compare_models.Depth | None:
     """Everything there is to know; None where the eval side is empty."""
     if not base.score or not tuned.score:
         return None
     one, other = base.score.losses, tuned.score.losses
-    plain = base.plain and tuned.plain and depth.difference(base.plain.losses, tuned.plain.losses)
-    return depth.Depth(
+    plain = (
+        base.plain
+        and tuned.plain
+        and compare_models.difference(base.plain.losses, tuned.plain.losses)
+    )
+    return compare_models.Depth(
         one,
         other,
-        depth.difference(one, other),
-        depth.worst(one, other),
-        depth.by_turn(rows, one, other),
-        depth.by_length(rows, one, other),
+        compare_models.difference(one, other),
+        compare_models.worst(one, other),
+        compare_models.by_turn(rows, one, other),
+        compare_models.by_length(rows, one, other),
         plain,
     )
 
@@ -197,7 +205,7 @@ def save(
     questions: Sequence[Question],
     base: Examination,
     tuned: Examination,
-    deep: depth.Depth | None = None,
+    deep: compare_models.Depth | None = None,
     by_step: Mapping[int, float] | None = None,
 ) -> dict[str, Any]:
     """Write evaluation.json and replies.jsonl into the run folder; returns the former."""

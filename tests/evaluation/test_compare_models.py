@@ -8,10 +8,11 @@ import pytest
 import torch
 from datasets import load_from_disk
 
-from neoxkit import depth, evaluate, paths, scoring
+from neoxkit import paths
 from neoxkit.data.conversation import Names
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
+from neoxkit.evaluation import compare_models, evaluate, scoring
 from neoxkit.models import loading
 from neoxkit.settings import EvaluateSettings
 
@@ -34,7 +35,7 @@ def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
     chance = np.random.default_rng(6)
     covered = 0
     for case in range(100):
-        found = depth.difference(*simulated(chance, 60, -0.3), seed=case)
+        found = compare_models.difference(*simulated(chance, 60, -0.3), seed=case)
         covered += found.low <= -0.3 <= found.high
     assert 90 <= covered <= 99
 
@@ -43,13 +44,13 @@ def test_a_difference_is_weighted_by_token_and_paired() -> None:
     """Two conversations of 1 and 3 tokens, hard and easy: what they share cancels out."""
     base = [np.array([9.0]), np.array([1.0, 1.0, 1.0])]
     tuned = [np.array([8.0]), np.array([1.0, 2.0, 3.0])]
-    found = depth.difference(base, tuned)
+    found = compare_models.difference(base, tuned)
     assert (found.mean, found.low, found.high, found.better) == (0.5, None, None, 1)
     assert found.detectable is None
     said = found.text()
     assert "fewer than 20 conversations (here 2) is too narrow to be believed" in said
     assert "between" not in said and "would be seen" not in said
-    same = depth.difference(base * 10, base * 10)
+    same = compare_models.difference(base * 10, base * 10)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     assert "no difference is possible, too" in same.text() and "seen" not in same.text()
 
@@ -59,8 +60,8 @@ def test_the_difference_that_would_be_seen_is_seen_in_80_percent_of_cases(num: i
     """Tuned by d more in every token, mean and bounds are d more: so one series of cases tells for
     every d how often 0 is outside of them. The figure is right within 20 % of that d."""
     chance = np.random.default_rng(9)
-    found = [depth.difference(*simulated(chance, num, -2.0), seed=i) for i in range(300)]
-    simulated_d = np.quantile([-2.0 - one.low for one in found], depth.POWER)
+    found = [compare_models.difference(*simulated(chance, num, -2.0), seed=i) for i in range(300)]
+    simulated_d = np.quantile([-2.0 - one.low for one in found], compare_models.POWER)
     figures = [one.detectable for one in found]
     assert np.median(figures) == pytest.approx(simulated_d, rel=0.2)
     assert np.mean(figures) == pytest.approx(simulated_d, rel=0.2)
@@ -68,7 +69,8 @@ def test_the_difference_that_would_be_seen_is_seen_in_80_percent_of_cases(num: i
 
 def test_the_difference_that_would_be_seen_is_said_and_shrinks_with_the_conversations() -> None:
     found = {
-        num: depth.difference(*simulated(np.random.default_rng(3), num, -0.3)) for num in (25, 400)
+        num: compare_models.difference(*simulated(np.random.default_rng(3), num, -0.3))
+        for num in (25, 400)
     }
     assert found[25].detectable == pytest.approx(4 * found[400].detectable, rel=0.4)
     said = f"; with these 400 conversations a difference of {found[400].detectable:.2g} nats would"
@@ -77,7 +79,7 @@ def test_the_difference_that_would_be_seen_is_said_and_shrinks_with_the_conversa
 
 @pytest.mark.parametrize(("num", "has_interval"), [(19, False), (20, True)])
 def test_fewer_than_20_conversations_have_no_interval(num: int, has_interval: bool) -> None:
-    found = depth.difference(*simulated(np.random.default_rng(4), num, -0.3))
+    found = compare_models.difference(*simulated(np.random.default_rng(4), num, -0.3))
     figures = (found.low, found.high, found.detectable)
     assert [figure is not None for figure in figures] == [has_interval] * 3
 
@@ -87,17 +89,17 @@ def test_each_conversation_is_drawn_with_its_own_length() -> None:
     chance = np.random.default_rng(1)
     base = [chance.normal(3, 1, n) for n in chance.integers(1, 400, 40)]
     tuned = [losses - 0.3 + chance.normal(0, 1e-3) for losses in base]
-    found = depth.difference(base, tuned)
+    found = compare_models.difference(base, tuned)
     assert found.high - found.low < 0.01 and found.mean == pytest.approx(-0.3, abs=1e-3)
-    exact = depth.difference(base, [losses - 0.3 for losses in base])
+    exact = compare_models.difference(base, [losses - 0.3 for losses in base])
     assert exact.low == exact.high == exact.mean
 
 
 def test_the_worst_are_those_whose_mean_rose_most_and_none_that_fell() -> None:
     base = [np.full(n, 1.0) for n in (1, 9, 2, 3)]
     tuned = [base[0] + 2, base[1] + 1, base[2] - 1, base[3] + 3]
-    assert depth.worst(base, tuned) == [3, 0, 1]
-    assert depth.worst(base, tuned, most=1) == [3]
+    assert compare_models.worst(base, tuned) == [3, 0, 1]
+    assert compare_models.worst(base, tuned, most=1) == [3]
 
 
 def test_a_conversation_of_which_nothing_is_trained_on_says_nothing() -> None:
@@ -105,15 +107,17 @@ def test_a_conversation_of_which_nothing_is_trained_on_says_nothing() -> None:
     base, tuned = simulated(chance, 24, -0.3)
     none = np.zeros(0)
     with np.errstate(all="raise"):
-        assert depth.difference([*base, none], [*tuned, none]) == depth.difference(base, tuned)
-        assert depth.worst([none, *base], [none, *tuned]) == [
-            i + 1 for i in depth.worst(base, tuned)
+        assert compare_models.difference(
+            [*base, none], [*tuned, none]
+        ) == compare_models.difference(base, tuned)
+        assert compare_models.worst([none, *base], [none, *tuned]) == [
+            i + 1 for i in compare_models.worst(base, tuned)
         ]
         lengths = [1, *[2] * 9, 200]  # of the shorter ones, a part of their own, nothing is
         rows = [{"labels": [B, B], "length": n} for n in lengths[:-1]]
         rows.append({"labels": [B, A], "length": 200})
         one = [none] * 10 + [np.array([1.0])]
-        assert [part.name for part in depth.by_length(rows, one, one)] == ["200-200"]
+        assert [part.name for part in compare_models.by_length(rows, one, one)] == ["200-200"]
 
 
 def test_parts_hold_every_token_once_by_turn_and_by_length() -> None:
@@ -124,15 +128,15 @@ def test_parts_hold_every_token_once_by_turn_and_by_length() -> None:
     ]
     base = [np.array([1.0, 1.0, 4.0]), np.array([1.0, 1.0]), np.array([1.0, 4.0, 9.0])]
     tuned = [one + 1 for one in base]
-    by_turn = depth.by_turn(rows, base, tuned)
+    by_turn = compare_models.by_turn(rows, base, tuned)
     assert [(p.name, p.tokens, p.base, p.tuned) for p in by_turn] == [
         ("1", 5, 1.0, 2.0),
         ("2", 2, 4.0, 5.0),
         ("3", 1, 9.0, 10.0),
     ]
-    late = depth.by_turn(rows, base, tuned, most=2)
+    late = compare_models.by_turn(rows, base, tuned, most=2)
     assert [(p.name, p.tokens) for p in late] == [("1", 5), ("2 and later", 3)]
-    by_length = depth.by_length(rows, base, tuned)
+    by_length = compare_models.by_length(rows, base, tuned)
     assert sum(p.tokens for p in by_length) == 8
     total = sum(p.tokens * p.base for p in by_length)
     assert total == pytest.approx(sum(one.sum() for one in base))
@@ -143,10 +147,10 @@ def test_bits_per_byte_is_the_loss_in_bits_over_the_text(home: Path) -> None:
     tokenizer = loading.load_tokenizer("tiny")
     ids = tokenizer("Hé")["input_ids"]
     rows = [{"labels": [B, *ids, tokenizer.eos_token_id]}]
-    assert depth.num_bytes(rows, tokenizer) == len("Hé".encode()) == 3
+    assert compare_models.num_bytes(rows, tokenizer) == len("Hé".encode()) == 3
     losses = [np.full(len(ids) + 1, np.log(2))]
-    assert depth.bits_per_byte(losses, 3) == pytest.approx((len(ids) + 1) / 3)
-    assert depth.bits_per_byte(losses, 0) is None
+    assert compare_models.bits_per_byte(losses, 3) == pytest.approx((len(ids) + 1) / 3)
+    assert compare_models.bits_per_byte(losses, 0) is None
 
 
 def test_a_score_keeps_each_conversations_losses_in_the_order_of_the_rows(home: Path) -> None:
@@ -160,7 +164,7 @@ def test_a_score_keeps_each_conversations_losses_in_the_order_of_the_rows(home: 
             logits = model(ids).logits[0, :-1]
         alone = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         assert losses == pytest.approx(alone[labels != NOT_TRAINED].numpy(), rel=1e-4)
-    assert len(depth.turns(rows[0]["labels"])) == len(found.losses[0])
+    assert len(compare_models.turns(rows[0]["labels"])) == len(found.losses[0])
 
 
 def test_a_plain_text_is_scored_whole_in_windows_behind_end_marks(home: Path) -> None:
@@ -171,7 +175,7 @@ def test_a_plain_text_is_scored_whole_in_windows_behind_end_marks(home: Path) ->
     assert all(row["labels"] == [B, *row["input_ids"][1:]] for row in rows)
     assert max(rows["length"]) == 16
     again = "".join(tokenizer.decode(row["input_ids"][1:]) for row in rows)
-    assert again == text and depth.num_bytes(rows, tokenizer) == len(text)
+    assert again == text and compare_models.num_bytes(rows, tokenizer) == len(text)
 
 
 @pytest.mark.parametrize(("data", "said"), [(b" \n", "is empty"), (b"\xff", "is not UTF-8 text")])
@@ -186,10 +190,10 @@ def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> No
     (tmp_path / "t.txt").write_text("日本語の文章です。" * 60)
     model, tokenizer = loading.load_model("tiny"), loading.load_tokenizer("tiny")
     rows, size = scoring.plain_rows(tmp_path / "t.txt", model, tokenizer)
-    assert size == 27 * 60 and depth.num_bytes(rows, tokenizer) != size
+    assert size == 27 * 60 and compare_models.num_bytes(rows, tokenizer) != size
     settings = EvaluateSettings(plain_text_file=str(tmp_path / "t.txt"))
     found = evaluate.examine(model.eval(), tokenizer, Names(), rows.select([]), [], settings).plain
-    assert found.bits_per_byte == depth.bits_per_byte(found.losses, size)
+    assert found.bits_per_byte == compare_models.bits_per_byte(found.losses, size)
 
 
 def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:
@@ -202,7 +206,7 @@ def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:
     assert (
         deep.worst == [23, 22, 21]
         and len(deep.turns) == 2
-        and len(depth.sentences(deep.facts())) == 2
+        and len(compare_models.sentences(deep.facts())) == 2
     )
     assert deep.plain == deep.difference and deep.difference.better == 20
     assert json.loads(json.dumps(deep.facts())) == deep.facts()

@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from neoxkit import harness
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import read_questions
 from neoxkit.errors import UserError
+from neoxkit.evaluation.tasks import check, load_tasks, results
 from neoxkit.models import generation, loading
 from neoxkit.settings import EvaluateSettings
 
@@ -66,7 +66,7 @@ def test_the_sample_task_counts_what_the_kit_counts(
         shown.append(label)
         return lambda done, of: shown.append(f"{done}/{of}")
 
-    (row,) = harness.results(model, tokenizer, harness.load(settings.tasks), settings, show)
+    (row,) = results(model, tokenizer, load_tasks(settings.tasks), settings, show)
     assert row["value"] == 10 / 30 and 0 < row["stderr"] < 0.1
     assert (row["task"], row["examples"], row["better"]) == ("neoxkit_sample", 30, "higher")
     assert shown == ["writes answers of the tasks", "30/30"]
@@ -87,10 +87,10 @@ def test_choices_are_made_by_the_models_own_loss(home: Path, model: Any, tokeniz
         )
     (home / "data" / "choices.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (home / "data" / "choices.yaml").write_text(CHOICES)
-    tasks, settings = harness.load(["data/choices.yaml"]), EvaluateSettings()
-    (row,) = harness.results(model, tokenizer, tasks, settings)
+    tasks, settings = load_tasks(["data/choices.yaml"]), EvaluateSettings()
+    (row,) = results(model, tokenizer, tasks, settings)
     assert (row["value"], row["examples"], row["metric"]) == (0.5, 4, "acc")
-    assert harness.results(model, tokenizer, tasks, settings) == [row]
+    assert results(model, tokenizer, tasks, settings) == [row]
 
 
 def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor:
@@ -115,16 +115,16 @@ def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor
 def test_what_is_no_task_is_refused_in_a_line(home: Path, task: str, said: str) -> None:
     (home / "data" / "broken.yaml").write_text("task: broken\ndataset_path: /nowhere/at/all\n")
     with pytest.raises(UserError) as fault:
-        harness.load([task])
+        load_tasks([task])
     assert str(fault.value).startswith(said) and "\n" not in str(fault.value)
 
 
 def test_without_the_harness_tasks_are_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="lm_eval is not installed -- pip install lm_eval"):
-        harness.check(["piqa"])
-    harness.check([])
-    assert harness.load([]) == {}
+        check(["piqa"])
+    check([])
+    assert load_tasks([]) == {}
 
 
 def test_a_task_is_a_name() -> None:

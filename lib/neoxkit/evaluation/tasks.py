@@ -39,7 +39,7 @@ def check(tasks: Sequence[str]) -> None:
             paths.find("tasks", name)
 
 
-def load(tasks: Sequence[str]) -> dict[str, Any]:
+def load_tasks(tasks: Sequence[str]) -> dict[str, Any]:
     """The tasks with their data, as lm_eval.evaluate takes them; empty where none are named."""
     check(tasks)
     if not tasks:

@@ -4,27 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import depth, files, paths, views
+from neoxkit import files, paths, views
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
-from neoxkit.experiments import Run
+from neoxkit.evaluation import compare_models
+from neoxkit.evaluation.compare_runs import Run
 from neoxkit.parallel import Progress
 from neoxkit.runs.folder import FINISHED
 
 if TYPE_CHECKING:
-    from neoxkit.depth import Difference
-    from neoxkit.scoring import Score
+    from neoxkit.evaluation.compare_models import Difference
+    from neoxkit.evaluation.scoring import Score
 
 OFF = "score_again is off: each eval loss above is of the run's own eval side."
 BATCH_SIZE = 32  # conversations
 
 
 Scored = Mapping[str, "Score | str | None"]
-
-
-def again(chosen: Sequence[Run], wanted: bool) -> "dict[str, Score | str | None]":
-    """`scores`, where they are asked for; else nothing."""
-    return scores(chosen, views.Progress) if wanted else {}
 
 
 def scores(
@@ -63,10 +59,7 @@ def _why_not(run: Run, facts: Mapping[str, Any] | None, data: str) -> str:
 def _score(
     run: Run, facts: Mapping[str, Any], block_size: int, show: Callable[[str], Progress]
 ) -> "Score | str | None":
-    from neoxkit import (
-        evaluate,
-        scoring,  # torch
-    )
+    from neoxkit.evaluation import evaluate, scoring
     from neoxkit.models import loading
 
     dataset, _ = tokenized.load(paths.root() / facts["dataset"])
@@ -83,7 +76,7 @@ def _score(
     )
 
 
-def table(scored: Scored) -> views.View:
+def same_conversations(scored: Scored) -> views.View:
     """The runs' losses on the same conversations, the lowest first, and how sure it is that another
     one's is higher: the paired difference with its interval (see depth)."""
     if not scored:
@@ -97,7 +90,7 @@ def table(scored: Scored) -> views.View:
             f"{score.trained_tokens:,}",
             f"{score.conversations:,}",
         )
-        for name, score, above in _ranked(scored)
+        for name, score, above in ranked(scored)
     ]
     said = {name: one or "the eval side is empty" for name, one in scored.items()}
     rows += [(name, why, *[""] * 4) for name, why in said.items() if isinstance(why, str)]
@@ -108,17 +101,17 @@ def table(scored: Scored) -> views.View:
 def facts(scored: Scored) -> dict[str, Any]:
     """The table's figures, unrounded; in words why a run has none."""
     found: dict[str, Any] = {name: one for name, one in scored.items() if isinstance(one, str)}
-    for name, score, above in _ranked(scored):
+    for name, score, above in ranked(scored):
         found[name] = {**score.facts(), "above_the_first": above and asdict(above)}
     return found
 
 
-def _ranked(scored: Scored) -> "list[tuple[str, Score, Difference | None]]":
+def ranked(scored: Scored) -> "list[tuple[str, Score, Difference | None]]":
     """The runs that have a score, the lowest loss first, and how far each is above that."""
     found = [(name, one) for name, one in scored.items() if one and not isinstance(one, str)]
     found.sort(key=lambda pair: pair[1].loss)
     return [
-        (name, one, depth.difference(found[0][1].losses, one.losses) if i else None)
+        (name, one, compare_models.difference(found[0][1].losses, one.losses) if i else None)
         for i, (name, one) in enumerate(found)
     ]
 

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import experiments, files, paths, rescore
+from neoxkit import files, paths
 from neoxkit.data import tokenized
+from neoxkit.evaluation import compare_runs, rescoring
+from neoxkit.evaluation.scoring import Score
 from neoxkit.parallel import silent
 from neoxkit.runs.folder import FINISHED
-from neoxkit.scoring import Score
 
 
 @pytest.fixture
-def two(home: Path) -> Iterator[list[experiments.Run]]:
+def two(home: Path) -> Iterator[list[compare_runs.Run]]:
     """Two finished runs of the built-in model, of which one has a smaller block size."""
     made = []
     for name, block_size in (("whole", 280), ("short", 60)):
@@ -24,50 +25,50 @@ def two(home: Path) -> Iterator[list[experiments.Run]]:
         facts = {"dataset": "data/tokenized/small", "block_size": block_size, "precision": "fp32"}
         sha256 = tokenized.sha256(paths.tokenized("small"))
         files.write_json(folder / FINISHED, facts | {"dataset_sha256": sha256})
-        made.append(experiments.Run(name, folder, "finished", {}, {}, []))
+        made.append(compare_runs.Run(name, folder, "finished", {}, {}, []))
     yield made
     for run in made:
         shutil.rmtree(run.folder)
 
 
-def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[experiments.Run]) -> None:
-    found = rescore.scores(two, lambda label: silent)
+def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[compare_runs.Run]) -> None:
+    found = rescoring.scores(two, lambda label: silent)
     dataset, _ = tokenized.load(paths.tokenized("small"))
     short = tokenized.within(dataset["eval"], 60)
     assert 0 < len(short) < len(dataset["eval"])
     assert [score.conversations for score in found.values()] == [len(short)] * 2
     assert found["whole"].loss == found["short"].loss
-    assert len(rescore.table(found).text.splitlines()) == 3
+    assert len(rescoring.same_conversations(found).text.splitlines()) == 3
 
 
-def test_a_run_that_can_not_be_scored_there_says_why(two: list[experiments.Run]) -> None:
+def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare_runs.Run]) -> None:
     whole, short = two
     facts = files.read_json(short.folder / FINISHED)
     shutil.rmtree(short.folder / "model")
-    assert rescore.scores(two, lambda label: silent)["short"] == "its model is not here"
+    assert rescoring.scores(two, lambda label: silent)["short"] == "its model is not here"
     files.write_json(short.folder / FINISHED, facts | {"dataset_sha256": "another"})
-    assert rescore.scores(two, lambda label: silent)["short"] == "was trained on other data"
-    stopped = experiments.Run("short", short.folder, "stopped", {}, {}, [])
-    found = rescore.scores([stopped, whole], lambda label: silent)
+    assert rescoring.scores(two, lambda label: silent)["short"] == "was trained on other data"
+    stopped = compare_runs.Run("short", short.folder, "stopped", {}, {}, [])
+    found = rescoring.scores([stopped, whole], lambda label: silent)
     dataset, _ = tokenized.load(paths.tokenized("small"))
     assert found["short"] == "is stopped"
     assert found["whole"].conversations == len(dataset["eval"])
-    assert "is stopped" in rescore.table(found).text
+    assert "is stopped" in rescoring.same_conversations(found).text
 
 
 def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
-    two: list[experiments.Run],
+    two: list[compare_runs.Run],
 ) -> None:
     config = {"base_model_name_or_path": "runs/elsewhere/model"}
     files.write_json(two[1].folder / "model" / "adapter_config.json", config)
-    found = rescore.scores(two, lambda label: silent)
+    found = rescoring.scores(two, lambda label: silent)
     assert "'runs/elsewhere/model' does not exist" in found["short"]
     assert found["whole"].loss > 0
 
 
-def test_without_being_asked_nothing_is_scored(two: list[experiments.Run]) -> None:
-    assert rescore.again(two, False) == rescore.facts({}) == {}
-    assert rescore.table({}).text == rescore.OFF
+def test_without_being_asked_nothing_is_scored(two: list[compare_runs.Run]) -> None:
+    assert rescoring.facts({}) == {}
+    assert rescoring.same_conversations({}).text == rescoring.OFF
 
 
 def test_how_far_a_run_is_above_the_best_comes_with_its_interval() -> None:
@@ -78,11 +79,11 @@ def test_how_far_a_run_is_above_the_best_comes_with_its_interval() -> None:
         name: Score(float(np.mean(losses)), 2.5, 200, 40, losses=losses)
         for name, losses in (("high", high), ("low", low))
     } | {"none": "is stopped"}
-    facts = rescore.facts(scored)
+    facts = rescoring.facts(scored)
     assert facts["low"]["above_the_first"] is None and facts["none"] == "is stopped"
     above = facts["high"]["above_the_first"]
     assert 0.15 < above["low"] < above["mean"] < above["high"] < 0.25
-    lines = rescore.table(scored).text.splitlines()
+    lines = rescoring.same_conversations(scored).text.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["low", "high", "none"]
     said = f"{above['mean']:.4f} ({above['low']:+.4f} to {above['high']:+.4f})"
     assert said in lines[2] and "to" not in lines[1].split()

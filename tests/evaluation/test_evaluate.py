@@ -8,11 +8,12 @@ import torch
 from conftest import tokenize
 from datasets import load_from_disk
 
-from neoxkit import evaluate, paths, scoring
+from neoxkit import paths
 from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, example, own_questions, questions_for, read_questions
 from neoxkit.errors import UserError
+from neoxkit.evaluation import evaluate, scoring
 from neoxkit.models import loading
 from neoxkit.models.generation import Reply, reply
 from neoxkit.settings import EvaluateSettings

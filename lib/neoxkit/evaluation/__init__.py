@@ -1,0 +1,1 @@
+"""Base beside tuned, and runs beside each other, in figures."""
