@@ -179,7 +179,7 @@ def _repeat(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from neoxkit import views
+    from neoxkit.lab import view
     from neoxkit.launch.machines import MACHINES, choices, configurations, machine
 
     flags = [(name, value.strip()) for name, value in options.parameters]
@@ -194,7 +194,7 @@ def _fit(options: argparse.Namespace) -> int:
         return _fits(TrainSettings(**own), machines)
     machines = machines or MACHINES
     rows = choices(configurations(), options.lora_rank, machines)
-    print(views.table(rows, ("model", *map(str, machines))).text)
+    print(view.table(rows, ("model", *map(str, machines))).text)
     print(
         "ds_config, how many conversations of 280 tokens each GPU holds at once, GiB of the host; "
         "by formulas (lib/neoxkit/fit.py) that were measured on CPUs, not yet on GPUs"
@@ -204,7 +204,7 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
     """The forecast of a training, here or on a machine; exit code 1 where it does not fit."""
-    from neoxkit import views
+    from neoxkit.lab import view
     from neoxkit.launch import forecast, trials
 
     if len(machines) > 1:
@@ -214,7 +214,7 @@ def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
     if not machines:
         trials.probe(settings, terminal.Counting)
     found = forecast.on_dataset(settings, machine=machines[0] if machines else None)
-    print(views.table(found.rows()).text)
+    print(view.table(found.rows()).text)
     return 0 if found.fits else 1
 
 

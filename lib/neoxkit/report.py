@@ -4,8 +4,11 @@ import base64
 import time
 from pathlib import Path
 
-from neoxkit import charts, files, outcome, paths, plots, terminal, views
+from neoxkit import files, paths, terminal
 from neoxkit.errors import UserError
+from neoxkit.lab import evaluation as show
+from neoxkit.lab import training, view
+from neoxkit.lab.figure import Picture
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import METRICS, history, read_events
@@ -45,7 +48,7 @@ def write(run: str) -> Path:
     body = "".join(
         f'<h2 class="part" id="{name}">{name}</h2>{html}' for name, html in sections.items()
     )
-    title = views.escape(f"Run {run}")
+    title = view.escape(f"Run {run}")
     page = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -65,24 +68,24 @@ def _notebooks(folder: Path) -> list[Path]:
 
 def _overview(folder: Path) -> str:
     """How the run stands, its card, its curve, and what its evaluation says."""
-    parts = [views.table(run_card.rows(folder)).html]
+    parts = [view.table(run_card.rows(folder)).html]
     if (folder / METRICS).is_file():
         standing, events = standing_of(folder), history(read_events(folder))
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
         how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
         parts = [
             how,
-            views.alert(health.warnings(events)).html,
+            view.alert(health.warnings(events)).html,
             *parts,
-            _picture(plots.curve(events)),
+            _picture(training.curve(events)),
         ]
     if (folder / "evaluation.json").is_file():
         evaluation = files.read_json(folder / "evaluation.json")
-        parts += [outcome.scores(evaluation).html, _picture(charts.comparison(evaluation))]
+        parts += [show.scores(evaluation).html, _picture(show.comparison(evaluation))]
     return "".join(parts)
 
 
-def _picture(figure: plots.Picture) -> str:
+def _picture(figure: Picture) -> str:
     png, size = figure._repr_png_()
     data = base64.b64encode(png).decode()
     return f'<p><img width="{size["width"]}" src="data:image/png;base64,{data}"></p>'

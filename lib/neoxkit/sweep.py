@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import compare, files, machine, paths, pipeline, terminal
+from neoxkit import files, machine, paths, pipeline, terminal
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
+from neoxkit.lab import comparison
 from neoxkit.launch import checks, command, forecast
 from neoxkit.runs import lock
 from neoxkit.runs.events import METRICS
@@ -271,7 +272,7 @@ def _compare(name: str, made: Sequence[Variant]) -> int:
     chosen = compare_runs.load([v.settings.run for v in made if (v.folder / METRICS).is_file()])
     if not chosen:
         return 1
-    print(compare.table(chosen).text)
+    print(comparison.table(chosen).text)
     for line in compare_runs.notes(chosen):
         print(f"note: {line}")
     other_sides = len({variant.settings.block_size for variant in made}) > 1

@@ -51,7 +51,10 @@ def following(folder: Path, out: TextIO | None = None) -> Iterator[None]:
 
 
 def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
-    from neoxkit import dashboard, views  # matplotlib and IPython: while the kernel starts
+    from neoxkit.lab import (
+        dashboard,
+        view,  # matplotlib and IPython: while the kernel starts
+    )
 
     on_terminal = out.isatty()
     events: list[dict[str, Any]] = []
@@ -65,7 +68,7 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
         said = dashboard.status(events, time.monotonic() - begun).text
         if not warned and (lines := health.warnings(history(events))):
             warned = True  # once: its figures move from log to log
-            _show_above(views.alert(lines).text, on_terminal, out)
+            _show_above(view.alert(lines).text, on_terminal, out)
         if said != shown:
             _show(said, on_terminal, out)
             shown = said
@@ -153,7 +156,7 @@ def live(out: TextIO | None = None) -> Iterator[Callable[[Sequence[Sequence[str]
 
 def runs_table(standings: Sequence[Standing]) -> str:
     """A line a run: state, step, losses, and when it last changed."""
-    from neoxkit import views  # IPython, which no other command needs at its start
+    from neoxkit.lab import view  # IPython, which no other command needs at its start
 
     if not standings:
         return "no run yet -- neoxkit run, or 02_train in JupyterLab"
@@ -170,7 +173,7 @@ def runs_table(standings: Sequence[Standing]) -> str:
         for s in standings
     ]
     says = [f"{s.run}: {s.says}" for s in standings if s.says]
-    return "\n".join([views.table(rows, header).text, *says])
+    return "\n".join([view.table(rows, header).text, *says])
 
 
 def how_it_stands(standing: Standing) -> str:

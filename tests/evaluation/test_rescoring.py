@@ -11,6 +11,7 @@ from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.evaluation import compare_runs, rescoring
 from neoxkit.evaluation.scoring import Score
+from neoxkit.lab import comparison
 from neoxkit.parallel import silent
 from neoxkit.runs.folder import FINISHED
 
@@ -38,7 +39,7 @@ def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[compare
     assert 0 < len(short) < len(dataset["eval"])
     assert [score.conversations for score in found.values()] == [len(short)] * 2
     assert found["whole"].loss == found["short"].loss
-    assert len(rescoring.same_conversations(found).text.splitlines()) == 3
+    assert len(comparison.same_conversations(found).text.splitlines()) == 3
 
 
 def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare_runs.Run]) -> None:
@@ -53,7 +54,7 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare_runs.Run]
     dataset, _ = tokenized.load(paths.tokenized("small"))
     assert found["short"] == "is stopped"
     assert found["whole"].conversations == len(dataset["eval"])
-    assert "is stopped" in rescoring.same_conversations(found).text
+    assert "is stopped" in comparison.same_conversations(found).text
 
 
 def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
@@ -68,7 +69,7 @@ def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
 
 def test_without_being_asked_nothing_is_scored(two: list[compare_runs.Run]) -> None:
     assert rescoring.facts({}) == {}
-    assert rescoring.same_conversations({}).text == rescoring.OFF
+    assert comparison.same_conversations({}).text == comparison.OFF
 
 
 def test_how_far_a_run_is_above_the_best_comes_with_its_interval() -> None:
@@ -83,7 +84,7 @@ def test_how_far_a_run_is_above_the_best_comes_with_its_interval() -> None:
     assert facts["low"]["above_the_first"] is None and facts["none"] == "is stopped"
     above = facts["high"]["above_the_first"]
     assert 0.15 < above["low"] < above["mean"] < above["high"] < 0.25
-    lines = rescoring.same_conversations(scored).text.splitlines()
+    lines = comparison.same_conversations(scored).text.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["low", "high", "none"]
     said = f"{above['mean']:.4f} ({above['low']:+.4f} to {above['high']:+.4f})"
     assert said in lines[2] and "to" not in lines[1].split()

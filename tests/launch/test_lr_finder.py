@@ -7,6 +7,7 @@ import pytest
 from conftest import BASE
 
 from neoxkit import paths
+from neoxkit.lab import training
 from neoxkit.launch import lr_finder
 from neoxkit.parallel import silent
 from neoxkit.runs.events import read_events
@@ -52,22 +53,25 @@ def test_a_curve_that_says_nothing_suggests_nothing() -> None:
 
 
 def test_no_test_is_made_unless_asked_for(home: Path) -> None:
-    assert lr_finder.run(BASE, lambda label: silent) is None
-    assert "set range_test_steps" in lr_finder.picture(None).text
-    assert lr_finder.check(BASE, None, lambda label: silent).text == ""
+    assert lr_finder.find(BASE, lambda label: silent) is None
+    assert "set range_test_steps" in training.learning_rates(None).text
+    assert lr_finder.try_suggestion(BASE, None, lambda label: silent) == []
+    assert training.short_runs([]).text == ""
 
 
 def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
     starts_sooner: None, home: Path
 ) -> None:
     settings = BASE.replace(run="ranged", range_test_steps=30)
-    found = lr_finder.run(settings, lambda label: silent)
+    found = lr_finder.find(settings, lambda label: silent)
     steps = len(found.rates)
     assert found.rates == pytest.approx(np.geomspace(1e-7, 1, 30)[:steps], rel=1e-6)
     assert found.divergence and found.suggestion  # the built-in model at rates up to 1
     start = read_events(paths.run("ranged.range-test"))[0]
     assert start["learning_rate"] == 1 and start["notices"] == []  # so high on purpose
-    table = lr_finder.check(settings, found, lambda label: silent).text.splitlines()
+    table = training.short_runs(
+        lr_finder.try_suggestion(settings, found, lambda label: silent)
+    ).text.splitlines()
     assert len(table) == 4
     tried = [float(line.split()[0]) for line in table[1:]]
     assert tried == pytest.approx(
@@ -77,4 +81,4 @@ def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
     first = read_events(paths.run("ranged.range-test"))[1]["loss"]
     assert all(loss < first for loss in losses)
     assert not paths.run("ranged").exists()  # nothing reaches the run itself
-    assert lr_finder.picture(found)._repr_png_()
+    assert training.learning_rates(found)._repr_png_()

@@ -98,7 +98,7 @@ def kernel(settings: TrainSettings) -> Iterator[KernelManager]:
     client.wait_for_ready(timeout=60)
     changed = settings.changed()
     client.execute(
-        "from neoxkit import dashboard\nfrom neoxkit.launch import process\n"
+        "from neoxkit.lab import dashboard\nfrom neoxkit.launch import process\n"
         "from neoxkit.settings import TrainSettings\n"
         f"dashboard.watch(process.start(TrainSettings(**{changed!r})))"
     )

@@ -15,8 +15,9 @@ import pytest
 from conftest import command, metrics, tokenize
 from zygote import Zygote, job
 
-from neoxkit import cli, paths, report, views
+from neoxkit import cli, paths, report
 from neoxkit.evaluation import compare_runs
+from neoxkit.lab import view
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import history
@@ -359,7 +360,7 @@ def test_the_notebooks_status_summary_and_card_show_it_in_red(
     for cell in ("dashboard.watch(launch", "dashboard.summary"):
         shown = next(c for c in nb.cells if cell in c.source).outputs[0].data
         assert f"warning: {told[0]}" in shown["text/plain"]
-        assert views.ALERT_COLOUR in shown["text/html"] and told[0] in shown["text/html"]
+        assert view.ALERT_COLOUR in shown["text/html"] and told[0] in shown["text/html"]
     card = next(c for c in nb.cells if "run_card.rows" in c.source).outputs[0].data
     assert told[0] in card["text/plain"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import files, paths, views
+from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_models
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from neoxkit.evaluation.compare_models import Difference
     from neoxkit.evaluation.scoring import Score
 
-OFF = "score_again is off: each eval loss above is of the run's own eval side."
 BATCH_SIZE = 32  # conversations
 
 
@@ -76,28 +75,6 @@ def _score(
     )
 
 
-def same_conversations(scored: Scored) -> views.View:
-    """The runs' losses on the same conversations, the lowest first, and how sure it is that another
-    one's is higher: the paired difference with its interval (see depth)."""
-    if not scored:
-        return views.sentences([], none=OFF)
-    rows = [
-        (
-            name,
-            f"{score.loss:.4f}",
-            f"{score.perplexity:,.3f}",
-            _said(above),
-            f"{score.trained_tokens:,}",
-            f"{score.conversations:,}",
-        )
-        for name, score, above in ranked(scored)
-    ]
-    said = {name: one or "the eval side is empty" for name, one in scored.items()}
-    rows += [(name, why, *[""] * 4) for name, why in said.items() if isinstance(why, str)]
-    header = ("run", "eval loss", "perplexity", "above the first", "trained tokens", "rows")
-    return views.table(rows, header)
-
-
 def facts(scored: Scored) -> dict[str, Any]:
     """The table's figures, unrounded; in words why a run has none."""
     found: dict[str, Any] = {name: one for name, one in scored.items() if isinstance(one, str)}
@@ -114,11 +91,3 @@ def ranked(scored: Scored) -> "list[tuple[str, Score, Difference | None]]":
         (name, one, compare_models.difference(found[0][1].losses, one.losses) if i else None)
         for i, (name, one) in enumerate(found)
     ]
-
-
-def _said(above: "Difference | None") -> str:
-    if above is None:
-        return ""
-    if above.low is None:
-        return f"{above.mean:.4f}"
-    return f"{above.mean:.4f} ({above.low:+.4f} to {above.high:+.4f})"

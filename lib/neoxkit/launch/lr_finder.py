@@ -1,4 +1,4 @@
-"""A learning-rate range test (Smith 2017, arXiv:1506.01186): a rate that rises, and the loss.
+"""The learning-rate finder: a range test (Smith 2017, arXiv:1506.01186), a rate that rises.
 
 It is a training of its own under the same DeepSpeed configuration, from the same weights, in
 runs/<run>.range-test; nothing of it reaches the run itself.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neoxkit import charts, files, paths, views
+from neoxkit import files, paths
 from neoxkit.launch import trials
 from neoxkit.parallel import Progress
 from neoxkit.runs.events import history, read_events, smoothed
@@ -76,7 +76,7 @@ def analyse(rates: Sequence[float], losses: Sequence[float], not_finite: bool = 
     return Found(x, y, smooth, divergence, suggestion, said)
 
 
-def run(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | None:
+def find(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | None:
     """The range test of a training; None where `range_test_steps` is 0.
 
     A finished one of the same settings is read again, not made again.
@@ -91,13 +91,14 @@ def run(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | Non
     return analyse([e["learning_rate"] for e in train], [e["loss"] for e in train], not finite)
 
 
-def check(
+def try_suggestion(
     settings: TrainSettings, found: Found | None, show: Callable[[str], Progress]
-) -> views.View:
-    """Three short runs at a constant rate: a third of the suggestion, the suggestion, and its
-    threefold, with the eval loss each one reaches."""
+) -> list[tuple[str, str]]:
+    """Make three short runs at a constant rate: a third of the suggestion, the suggestion, and its
+    threefold. Return each rate with the eval loss it reaches, in words; nothing if none is
+    suggested."""
     if not found or not found.suggestion:
-        return views.NOTHING
+        return []
     rows = []
     for share in CHECKED:
         rate = float(f"{share * found.suggestion:.1e}")
@@ -109,11 +110,4 @@ def check(
         loss = facts.get("eval_loss")
         said = "not finite" if not finite else "" if loss is None else f"{loss:.4f}"
         rows.append((f"{rate:.1e}", said))
-    return views.table(rows, ("learning rate", f"eval loss after {CHECK_STEPS} steps"))
-
-
-def picture(found: Found | None) -> "charts.Picture | views.View":
-    """The curve with its reading; that there was no test, where there was none."""
-    if not found:
-        return views.sentences([], none="No range test: set range_test_steps to make one.")
-    return charts.range_test(found)
+    return rows

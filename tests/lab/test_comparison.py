@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neoxkit import compare, files
+from neoxkit import files
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs
+from neoxkit.lab import comparison
 from neoxkit.runs.events import METRICS, append_event
 from neoxkit.runs.folder import ARGUMENTS, FINISHED
 from neoxkit.settings import CompareSettings
@@ -75,7 +76,7 @@ def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
     assert [compare_runs.eval_loss_at(run, 150) for run in chosen] == [3.0, 2.5]
     assert compare_runs.eval_loss_at(chosen[0], 99) is None  # before the first evaluation
     assert [line["run"] for line in compare_runs.scores(chosen)] == ["a", "b"]  # by the final loss
-    shown = compare.table(chosen).text.splitlines()
+    shown = comparison.table(chosen).text.splitlines()
     assert "eval loss at 150 tokens" in shown[0] and "3.0000" in shown[1]
 
 
@@ -97,7 +98,7 @@ def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -
     chosen = compare_runs.load([])
     assert compare_runs.equal_tokens(chosen) == 200
     assert [line["equal_loss"] for line in compare_runs.scores(chosen)] == [2.0, None]
-    assert compare.table(chosen).text
+    assert comparison.table(chosen).text
 
 
 def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: Path) -> None:
@@ -199,7 +200,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
     assert (second.differs, second.mean) == ({"learning_rate": 2e-3}, pytest.approx(2.1))
     assert first.interval() == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), abs=1e-3)
     assert second.above(first) == pytest.approx((0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1), abs=1e-3)
-    lines = compare.seeds(chosen).text.splitlines()
+    lines = comparison.seeds(chosen).text.splitlines()
     assert lines[1].split() == ["0.001", "1,", "2", "1.5000", "-4.8531", "to", "7.8531"]
     assert lines[2].endswith("+0.6000 (-0.6706 to +1.8706)")
 
@@ -208,7 +209,7 @@ def test_without_seeds_or_with_something_else_there_is_no_such_line(home: Path) 
     make(home, "a", 100, [3.0], seed=1)
     make(home, "b", 100, [2.0], seed=2, learning_rate=2e-3)
     assert compare_runs.over_seeds(compare_runs.load([])) == []
-    assert "No two finished runs" in compare.seeds(compare_runs.load([])).text
+    assert "No two finished runs" in comparison.seeds(compare_runs.load([])).text
     make(home, "c", 100, [1.0], seed=3)
     assert [group.by_seed for group in compare_runs.over_seeds(compare_runs.load([]))] == [
         {1: 3.0, 3: 1.0},
@@ -229,7 +230,7 @@ def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> 
         carded(make(home, f"{seed}", 100, [3.0], seed=seed, from_scratch=scratch), f"{seed}")
     found = [group.by_seed for group in compare_runs.over_seeds(compare_runs.load([]))]
     assert found == [{1: 3.0, 2: 3.0}, {3: 3.0}, {4: 3.0}]
-    assert len(compare.seeds(compare_runs.load([])).text.splitlines()) == 4
+    assert len(comparison.seeds(compare_runs.load([])).text.splitlines()) == 4
 
 
 def test_other_code_makes_no_other_group_and_is_told(home: Path) -> None:
@@ -248,14 +249,14 @@ def test_a_seed_that_was_trained_twice_counts_once_and_is_told(home: Path) -> No
         make(home, name, 100, [loss], seed=seed)
     (group,) = compare_runs.over_seeds(compare_runs.load([]))
     assert (group.by_seed, group.mean) == ({1: 1.0, 2: 3.0}, 2.0)
-    assert "1, 2 (2 runs)" in compare.seeds(compare_runs.load([])).text
+    assert "1, 2 (2 runs)" in comparison.seeds(compare_runs.load([])).text
 
 
 def test_other_eval_sides_are_not_held_against_each_other(home: Path) -> None:
     for size, seed in ((8, 1), (8, 2), (16, 1), (16, 2)):
         loss = size + seed
         make(home, f"{size}.{seed}", 100, [loss], eval_tokens=size, block_size=size, seed=seed)
-    lines = compare.seeds(compare_runs.load([])).text.splitlines()
+    lines = comparison.seeds(compare_runs.load([])).text.splitlines()
     assert lines[2].endswith("another eval side")
 
 
@@ -282,13 +283,13 @@ def test_seeds_that_were_not_evaluated_where_runs_are_compared_are_told(home: Pa
         make(home, name, 100, [3.0], learning_rate=rate, block_size=size, seed=1)
     make(home, "c", 5, [3.0], learning_rate=2e-3, block_size=8, seed=2)
     chosen = compare_runs.load([])
-    assert "were evaluated at 5 tokens" in compare.seeds(chosen).text
+    assert "were evaluated at 5 tokens" in comparison.seeds(chosen).text
 
 
 def test_means_over_other_seeds_have_no_interval_between_them(home: Path) -> None:
     for rate, seed, loss in ((1e-3, 1, 1.0), (1e-3, 2, 2.0), (2e-3, 2, 3.0)):
         make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
-    lines = compare.seeds(compare_runs.load([])).text.splitlines()
+    lines = comparison.seeds(compare_runs.load([])).text.splitlines()
     assert lines[2].split() == ["0.002", "2", "3.0000", "+1.5000"]
 
 
@@ -317,7 +318,7 @@ def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -
 def test_the_figures_are_saved_as_they_were_logged(home: Path) -> None:
     make(home, "a", 100, [10 / 3])
     scored = {"runs/a": "is stopped"}
-    compare.save(compare_runs.load([]), CompareSettings(name="night"), scored)
+    comparison.save(compare_runs.load([]), CompareSettings(name="night"), scored)
     saved = json.loads((home / "runs" / "night" / "comparison.json").read_text())
     assert saved["scores"][0]["eval_loss"] == 10 / 3 and saved["runs"] == ["a"]
     assert saved["on_the_same_conversations"] == scored

@@ -7,10 +7,11 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import browser, controls, machine, paths, views
+from neoxkit import machine, paths
 from neoxkit.data import selection
 from neoxkit.data.table import Part, Store, Table
 from neoxkit.errors import UserError
+from neoxkit.lab import controls, frontend, view
 from neoxkit.launch import forecast, measured
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
@@ -31,7 +32,7 @@ class Screen:
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     monkeypatch.setattr(controls, "display", screen)
-    monkeypatch.setattr(browser, "display", screen)
+    monkeypatch.setattr(frontend, "display", screen)
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
     monkeypatch.setattr(measured, "last_run", lambda *_: None)
     return screen
@@ -276,7 +277,7 @@ def test_the_command_is_that_of_the_settings(screen: Screen) -> None:
         slider(control, "learning rate").value = rate
         command = control.settings.papermill_command()
         assert screen.shown[1].text.splitlines()[-1] == command
-        assert screen.shown[1].html.endswith(views.command(command).html)
+        assert screen.shown[1].html.endswith(view.command(command).html)
         assert f"-p learning_rate {rate}" in command
 
 

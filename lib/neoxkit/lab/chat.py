@@ -3,16 +3,19 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import browser, paths, views
+from neoxkit import paths
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
-from neoxkit.evaluation import evaluate
-from neoxkit.models.generation import Reply, reply
+from neoxkit.lab import frontend, view
 from neoxkit.settings import END_MARK, EvaluateSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from neoxkit.models.generation import Reply
 
 KEPT = "chat.txt"  # conversations that were kept, in a run's folder
 _TURN = "white-space:pre-wrap;margin:4px 0;padding:4px 8px;border-radius:6px"
@@ -22,7 +25,7 @@ _ENDINGS = {
     "too long": "no room left: begin a new conversation",
 }
 
-Model = Callable[[], PreTrainedModel]  # loads it at the first question
+Model = Callable[[], Any]  # loads it at the first question
 
 
 class Side:
@@ -45,13 +48,13 @@ class Side:
         turns = self.turns + ([Turn("agent", f"{growing} ▌")] if growing is not None else [])
         body = "".join(
             f'<div style="{_TURN};{_COLOURS[turn.role]}">'
-            f"<b>{views.escape(getattr(self.names, turn.role))}</b> {views.escape(turn.text)}</div>"
+            f"<b>{view.escape(getattr(self.names, turn.role))}</b> {view.escape(turn.text)}</div>"
             for turn in turns
         )
-        note = f"<div><i>{views.escape(self.note)}</i></div>" if self.note else ""
-        self.shown.value = f"<b>{views.escape(self.name)}</b>{body}{note}"
+        note = f"<div><i>{view.escape(self.note)}</i></div>" if self.note else ""
+        self.shown.value = f"<b>{view.escape(self.name)}</b>{body}{note}"
 
-    def ask(self, question: str, answer: Callable[..., Reply]) -> None:
+    def ask(self, question: str, answer: "Callable[..., Reply]") -> None:
         """Add the question and the model's answer to it; `answer` does the work."""
         self.turns.append(Turn("user", question))
         self.note = ""
@@ -84,7 +87,7 @@ class Chat:
     def __init__(
         self,
         models: Mapping[str, Model],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         names: Names,
         settings: EvaluateSettings,
         file: Path,
@@ -120,7 +123,7 @@ class Chat:
 
     def show(self) -> "Chat":
         """Display the box; returns itself."""
-        browser.show(self.box, "(chat box, with a kernel)")
+        frontend.show(self.box, "(chat box, with a kernel)")
         return self
 
     def ask(self, question: str) -> None:
@@ -131,9 +134,11 @@ class Chat:
         for side in self.sides:
             side.ask(question.strip(), self._answer)
 
-    def _answer(self, model: PreTrainedModel, asked: str, show: Callable[[str], None]) -> Reply:
+    def _answer(self, model: "PreTrainedModel", asked: str, show: Callable[[str], None]) -> "Reply":
         sampled = self.temperature.value > 0
-        (said,) = reply(
+        from neoxkit.models import generation
+
+        (said,) = generation.reply(
             model,
             self._tokenizer,
             [asked],
@@ -151,12 +156,14 @@ class Chat:
 def chat(
     facts: Mapping[str, Any],
     folder: Path,
-    tuned: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tuned: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     names: Names,
     settings: EvaluateSettings,
 ) -> Chat:
     """A box for the base (loaded at the first question) and the tuned model of a run; shown."""
+    from neoxkit.evaluation import evaluate
+
     models: dict[str, Model] = {
         "base": cache(lambda: evaluate.load(facts, folder, "base")),
         "tuned": lambda: tuned,

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neoxkit import chat
 from neoxkit.data import reading
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
+from neoxkit.lab import chat
 from neoxkit.models import generation, loading
 from neoxkit.settings import TINY, EvaluateSettings
 
@@ -48,7 +48,7 @@ def test_both_models_are_asked_with_all_turns_so_far(
         asked.append(prompts[0])
         return [generation.Reply(f"r{len(asked)}", "end mark", 1)]
 
-    monkeypatch.setattr(chat, "reply", answer)
+    monkeypatch.setattr(generation, "reply", answer)
     box.question.value = "  One? "
     assert box.question.value == ""
     box.question.value = "Two?"
@@ -67,7 +67,7 @@ def test_both_models_are_asked_with_all_turns_so_far(
 def test_everything_is_escaped(box: chat.Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = "<script>alert(1)</script>\u202e"
     said = generation.Reply(hostile, "ran on", 1)
-    monkeypatch.setattr(chat, "reply", lambda *_, growing, **__: growing(hostile) or [said])
+    monkeypatch.setattr(generation, "reply", lambda *_, growing, **__: growing(hostile) or [said])
     box.question.value = hostile
     for side in box.sides:
         assert "<script" not in side.shown.value

@@ -1,4 +1,4 @@
-"""pager.py without a browser: what the widgets show."""
+"""data.py without a browser: what the widgets show."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 from conftest import Outputs
 from small_talk import EVAL, TRAIN
 
-from neoxkit import browser, pager, views
 from neoxkit.data import audit
+from neoxkit.lab import data, frontend, view
 from neoxkit.models import loading
 from neoxkit.settings import TINY
 
@@ -17,17 +17,17 @@ SIDES = {"train": TRAIN, "eval": EVAL}
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Outputs:
     outputs = Outputs()
-    monkeypatch.setattr(pager, "display", outputs)
-    monkeypatch.setattr(browser, "display", outputs)
+    monkeypatch.setattr(data, "display", outputs)
+    monkeypatch.setattr(frontend, "display", outputs)
     return outputs
 
 
-def pages(outputs: Outputs) -> pager.Pager:
-    return pager.pages(SIDES, audit.findings(SIDES), loading.load_tokenizer(TINY))
+def pages(outputs: Outputs) -> data.Pager:
+    return data.pages(SIDES, audit.findings(SIDES), loading.load_tokenizer(TINY))
 
 
-def page_of(row: Any) -> views.View:
-    return views.trained_tokens(row, loading.load_tokenizer(TINY))
+def page_of(row: Any) -> view.View:
+    return data.trained_tokens(row, loading.load_tokenizer(TINY))
 
 
 def test_it_begins_with_the_first_conversation_and_turns_pages(shown: Outputs) -> None:

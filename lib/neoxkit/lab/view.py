@@ -7,20 +7,16 @@ import html
 import re
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from IPython.display import display
 
-from neoxkit.data.reading import lines_in_short
 from neoxkit.fields import Settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from neoxkit.data.audit import Check, Finding
-    from neoxkit.data.table import Encoded, Table
+    pass
 
 _EVEN = "table-layout:fixed;width:100%;overflow-wrap:anywhere"
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
@@ -148,73 +144,6 @@ def alert(lines: Sequence[str]) -> View:
         f'<p style="{_ALERT}"><strong>warning:</strong> {escape(line)}</p>' for line in lines
     )
     return View(html, "\n".join(f"warning: {visible(line)}" for line in lines))
-
-
-_TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"
-_TRAINED = "background:rgba(0,114,178,0.28)"
-_MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
-
-
-def trained_tokens(row: "Encoded", tokenizer: "PreTrainedTokenizerBase") -> View:
-    """One conversation as the model sees it: trained tokens coloured, the others grey.
-
-    Special tokens are shown as marks; the same letters typed in a text are not special, and show as
-    what they are. In plain text, trained parts stand in ⟦brackets⟧.
-    """
-    parts, text, before = [], "", False
-    for piece, ids, trained in _pieces(row, tokenizer):
-        styles = [_TOKEN, _TRAINED if trained else _MUTED]
-        styles += [_MARK] if ids[0] in tokenizer.all_special_ids else []
-        shown = escape(piece).replace("\n", "↵\n")
-        title = " ".join(map(str, ids))
-        parts.append(f'<span style="{";".join(styles)}" title="{title}">{shown}</span>')
-        if trained != before:
-            text += "⟦" if trained else "⟧"
-        text, before = text + visible(piece), trained
-    text += "⟧" if before else ""
-    caption = f"line {row.line}: {len(row)} tokens, {row.num_trained} of them trained (coloured)"
-    body = f'<div style="white-space:pre-wrap;line-height:1.6">{"".join(parts)}</div>'
-    return View(f"{body}<p style='{_MUTED}'>{caption}</p>", f"{text}\n({caption})")
-
-
-def _pieces(
-    row: "Encoded", tokenizer: "PreTrainedTokenizerBase"
-) -> Iterator[tuple[str, list[int], bool]]:
-    """Text, ids and whether it is trained: of each token, or of those that share a character."""
-    waiting: list[int] = []
-    tokens = list(zip(row.ids.tolist(), row.trained.tolist(), strict=True))
-    for at, (token, trained) in enumerate(tokens):
-        waiting.append(token)
-        text = tokenizer.decode(waiting)
-        last = at + 1 == len(tokens) or tokens[at + 1][1] != trained
-        if not text.endswith("\ufffd") or len(waiting) == 8 or last:
-            yield text, waiting, trained
-            waiting = []
-
-
-def findings(found: Sequence["Finding"]) -> View:
-    """What is worth a look, with how many conversations of each side and their lines."""
-    sides = list(found[0].rows)
-    rows = [(finding.what, *(_counted(finding.rows[side]) for side in sides)) for finding in found]
-    return table(rows, ("a conversation ...", *(f"{side} side" for side in sides)))
-
-
-def _counted(rows: "Table") -> str:
-    return f"{len(rows):,}" + (f" ({lines_in_short(rows.line[:6].tolist())})" if len(rows) else "")
-
-
-def audit(checks: Sequence["Check"]) -> View:
-    """The audit, line by line, each passed or a reason to stop."""
-    rows = [
-        (
-            "✓" if check.passed else "✗ stop",
-            check.what,
-            check.found,
-            "" if check.passed else f"{check.parameter}: {check.remedy}",
-        )
-        for check in checks
-    ]
-    return table(rows, ("", "checked", "found", "what to change"))
 
 
 class Progress:

@@ -218,7 +218,7 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     back.wait_for(WATCH, "left", seconds=30)
     first = back.picture(WATCH)
     wait_until(lambda: back.picture(WATCH) != first, back)
-    cell = nbformat.v4.new_code_cell('from neoxkit import dashboard\n\ndashboard.watch("away")')
+    cell = nbformat.v4.new_code_cell('from neoxkit.lab import dashboard\n\ndashboard.watch("away")')
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
     nbformat.write(notebook, home / "notebooks" / "second.ipynb")

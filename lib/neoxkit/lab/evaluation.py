@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import charts
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
 from neoxkit.evaluation import compare_models
-from neoxkit.views import NOTHING, View, sentences, table
+from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
+from neoxkit.lab.view import NOTHING, View, sentences, table
 
 if TYPE_CHECKING:
     from neoxkit.data.questions import Question
-    from neoxkit.evaluation.compare_models import Depth
+    from neoxkit.evaluation.compare_models import Depth, Part
     from neoxkit.models.generation import Reply
-    from neoxkit.plots import Picture
 
 
 def scoreboard(evaluation: Mapping[str, Any]) -> View:
@@ -109,12 +112,12 @@ def _with_error(row: Mapping[str, Any]) -> str:
 
 def where(deep: "Depth | None") -> "Picture | View":
     """Where the difference lies, as a picture."""
-    return charts.depth(deep) if deep else NOTHING
+    return depth(deep) if deep else NOTHING
 
 
 def checkpoints(evaluation: Mapping[str, Any]) -> "Picture | View":
     """The losses of base, checkpoints and tuned model as a picture; none without an eval side."""
-    return charts.checkpoint_curve(evaluation) if evaluation["losses_by_step"] else NOTHING
+    return checkpoint_curve(evaluation) if evaluation["losses_by_step"] else NOTHING
 
 
 def worst(deep: "Depth | None", rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> View:
@@ -147,3 +150,77 @@ def _endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
 def answer(question: str, reply: "Reply") -> View:
     """One question and its reply."""
     return table([("asked", question), ("tuned", _said(reply, most=2000))])
+
+
+def depth(deep: "Depth") -> Picture:
+    """How the loss of each conversation changed, and both models' losses by turn and by length."""
+    figure, (left, middle, right) = new_figure(3.2, 3, width_ratios=[4, 3, 4])
+    pairs = zip(deep.base, deep.tuned, strict=True)
+    changes = np.array([b.mean() - a.mean() for a, b in pairs if len(a)])
+    low, high = np.percentile(changes, [1, 99] if len(changes) > 20 else [0, 100])
+    edges = np.linspace(min(low, 0), max(high, 0) + 1e-9, 40)
+    left.hist(np.clip(changes, edges[0], edges[-1]), bins=edges, color=BLUE, alpha=0.7)
+    left.axvline(0, color=GREY, linewidth=1)
+    found = deep.difference
+    left.axvline(found.mean, color=RED, linewidth=1.5)
+    if found.low is not None:
+        left.axvspan(found.low, found.high, color=RED, alpha=0.25, linewidth=0)
+    label_axes(left, "tuned minus base (nats a token)", "conversations", "mean and 95 % in red")
+    _pairs(middle, deep.turns, "agent's turn")
+    _pairs(right, deep.lengths, "length of the conversation (tokens)")
+    middle.set_ylabel("loss (nats a token)")
+    right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15), fontsize=8)
+    return figure
+
+
+def _pairs(axes: Axes, parts: "Sequence[Part]", what: str) -> None:
+    """Two bars a part: base and tuned."""
+    at = np.arange(len(parts))
+    for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
+        heights = [getattr(part, model) for part in parts]
+        axes.bar(at + offset, heights, width=0.4, color=colour, label=model)
+    tilt = {"rotation": 30, "ha": "right"} if max(len(part.name) for part in parts) > 3 else {}
+    axes.set_xticks(at, [part.name for part in parts], fontsize=8, **tilt)
+    label_axes(axes, what, "")
+
+
+def checkpoint_curve(evaluation: Mapping[str, Any]) -> Picture:
+    """The loss on the eval side by step: base (step 0), kept checkpoints, tuned model."""
+    figure, axes = new_figure(2.4)
+    losses = {int(step): loss for step, loss in evaluation["losses_by_step"].items()}
+    steps = sorted(losses)
+    axes.plot(steps, [losses[step] for step in steps], color=ORANGE, marker="o", markersize=5)
+    for step in steps:
+        axes.annotate(f"{losses[step]:.3f}", (step, losses[step]), xytext=(0, 6),
+                      textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+    label_axes(axes, "optimizer step (0: the base)", "eval loss (nats a token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(y=0.2)
+    return figure
+
+
+def comparison(evaluation: Mapping[str, Any]) -> Picture:
+    """Two panels, base beside tuned: loss on the eval side, and exact answers by set."""
+    figure, (left, right) = new_figure(3.2, 2, width_ratios=[1, 2])
+    losses = {k: v["loss"] for k, v in evaluation["eval_loss"].items() if v}
+    bars = left.bar(list(losses), list(losses.values()), color=[GREY, BLUE], width=0.6)
+    left.bar_label(bars, fmt="%.3f", fontsize=9)
+    label_axes(left, "", "loss (nats per trained token)", "eval side")
+    rows = [r for r in evaluation["exact"] if r["kind"] == "total"]
+    if not losses:
+        left.text(0.5, 0.5, "the eval side is empty", ha="center", transform=left.transAxes)
+    at = np.arange(len(rows))
+    for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
+        shares = [100 * r[model] / r["questions"] for r in rows]
+        drawn = right.bar(at + offset, shares, width=0.4, color=colour, label=model)
+        right.bar_label(drawn, [f"{r[model]}/{r['questions']}" for r in rows], fontsize=9)
+    right.set_xticks(at, [r["set"] for r in rows])
+    label_axes(right, "", "exact replies (%)", "questions")
+    right.yaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    right.set_ylim(0, 110)
+    right.set_yticks(range(0, 101, 20))
+    if rows:
+        right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15))
+    else:
+        right.text(0.5, 0.5, "no question has a reference", ha="center", transform=right.transAxes)
+    return figure

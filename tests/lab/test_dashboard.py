@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from conftest import Outputs
 
-from neoxkit import browser, dashboard, files, views
+from neoxkit import files
 from neoxkit.errors import Stopped, TrainingError, UserError
+from neoxkit.lab import dashboard, frontend
+from neoxkit.lab.view import ALERT_COLOUR, NOTHING
 from neoxkit.launch import process
 from neoxkit.runs import checkpoints, lock
 from neoxkit.runs.events import append_event
@@ -55,7 +57,7 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> Outputs:
     monkeypatch.setattr(dashboard.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(dashboard, "REDRAW_SECONDS", 0.0)
     monkeypatch.setattr(dashboard, "DRAWING_SHARE", 1e9)
-    monkeypatch.setattr(browser, "num_tabs", lambda: None)
+    monkeypatch.setattr(frontend, "num_tabs", lambda: None)
     return outputs
 
 
@@ -93,7 +95,7 @@ def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> No
     line, picture, replies, log = outputs
     assert "finished" in line.text and "1.2 to 1.5 GiB a rank" in line.text
     assert len(picture.axes[0].get_lines()[0].get_xdata()) == 1
-    assert replies == log == views.NOTHING
+    assert replies == log == NOTHING
 
 
 def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Outputs) -> None:
@@ -116,7 +118,7 @@ def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Ou
         assert first.startswith(f"step {step} of 40 · ")
         assert second.startswith("warning: the train loss was 80 at step ")
         assert second.split("warning: ")[1].split(" -- ")[0] in view.html
-        assert views.ALERT_COLOUR in view.html
+        assert ALERT_COLOUR in view.html
 
 
 def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Outputs) -> None:
@@ -164,7 +166,7 @@ def test_a_closed_browser_ends_the_cell_and_not_the_training(
     folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tabs = [1, 0]
-    monkeypatch.setattr(browser, "num_tabs", lambda: tabs.pop(0))
+    monkeypatch.setattr(frontend, "num_tabs", lambda: tabs.pop(0))
     guard = Process(lambda: begin(folder, 5), *[nothing] * 9)
     with pytest.raises(Stopped, match="the browser was closed; the training goes on"):
         dashboard.watch(process.Training(folder, guard, 0))
@@ -175,7 +177,7 @@ def test_any_other_fault_ends_the_training(
     folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = Process(nothing, nothing)
-    monkeypatch.setattr(browser, "num_tabs", lambda: 1 / 0)
+    monkeypatch.setattr(frontend, "num_tabs", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dashboard.watch(process.Training(folder, guard, 0))
     assert guard.closed
@@ -234,7 +236,7 @@ def test_replies_show_the_first_evaluation_and_the_newest(folder: Path) -> None:
         {"event": "replies", "step": step, "replies": [{"asked": "a<b>?", "reply": f"r{step}"}]}
         for step in range(10)
     ]
-    assert dashboard.replies([]) == views.NOTHING
+    assert dashboard.replies([]) == NOTHING
     view = dashboard.replies(events)
     assert [line.split()[0] for line in view.text.splitlines()] == [
         "step", "0", "(4", "5", "6", "7", "8", "9",
@@ -245,7 +247,7 @@ def test_replies_show_the_first_evaluation_and_the_newest(folder: Path) -> None:
 
 def test_the_end_of_the_log_is_folded_escaped_and_without_metrics(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
-    assert dashboard.log_end(path) == views.NOTHING
+    assert dashboard.log_end(path) == NOTHING
     path.write_text(
         "{'loss': 1}\n" + "x" * 30_000 + "\n10%|\r100%|<script>\n{'loss': 2}\n\x1b[1mend"
     )

@@ -14,22 +14,72 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from neoxkit import browser, machine, plots, views
+from neoxkit import machine
 from neoxkit.data import selection, tokenized
 from neoxkit.data.table import Table
-from neoxkit.dials import Dial
 from neoxkit.errors import UserError
 from neoxkit.fields import Settings, convert
+from neoxkit.lab import data, figure, frontend, view
+from neoxkit.lab.training import schedule, schedule_figure
+from neoxkit.lab.view import View
 from neoxkit.launch import command, forecast, measured
 from neoxkit.models import rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
-from neoxkit.views import View
 
 BELOW_THE_DIAL = "Keep, cut, drop"  # the heading in 01
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
 _GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+")  # 1,024, as the tables write it
 _POWERS = tuple(2**i for i in range(9))
 _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
+
+
+class Dial:
+    """A slider and a field that show one value; any value that is put widens the slider."""
+
+    def __init__(self, label: str, values: Sequence[Any], value: Any) -> None:
+        self._values, self._quiet = {*values, value}, False
+        self._moved: Callable[[Any], None] = lambda _: None
+        self.slider = widgets.SelectionSlider(
+            options=sorted(self._values),
+            value=value,
+            description=label,
+            continuous_update=False,
+            readout=False,  # the field beside it shows the value
+            style={"description_width": "8em"},
+            layout={"width": "36em"},
+        )
+        self.field = widgets.Text(
+            value=str(value),
+            tooltip=f"{label}: any other value, then Enter",
+            continuous_update=False,
+            layout={"width": "8em"},
+        )
+        self.mistake = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "8em"})
+        self.box = widgets.HBox([self.slider, self.field, self.mistake])
+
+    def on_change(self, moved: Callable[[Any], None], typed: Callable[[str], None]) -> None:
+        """Call `moved` with a new value of the dial, `typed` with what was typed into its field."""
+        self._moved = moved
+        self.slider.observe(lambda change: self._quiet or self.put(change["new"]), "value")
+        self.field.observe(lambda change: self._quiet or typed(change["new"]), "value")
+
+    def refuse(self, html: str) -> None:
+        """Show the value in use again, and beside it why what was typed can't be."""
+        self._quiet = True
+        self.field.value = str(self.slider.value)
+        self._quiet = False
+        self.mistake.value = f'<div style="line-height:1.3">{html}</div>'  # of a widget: 28 px
+
+    def put(self, value: Any) -> None:
+        """Turn to a value; one that the slider does not have yet widens it."""
+        self._quiet = True  # new options move a slider to the first of them
+        if value not in self._values:
+            self._values.add(value)
+            self.slider.options = sorted(self._values)
+        self.slider.value = value
+        self.field.value = str(value)
+        self._quiet = False
+        self._moved(value)
 
 
 class Controls:
@@ -39,7 +89,7 @@ class Controls:
         self,
         settings: Settings,
         dials: Mapping[str, Dial],
-        consequences: Callable[[Any], tuple[View, plots.Picture]],
+        consequences: Callable[[Any], tuple[View, figure.Picture]],
         complete: Callable[[Any], Any] = lambda settings: settings,
     ) -> None:
         """`complete` makes a number of a typed value that stands for one."""
@@ -55,7 +105,7 @@ class Controls:
     def show(self) -> "Controls":
         """Display the sliders, their consequences and the picture; returns itself."""
         names = ", ".join(f"{n} {getattr(self.settings, n)}" for n in self._dials)
-        browser.show(self.box, f"(dials, with a kernel: {names})")
+        frontend.show(self.box, f"(dials, with a kernel: {names})")
         table, picture = self._views()
         self._handles = (display(table, display_id=True), display(picture, display_id=True))
         return self
@@ -90,7 +140,7 @@ class Controls:
             chosen = self._complete(self.settings.replace(**{name: value}))
             self._consequences(chosen)
         except UserError as mistake:
-            self._dials[name].refuse(f"<b>{views.escape(mistake)}</b>")
+            self._dials[name].refuse(f"<b>{view.escape(mistake)}</b>")
             return
         self._forget_mistakes()
         self._dials[name].put(getattr(chosen, name))
@@ -108,7 +158,7 @@ class Controls:
         for dial in self._dials.values():
             dial.mistake.value = ""
 
-    def _views(self) -> tuple[View, plots.Picture]:
+    def _views(self) -> tuple[View, figure.Picture]:
         table, picture = self._consequences(self.settings)
         changed = [f"{n}: {old} → {new}" for n, (old, new) in self.overrides().items()]
         says = (
@@ -117,7 +167,7 @@ class Controls:
             else "as the parameters say"
         )
         line = self.settings.papermill_command()
-        html = f"{table.html}<p>{views.escape(says)}</p>{views.command(line).html}"
+        html = f"{table.html}<p>{view.escape(says)}</p>{view.command(line).html}"
         return View(html, f"{table.text}\n{says}\n{line}"), picture
 
 
@@ -126,14 +176,14 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     longest = int(encoded.length.max(initial=0))
     last = measured.last_run(settings.model_name_or_path)
 
-    def consequences(chosen: TokenizeSettings) -> tuple[View, plots.Picture]:
+    def consequences(chosen: TokenizeSettings) -> tuple[View, figure.Picture]:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
         _, counts = selection.fit(encoded, chosen.block_size, too_long)
         rows = counts.rows() + _rows(counts.kept, counts.tokens, chosen.block_size)
         rows.append(("time an epoch", _time(last, counts.tokens)))
         mean = counts.tokens / max(counts.kept, 1)
         rows.append(("memory of a rank", _memory(last, mean)))
-        return views.table(rows), plots.length_histogram(encoded.length, chosen.block_size)
+        return view.table(rows), data.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
     dial = Dial("block size", values, settings.block_size)
@@ -183,7 +233,7 @@ def training(
     fit = command.fitting_rate(settings, base)
     settings = command.complete(settings, base)
 
-    def consequences(chosen: TrainSettings) -> tuple[View, plots.Picture]:
+    def consequences(chosen: TrainSettings) -> tuple[View, figure.Picture]:
         tokenized.check_block_size(chosen.block_size, manifest)
         limit = chosen.block_size or manifest["block_size"]
         fits = all_lengths <= limit
@@ -213,10 +263,10 @@ def training(
             ("time", _time(last, steps * a_step)),
             *forecast.of(chosen, manifest, all_lengths, all_trained).rows(),
         ]
-        planned = plots.schedule(
+        planned = schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type
         )
-        return views.table(rows), plots.schedule_figure(planned, an_epoch)
+        return view.table(rows), schedule_figure(planned, an_epoch)
 
     longest = int(all_lengths.max())
     sizes = [0] + [v for v in _BLOCK_SIZES if v < longest]

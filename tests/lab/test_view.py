@@ -1,4 +1,4 @@
-"""views.py: nothing from a file or a model acts in the page, and plain text says the same."""
+"""view.py: nothing from a file or a model acts in the page, and plain text says the same."""
 
 import re
 from types import SimpleNamespace
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neoxkit import outcome, views
 from neoxkit.data import audit
 from neoxkit.data.table import Encoded
+from neoxkit.lab import data, view
+from neoxkit.lab import evaluation as show
+from neoxkit.lab.view import View
 from neoxkit.settings import TrainSettings
-from neoxkit.views import View
 
 # Markup, ANSI colours, bidi controls, NUL, DEL, C1, private use, half a character, no width.
 NASTY = {
@@ -48,33 +49,33 @@ def both(shown: View) -> tuple[str, str]:
 
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_visible(given: str, shown: str) -> None:
-    assert views.visible(given) == shown
+    assert view.visible(given) == shown
 
 
 def test_visible_leaves_text_alone() -> None:
-    assert views.visible(HARMLESS) == HARMLESS
+    assert view.visible(HARMLESS) == HARMLESS
 
 
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_table_and_sentences_escape(given: str, shown: str) -> None:
     for made in (
-        views.alert([given]),
-        views.table([(given, 1)]),
-        views.table([("x", 1)], (given, "n")),
-        views.sentences([given]),
-        views.sentences([], none=given),
+        view.alert([given]),
+        view.table([(given, 1)]),
+        view.table([("x", 1)], (given, "n")),
+        view.sentences([given]),
+        view.sentences([], none=given),
     ):
         html, text = both(made)
         assert shown in html and shown in text
 
 
 def test_table_holds_the_same_in_both_forms() -> None:
-    shown = views.table([("a", 1), ("long name", 2.5)], ("what", "n"))
+    shown = view.table([("a", 1), ("long name", 2.5)], ("what", "n"))
     assert shown.text == "what       n\na          1\nlong name  2.5"
     rows = re.findall("<tr>(.*?)</tr>", shown.html)
     cells = [re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
     assert cells == [["what", "n"], ["a", "1"], ["long name", "2.5"]]
-    assert both(views.table([])) == ("", "")
+    assert both(view.table([])) == ("", "")
 
 
 def luminance(colour: str) -> float:
@@ -87,22 +88,22 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("background", ["#ffffff", "#111111"])
 def test_an_alert_is_seen_in_both_themes(background: str) -> None:
     """3 to 1 is what WCAG 2 asks of a graphical mark; the words have the theme's own colour."""
-    shown = views.alert(["the loss rose", "so did the other"])
-    assert f"border-left:6px solid {views.ALERT_COLOUR};" in shown.html
+    shown = view.alert(["the loss rose", "so did the other"])
+    assert f"border-left:6px solid {view.ALERT_COLOUR};" in shown.html
     assert not re.search(r"[;\"]color:", shown.html)
-    light, dark = sorted((luminance(views.ALERT_COLOUR), luminance(background)), reverse=True)
+    light, dark = sorted((luminance(view.ALERT_COLOUR), luminance(background)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3
     assert shown.text == "warning: the loss rose\nwarning: so did the other"
 
 
 def test_no_alert_takes_no_room() -> None:
-    assert views.alert([]) == views.NOTHING
+    assert view.alert([]) == view.NOTHING
     line = View("<p>a</p>", "a")
-    assert line + views.alert([]) == views.NOTHING + line == line
+    assert line + view.alert([]) == view.NOTHING + line == line
 
 
 def test_settings_table_marks_what_was_changed() -> None:
-    shown = views.settings_table(TrainSettings(run="<b>".strip("<>"), learning_rate=1e-5))
+    shown = view.settings_table(TrainSettings(run="<b>".strip("<>"), learning_rate=1e-5))
     html, text = both(shown)
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(TrainSettings().as_dict())
@@ -129,12 +130,12 @@ def row(text: str, trained: str) -> Encoded:
     return Encoded(ids, np.array([c == "x" for c in marks]), (), line=7)
 
 
-def spans(shown: views.View) -> list[tuple[str, str, str]]:
+def spans(shown: view.View) -> list[tuple[str, str, str]]:
     return re.findall('<span style="([^"]*)" title="([^"]*)">(.*?)</span>', shown.html, re.DOTALL)
 
 
 def test_trained_tokens_marks_exactly_the_trained_tokens() -> None:
-    shown = views.trained_tokens(row("abcdefg", ".xx..xx"), Letters())
+    shown = data.trained_tokens(row("abcdefg", ".xx..xx"), Letters())
     html, text = both(shown)
     caption = "line 7: 7 tokens, 4 of them trained (coloured)"
     assert text == f"a⟦bc⟧de⟦fg⟧\n({caption})"
@@ -144,16 +145,16 @@ def test_trained_tokens_marks_exactly_the_trained_tokens() -> None:
 
 
 def test_a_character_of_several_tokens_is_shown_whole() -> None:
-    shown = views.trained_tokens(row("a€b", "x"), Letters())
+    shown = data.trained_tokens(row("a€b", "x"), Letters())
     assert [(title, said) for _, title, said in spans(shown)] == [
         ("97", "a"), ("226 130 172", "€"), ("98", "b"),
     ]  # fmt: skip
-    broken = views.trained_tokens(row("€", ".xx"), Letters())  # trained from its middle on
+    broken = data.trained_tokens(row("€", ".xx"), Letters())  # trained from its middle on
     assert ["background" in style for style, _, _ in spans(broken)] == [False, True]
 
 
 def test_special_tokens_are_marks() -> None:
-    styles = [style for style, _, _ in spans(views.trained_tokens(row("a~", "x"), Letters()))]
+    styles = [style for style, _, _ in spans(data.trained_tokens(row("a~", "x"), Letters()))]
     assert ["border:1px solid;" in style for style in styles] == [False, True]
 
 
@@ -165,7 +166,7 @@ def test_findings_count_and_name_lines() -> None:
             return 8
 
     found = [audit.Finding("is <odd>", {"train": Rows(), "eval": Rows()})]
-    html, text = both(views.findings(found))
+    html, text = both(data.findings(found))
     assert "8 (lines 1, 2, 3, 4, 5, ...)" in text and "is <odd>" in html
     assert text.splitlines()[0].split("  ")[0] == "a conversation ..."
 
@@ -173,7 +174,7 @@ def test_findings_count_and_name_lines() -> None:
 def test_the_audit_says_what_to_change_where_it_failed() -> None:
     good = audit.Check("this", "fine", True, "p", "do")
     bad = audit.Check("that", "wrong", False, "train_on", "set it")
-    lines = views.audit([good, bad]).text.splitlines()
+    lines = data.audit([good, bad]).text.splitlines()
     assert lines[1].startswith("✓") and "do" not in lines[1]
     assert lines[2].startswith("✗ stop") and lines[2].endswith("train_on: set it")
 
@@ -181,7 +182,7 @@ def test_the_audit_says_what_to_change_where_it_failed() -> None:
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 @pytest.mark.parametrize("trained", ["x", "."])
 def test_trained_tokens_escapes(given: str, shown: str, trained: str) -> None:
-    html, text = both(views.trained_tokens(row(given, trained), Letters()))
+    html, text = both(data.trained_tokens(row(given, trained), Letters()))
     assert html.startswith(shown)
     assert text.startswith(f"⟦{shown}⟧" if trained == "x" else shown)
 
@@ -197,10 +198,10 @@ def reply(text: str, ended: str = "end mark") -> Any:
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_replies_and_answers_escape(given: str, shown: str) -> None:
     asked = [question(f"User: {given}\n\nJoi:", given)]
-    html, text = both(outcome.replies(asked, [reply(given)], [reply(given, "ran on")]))
+    html, text = both(show.replies(asked, [reply(given)], [reply(given, "ran on")]))
     for form in (html, text):
         assert form.count(shown) == 4 and f"{shown} [ran on]" in form and "Joi:" not in form
-    html, text = both(outcome.answer(given, reply(given)))
+    html, text = both(show.answer(given, reply(given)))
     assert html.count(shown) == text.count(shown) == 2
 
 
@@ -209,7 +210,7 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
     asked = [question(f"q{i}\n\nJoi:") for i in range(count)]
     base = [reply(f"b{i}") for i in range(count)]
     tuned = [reply(f"t{i}") for i in range(count)]
-    lines = outcome.replies(asked, base, tuned, most=12).text.splitlines()[1:]
+    lines = show.replies(asked, base, tuned, most=12).text.splitlines()[1:]
     shown = [line.split() for line in lines]
     numbers = [int(q[1:]) for q, *_ in shown]
     assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each beside its own replies
@@ -220,7 +221,7 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
 
 
 def test_a_long_reply_is_cut_visibly() -> None:
-    text = outcome.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
+    text = show.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
     assert "b" * 160 in text and "b…" not in text
     assert "t" * 160 + "…" in text and "t" * 161 not in text
 
@@ -229,14 +230,14 @@ def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:
     score = {"loss": 1.23456, "perplexity": 1234.5, "bits_per_byte": 0.98765}
     score |= {"trained_tokens": 9876, "conversations": 12}
     none = {"base": None, "tuned": None}
-    html, text = both(outcome.scores(losses(none | {"tuned": score}, none)))
+    html, text = both(show.scores(losses(none | {"tuned": score}, none)))
     for form in (html, text):
         assert "1.2346" in form and "1,234.500" in form and "9,876" in form and "base" not in form
         assert "0.9877" in form and "plain text" not in form
-    assert "empty" in outcome.scores(losses(none, none)).text
+    assert "empty" in show.scores(losses(none, none)).text
     line = {"set": "s", "kind": "total", "base": 1, "tuned": 3, "questions": 4}
     counts = {"base": {"end mark": 1, "ran on": 2}, "tuned": {"end mark": 3, "ran on": 0}}
-    board, below = outcome.scoreboard({"exact": [line], "endings": counts}).text.split("\n\n")
+    board, below = show.scoreboard({"exact": [line], "endings": counts}).text.split("\n\n")
     assert board.splitlines()[1].split()[-1] == "75.0%"
     assert [x.split()[-2:] for x in below.splitlines()[1:]] == [["1", "2"], ["3", "0"]]
 
@@ -249,10 +250,10 @@ def test_tasks_carry_their_errors() -> None:
     row = {"task": "<t>", "metric": "acc", "better": "higher", "value": 0.5}
     base = row | {"stderr": None, "examples": 1234}
     tuned = row | {"stderr": 0.012345, "examples": 1234}
-    text = outcome.tasks({"tasks": {"base": [base], "tuned": [tuned]}}).text
+    text = show.tasks({"tasks": {"base": [base], "tuned": [tuned]}}).text
     assert text.splitlines()[1].split()[-5:] == ["0.5000", "0.5000", "±", "0.0123", "1,234"]
     assert "higher is better" in text
-    assert outcome.tasks({"tasks": {"base": [], "tuned": []}}).text == "No tasks were named."
+    assert show.tasks({"tasks": {"base": [], "tuned": []}}).text == "No tasks were named."
 
 
 class Display:
@@ -273,9 +274,9 @@ def test_progress_draws_at_most_twice_a_second_and_always_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, screen = [100.0], Display()
-    monkeypatch.setattr(views, "display", screen)
-    monkeypatch.setattr(views.time, "monotonic", lambda: now[0])
-    progress = views.Progress("<b>scoring")
+    monkeypatch.setattr(view, "display", screen)
+    monkeypatch.setattr(view.time, "monotonic", lambda: now[0])
+    progress = view.Progress("<b>scoring")
     for done in range(1, 101):  # 100 calls in ten seconds
         now[0] += 0.1
         progress(done, 100)
@@ -290,7 +291,7 @@ def test_progress_draws_at_most_twice_a_second_and_always_the_end(
 
 
 def test_a_long_name_may_break_behind_its_dots() -> None:
-    shown = views.table([("night.learning_rate=0.001.block_size=128", "data.txt is <b>", "1.5")])
+    shown = view.table([("night.learning_rate=0.001.block_size=128", "data.txt is <b>", "1.5")])
     assert "night.<wbr>learning_rate=0.001.<wbr>block_size=128<" in shown.html
     assert "data.txt is &lt;b&gt;" in shown.html and ">1.5<" in shown.html
     assert "wbr" not in shown.text

@@ -1,107 +1,33 @@
-"""A run and its data as figures. Each function returns a Picture.
+"""The pictures and tables of 02_train."""
 
-Figures are made without pyplot (which would show them a second time), in one style: colours that
-colour-blind people tell apart, labels with units, legible at notebook width in both themes.
-"""
-
-import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from neoxkit.runs.events import smoothed
+from neoxkit import paths
+from neoxkit.lab import view
+from neoxkit.lab.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    SMOOTHED_FROM,
+    Picture,
+    label_axes,
+    new_figure,
+)
+from neoxkit.lab.view import View
+from neoxkit.launch import lr_finder
+from neoxkit.runs.events import read_events, smoothed
+from neoxkit.runs.folder import finished_facts
 
-# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
-SMOOTHED_FROM = 50  # points; fewer are drawn as they are
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
-
-
-class Picture(Figure):
-    """A Figure that a notebook shows by itself, sharp on dense screens."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        file = io.BytesIO()
-        self.savefig(file, format="png", dpi=2 * self.dpi)
-        return file.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
-
-
-def new_figure(
-    height: float = 3.2, columns: int = 1, rows: int = 1, **options: Any
-) -> tuple[Picture, Any]:
-    """A figure in the kit's style, this many inches high, and its axes."""
-    figure = Picture(figsize=(8, height), dpi=100, layout="constrained", facecolor="white")
-    return figure, figure.subplots(rows, columns, **options)
-
-
-def label_axes(axes: Axes, x: str, y: str, title: str = "") -> None:
-    """Name both axes, and take away what is not needed."""
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if title:
-        axes.set_title(title, fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, axis="y", color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
-    """How long the conversations are (tokens), and which ones are over the block size."""
-    figure, axes = new_figure()
-    values = np.asarray(lengths)
-    top = max(int(values.max(initial=1)), block_size)
-    # Few very long conversations must not flatten the rest: the last bin collects them.
-    shown = max(int(np.percentile(values, 99)), block_size) if len(values) else top
-    edges = np.linspace(0, shown * 1.05, 60)
-    fits, over = values[values <= block_size], values[values > block_size]
-    axes.hist(
-        [np.minimum(fits, edges[-1]), np.minimum(over, edges[-1])],
-        bins=edges,
-        stacked=True,
-        color=[BLUE, ORANGE],
-        label=[f"{len(fits):,} conversations up to it", f"{len(over):,} longer"],
-    )
-    axes.axvline(block_size, color=RED, linewidth=1.5, linestyle="--")
-    axes.text(
-        block_size, 0.98, f" block size {block_size}", color=RED, va="top",
-        ha="left" if block_size < shown * 0.8 else "right",
-        transform=axes.get_xaxis_transform(),
-    )  # fmt: skip
-    label_axes(axes, "length of a conversation (tokens)", "conversations")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if top > edges[-1]:
-        axes.set_title(f"the last bar holds all up to {top:,} tokens", fontsize=9, loc="left")
-    axes.legend(frameon=False)
-    return figure
-
-
-def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
-    """How long the turns of each role are (tokens)."""
-    figure, axes = new_figure(2.6)
-    every = np.concatenate([np.zeros(0, int), *lengths.values()])
-    shown = max(int(np.percentile(every, 99)) if len(every) else 1, 1)
-    edges = np.linspace(0, shown, min(shown, 60) + 1)
-    for (role, values), colour in zip(lengths.items(), (GREY, BLUE), strict=True):
-        median = f", median {np.median(values):.0f}" if len(values) else ""
-        axes.hist(
-            np.minimum(values, shown), bins=edges, histtype="stepfilled", color=colour, alpha=0.55,
-            label=f"{role}: {len(values):,} turns{median}",
-        )  # fmt: skip
-    title = (
-        f"the last bar holds all up to {every.max():,} tokens"
-        if every.max(initial=0) > shown
-        else ""
-    )
-    label_axes(axes, "length of a turn with its label and end (tokens)", "turns", title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
-    return figure
 
 
 def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -> np.ndarray:
@@ -204,3 +130,68 @@ def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_ylim(bottom=0)
     axes.legend(handles=drawn, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1, 0.97))
+
+
+def learning_rates(found: lr_finder.Found | None) -> Picture | View:
+    """Draw the loss over the learning rate with what the learning-rate finder reads from it; say
+    so where no range test was asked for."""
+    if not found:
+        return view.sentences([], none="No range test: set range_test_steps to make one.")
+    figure, axes = new_figure(3.2)
+    axes.plot(found.rates, found.losses, color=BLUE, alpha=0.35, linewidth=1, label="train loss")
+    axes.plot(found.rates, found.smooth, color=BLUE, label="smoothed")
+    for rate, colour, name in (
+        (found.suggestion, GREEN, "suggestion"),
+        (found.divergence, RED, "diverges"),
+    ):
+        if rate:
+            axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
+    label_axes(axes, "learning rate", "loss (nats per trained token)", found.says)
+    axes.set_xscale("log")
+    if len(found.losses):  # the rest of a loss that explodes would flatten all that is of interest
+        low, first = float(np.min(found.losses)), float(np.max(found.losses[:3]))
+        axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low) + 0.1)
+    axes.legend(frameon=False)
+    return figure
+
+
+def short_runs(rows: Sequence[tuple[str, str]]) -> View:
+    """Show the eval losses of the short runs round the suggested rate, if there were any."""
+    header = ("learning rate", f"eval loss after {lr_finder.CHECK_STEPS} steps")
+    return view.table(rows, header) if rows else view.NOTHING
+
+
+def summary(folder: Path) -> View:
+    """What a finished run took and reached, from its files."""
+    facts = finished_facts(folder)
+    loss = facts["eval_loss"]
+    starts = [e for e in read_events(folder) if e["event"] == "start"]
+    peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"
+    opens = "opens with from_pretrained"
+    if facts.get("lora_rank"):
+        opens = f"adapters alone; neoxkit merge {folder.name} makes a whole one"
+    notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
+    figures = view.table(
+        [
+            *(("note", notice) for notice in notices),
+            ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
+            ("time in training steps", f"{facts['train_seconds']:,} s"),
+            ("tokens", f"{facts['tokens']:,}, of them trained {facts['trained_tokens']:,}"),
+            ("speed", f"{facts['tokens_per_second']:,} useful tokens/s (no padding counted)"),
+            ("padding", f"{facts['padding_share']:.1%} of what was computed"),
+            ("MFU", f"{facts['mfu']:.1%} of the matrix products measured at the start ({peak})"),
+            ("attention", _kernel(starts[-1])),
+            ("peak memory of a rank", f"{facts['memory_gib']} GiB"),
+            ("final train loss", f"{facts['train_loss']:.4f}"),
+            ("final eval loss", "none: the eval side is empty" if loss is None else f"{loss:.4f}"),
+            ("the model", f"{paths.short(folder / 'model')} ({opens})"),
+        ]
+    )
+    return view.alert(facts["warnings"]) + figures
+
+
+def _kernel(start: Mapping[str, Any]) -> str:
+    if start["layout"] == "padded":
+        return f"{start['attention']}, rows padded to {start['block_size']} tokens"
+    rows = f"rows of about {start['row_tokens']:,} tokens" if start["row_tokens"] else "one row"
+    return f"{start['attention']}, packed into {rows}"

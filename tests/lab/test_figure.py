@@ -1,4 +1,4 @@
-"""plots.py: the schedule is transformers' own, and every figure draws with little or no data."""
+"""figure.py: the schedule is transformers' own, and every figure draws with little or no data."""
 
 import math
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import TrainingArguments, get_scheduler
 
-from neoxkit import charts, plots
+from neoxkit.lab import comparison, data, training
+from neoxkit.lab import evaluation as show
 from neoxkit.runs.events import smoothed
 
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -32,14 +33,14 @@ def stepped(kind: str, steps: int, peak: float, warmup_steps: float) -> list[flo
 @pytest.mark.parametrize("warmup_steps", [0, 0.05, 0.3, 1, 7, 60])
 @pytest.mark.parametrize("steps", [1, 41])
 def test_schedule_is_transformers_own(kind: str, warmup_steps: float, steps: int) -> None:
-    rates = plots.schedule(steps, 2e-3, warmup_steps, kind)
+    rates = training.schedule(steps, 2e-3, warmup_steps, kind)
     assert rates.shape == (steps,)
     np.testing.assert_allclose(rates, stepped(kind, steps, 2e-3, warmup_steps), rtol=0, atol=1e-15)
 
 
 def test_schedule_of_no_steps_is_empty() -> None:
     for kind in KINDS:
-        assert plots.schedule(0, 1e-3, 0.1, kind).shape == (0,)
+        assert training.schedule(0, 1e-3, 0.1, kind).shape == (0,)
 
 
 def train(step: int) -> dict[str, Any]:
@@ -71,23 +72,23 @@ def curves(count: int, evals: int = 2) -> list[dict[str, Any]]:
 
 
 FIGURES = {
-    "overlay": lambda: charts.overlay(curves(2), "run", 30),
-    "overlay, many": lambda: charts.overlay(curves(20), "run"),
-    "overlay, empty": lambda: charts.overlay([]),
-    "overlay, no evaluation": lambda: charts.overlay(curves(1, evals=0)),
-    "histogram": lambda: plots.length_histogram([10, 20, 300], 64),
-    "histogram, empty": lambda: plots.length_histogram([], 64),
-    "histogram, one": lambda: plots.length_histogram([5], 64),
-    "schedule": lambda: plots.schedule_figure(plots.schedule(40, 1e-3, 5, "cosine"), 10),
-    "schedule, empty": lambda: plots.schedule_figure(np.zeros(0), 1),
-    "schedule, one": lambda: plots.schedule_figure(np.array([1e-3]), 1),
-    "curve": lambda: plots.curve([start(), train(1), train(2), evaluated(2), start(2)], "demo"),
-    "curve, empty": lambda: plots.curve([]),
-    "curve, only started": lambda: plots.curve([start()]),
-    "curve, one": lambda: plots.curve([start(), train(1)]),
-    "comparison": lambda: charts.comparison(compared(3.0, 2.0, 2)),
-    "comparison, empty": lambda: charts.comparison(compared(None, None, 0)),
-    "comparison, one": lambda: charts.comparison(compared(3.0, 2.0, 1)),
+    "overlay": lambda: comparison._overlay(curves(2), "run", 30),
+    "overlay, many": lambda: comparison._overlay(curves(20), "run"),
+    "overlay, empty": lambda: comparison._overlay([]),
+    "overlay, no evaluation": lambda: comparison._overlay(curves(1, evals=0)),
+    "histogram": lambda: data.length_histogram([10, 20, 300], 64),
+    "histogram, empty": lambda: data.length_histogram([], 64),
+    "histogram, one": lambda: data.length_histogram([5], 64),
+    "schedule": lambda: training.schedule_figure(training.schedule(40, 1e-3, 5, "cosine"), 10),
+    "schedule, empty": lambda: training.schedule_figure(np.zeros(0), 1),
+    "schedule, one": lambda: training.schedule_figure(np.array([1e-3]), 1),
+    "curve": lambda: training.curve([start(), train(1), train(2), evaluated(2), start(2)], "demo"),
+    "curve, empty": lambda: training.curve([]),
+    "curve, only started": lambda: training.curve([start()]),
+    "curve, one": lambda: training.curve([start(), train(1)]),
+    "comparison": lambda: show.comparison(compared(3.0, 2.0, 2)),
+    "comparison, empty": lambda: show.comparison(compared(None, None, 0)),
+    "comparison, one": lambda: show.comparison(compared(3.0, 2.0, 1)),
 }
 
 
@@ -109,7 +110,7 @@ def test_every_figure_renders_and_has_labels(name: str) -> None:
 def test_the_lowest_loss_is_framed_and_a_gap_is_named() -> None:
     losses = np.array([[2.0, 1.5], [np.nan, 3.0]])
     counts = np.array([[1, 1], [0, 3]])
-    figure = charts.heat_map(
+    figure = comparison._heat_map(
         losses, counts, [8, 16], [1e-3, 2e-3], "block_size", "learning_rate", 9000
     )
     axes = figure.axes[0]
@@ -131,7 +132,7 @@ def drawn(axes: Any, label: str) -> tuple[list[float], list[float]]:
 
 def test_curve_draws_the_events_values() -> None:
     events = [start(), train(1), evaluated(1), train(2), {"event": "checkpoint", "step": 2}]
-    loss, speed, rate, share = plots.curve(events, "demo").axes
+    loss, speed, rate, share = training.curve(events, "demo").axes
     assert drawn(loss, "train loss") == ([1, 2], [2.0, 4 / 3])
     assert drawn(loss, "eval loss") == ([1], [2.5])
     assert drawn(rate, "learning rate (right)") == ([1, 2], [1e-3, 1e-3])
@@ -140,17 +141,17 @@ def test_curve_draws_the_events_values() -> None:
     assert drawn(share, "padding (right)") == ([1, 2], [2.0, 2.0])
     assert loss.get_xlim() == (0, 50) and loss.get_title(loc="left") == "demo"
     assert [text.get_text() for text in loss.texts] == []
-    marked = plots.curve([*events, start(resumed=2)]).axes[0]
+    marked = training.curve([*events, start(resumed=2)]).axes[0]
     assert [text.get_text().strip() for text in marked.texts] == ["resumed"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 1999, 2000, 2001, 12345])
 def test_a_long_series_is_thinned_and_keeps_both_ends(count: int) -> None:
-    axes = plots.curve([start(planned=count), *map(train, range(1, count + 1))]).axes[0]
+    axes = training.curve([start(planned=count), *map(train, range(1, count + 1))]).axes[0]
     steps, losses = drawn(axes, "train loss")
     assert (steps[0], steps[-1]) == (1, count)
-    assert steps == sorted(set(steps)) and len(steps) <= plots.MAX_POINTS + 1
-    assert len(steps) == count if count <= plots.MAX_POINTS else len(steps) >= 500
+    assert steps == sorted(set(steps)) and len(steps) <= training.MAX_POINTS + 1
+    assert len(steps) == count if count <= training.MAX_POINTS else len(steps) >= 500
     assert losses == [4 / (step + 1) for step in steps]
 
 
@@ -166,7 +167,7 @@ def test_a_long_series_is_thinned_and_keeps_both_ends(count: int) -> None:
     ],
 )
 def test_histogram_counts_every_conversation_once(lengths: list[int], block_size: int) -> None:
-    axes = plots.length_histogram(lengths, block_size).axes[0]
+    axes = data.length_histogram(lengths, block_size).axes[0]
     fits, over = ([p.get_height() for p in container] for container in axes.containers)
     assert sum(fits) == sum(n <= block_size for n in lengths)
     assert sum(over) == sum(n > block_size for n in lengths)
@@ -178,14 +179,14 @@ def test_histogram_counts_every_conversation_once(lengths: list[int], block_size
 
 
 def test_schedule_figure_marks_epochs() -> None:
-    (axes,) = plots.schedule_figure(plots.schedule(40, 1e-3, 0, "linear"), 10).axes
+    (axes,) = training.schedule_figure(training.schedule(40, 1e-3, 0, "linear"), 10).axes
     curve, *epochs = axes.get_lines()
     assert list(curve.get_xdata()) == list(range(1, 41))
     assert [line.get_xdata()[0] for line in epochs] == [10, 20, 30]
 
 
 def test_comparison_bars_are_the_evaluations_numbers() -> None:
-    left, right = charts.comparison(compared(3.0, 2.0, 2)).axes
+    left, right = show.comparison(compared(3.0, 2.0, 2)).axes
     assert [bar.get_height() for bar in left.patches] == [3.0, 2.0]
     assert [bar.get_height() for bar in right.patches] == [25.0, 25.0, 75.0, 75.0]
     assert {text.get_text() for text in right.texts} == {"1/4", "3/4"}
@@ -206,6 +207,6 @@ def test_few_points_are_drawn_as_they_are(points: int, shown: bool) -> None:
         "event": "train", "loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 1.0, "mfu": 0.1,
         "padding_share": 0.1,
     }  # fmt: skip
-    figure = plots.curve([train | {"step": i} for i in range(points)])
+    figure = training.curve([train | {"step": i} for i in range(points)])
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert ("train loss, smoothed" in labels) == shown and "eval loss" in labels

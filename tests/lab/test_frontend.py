@@ -1,4 +1,4 @@
-"""browser.py without one: who started the kernel, and what its server tells."""
+"""frontend.py without one: who started the kernel, and what its server tells."""
 
 import json
 import threading
@@ -9,7 +9,7 @@ import ipywidgets
 import pytest
 from conftest import Outputs
 
-from neoxkit import browser
+from neoxkit.lab import frontend
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,12 @@ def test_widgets_are_shown_where_somebody_can_move_them(
     command: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = type("Process", (), {"__init__": lambda *_: None, "cmdline": lambda _: command})
-    monkeypatch.setattr(browser.psutil, "Process", parent)
+    monkeypatch.setattr(frontend.psutil, "Process", parent)
     outputs = Outputs()
-    monkeypatch.setattr(browser, "display", outputs)
-    browser.unattended.cache_clear()
-    browser.show(ipywidgets.IntSlider(), "(a slider)")
-    browser.unattended.cache_clear()
+    monkeypatch.setattr(frontend, "display", outputs)
+    frontend.unattended.cache_clear()
+    frontend.show(ipywidgets.IntSlider(), "(a slider)")
+    frontend.unattended.cache_clear()
     assert outputs[0]["text/plain"] == "(a slider)"
     assert ("application/vnd.jupyter.widget-view+json" in outputs[0]) != expected
 
@@ -63,15 +63,15 @@ def test_the_server_is_asked_for_this_kernel(
     server: tuple[str, list], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, asked = server
-    monkeypatch.setattr(browser, "_address", lambda: (address, "secret"))
-    assert browser.num_tabs() == 2
+    monkeypatch.setattr(frontend, "_address", lambda: (address, "secret"))
+    assert frontend.num_tabs() == 2
     assert asked[1] == ("/api/kernels/k", "token secret")
     asked[0] = {"message": "no such kernel"}
-    assert browser.num_tabs() is None
+    assert frontend.num_tabs() is None
 
 
 def test_without_a_server_nobody_is_said_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browser, "_address", lambda: None)
-    assert browser.num_tabs() is None
-    monkeypatch.setattr(browser, "_address", lambda: ("http://127.0.0.1:9/x", "t"))
-    assert browser.num_tabs() is None
+    monkeypatch.setattr(frontend, "_address", lambda: None)
+    assert frontend.num_tabs() is None
+    monkeypatch.setattr(frontend, "_address", lambda: ("http://127.0.0.1:9/x", "t"))
+    assert frontend.num_tabs() is None

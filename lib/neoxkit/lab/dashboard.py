@@ -7,14 +7,15 @@ from typing import Any
 
 from IPython.display import display
 
-from neoxkit import browser, paths, plots, views
+from neoxkit import paths
 from neoxkit.errors import Stopped, shorten
+from neoxkit.lab import frontend, training, view
+from neoxkit.lab.view import View
 from neoxkit.launch import process
 from neoxkit.launch.process import Training
 from neoxkit.runs import health
-from neoxkit.runs.events import EventReader, history, read_events
-from neoxkit.runs.folder import LOG, finished_facts
-from neoxkit.views import View
+from neoxkit.runs.events import EventReader, history
+from neoxkit.runs.folder import LOG
 
 REDRAW_SECONDS = 1.0  # at most one redraw in this time
 DRAWING_SHARE = 0.05  # at most this share of a core goes into drawing: on a CPU it slows training
@@ -60,7 +61,7 @@ def _leave_if_nobody_looks(training: Training) -> None:
 
     The notebook that is opened again has new outputs, which this cell does not know.
     """
-    if browser.num_tabs() == 0:
+    if frontend.num_tabs() == 0:
         what = "the browser was closed; the training goes on"
         raise Stopped(training.folder.name, what, "run this cell again to watch it")
 
@@ -72,11 +73,11 @@ class _Screen:
         self.training, self.folder = training, training.folder
         self.reader, self.events = EventReader(self.folder), []
         self.begun, self.next_drawing, self.num_drawn, self.log = time.monotonic(), 0.0, 0, None
-        self.alert = views.NOTHING
+        self.alert = view.NOTHING
         self.line = display(status([], 0.0), display_id=True)
-        self.picture = display(views.NOTHING, display_id=True)
-        self.replies = display(views.NOTHING, display_id=True)
-        self.log_end = display(views.NOTHING, display_id=True)
+        self.picture = display(view.NOTHING, display_id=True)
+        self.replies = display(view.NOTHING, display_id=True)
+        self.log_end = display(view.NOTHING, display_id=True)
 
     def draw(self) -> None:
         """Draw what is new, but not too often."""
@@ -97,13 +98,13 @@ class _Screen:
         seconds = time.monotonic() - self.begun
         is_new = len(self.events) != self.num_drawn
         if is_new:
-            self.alert = views.alert(health.warnings(events))
+            self.alert = view.alert(health.warnings(events))
         line = status(events, seconds, ended, self.training.asked_to_stop)
         self.line.update(line + self.alert)
         if is_new:
             self.num_drawn = len(self.events)
             if any(e["event"] in ("train", "eval") for e in events):
-                self.picture.update(plots.curve(events, self.folder.name))
+                self.picture.update(training.curve(events, self.folder.name))
             self.replies.update(replies(events))
         if (log := log_end(self.folder / LOG)) != self.log:
             self.log = log
@@ -114,26 +115,26 @@ def replies(events: Sequence[Mapping[str, Any]]) -> View:
     """What the model answered to the same questions at its evaluations, the newest last."""
     told = [e for e in events if e["event"] == "replies"]
     if not told:
-        return views.NOTHING
+        return view.NOTHING
     left_out = max(len(told) - SHOWN_EVALUATIONS, 0)
     shown = told[:1] + told[1 + left_out :]
     header = ("step", *(shorten(r["asked"], 80) for r in told[-1]["replies"]))
     rows = [(f"{e['step']:,}", *(r["reply"] or "(nothing)" for r in e["replies"])) for e in shown]
     if left_out:
         rows.insert(1, (f"({left_out} more)", *("" for _ in told[-1]["replies"])))
-    return views.table(rows, header)
+    return view.table(rows, header)
 
 
 def log_end(path: Any) -> View:
     """The last lines of a training's log, folded away; what the plot shows is left out."""
     if not path.is_file():
-        return views.NOTHING
+        return view.NOTHING
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 20_000, 0))
         text = file.read().decode("utf-8", "replace")
     lines = [line.rpartition("\r")[2] for line in text.split("\n")]
     lines = [line for line in lines if line.strip() and not line.startswith("{")]
-    return views.folded(f"the end of {paths.short(path)}", "\n".join(lines[-LOG_LINES:]))
+    return view.folded(f"the end of {paths.short(path)}", "\n".join(lines[-LOG_LINES:]))
 
 
 def status(
@@ -200,40 +201,4 @@ def _left(train: Sequence[Mapping[str, Any]], planned: int) -> str:
 def _line(text: str, value: int | None, most: int) -> View:
     value_html = "" if value is None else f' value="{value}"'
     bar = f'<progress{value_html} max="{most}" style="width:12em"></progress>'
-    return View(f"<p>{bar} {views.escape(text)}</p>", text)
-
-
-def summary(folder: Any) -> View:
-    """What a finished run took and reached, from its files."""
-    facts = finished_facts(folder)
-    loss = facts["eval_loss"]
-    starts = [e for e in read_events(folder) if e["event"] == "start"]
-    peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"
-    opens = "opens with from_pretrained"
-    if facts.get("lora_rank"):
-        opens = f"adapters alone; neoxkit merge {folder.name} makes a whole one"
-    notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
-    figures = views.table(
-        [
-            *(("note", notice) for notice in notices),
-            ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
-            ("time in training steps", f"{facts['train_seconds']:,} s"),
-            ("tokens", f"{facts['tokens']:,}, of them trained {facts['trained_tokens']:,}"),
-            ("speed", f"{facts['tokens_per_second']:,} useful tokens/s (no padding counted)"),
-            ("padding", f"{facts['padding_share']:.1%} of what was computed"),
-            ("MFU", f"{facts['mfu']:.1%} of the matrix products measured at the start ({peak})"),
-            ("attention", _kernel(starts[-1])),
-            ("peak memory of a rank", f"{facts['memory_gib']} GiB"),
-            ("final train loss", f"{facts['train_loss']:.4f}"),
-            ("final eval loss", "none: the eval side is empty" if loss is None else f"{loss:.4f}"),
-            ("the model", f"{paths.short(folder / 'model')} ({opens})"),
-        ]
-    )
-    return views.alert(facts["warnings"]) + figures
-
-
-def _kernel(start: Mapping[str, Any]) -> str:
-    if start["layout"] == "padded":
-        return f"{start['attention']}, rows padded to {start['block_size']} tokens"
-    rows = f"rows of about {start['row_tokens']:,} tokens" if start["row_tokens"] else "one row"
-    return f"{start['attention']}, packed into {rows}"
+    return View(f"<p>{bar} {view.escape(text)}</p>", text)

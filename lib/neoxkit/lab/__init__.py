@@ -1,0 +1,1 @@
+"""What a notebook shows and takes: pictures, tables and dials."""

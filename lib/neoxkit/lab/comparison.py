@@ -1,0 +1,289 @@
+"""What 04_compare shows: runs beside each other, as tables and pictures."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import StrMethodFormatter
+
+from neoxkit import files, paths
+from neoxkit.evaluation import compare_runs, rescoring
+from neoxkit.evaluation.compare_runs import Group, Run
+from neoxkit.evaluation.rescoring import Scored
+from neoxkit.lab import view
+from neoxkit.lab.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    SMOOTHED_FROM,
+    Picture,
+    label_axes,
+    new_figure,
+)
+from neoxkit.runs.events import smoothed
+from neoxkit.settings import CompareSettings
+
+if TYPE_CHECKING:
+    from neoxkit.evaluation.compare_models import Difference
+
+SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
+OFF = "score_again is off: each eval loss above is of the run's own eval side."
+
+
+def overlay(chosen: Sequence[Run]) -> Picture:
+    """The curves of all runs, over the tokens that were trained on."""
+    title, _ = compare_runs.labels(chosen)
+    return _overlay(curves(chosen), title, compare_runs.equal_tokens(chosen))
+
+
+def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
+    """What is drawn of each run."""
+    _, names = compare_runs.labels(chosen)
+    return [
+        {
+            "label": f" {label or '(empty)'}",  # matplotlib leaves out one that begins with _
+            "tokens": run.trained_tokens([e["step"] for e in run.of("train")]),
+            "losses": [e["loss"] for e in run.of("train")],
+            "eval_tokens": run.trained_tokens([e["step"] for e in run.of("eval")]),
+            "eval_losses": [e["loss"] for e in run.of("eval")],
+        }
+        for run, label in zip(chosen, names, strict=True)
+    ]
+
+
+def table(chosen: Sequence[Run]) -> view.View:
+    """The scoreboard: the lowest eval loss first."""
+    lines = compare_runs.scores(chosen)
+    equal = f"eval loss at {compare_runs.equal_tokens(chosen):,.0f} tokens"
+    rows = [
+        (
+            line["run"],
+            line["state"],
+            _figure(line["eval_loss"], ".4f"),
+            _figure(line["eval_loss"] and math.exp(min(line["eval_loss"], 700)), ",.3f"),
+            _figure(line["equal_loss"], ".4f"),
+            f"{line['trained_tokens']:,}",
+            _figure(line["tokens_per_second"], ",.0f"),
+            _figure(line["memory_gib"], ".2f"),
+            _figure(line["train_seconds"], ",.0f"),
+        )
+        for line in lines
+    ]
+    header = (
+        "run", "state", "eval loss", "perplexity", equal, "tokens trained on", "useful tokens/s",
+        "memory of a rank (GiB)", "seconds of steps",
+    )  # fmt: skip
+    return view.table(rows, header)
+
+
+def seeds(chosen: Sequence[Run]) -> view.View:
+    """Runs that differ in their seed alone, together: the mean eval loss with its 95 % interval,
+    and how far it is above that of the best (of the same eval side)."""
+    groups = compare_runs.over_seeds(chosen)
+    at = f"{compare_runs.equal_tokens(chosen):,.0f} tokens"
+    if not groups:
+        none = f"No two finished runs differ in their seed alone and were evaluated at {at}."
+        return view.sentences([], none=none)
+    names = dict.fromkeys(name for group in groups for name in group.differs)
+    rows = [
+        (
+            *(_value(group.differs.get(name)) for name in names),
+            ", ".join(_seed(*of) for of in sorted(group.losses.items())),
+            f"{group.mean:.4f}",
+            _bounds(group.interval()),
+            _above(group, groups[0]),
+        )
+        for group in groups
+    ]
+    header = (*names, "seeds", f"mean eval loss at {at}", "95 % interval", "above the first")
+    return view.table(rows, header)
+
+
+def _seed(seed: int, losses: Sequence[float]) -> str:
+    return f"{seed}" if len(losses) == 1 else f"{seed} ({len(losses)} runs)"
+
+
+def _above(group: Group, first: Group) -> str:
+    """The difference of two means and its interval; nothing for the first itself."""
+    if group is first:
+        return ""
+    if group.side != first.side:
+        return "another eval side"
+    bounds = _bounds(group.above(first), "+")
+    return f"{group.mean - first.mean:+.4f}" + (f" ({bounds})" if bounds else "")
+
+
+def _bounds(interval: tuple[float, float] | None, sign: str = "") -> str:
+    return f"{interval[0]:{sign}.4f} to {interval[1]:{sign}.4f}" if interval else ""
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def differences(chosen: Sequence[Run]) -> view.View:
+    """What differs between the runs, and only that: a line a run, a column a setting."""
+    found = compare_runs.differing(chosen)
+    if not found:
+        return view.sentences([], none="Nothing differs between these runs.")
+    values = zip(*found.values(), strict=True)
+    rows = [(run.name, *map(_value, of)) for run, of in zip(chosen, values, strict=True)]
+    return view.table(rows, ("run", *found))
+
+
+def _value(value: Any) -> str:
+    """A setting; of hashes and of lists of them the beginnings."""
+    if isinstance(value, dict):
+        return ", ".join(f"{_value(v)}" for k, v in value.items() if k.endswith(".safetensors"))
+    text = "" if value is None else str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{40,64}", text) else text
+
+
+def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
+    """The picture of two settings, where two differ."""
+    found = compare_runs.grid(chosen)
+    if found is None:
+        return view.sentences([], none="There are not exactly two settings that differ.")
+    if np.isnan(found["losses"]).all():
+        return view.sentences([], none="No run was evaluated.")
+    return _heat_map(**found)
+
+
+def _means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
+    groups = compare_runs.over_seeds(chosen)
+    return [
+        {
+            **asdict(group),
+            "mean": group.mean,
+            "interval": group.interval(),
+            "above_the_first": group.above(groups[0]) if group.side == groups[0].side else None,
+        }
+        for group in groups
+    ]
+
+
+def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> view.View:
+    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures as logged, those of
+    the seeds together, and those on the same conversations (rescore.facts)."""
+    folder = paths.run(settings.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "runs": [run.name for run in chosen],
+        "differs": compare_runs.differing(chosen),
+        "notes": compare_runs.notes(chosen),
+        "scores": compare_runs.scores(chosen),
+        "over_seeds": _means(chosen),
+        "on_the_same_conversations": scored,
+    }
+    files.write_json(folder / "comparison.json", figures)
+    return view.sentences([f"written: {paths.short(folder / 'comparison.json')}"])
+
+
+def _overlay(
+    curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: float = 0
+) -> Picture:
+    """Several runs' losses over what they were trained on.
+
+    A curve has `label`, `tokens` and `losses` of its steps, `eval_tokens` and `eval_losses`;
+    `title` says what the labels are of. Of more runs than there are colours, lighter is later.
+    """
+    longest = max((len(one["label"]) for one in curves), default=1)
+    columns = min(max(90 // (longest + 8), 1), 6)
+    figure, axes = new_figure(3.6 + 0.17 * math.ceil(len(curves) / columns))
+    for i, one in enumerate(curves):
+        colour = _colour(i, len(curves))
+        drawn = smoothed(one["losses"]) if len(one["losses"]) >= SMOOTHED_FROM else one["losses"]
+        axes.plot(one["tokens"], drawn, color=colour, linewidth=1, alpha=0.4)
+        axes.plot(
+            one["eval_tokens"], one["eval_losses"], color=colour, marker="o", markersize=4,
+            label=one["label"],
+        )  # fmt: skip
+    if equal_tokens:
+        axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
+        axes.text(equal_tokens, 0.99, "compared here ", color=GREY, fontsize=8, ha="right",
+                  va="top", transform=axes.get_xaxis_transform())  # fmt: skip
+    label_axes(
+        axes, "tokens trained on", "loss (nats per trained token)",
+        "eval loss (points), train loss (faint)",
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlim(left=0)
+    if curves:
+        options = {"frameon": False, "fontsize": 8, "title": title, "title_fontsize": 8}
+        figure.legend(loc="outside lower center", ncols=columns, **options)
+    return figure
+
+
+def _colour(number: int, of: int) -> Any:
+    return SERIES[number] if of <= len(SERIES) else colormaps["viridis"](0.95 * number / of)
+
+
+def _heat_map(
+    losses: np.ndarray,
+    counts: np.ndarray,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    row_name: str,
+    column_name: str,
+    equal_tokens: float,
+) -> Picture:
+    """The eval loss of each pair of two settings after so many trained tokens; NaN where no run
+    reached them. The best is framed."""
+    figure, axes = new_figure(1.6 + 0.55 * len(rows))
+    drawn = axes.imshow(losses, cmap="viridis", aspect="auto")
+    low, high = np.nanmin(losses), np.nanmax(losses)
+    for (y, x), loss in np.ndenumerate(losses):
+        if np.isnan(loss):
+            axes.text(x, y, "none", ha="center", va="center", color=GREY)
+            continue
+        dark = loss - low < (high - low) / 2
+        axes.text(x, y, f"{loss:.4f}", ha="center", va="center", color="white" if dark else "black")
+    y, x = np.unravel_index(np.nanargmin(losses), losses.shape)
+    axes.add_patch(
+        Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
+    )
+    several = f" (means of up to {counts.max()} runs)" if counts.max() > 1 else ""
+    title = f"eval loss at {equal_tokens:,.0f} tokens{several}; the lowest is framed"
+    label_axes(axes, column_name, row_name, title)
+    axes.grid(False)
+    axes.set_xticks(range(len(columns)), [f"{value}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value}" for value in rows])
+    figure.colorbar(drawn, ax=axes, label="nats per trained token")
+    return figure
+
+
+def same_conversations(scored: Scored) -> view.View:
+    """The runs' losses on the same conversations, the lowest first, and how sure it is that another
+    one's is higher: the paired difference with its interval (see depth)."""
+    if not scored:
+        return view.sentences([], none=OFF)
+    rows = [
+        (
+            name,
+            f"{score.loss:.4f}",
+            f"{score.perplexity:,.3f}",
+            _said(above),
+            f"{score.trained_tokens:,}",
+            f"{score.conversations:,}",
+        )
+        for name, score, above in rescoring.ranked(scored)
+    ]
+    said = {name: one or "the eval side is empty" for name, one in scored.items()}
+    rows += [(name, why, *[""] * 4) for name, why in said.items() if isinstance(why, str)]
+    header = ("run", "eval loss", "perplexity", "above the first", "trained tokens", "rows")
+    return view.table(rows, header)
+
+
+def _said(above: "Difference | None") -> str:
+    if above is None:
+        return ""
+    if above.low is None:
+        return f"{above.mean:.4f}"
+    return f"{above.mean:.4f} ({above.low:+.4f} to {above.high:+.4f})"

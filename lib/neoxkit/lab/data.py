@@ -1,0 +1,197 @@
+"""The pictures and tables of 01_tokenize, and a pager through conversations, token by token."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+import numpy as np
+from IPython.display import display
+from matplotlib.ticker import MaxNLocator
+
+from neoxkit.data.audit import Check, Finding
+from neoxkit.data.reading import lines_in_short
+from neoxkit.data.table import Encoded, Table
+from neoxkit.lab import frontend, view
+from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
+from neoxkit.lab.view import _MUTED, View
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Pager:
+    """A list of kinds and a slider over the conversations of the chosen one.
+
+    The slider's handle takes the arrow keys; the buttons go one back and one on.
+    """
+
+    def __init__(self, groups: Mapping[str, Table], tokenizer: "PreTrainedTokenizerBase") -> None:
+        self._groups, self._tokenizer = groups, tokenizer
+        options = [(f"{name}: {len(rows):,}", name) for name, rows in groups.items()]
+        wide = {"style": {"description_width": "8em"}, "layout": {"width": "36em"}}
+        self.kind = widgets.Dropdown(options=options, description="show", **wide)
+        self.number = widgets.IntSlider(min=1, max=1, description="conversation", **wide)
+        back, on = (widgets.Button(description=text, layout={"width": "3em"}) for text in "◀▶")
+        back.tooltip, on.tooltip = "the one before", "the next one"
+        back.on_click(lambda _: self._step(-1))
+        on.on_click(lambda _: self._step(1))
+        self.box = widgets.VBox([self.kind, widgets.HBox([self.number, back, on])])
+        self._handle: Any = None
+        self._choose(self.kind.value)
+        self.kind.observe(lambda change: self._choose(change["new"]), "value")
+        self.number.observe(lambda _: self._draw(), "value")
+
+    def show(self) -> "Pager":
+        """Display the widgets and the first conversation; returns itself."""
+        frontend.show(self.box, f"(with a kernel: pages through {self.kind.options[0][0]})")
+        self._handle = display(self.page(), display_id=True)
+        return self
+
+    def page(self) -> view.View:
+        """The conversation that the slider stands at."""
+        return trained_tokens(self._rows[self.number.value - 1], self._tokenizer)
+
+    def _choose(self, name: str) -> None:
+        self._rows = self._groups[name]
+        self.number.max = len(self._rows)
+        if self.number.value == 1:
+            self._draw()
+        self.number.value = 1
+
+    def _step(self, by: int) -> None:
+        self.number.value += by  # the slider itself stays within its ends
+
+    def _draw(self) -> None:
+        if self._handle:
+            self._handle.update(self.page())
+
+
+def pages(
+    sides: Mapping[str, Table], found: Sequence[Finding], tokenizer: "PreTrainedTokenizerBase"
+) -> Pager:
+    """A pager over the sides of a dataset, and over what was found in them; shown."""
+    groups = {f"the {side} side": rows for side, rows in sides.items()}
+    for finding in found:
+        groups |= {f"{side}: {finding.what}": rows for side, rows in finding.rows.items()}
+    return Pager({name: rows for name, rows in groups.items() if len(rows)}, tokenizer).show()
+
+
+_TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"
+_TRAINED = "background:rgba(0,114,178,0.28)"
+_MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
+
+
+def trained_tokens(row: Encoded, tokenizer: "PreTrainedTokenizerBase") -> View:
+    """One conversation as the model sees it: trained tokens coloured, the others grey.
+
+    Special tokens are shown as marks; the same letters typed in a text are not special, and show as
+    what they are. In plain text, trained parts stand in ⟦brackets⟧.
+    """
+    parts, text, before = [], "", False
+    for piece, ids, trained in _pieces(row, tokenizer):
+        styles = [_TOKEN, _TRAINED if trained else _MUTED]
+        styles += [_MARK] if ids[0] in tokenizer.all_special_ids else []
+        shown = view.escape(piece).replace("\n", "↵\n")
+        title = " ".join(map(str, ids))
+        parts.append(f'<span style="{";".join(styles)}" title="{title}">{shown}</span>')
+        if trained != before:
+            text += "⟦" if trained else "⟧"
+        text, before = text + view.visible(piece), trained
+    text += "⟧" if before else ""
+    caption = f"line {row.line}: {len(row)} tokens, {row.num_trained} of them trained (coloured)"
+    body = f'<div style="white-space:pre-wrap;line-height:1.6">{"".join(parts)}</div>'
+    return View(f"{body}<p style='{_MUTED}'>{caption}</p>", f"{text}\n({caption})")
+
+
+def _pieces(
+    row: Encoded, tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[tuple[str, list[int], bool]]:
+    """Text, ids and whether it is trained: of each token, or of those that share a character."""
+    waiting: list[int] = []
+    tokens = list(zip(row.ids.tolist(), row.trained.tolist(), strict=True))
+    for at, (token, trained) in enumerate(tokens):
+        waiting.append(token)
+        text = tokenizer.decode(waiting)
+        last = at + 1 == len(tokens) or tokens[at + 1][1] != trained
+        if not text.endswith("\ufffd") or len(waiting) == 8 or last:
+            yield text, waiting, trained
+            waiting = []
+
+
+def findings(found: Sequence[Finding]) -> View:
+    """What is worth a look, with how many conversations of each side and their lines."""
+    sides = list(found[0].rows)
+    rows = [(finding.what, *(_counted(finding.rows[side]) for side in sides)) for finding in found]
+    return view.table(rows, ("a conversation ...", *(f"{side} side" for side in sides)))
+
+
+def _counted(rows: Table) -> str:
+    return f"{len(rows):,}" + (f" ({lines_in_short(rows.line[:6].tolist())})" if len(rows) else "")
+
+
+def audit(checks: Sequence[Check]) -> View:
+    """The audit, line by line, each passed or a reason to stop."""
+    rows = [
+        (
+            "✓" if check.passed else "✗ stop",
+            check.what,
+            check.found,
+            "" if check.passed else f"{check.parameter}: {check.remedy}",
+        )
+        for check in checks
+    ]
+    return view.table(rows, ("", "checked", "found", "what to change"))
+
+
+def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
+    """How long the conversations are (tokens), and which ones are over the block size."""
+    figure, axes = new_figure()
+    values = np.asarray(lengths)
+    top = max(int(values.max(initial=1)), block_size)
+    # Few very long conversations must not flatten the rest: the last bin collects them.
+    shown = max(int(np.percentile(values, 99)), block_size) if len(values) else top
+    edges = np.linspace(0, shown * 1.05, 60)
+    fits, over = values[values <= block_size], values[values > block_size]
+    axes.hist(
+        [np.minimum(fits, edges[-1]), np.minimum(over, edges[-1])],
+        bins=edges,
+        stacked=True,
+        color=[BLUE, ORANGE],
+        label=[f"{len(fits):,} conversations up to it", f"{len(over):,} longer"],
+    )
+    axes.axvline(block_size, color=RED, linewidth=1.5, linestyle="--")
+    axes.text(
+        block_size, 0.98, f" block size {block_size}", color=RED, va="top",
+        ha="left" if block_size < shown * 0.8 else "right",
+        transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
+    label_axes(axes, "length of a conversation (tokens)", "conversations")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if top > edges[-1]:
+        axes.set_title(f"the last bar holds all up to {top:,} tokens", fontsize=9, loc="left")
+    axes.legend(frameon=False)
+    return figure
+
+
+def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
+    """How long the turns of each role are (tokens)."""
+    figure, axes = new_figure(2.6)
+    every = np.concatenate([np.zeros(0, int), *lengths.values()])
+    shown = max(int(np.percentile(every, 99)) if len(every) else 1, 1)
+    edges = np.linspace(0, shown, min(shown, 60) + 1)
+    for (role, values), colour in zip(lengths.items(), (GREY, BLUE), strict=True):
+        median = f", median {np.median(values):.0f}" if len(values) else ""
+        axes.hist(
+            np.minimum(values, shown), bins=edges, histtype="stepfilled", color=colour, alpha=0.55,
+            label=f"{role}: {len(values):,} turns{median}",
+        )  # fmt: skip
+    title = (
+        f"the last bar holds all up to {every.max():,} tokens"
+        if every.max(initial=0) > shown
+        else ""
+    )
+    label_axes(axes, "length of a turn with its label and end (tokens)", "turns", title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return figure
