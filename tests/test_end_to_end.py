@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest import command, make_home
 
-from neoxkit import report
+from neoxkit.cli import report
 from neoxkit.errors import UserError
 from neoxkit.runs import checkpoints
 from neoxkit.runs.events import read_events

@@ -11,7 +11,9 @@ import papermill.cli
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from neoxkit import cli, notebook, pipeline
+from neoxkit import notebook
+from neoxkit.cli import main as cli
+from neoxkit.cli import notebooks
 from neoxkit.errors import UserError
 from neoxkit.fields import Settings, convert
 from neoxkit.settings import (
@@ -407,7 +409,7 @@ def test_the_run_command_repeats_the_settings(
     assert kit == "neoxkit" and words[:3] == ["run", "--only", settings.notebook]
     assert words[4::3] == [*settings.changed()]
     called: list[Any] = []
-    monkeypatch.setattr(pipeline, "execute", lambda *given: called.extend(given) or 0)
+    monkeypatch.setattr(notebooks, "execute", lambda *given: called.extend(given) or 0)
     assert cli.main(words) == 0
     given, only = called
     assert type(settings)(**given) == settings and only == [settings.notebook]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, files, machine
+from neoxkit import files, machine
+from neoxkit.cli import main as cli
 from neoxkit.errors import UserError
 from neoxkit.launch import command, forecast, machines, measured
 from neoxkit.models import loading, memory

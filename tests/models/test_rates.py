@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from zygote import Zygote, job
 
-from neoxkit import files, paths, pipeline, sweep
+from neoxkit import files, paths
+from neoxkit.cli import notebooks, sweep
 from neoxkit.errors import UserError
 from neoxkit.launch import checks, command, machines
 from neoxkit.models import loading, rates
@@ -136,14 +137,14 @@ def test_the_terminal_says_it_before_the_first_notebook(
 ) -> None:  # fmt: skip
     """Whether 02's base is named by its own parameter or by the model that 01 is to name."""
     ended = type("Fault", (), {"ename": "UserError", "evalue": "x: y -- z"})()
-    monkeypatch.setattr(pipeline, "_execute", lambda *_: ended)
+    monkeypatch.setattr(notebooks, "_execute", lambda *_: ended)
     values = {"run": "noted", "dataset": "noted" if only is None else "small"}
     values |= {"model_name_or_path": pretrained, "learning_rate": 2e-3}
-    assert pipeline.execute(values, only) == 2
+    assert notebooks.execute(values, only) == 2
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith(NOTE) and second.startswith("[1/")
-    pipeline.execute(values | {"learning_rate": 5e-4}, only)
-    pipeline.execute({k: v for k, v in values.items() if k != "learning_rate"}, only)
+    notebooks.execute(values | {"learning_rate": 5e-4}, only)
+    notebooks.execute({k: v for k, v in values.items() if k != "learning_rate"}, only)
     assert "note: learning_rate" not in capsys.readouterr().out
 
 
@@ -165,7 +166,7 @@ def test_the_trainer_says_it_whoever_starts_it(
 def test_02_trains_a_pretrained_base_with_a_tenth_of_its_rate(home: Path, pretrained: str) -> None:
     small = {"dataset": "small", "max_steps": 2, "num_replies": 0, "eval_steps": 2}
     values = {"run": "tenth", "model_name_or_path": pretrained, **small}
-    assert pipeline.execute(values, ["02_train"]) == 0
+    assert notebooks.execute(values, ["02_train"]) == 0
     folder = paths.run("tenth")
     assert files.read_json(folder / ARGUMENTS)["learning_rate"] == 1e-4
     start, *_, done = read_events(folder)

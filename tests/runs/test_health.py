@@ -15,7 +15,9 @@ import pytest
 from conftest import command, metrics, tokenize
 from zygote import Zygote, job
 
-from neoxkit import cli, paths, report
+from neoxkit import paths
+from neoxkit.cli import main as cli
+from neoxkit.cli import report
 from neoxkit.evaluation import compare_runs
 from neoxkit.lab import view
 from neoxkit.runs import card as run_card

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import files, terminal
+from neoxkit import files
+from neoxkit.cli import terminal
 from neoxkit.runs import lock
 from neoxkit.runs.events import METRICS, append_event
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, all_runs, standing_of

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import tokenize
 
-from neoxkit import cli, files, paths, pipeline
+from neoxkit import files, paths
+from neoxkit.cli import main as cli
+from neoxkit.cli import notebooks
 from neoxkit.errors import UserError
 from neoxkit.launch import checks, command, process
 from neoxkit.runs import resuming
@@ -155,7 +157,7 @@ def test_it_is_refused_or_said_before_the_first_notebook(
     started: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executed: list[TokenizeSettings] = []
-    monkeypatch.setattr(pipeline, "_execute", lambda settings, _: executed.append(settings))
+    monkeypatch.setattr(notebooks, "_execute", lambda settings, _: executed.append(settings))
     line = ["run", "-p", "train_file", "data/tiny.txt", "-p", "dataset", "kept"]
     line += ["-p", "block_size", "32", "--only", "01_tokenize"]
     assert cli.main(line) == 2

@@ -20,7 +20,9 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 from zygote import Zygote, job
 
-from neoxkit import cli, files, machine, paths, pipeline, repeat
+from neoxkit import files, machine, paths
+from neoxkit.cli import main as cli
+from neoxkit.cli import notebooks, repeat
 from neoxkit.data import tokenized
 from neoxkit.errors import STOPPED, Stopped, UserError
 from neoxkit.evaluation import evaluate, scoring
@@ -325,7 +327,7 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
         assert zygote.run(job(TrainSettings(**parameters))) == [0]
         return 0
 
-    monkeypatch.setattr(pipeline, "execute", execute)
+    monkeypatch.setattr(notebooks, "execute", execute)
     assert repeat.repeat("unbroken") == 0
     said = capsys.readouterr().out
     assert f"of unbroken and of unbroken.repeat-1 is {weights_sha256(unbroken)}" in said

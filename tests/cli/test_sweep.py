@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neoxkit import files, machine, parameters, paths, sweep
+from neoxkit import files, machine, paths
+from neoxkit.cli import parameters, sweep
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.launch import checks, forecast

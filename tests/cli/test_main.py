@@ -1,4 +1,4 @@
-"""cli.py and doctor.py: a wrong word is refused in one line, before anything slow is imported."""
+"""main.py and doctor.py: a wrong word is refused in one line, before anything slow is imported."""
 
 import fcntl
 import os
@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from neoxkit import cli, doctor, files, parameters, paths, pipeline, sweep, terminal
+from neoxkit import files, paths
+from neoxkit.cli import doctor, notebooks, parameters, sweep, terminal
+from neoxkit.cli import main as cli
 from neoxkit.runs import heartbeat, lock
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
 
@@ -525,7 +527,7 @@ def test_a_stopped_training_ends_the_command_with_a_code_of_its_own(
     capsys: CapSys, folder: Path, tmp_path: Path
 ) -> None:
     fault = type("Fault", (), {"ename": "Stopped", "evalue": "demo: stopped -- run it again"})
-    assert pipeline._failed(fault, tmp_path) == 75
+    assert notebooks._failed(fault, tmp_path) == 75
     assert capsys.readouterr().err == "demo: stopped -- run it again\n"
 
 
@@ -556,7 +558,7 @@ def test_the_first_signal_asks_and_the_second_ends(
     run = folder / "runs" / "mine"
     run.mkdir(parents=True)
     before = signal.getsignal(number)
-    with lock.take(run / lock.LOCK), pipeline._signals_stop(run):
+    with lock.take(run / lock.LOCK), notebooks._signals_stop(run):
         with pytest.raises(KeyboardInterrupt):  # no step yet
             signal.raise_signal(number)
         heartbeat.Signs(run, 0).give()

@@ -4,7 +4,8 @@ import base64
 import time
 from pathlib import Path
 
-from neoxkit import files, paths, terminal
+from neoxkit import files, paths
+from neoxkit.cli import terminal
 from neoxkit.errors import UserError
 from neoxkit.lab import evaluation as show
 from neoxkit.lab import training, view

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import files, terminal
+from neoxkit import files
+from neoxkit.cli import terminal
 from neoxkit.runs import checkpoints
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import FINISHED

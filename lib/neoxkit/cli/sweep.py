@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, machine, paths, pipeline, terminal
+from neoxkit import files, machine, paths
+from neoxkit.cli import terminal
+from neoxkit.cli.notebooks import OWNER, execute, on_signals, unused
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
@@ -126,7 +128,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
         print(f"note: {doubt}; it is tried all the same", flush=True)
     for settings in (made[0].settings, EvaluateSettings()):
         if settings.notebook in notebooks:
-            for line in pipeline.unused(settings, made[0].parameters):
+            for line in unused(settings, made[0].parameters):
                 print(f"note: {line}", flush=True)
     for variant in to_train:
         for doubt in command.doubts(variant.settings):
@@ -228,7 +230,7 @@ def _child(variant: Variant, notebooks: Sequence[str], part: Mapping[str, str]) 
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **part, pipeline.OWNER: str(os.getpid())},
+            env={**os.environ, **part, OWNER: str(os.getpid())},
         )
 
 
@@ -245,7 +247,7 @@ def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -
             if child.poll() is None:
                 child.send_signal(signal.SIGINT)
 
-    with pipeline.on_signals(ask):
+    with on_signals(ask):
         yield
 
 
@@ -278,4 +280,4 @@ def _compare(name: str, made: Sequence[Variant]) -> int:
     other_sides = len({variant.settings.block_size for variant in made}) > 1
     names = [run.name for run in chosen]
     parameters = {"runs": names, "name": name, "score_again": other_sides}
-    return pipeline.execute(parameters, [CompareSettings.notebook])
+    return execute(parameters, [CompareSettings.notebook])

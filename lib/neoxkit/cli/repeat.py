@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, paths, pipeline
+from neoxkit import files, paths
+from neoxkit.cli import notebooks
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
@@ -34,7 +35,7 @@ def repeat(run: str) -> int:
         os.environ["OMP_NUM_THREADS"] = threads  # sums depend on it
     for line in run_card.differences(card, run_card.this_start()):
         print(f"note: {line}")
-    code = pipeline.execute(settings.as_dict(), [TrainSettings.notebook])
+    code = notebooks.execute(settings.as_dict(), [TrainSettings.notebook])
     return code or _compare(run, facts, settings.run)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neoxkit import cli, paths, settings
+from neoxkit import paths, settings
+from neoxkit.cli import main as cli
 from neoxkit.data import reading
 from neoxkit.errors import MOST_CHARACTERS, UserError
 from neoxkit.launch import checks
@@ -235,7 +236,7 @@ def test_a_wrong_command_is_one_line(argv: list[str], capsys: pytest.CaptureFixt
 
 def test_neither_torch_nor_papermill_is_imported_for_it(folder: Path) -> None:
     code = (
-        "import sys; from neoxkit import cli; assert cli.main(sys.argv[1:]) == 2; "
+        "import sys; from neoxkit.cli import main; assert main.main(sys.argv[1:]) == 2; "
         "assert not {'transformers', 'deepspeed', 'papermill'} & set(sys.modules)"
     )
     for values in (RUN[0], RUN[1], RUN[7]):

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from neoxkit import __version__, parameters, paths, pipeline, terminal
+from neoxkit import __version__, paths
+from neoxkit.cli import notebooks, parameters, terminal
 from neoxkit.errors import UserError
 from neoxkit.runs import lock
 from neoxkit.runs.folder import all_runs, standing_of
@@ -147,11 +148,11 @@ def _about_a_run(
 
 def _run(options: argparse.Namespace) -> int:
     flags = [(name, value.strip()) for name, value in options.parameters]
-    return pipeline.execute(parameters.read(options.files, flags), options.only)
+    return notebooks.execute(parameters.read(options.files, flags), options.only)
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from neoxkit import sweep
+    from neoxkit.cli import sweep
 
     flags = [(name, value.strip()) for name, value in options.parameters]
     fixed, swept = parameters.read_swept(options.files, flags)
@@ -161,7 +162,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _doctor() -> int:
-    from neoxkit import doctor
+    from neoxkit.cli import doctor
 
     print(doctor.report())
     return 0
@@ -173,7 +174,7 @@ def _list_runs() -> int:
 
 
 def _repeat(options: argparse.Namespace) -> int:
-    from neoxkit import repeat
+    from neoxkit.cli import repeat
 
     return repeat.repeat(options.run)
 
@@ -226,7 +227,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from neoxkit import report
+    from neoxkit.cli import report
 
     written = report.write(options.run)
     print(f"{paths.short(written)} ({written.stat().st_size / 2**20:.1f} MiB)")
@@ -252,7 +253,3 @@ def _stop(options: argparse.Namespace) -> int:
     standing = standing_of(folder)
     print(terminal.how_it_stands(standing))
     return 0 if now or standing.state in ("stopped", "finished") else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

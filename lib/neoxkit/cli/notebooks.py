@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, paths, terminal
+from neoxkit import files, paths
+from neoxkit.cli import terminal
 from neoxkit.errors import STOPPED, Faults, Stopped, UserError
 from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
