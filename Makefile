@@ -7,15 +7,17 @@ TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 GGUF := .venv-gguf
+FAST := not process and not demo and not slow and not browser and not gguf and not crash
 TOKENIZER := $(or $(BENCH_DATA),../shared/data)/gpt-neox-tokenizer
 GGUF_READY := .venv-gguf/ready
 
-.PHONY: help setup demo test test-demo test-slow test-browser test-gguf gguf-data test-crash lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-fast test-demo test-slow test-browser test-gguf gguf-data test-crash lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
 	@echo "make demo    set up, then the three notebooks on the built-in sample and model"
 	@echo "make test    set up, then the tests"
+	@echo "make test-fast  the tests that start no training: two minutes on two cores"
 	@echo "make test-demo  the whole demo and what its model must answer"
 	@echo "make test-slow  what takes minutes: a compiled model, a killed sweep, measured memory"
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
@@ -49,6 +51,9 @@ demo: $(READY)
 
 test: $(TASKS)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(FAST)"
 
 test-demo: $(READY)
 	@$(BIN)/python -m pytest -m demo

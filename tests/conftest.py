@@ -80,6 +80,13 @@ def home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return session_home
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts ranks; other tests that start processes are marked where they stand."""
+    for item in items:
+        if "zygote" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.process)
+
+
 @pytest.fixture(scope="session")
 def zygote(session_home: Path) -> Iterator[Zygote]:
     """Ranks that start in a third of the time, without launcher and guard."""

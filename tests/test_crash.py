@@ -25,6 +25,8 @@ from neoxkit.runs import checkpoints
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, state_of
 
+pytestmark = pytest.mark.process
+
 
 def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) -> list[str]:
     """The files that a rank writes in a save, in their order."""

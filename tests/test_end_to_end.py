@@ -22,6 +22,8 @@ from neoxkit.runs import checkpoints
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import ARGUMENTS, LOG, finished_facts, standing_of, state_of
 
+pytestmark = pytest.mark.process
+
 PARAMETERS = {
     "train_file": "mine.txt",  # in the folder the command is called from
     "dataset": "e2e",

@@ -89,6 +89,7 @@ def test_a_strangers_pickle_in_a_checkpoint_does_not_run(
     assert "eights only load failed" in (folder / LOG).read_text()
 
 
+@pytest.mark.process
 def test_nor_where_it_is_converted(stopped: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     folder = poisoned(stopped, "zero_pp_rank_0_mp_rank_00_optim_states.pt", canary)
@@ -156,6 +157,7 @@ def test_names_that_climb_out_are_refused(name: str, named: Callable[[str], obje
         named(name)
 
 
+@pytest.mark.process
 def test_jupyterlab_listens_on_this_machine_alone_and_asks_for_its_token() -> None:
     """`make lab` without its setup: make says which options, for root as for others."""
     command = ["make", "-n", "--no-print-directory", "lab"]  # as a part of make test, too

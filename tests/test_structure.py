@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def allowed(module: str, other: str) -> bool:
     if mine == "door":
         return True
     if mine == "root":
-        return (its == "root" and ROOT.index(other) <= ROOT.index(module))
+        return its == "root" and ROOT.index(other) <= ROOT.index(module)
     return its == mine or its in MAY_IMPORT[mine] or other in MAY_IMPORT[mine]
 
 
@@ -108,6 +109,33 @@ print(json.dumps({{k: v for k, v in found.items() if v}}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert json.loads(done.stdout) == {}, "the first of these imports it"
+
+
+def used_by_notebooks() -> dict[str, set[str]]:
+    """What the notebooks take from each folder: names of modules, functions and classes."""
+    used: dict[str, set[str]] = {}
+    for path in (LIB.parents[1] / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ast.parse("\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code"))
+        home: dict[str, str] = {}
+        for node in ast.walk(code):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("neoxkit."):
+                folder = node.module.split(".")[1]
+                home |= {alias.asname or alias.name: folder for alias in node.names}
+                used.setdefault(folder, set()).update(alias.name for alias in node.names)
+        for node in ast.walk(code):
+            owner = node.value if isinstance(node, ast.Attribute) else None
+            if isinstance(owner, ast.Name) and owner.id in home:
+                used[home[owner.id]].add(node.attr)
+    return used
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_says_what_notebooks_use_of_it_and_imports_nothing(folder: str) -> None:
+    said = tree(f"{folder}.__init__")
+    assert len(said.body) == 1
+    words = set(re.findall(r"\w+", ast.get_docstring(said)))
+    assert used_by_notebooks().get(folder, set()) - words == set()
 
 
 def public(module: str) -> list[tuple[str, ast.AST]]:

@@ -15,6 +15,8 @@ from neoxkit import files
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import DATASET
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

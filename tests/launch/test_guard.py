@@ -19,6 +19,8 @@ from neoxkit.runs import heartbeat, lock
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG
 
+pytestmark = pytest.mark.process
+
 # A stand-in for the runner, its launcher and two ranks: each waits for its children, and all of
 # them ignore TERM when they are told to.
 TREE = """

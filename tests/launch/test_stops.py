@@ -25,6 +25,8 @@ from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import DATASET, LOG, state_of
 from neoxkit.settings import TrainSettings
 
+pytestmark = pytest.mark.process
+
 BASE = TrainSettings(
     dataset="small",
     max_steps=100_000,

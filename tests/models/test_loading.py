@@ -20,6 +20,7 @@ def sha256(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.process
 def test_tiny_is_always_the_same_bytes(tmp_path: Path) -> None:
     """Made twice in processes of their own, with other threads, hash seeds and seeds of torch."""
     code = "import sys,torch,pathlib; torch.manual_seed({}); from neoxkit.models import tiny; "
@@ -107,6 +108,7 @@ def test_the_shape_of_the_built_in_model_is_known_before_it_was_made(
     assert loading.load_model("tiny").num_parameters() == model.num_parameters()
 
 
+@pytest.mark.process
 def test_the_hubs_client_says_nothing_beside_that_line(capfd: pytest.CaptureFixture) -> None:
     """It tells of each try, in a process that starts anew."""
     code = (

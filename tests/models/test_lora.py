@@ -17,6 +17,8 @@ from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
 
+pytestmark = pytest.mark.process
+
 LORA = BASE.replace(lora_rank=4, learning_rate=1e-2)
 
 

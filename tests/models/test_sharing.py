@@ -54,12 +54,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
+@pytest.mark.process
 def test_the_model_answers_in_a_fresh_process_and_goes_nowhere(finished: Path, hub: Hub) -> None:
     said = "\n".join(sharing.share("shared"))
     assert "by a plain pipeline, runs/shared/model says: " in said
     assert "not pushed anywhere" in said and hub.asked == []
 
 
+@pytest.mark.process
 def test_it_is_pushed_where_a_repository_is_named(finished: Path, hub: Hub) -> None:
     assert "pushed to https://hub.example/me/mine" in "\n".join(sharing.share("shared", "me/mine"))
     assert hub.asked == [
@@ -72,6 +74,7 @@ def test_it_is_pushed_where_a_repository_is_named(finished: Path, hub: Hub) -> N
         sharing.push(finished / "model", "no/network")
 
 
+@pytest.mark.process
 def test_a_model_that_does_not_answer_is_not_pushed(finished: Path, hub: Hub) -> None:
     (finished / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="runs/shared/model: does not answer through a plain"):

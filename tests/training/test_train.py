@@ -42,6 +42,8 @@ from neoxkit.runs.events import EventReader, read_events
 from neoxkit.runs.folder import FINISHED, LOG, finished_facts, standing_of, state_of
 from neoxkit.settings import TrainSettings
 
+pytestmark = pytest.mark.process
+
 
 def train(**changes: object) -> Path:
     return train_to_the_end(BASE.replace(**changes))

@@ -1,1 +1,4 @@
-"""The commands, and what the terminal shows."""
+"""The commands, and what the terminal shows.
+
+Notebooks use nothing of it.
+"""

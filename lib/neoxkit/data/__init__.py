@@ -1,1 +1,6 @@
-"""Conversation files become a tokenized dataset."""
+"""Conversation files become a tokenized dataset.
+
+Notebooks use reading.read_sides; encoding.encode_file; selection.fit_sides and split_rows;
+audit.findings, audit, require and turn_lengths; tokenized.make_manifest, save, card, load, within
+and check_sha256; questions.questions_for, own_questions and example; conversation.Names.of.
+"""

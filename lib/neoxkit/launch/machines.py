@@ -1,20 +1,4 @@
-"""Does it fit? What a training takes of each GPU (or CPU rank), part by part, before it is tried.
-
-Weights, gradients and optimizer are those of `needs` (ZeRO: Rajbhandari et al. 2020,
-arXiv:1910.02054, table 1). On top come, of one rank:
-
-step         the averaged gradient once more, 4 bytes of each weight whose optimizer lies here; on a
-             CPU AdamW's temporaries as well: together 12, as was measured
-gathered     under ZeRO 3 the weights that are whole at a time: at most stage3_max_live_parameters
-buffers      DeepSpeed's two buckets of gradients, and the one of weights where there are ranks
-activations  17 x width values of a token and layer: its input, two norms, queries, keys and values
-             before and after rotation, attention, and the MLP before and after its activation (the
-             count of Korthikanti et al. 2022, arXiv:2205.05198, without dropout and without the
-             attention matrix, for parallel attention and MLP); with checkpointing one layer's, and
-             the input of each
-logits       a value for each trained token and vocabulary entry, once: the loss works in place
-libraries    Python, torch and DeepSpeed in a CPU rank; a GPU's context and what its allocator keeps
-"""
+"""Which shape fits on which machine, and with which configuration: the table of `neoxkit fit`."""
 
 import re
 from collections.abc import Mapping, Sequence

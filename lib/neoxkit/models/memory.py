@@ -1,9 +1,23 @@
-"""What a training needs at least of the disk, the host's memory and the GPU's, by its weights.
+"""What a training takes of the disk, the host's memory and the GPU's, part by part.
 
 Bytes a weight: 4 in fp32 or 2 in half precision, as many for its gradient, and 12 for the optimizer
 (an fp32 copy and Adam's two moments). ZeRO shares out the optimizer over the ranks (from stage 1),
-the gradients (from 2) and the weights (3). Activations, buffers and libraries are not counted, so
-what is refused here could not have worked.
+the gradients (from 2) and the weights (3); Rajbhandari et al. 2020, arXiv:1910.02054, table 1. The
+checks before a start count these alone, so what they refuse could not have worked.
+
+`rank_gib` adds, for one rank:
+
+step         the averaged gradient once more, 4 bytes of each weight whose optimizer lies here; on a
+             CPU AdamW's temporaries as well: together 12, as was measured
+gathered     under ZeRO 3 the weights that are whole at a time: at most stage3_max_live_parameters
+buffers      DeepSpeed's two buckets of gradients, and the one of weights where there are ranks
+activations  17 x width values of a token and layer: its input, two norms, queries, keys and values
+             before and after rotation, attention, and the MLP before and after its activation (the
+             count of Korthikanti et al. 2022, arXiv:2205.05198, without dropout and without the
+             attention matrix, for parallel attention and MLP); with checkpointing one layer's, and
+             the input of each
+logits       a value for each trained token and vocabulary entry, once: the loss works in place
+libraries    Python, torch and DeepSpeed in a CPU rank; a GPU's context and what its allocator keeps
 """
 
 import shutil
