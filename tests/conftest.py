@@ -15,7 +15,7 @@ import pytest
 from crashes import crashes  # noqa: F401 - a fixture
 from zygote import Zygote, job
 
-from neoxkit import paths
+from neoxkit import errors, paths
 from neoxkit.launch import process
 from neoxkit.launch.command import environment
 from neoxkit.runs.events import history, read_events
@@ -169,7 +169,7 @@ def starts_sooner(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -
         def check(self) -> None:
             last = read_events(self.folder)[-1]
             if last["event"] == "error":
-                raise process.UserError(*process._in_parts(last["message"]))
+                raise errors.from_fields(last)
 
     def start(settings: TrainSettings) -> Ended:
         zygote.run(job(settings))

@@ -20,7 +20,7 @@ import reliability
 from crashes import KINDS, LONG, SHORT, STEPS_AN_EPOCH, Crashes
 from zygote import Sabotage, job
 
-from neoxkit import files, paths
+from neoxkit import errors, files, paths
 from neoxkit.runs import checkpoints
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, state_of
@@ -136,7 +136,7 @@ def spoil_a_step(crashes: Crashes, kind: tuple[int, int], rank: int, how: str) -
     settings = crashes.settings(kind, **SHORT)
     codes = crashes.broken(settings, Sabotage(rank=rank, at=3, how=how))
     folder = paths.run(settings.run)
-    said = [e["message"] for e in read_events(folder) if e["event"] == "error"]
+    said = [errors.sentence(e) for e in read_events(folder) if e["event"] == "error"]
     lines = [line for line in (folder / LOG).read_text().splitlines() if "Traceback" in line]
     return (
         2 in codes
@@ -168,7 +168,7 @@ def fill_the_disk(crashes: Crashes, disk: Path, at: int) -> bool:
     left = [checkpoints.fault(folder / "checkpoint-2"), codes]
     for ballast in disk.rglob("ballast"):
         ballast.unlink()
-    said = [e["message"] for e in events if e["event"] == "error"]
+    said = [errors.sentence(e) for e in events if e["event"] == "error"]
     sha256 = crashes.goes_on(settings)
     folder.unlink()
     return left == [None, [2]] and sha256 == crashes.expected(settings) and _says_full(said)

@@ -64,7 +64,38 @@ class Faults(UserError):
         shown = lines[:MAX_FAULTS_SHOWN]
         if more := len(lines) - len(shown):
             shown.append(f"... and {more} more")
-        ValueError.__init__(self, "\n".join(shown))
+        self.where, self.what, self.remedy = "", "\n".join(shown), ""
+        ValueError.__init__(self, self.what)
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is not finite: the training diverged."""
+
+
+KINDS = {kind.__name__: kind for kind in (UserError, Faults, NotFinite)}
+
+
+def as_fields(mistake: UserError) -> dict[str, str]:
+    """Return an error as it crosses processes, in an event: its kind, where, what and remedy.
+
+    >>> as_fields(NotFinite("learning_rate", "the loss is not finite", "lower it"))["kind"]
+    'NotFinite'
+    """
+    parts = {name: getattr(mistake, name) for name in ("where", "what", "remedy")}
+    return {"kind": type(mistake).__name__, **parts}
+
+
+def from_fields(event: Mapping[str, str]) -> UserError:
+    """Return the error that an event of another process holds (`as_fields`)."""
+    parts = {name: event[name] for name in ("where", "what", "remedy")}
+    return _again(KINDS[event["kind"]], sentence(event), parts)
+
+
+def sentence(event: Mapping[str, str]) -> str:
+    """Return an error event as one line; a failure that is nobody's mistake has only a `what`."""
+    if not event["where"]:
+        return event["what"]
+    return f"{event['where']}: {event['what']} -- {event['remedy']}"
 
 
 def _counted(fault: UserError, count: int) -> str:

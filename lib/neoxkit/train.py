@@ -20,7 +20,7 @@ import deepspeed
 import psutil
 import torch
 
-from neoxkit.errors import STOPPED, UserError, shorten
+from neoxkit.errors import STOPPED, UserError, as_fields, shorten
 from neoxkit.runs.events import append_event, read_events
 from neoxkit.training import arguments, distributed, failures, rank
 
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if mistake := failures.explain(fault, parsed, folder):
             return _refuse(folder, mistake)
         said = shorten(" ".join(f"{type(fault).__name__}: {fault}".split()), 300)
-        if _report(folder, said, 0 if distributed.is_alone() else LOST_SECONDS):
+        fields = {"kind": "failure", "where": "", "what": said, "remedy": ""}
+        if _report(folder, fields, 0 if distributed.is_alone() else LOST_SECONDS):
             traceback.print_exc()
         return 1
 
@@ -58,12 +59,12 @@ def _refuse(folder: Path | None, mistake: UserError) -> int:
     """One line, no traceback."""
     if os.environ.get("NEOXKIT_DEBUG") == "1":
         traceback.print_exc()
-    if _report(folder, str(mistake), 0 if distributed.is_first() else OTHERS_SECONDS):
+    if _report(folder, as_fields(mistake), 0 if distributed.is_first() else OTHERS_SECONDS):
         print(f"error: {mistake}", file=sys.stderr, flush=True)
     return 2
 
 
-def _report(folder: Path | None, message: str, patience_seconds: float) -> bool:
+def _report(folder: Path | None, fields: dict[str, str], patience_seconds: float) -> bool:
     """One error event, for whoever reads metrics.jsonl, unless another rank tells of one first."""
     if not (folder and folder.is_dir()):
         return distributed.is_first()
@@ -73,7 +74,7 @@ def _report(folder: Path | None, message: str, patience_seconds: float) -> bool:
     if newest and newest[0]["event"] == "error" and newest[0]["time"] > begun:
         return False
     with contextlib.suppress(OSError):  # a full disk may have no room for it
-        append_event(folder, "error", message=message)
+        append_event(folder, "error", **fields)
     return True
 
 

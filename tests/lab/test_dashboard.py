@@ -221,7 +221,9 @@ def test_a_run_that_ended_without_success_says_so(
     folder: Path, outputs: Outputs, event: str, error: type
 ) -> None:
     begin(folder, 5)
-    append_event(folder, event, step=6, message="no memory left", **TRAIN)
+    append_event(
+        folder, event, step=6, kind="failure", where="", what="no memory left", remedy="", **TRAIN
+    )
     with pytest.raises(error, match={"error": "no memory left"}.get(event)):
         dashboard.watch("mine")
 

@@ -163,7 +163,7 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     assert left(tmp_path) == []
     (event,) = read_events(tmp_path)
     assert event["event"] == "error"
-    assert event["message"].startswith("rank 1 gave no sign of life for ")
+    assert event["what"].startswith("rank 1 gave no sign of life for ")
     assert "in waits_for_the_other" in (tmp_path / LOG).read_text()
 
 

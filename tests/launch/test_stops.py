@@ -202,7 +202,7 @@ def stand_still(number: int) -> str:
     said = read_events(training.folder)[-1]
     stacks = (training.folder / LOG).read_text().count("most recent call first")
     right = (code, said["event"], bool(stacks)) == (SILENT, "error", True)
-    return "" if right and "gave no sign of life" in said["message"] else f"{code} {said} {stacks}"
+    return "" if right and "gave no sign of life" in said["what"] else f"{code} {said} {stacks}"
 
 
 def test_a_rank_that_stands_still_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

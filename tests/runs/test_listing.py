@@ -31,7 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [("train", "killed"), ("stop", "stopped"), ("error", "failed"), ("done", "killed")],
 )
 def test_the_last_event_says_how_a_run_ended(folder: Path, event: str, state: str) -> None:
-    append_event(folder, event, step=20, loss=1.5, message="it broke")
+    append_event(
+        folder, event, step=20, loss=1.5, kind="failure", where="", what="it broke", remedy=""
+    )
     found = standing_of(folder)
     assert (found.run, found.state, found.step, found.planned) == ("mine", state, 20, 100)
     assert found.eval_loss == 2.25 and found.train_loss == (1.5 if event == "train" else 2.5)
@@ -46,7 +48,7 @@ def test_a_run_that_finished_broken_does_not_look_like_a_success(folder: Path) -
     found = standing_of(folder)
     assert found.state == "finished" and found.says.startswith("warning: the train loss was 80 at")
     assert "mine: warning: the train loss was 80" in terminal.runs_table([found])
-    append_event(folder, "error", step=100, message="it broke")
+    append_event(folder, "error", step=100, kind="failure", where="", what="it broke", remedy="")
     assert standing_of(folder).says == "it broke"
     files.write_json(folder / ARGUMENTS, {"trial": True})
     append_event(folder, "train", step=100, loss=80.0)
@@ -84,7 +86,7 @@ def test_the_table_has_every_run_and_the_newest_first(
     (second / METRICS).write_text(lines)
     later = time.time() + 5
     monkeypatch.setattr(time, "time", lambda: later)
-    append_event(second, "error", message="no memory left")
+    append_event(second, "error", kind="failure", where="", what="no memory left", remedy="")
     found = all_runs()
     assert [s.run for s in found] == ["second", "mine"]
     header, first, other, says = terminal.runs_table(found).splitlines()

@@ -14,7 +14,7 @@ from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.cli import terminal
-from neoxkit.errors import STOPPED, Faults, Stopped, UserError
+from neoxkit.errors import KINDS, STOPPED, Stopped, UserError
 from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
 from neoxkit.launch import checks, command
@@ -32,7 +32,7 @@ from neoxkit.settings import (
 OWNER = "NEOXKIT_OWNER"  # the process that started this one for itself, where there is one
 KERNEL_STARTS = 3
 KERNEL_DIED = "Kernel died before replying"  # jupyter_client's words
-MISTAKES = (UserError.__name__, Faults.__name__)  # by these names a notebook's failure is known
+MISTAKES = tuple(KINDS)  # by these names a notebook's failure is known
 
 
 def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:

@@ -90,7 +90,8 @@ def _tell(run: Path, watch: heartbeat.Watch, silent: heartbeat.Silent) -> None:
                 os.kill(pid, signal.SIGUSR1)
     time.sleep(STACKS_SECONDS)
     what = f"rank {silent.rank} gave no sign of life for {silent.seconds:.0f} s"
-    append_event(run, "error", message=f"{what}; the stacks of all ranks are in {LOG}")
+    what += f"; the stacks of all ranks are in {LOG}"
+    append_event(run, "error", kind="silent", where="", what=what, remedy="")
 
 
 def _end_of_file(seconds: float) -> bool:

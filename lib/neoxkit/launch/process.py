@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, machine, paths
-from neoxkit.errors import LOCKED, STOPPED, Stopped, TrainingError, UserError
+from neoxkit.errors import (
+    KINDS,
+    LOCKED,
+    STOPPED,
+    Stopped,
+    TrainingError,
+    UserError,
+    from_fields,
+    sentence,
+)
 from neoxkit.launch import checks, command
 from neoxkit.launch.guard import GRACE_SECONDS
 from neoxkit.models import memory
@@ -72,18 +81,18 @@ class Training:
         """What FINISHED.json says; raises unless the run really finished."""
         code, events = self.poll(), self._events()
         last = events[-1] if events else {}
-        message = last["message"] if last.get("event") == "error" else ""
+        error = last if last.get("event") == "error" else {}
         if code == LOCKED:
             lock.refuse_locked(self.folder)
         if code in _STOPPED or last.get("event") == "stop":
             raise Stopped(self.folder.name, *self._where_it_stopped())
-        if code == 2 and message:
-            raise UserError(*_in_parts(message))
+        if code == 2 and error.get("kind") in KINDS:
+            raise from_fields(error)
         if code == 0 and (self.folder / FINISHED).is_file():
             facts = files.read_json(self.folder / FINISHED)
             if facts["step"] == facts["planned_steps"]:
                 return facts
-        reason = (code not in _KILLED and message) or self._reason(code)
+        reason = (code not in _KILLED and error and sentence(error)) or self._reason(code)
         log = paths.short(self.folder / LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
 
@@ -119,12 +128,6 @@ def attach(run: str) -> Training:
     if state_of(folder) == "new" and not lock.locked_by(folder):
         raise UserError("run", f"{paths.short(folder)} was not started", "see neoxkit runs")
     return Training(folder, None, 0)
-
-
-def _in_parts(sentence: str) -> tuple[str, str, str]:
-    where, _, rest = sentence.partition(": ")
-    what, _, remedy = rest.rpartition(" -- ")
-    return where, what, remedy
 
 
 def start(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from neoxkit import files, paths
-from neoxkit.errors import UserError
+from neoxkit.errors import NotFinite
 from neoxkit.launch import command, process
 from neoxkit.parallel import Progress
 from neoxkit.runs import lock
@@ -43,9 +43,7 @@ def train(settings: TrainSettings, progress: Progress) -> bool:
         raise
     try:
         training.check()
-    except UserError as mistake:
-        if "is not finite" not in str(mistake):
-            raise
+    except NotFinite:
         return False
     return True
 

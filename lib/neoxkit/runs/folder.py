@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import paths
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, sentence
 from neoxkit.files import read_json
 from neoxkit.runs import health, lock
 from neoxkit.runs.events import history, read_events
@@ -88,7 +88,7 @@ def standing_of(folder: Path) -> Standing:
         train_loss=newest.get("train", {}).get("loss"),
         eval_loss=newest.get("eval", {}).get("loss"),
         changed=last["time"],
-        says=last["message"] if last["event"] == "error" else "; ".join(warnings),
+        says=sentence(last) if last["event"] == "error" else "; ".join(warnings),
         is_trial=trial,
     )
 

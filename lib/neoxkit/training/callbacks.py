@@ -16,7 +16,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, asked
-from neoxkit.errors import UserError
+from neoxkit.errors import NotFinite, UserError
 from neoxkit.models import flops
 from neoxkit.models.generation import reply
 from neoxkit.runs import checkpoints, heartbeat, lock
@@ -201,7 +201,7 @@ def _not_finite(folder: Path, step: int, masked: int, loss: int, gradient: int) 
         return UserError("dataset", what, "look at the audit of 01_tokenize")
     what = "the loss" if loss else "the gradient"
     what = f"{what} is not finite at step {step}; {kept}"
-    return UserError("learning_rate", what, "restart with a lower one, or with bf16 or fp32")
+    return NotFinite("learning_rate", what, "restart with a lower one, or with bf16 or fp32")
 
 
 class SaveWhole(TrainerCallback):
