@@ -33,6 +33,7 @@ BASE = TrainSettings(
     save_steps=4,
     save_total_limit=5,
 )
+PATIENCE_SECONDS = 600.0  # only what hangs takes this long; no test asserts a time
 NUM_CONVERSATIONS = 400  # of the sample, in the small dataset
 
 

@@ -57,8 +57,8 @@ def training(notebook: lab_driver.Notebook) -> None:
 def comparison(notebook: lab_driver.Notebook) -> None:
     """Compare the runs of a sweep; the picture is of their curves and the heat map."""
     notebook.run_all()
-    notebook.wait_for("compare.save(", "comparison.json")
-    take(notebook, CELL % "compare.overlay(", 20, "comparison.png")
+    notebook.wait_for("comparison.save(", "comparison.json")
+    take(notebook, CELL % "comparison.overlay(", 20, "comparison.png")
 
 
 def main() -> None:

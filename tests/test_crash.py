@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import reliability
+from conftest import PATIENCE_SECONDS
 from crashes import KINDS, LONG, SHORT, STEPS_AN_EPOCH, Crashes
 from zygote import Sabotage, job
 
@@ -106,7 +107,9 @@ def is_saving(folder: Path) -> bool:
     return any(not (c / files.MANIFEST).exists() for c in checkpoints.folders(folder))
 
 
-def wait_until(ready: Callable[[], bool], seconds: float = 60, pause: float = 0.002) -> None:
+def wait_until(
+    ready: Callable[[], bool], seconds: float = PATIENCE_SECONDS, pause: float = 0.002
+) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "waited in vain"

@@ -14,7 +14,7 @@ import nbconvert
 import nbformat
 import psutil
 import pytest
-from conftest import command, make_home
+from conftest import PATIENCE_SECONDS, command, make_home
 
 from neoxkit.cli import report
 from neoxkit.errors import UserError
@@ -352,7 +352,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
     folder = executed / "runs" / "asked"
     wait_for_a_step(folder, kit)
     os.killpg(kit.pid, signal.SIGINT)  # as a terminal does
-    said, errors = kit.communicate(timeout=60)
+    said, errors = kit.communicate(timeout=PATIENCE_SECONDS)
     assert kit.returncode == 75
     assert "finishes its step and saves; once more, and it ends at once" in said
     standing = standing_of(folder)
@@ -384,7 +384,7 @@ def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> N
     wait_for_a_step(folder, papermill)
     assert len(training_processes(folder)) >= 4  # guard, runner, launcher, rank
     papermill.send_signal(number)
-    papermill.wait(timeout=60)
+    papermill.wait(timeout=PATIENCE_SECONDS)
     deadline = time.monotonic() + 12
     while training_processes(folder):
         assert time.monotonic() < deadline

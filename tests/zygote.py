@@ -61,7 +61,7 @@ class Job:
     ranks: int = 1
     sabotage: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
-    seconds: float = 120.0
+    seconds: float = 900.0  # only what hangs takes this long
 
 
 def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:

@@ -170,17 +170,18 @@ def test_after_a_signal_no_variant_begins(
 def test_a_signal_reaches_a_child_that_was_just_started(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    children = []
+
     def child(*_: object) -> subprocess.Popen:
-        started = sleeps(60)
+        children.append(started := sleeps(60))
         time.sleep(0.5)  # until it can be interrupted
         os.kill(os.getpid(), signal.SIGTERM)  # before the sweep knows of it
         time.sleep(0.2)
         return started
 
     monkeypatch.setattr(sweep, "_child", child)
-    begun = time.monotonic()
     assert sweep.run("g", two[:1], ["02_train"]) == 75
-    assert time.monotonic() - begun < 30
+    assert children[0].returncode != 0  # interrupted, not waited for
 
 
 def test_a_variant_that_still_saves_is_waited_for(

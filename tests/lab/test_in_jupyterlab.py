@@ -29,7 +29,7 @@ HOSTILE = (
     "User: What is <b>this</b>?\n\n"
     "Agent: <script>window.hacked = 1</script>\x1b[31m.<|endoftext|>\n"
 )
-WATCH = "dashboard.watch(launch.start"
+WATCH = "dashboard.watch(process.start"
 Open = Callable[..., lab_driver.Notebook]
 
 
@@ -99,19 +99,19 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab.outputs(dial).locator("input[type=text]").fill("64")
     tab.page.keyboard.press("Enter")
     tab.wait_for(dial, "block_size: 280 → 64")
-    pages = "pager.pages("
+    pages = "data.pages("
     assert "window.hacked = 1" in tab.outputs(pages).inner_text()
     assert tab.page.evaluate("window.hacked") is None
     tab.outputs(pages).locator(".noUi-handle").focus()
     tab.page.keyboard.press("ArrowRight")
     tab.wait_for(pages, "line 4:")
-    for part in ("quality.audit(", "tokenized.save("):  # of cells that were run with 280
+    for part in ("audit.audit(", "tokenized.save("):  # of cells that were run with 280
         tab.run(part)
         tab.wait_for(part, "block_size: the dial says 64, the cells below it were run with 280")
     assert files.read_json(written) == in_the_browser
-    tab.run("fitted = policy.fit_sides", "notebook:run-all-below")  # which is the remedy
+    tab.run("fitted = selection.fit_sides", "notebook:run-all-below")  # which is the remedy
     tab.wait_for("tokenized.save(", "Tokenized conversations")
-    tab.wait_for("fitted = policy.fit_sides", "longer than 64 tokens")
+    tab.wait_for("fitted = selection.fit_sides", "longer than 64 tokens")
     assert files.read_json(written)["block_size"] == 64
     assert tab.faults == []
     tab.close()
@@ -129,7 +129,7 @@ def turn(tab: lab_driver.Notebook, number: int, text: str) -> None:
 def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, opened: Open) -> None:
     tab = opened("02_train", dataset="small", run="dialled", max_steps=4, eval_steps=4)
     tab.run(WATCH, "notebook:run-all-above")
-    tab.wait_for("plan.deepspeed_command(", "--learning_rate 0.002")
+    tab.wait_for("command.deepspeed_command(", "--learning_rate 0.002")
     rows = tab.outputs(DIALS).locator(".widget-vbox > .widget-hbox")
     fields = tab.outputs(DIALS).locator("input[type=text]")
     turn(tab, 0, "10")
@@ -194,7 +194,7 @@ def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
     assert standing_of(home / "runs" / "lab").state == "stopped"
     tab.wait_until_idle()
     tab.run_all()
-    tab.wait_for("dashboard.summary(", "final eval loss", seconds=120)
+    tab.wait_for("training.summary(", "final eval loss", seconds=120)
     assert finished_facts(home / "runs" / "lab")["step"] == 200
     (stopped,) = events(home, "lab", "stop")
     assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
@@ -237,7 +237,7 @@ def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> Non
     same = {"dataset": "small", "max_steps": 8, "eval_steps": 4}
     tab = opened("02_train", run="run-all", **same)
     tab.run_all()
-    tab.wait_for("dashboard.summary(", "final eval loss", seconds=90)
+    tab.wait_for("training.summary(", "final eval loss", seconds=90)
     facts = finished_facts(home / "runs" / "run-all")
     other = finished_facts(train_to_the_end(TrainSettings(run="elsewhere", **same)))
     assert (facts["train_loss"], facts["eval_loss"]) == (other["train_loss"], other["eval_loss"])
@@ -280,11 +280,11 @@ def test_04_shows_two_runs_and_what_differs(home: Path, opened: Open) -> None:
         )
     tab = opened("04_compare", name="both", runs=["two.*"])
     tab.run_all()
-    tab.wait_for("compare.save(", "comparison.json")
-    said = tab.outputs("compare.differences(").inner_text().split()
+    tab.wait_for("comparison.save(", "comparison.json")
+    said = tab.outputs("comparison.differences(").inner_text().split()
     assert said.count("learning_rate") == 1 and {"0.001", "0.002"} < {*said}
-    assert "two.0.001" in tab.outputs("compare.table(").inner_text()
-    assert tab.picture("compare.overlay(")
+    assert "two.0.001" in tab.outputs("comparison.table(").inner_text()
+    assert tab.picture("comparison.overlay(")
     written = home / "runs" / "both" / "comparison.json"
     in_the_browser = files.read_json(written)
     papermill("04_compare", name="both", runs='["two.*"]')

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import reliability
+from conftest import PATIENCE_SECONDS
 from jupyter_client.manager import KernelManager
 
 from neoxkit import files, paths
@@ -36,7 +37,6 @@ BASE = TrainSettings(
     num_replies=0,
     save_total_limit=2,
 )
-LEFT_SECONDS = 10.0
 HOWS = (
     "cell interrupt", "kernel restart", "kernel KILL", "papermill INT", "papermill TERM",
     "papermill KILL", "runner TERM", "runner KILL", "launcher KILL", "rank KILL",
@@ -58,7 +58,7 @@ def reached(folder: Path, where: str) -> bool:
     return any(e["event"] == "train" and e["step"] % 20 == 0 for e in read_events(folder))
 
 
-def wait_until(ready: Callable[[], bool], seconds: float) -> bool:
+def wait_until(ready: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> bool:
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
@@ -97,7 +97,7 @@ def kernel(settings: TrainSettings) -> Iterator[KernelManager]:
     manager.start_kernel()
     client = manager.client()
     client.start_channels()
-    client.wait_for_ready(timeout=60)
+    client.wait_for_ready(timeout=PATIENCE_SECONDS)
     changed = settings.changed()
     client.execute(
         "from neoxkit.lab import dashboard\nfrom neoxkit.launch import process\n"
@@ -120,7 +120,7 @@ def papermill(settings: TrainSettings) -> Iterator[subprocess.Popen]:
     )  # fmt: skip
     yield process
     if process.poll() is None:
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_SECONDS)
     assert process.returncode != 0, "a stopped run looked like success"
 
 
@@ -130,7 +130,7 @@ def stop(how: str, where: str) -> str:
     folder = paths.run(settings.run)
     begin = papermill if how.startswith("papermill") else kernel
     with begin(settings) as owner:
-        if not wait_until(lambda: reached(folder, where), 90):
+        if not wait_until(lambda: reached(folder, where)):
             return "it did not get there"
         session = lock.locked_by(folder)
         what, number = how.split(" ")
@@ -143,17 +143,17 @@ def stop(how: str, where: str) -> str:
         elif what == "papermill":
             owner.send_signal(getattr(signal, f"SIG{number}"))
         else:
-            if not wait_until(lambda: _has(session, what), 30):
+            if not wait_until(lambda: _has(session, what)):
                 return f"no {what}"
             part(session, what).send_signal(getattr(signal, f"SIG{number}"))
         begun = time.monotonic()
-        gone = wait_until(lambda: not members(session), LEFT_SECONDS)
+        gone = wait_until(lambda: not members(session))
         took = time.monotonic() - begun
         if not gone:
             left = [" ".join(p.cmdline())[-60:] for p in members(session)]
             for one in members(session):
                 one.kill()
-            return f"left after {LEFT_SECONDS:.0f} s: {left}"
+            return f"left after {PATIENCE_SECONDS:.0f} s: {left}"
     if lock.locked_by(folder) or state_of(folder) == "finished":
         return f"after {took:.1f} s: locked or finished"
     return starts_again(settings)
@@ -170,7 +170,7 @@ def starts_again(settings: TrainSettings) -> str:
     """Whether the same settings begin or go on; "" if so."""
     training = process.start(settings)
     before = len(read_events(training.folder))
-    begun = wait_until(lambda: len(read_events(training.folder)) > before, 60)
+    begun = wait_until(lambda: len(read_events(training.folder)) > before)
     newest = read_events(training.folder)[-1]["event"]
     training.stop()
     return "" if begun and newest != "error" else f"the next start did not work ({newest})"
@@ -188,14 +188,14 @@ def stand_still(number: int) -> str:
     """A rank of two is stopped while it trains; what is wrong then, or ""."""
     settings = BASE.replace(run=f"still-{number}", num_ranks=2, per_device_train_batch_size=8)
     training = process.start(settings)
-    if not wait_until(lambda: reached(training.folder, "step"), 90):
+    if not wait_until(lambda: reached(training.folder, "step")):
         return "no step"
     time.sleep(0.1 * number)
     signs = sorted((training.folder / ".alive").iterdir())
     victim = int(signs[number % 2].read_text().split('"pid": ')[1].split(",")[0])
     os.kill(victim, signal.SIGSTOP)
     try:
-        code = training.process.wait(timeout=30)
+        code = training.process.wait(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         training.stop()
         return "not found"
@@ -214,13 +214,13 @@ def test_two_runs_at_once_work_and_two_in_a_folder_do_not(home: Path) -> None:
     first, second = (
         process.start(BASE.replace(run=f"beside-{i}", max_steps=6, save_steps=3)) for i in (1, 2)
     )
-    assert wait_until(lambda: lock.locked_by(first.folder), 30)
+    assert wait_until(lambda: lock.locked_by(first.folder))
     guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(first.folder), "--", "true"]
     assert subprocess.run(guard, check=False, stdin=subprocess.PIPE).returncode == 73
     with pytest.raises(process.UserError, match=r"beside-1 is training now \(process \d+\)"):
         lock.refuse_locked(first.folder)
     for training in (first, second):
-        training.process.wait(timeout=120)
+        training.process.wait(timeout=PATIENCE_SECONDS)
         assert training.check()["step"] == 6
 
 

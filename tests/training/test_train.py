@@ -15,7 +15,17 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import BASE, REPOSITORY, STEPS, command, losses, metrics, tokenize, train_to_the_end
+from conftest import (
+    BASE,
+    PATIENCE_SECONDS,
+    REPOSITORY,
+    STEPS,
+    command,
+    losses,
+    metrics,
+    tokenize,
+    train_to_the_end,
+)
 from datasets import load_from_disk
 from safetensors.torch import load_file
 from zygote import Zygote, job
@@ -277,7 +287,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     else:
         assert cli.main(["stop", settings.run]) == 0
         assert "stopped at step" in capsys.readouterr().out
-    assert training.process.wait(timeout=60) == STOPPED
+    assert training.process.wait(timeout=PATIENCE_SECONDS) == STOPPED
     step = metrics(training.folder)[-1]["step"]
     assert metrics(training.folder)[-1]["event"] == "stop" and 0 < step < STEPS
     with pytest.raises(Stopped, match=rf"stopped, step {step} is saved -- run it again to go on"):
@@ -475,7 +485,7 @@ def test_term_saves_and_stops(home: Path, ranks: int) -> None:
         time.sleep(0.02)
     target = training.process.pid if ranks == 1 else pids[-1]
     os.kill(target, signal.SIGTERM)
-    assert training.process.wait(timeout=60) == STOPPED
+    assert training.process.wait(timeout=PATIENCE_SECONDS) == STOPPED
     with pytest.raises(Stopped, match=r"stopped, step \d+ is saved -- run it again to go on"):
         training.check()
     assert standing_of(training.folder).state == "stopped"
