@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic on made-up numbers, and its refusal where inputs are missing."""
+"""The benchmark's arithmetic on made-up numbers, and its refusal if inputs are missing."""
 
 import doctest
 import importlib

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.process
 
 
 def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) -> list[str]:
-    """The files that a rank writes in a save, in their order."""
+    """Return the files that a rank writes in a save, in order."""
     settings = crashes.settings(kind, **SHORT)
     folder = paths.run(settings.run)
     listed = folder / "listed"
@@ -44,7 +44,7 @@ def writes_of(crashes: Crashes, kind: tuple[int, int], rank: int, where: str) ->
 def kill_at_a_write(
     crashes: Crashes, kind: tuple[int, int], rank: int, where: str, at: int, how: str
 ) -> bool:
-    """Whether the run that was killed there goes on to the bytes of the unbroken one."""
+    """Return whether the run killed there resumes to the bytes of the unbroken one."""
     settings = crashes.settings(kind, **SHORT)
     codes = crashes.broken(settings, Sabotage(rank=rank, where=where, at=at, how=how))
     assert codes[rank] == -signal.SIGKILL
@@ -74,7 +74,7 @@ def test_a_run_killed_in_a_save_goes_on_to_the_same_bytes(
 def kill_at_random(
     crashes: Crashes, kind: tuple[int, int], chance: random.Random, in_save: bool
 ) -> tuple[bool, bool, bool]:
-    """Whether it went on to the same bytes; was it killed inside a save; in epoch 2 or later."""
+    """Return whether it resumed to the same bytes; was killed in a save; in epoch 2 or later."""
     settings = crashes.settings(kind, **LONG)
     expected = crashes.expected(settings)
     folder = paths.run(settings.run)
@@ -129,13 +129,13 @@ FAULTS = {  # what is wrong in a step: what is said
     "nan": "learning_rate: the loss is not finite at step 4; step 2 is saved",
     "inf": "learning_rate: the loss is not finite at step 4; step 2 is saved",
     "gradient": "learning_rate: the gradient is not finite at step 4; step 2 is saved",
-    "masked": "dataset: no token is trained on in step 4: every label is -100; step 2 is saved",
+    "masked": "dataset: step 4 has no trained token: every label is -100; step 2 is saved",
     "memory": "memory: ran out (after step 2; step 2 is saved) -- set per_device_train_batch_size",
 }
 
 
 def spoil_a_step(crashes: Crashes, kind: tuple[int, int], rank: int, how: str) -> bool:
-    """Whether the training said what is wrong, at once, with nothing saved of that step."""
+    """Return whether the training reported the fault at once and saved nothing of that step."""
     settings = crashes.settings(kind, **SHORT)
     codes = crashes.broken(settings, Sabotage(rank=rank, at=3, how=how))
     folder = paths.run(settings.run)
@@ -161,7 +161,7 @@ def test_a_step_that_is_not_finite_ends_the_run_there(
 
 
 def fill_the_disk(crashes: Crashes, disk: Path, at: int) -> bool:
-    """Whether a full disk at a write leaves the last checkpoint, and room lets the run go on."""
+    """Return whether a full disk spares the last checkpoint, and space lets the run resume."""
     settings = crashes.settings((1, 2), **SHORT)
     folder = paths.run(settings.run)
     folder.symlink_to(disk / folder.name)
@@ -178,13 +178,13 @@ def fill_the_disk(crashes: Crashes, disk: Path, at: int) -> bool:
 
 
 def _says_full(said: list[str]) -> bool:
-    """The message has no room on the full disk itself, sometimes."""
+    """Sometimes the full disk has no room for the message either."""
     return all(message.startswith("disk: is full (") for message in said)
 
 
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk of its own that may be filled."""
+    """Mount a disk of its own that may be filled."""
     folder = tmp_path_factory.mktemp("disk")
     mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -209,14 +209,14 @@ DAMAGES: dict[str, Callable[[Path, random.Random], Any]] = {
 
 
 def flip(file: Path, chance: random.Random) -> None:
-    """One bit of one byte."""
+    """Flip one bit of one byte."""
     data = bytearray(file.read_bytes())
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     file.write_bytes(data)
 
 
 def damage(whole: Path, place: Path, chance: random.Random, how: str) -> Path:
-    """A copy of a checkpoint with one file damaged; the others are links to the same bytes."""
+    """Copy a checkpoint with one file damaged; the others are links to the same bytes."""
     copy = place / whole.name
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(whole, copy, copy_function=os.link)
@@ -231,7 +231,7 @@ def damage(whole: Path, place: Path, chance: random.Random, how: str) -> Path:
 
 
 def judge_damaged(crashes: Crashes, place: Path, num: int, num_good: int) -> tuple[int, int]:
-    """How many of so many damaged checkpoints are rejected, and of good ones accepted."""
+    """Count the damaged checkpoints that are rejected, and the good ones that are accepted."""
     settings = crashes.settings((2, 3), **SHORT)
     assert not any(crashes.zygote.run(job(settings)))
     whole, chance = paths.run(settings.run) / "checkpoint-4", random.Random(7)
@@ -252,14 +252,14 @@ def test_damaged_checkpoints_are_rejected_and_good_ones_are_not(
 
 def test_a_checkpoint_is_judged_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from neoxkit import checkpoints; "
+        "import sys; from pathlib import Path; from neoxkit.runs import checkpoints; "
         "checkpoints.fault(Path(sys.argv[1])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def without(crashes: Crashes, what: str) -> bool:
-    """Whether a series is red when one of the kit's safeguards is taken away."""
+    """Return whether a series fails when one of the kit's safeguards is removed."""
     settings = crashes.settings((1, 2), **SHORT)
     if what == "filter":
         codes = crashes.zygote.run(job(settings, Sabotage(at=3, how="nan", without="filter")))
@@ -348,6 +348,6 @@ def test_every_safeguard_is_needed(crashes: Crashes) -> None:
 
 @pytest.mark.crash
 def test_no_failure_looked_like_success(crashes: Crashes) -> None:
-    """The last one: over all that was broken above."""
+    """The last test: over all that was broken above."""
     reliability.record(reliability.SERIES[10], f"{crashes.false_successes} of {crashes.num_broken}")
     assert crashes.false_successes == 0 < crashes.num_broken

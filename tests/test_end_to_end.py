@@ -38,7 +38,7 @@ FLAGS = [part for name, value in PARAMETERS.items() for part in ("-p", name, val
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`neoxkit run`, called from a folder that has nothing to do with the kit."""
+    """Call `neoxkit run` from a folder that has nothing to do with the kit."""
     home = make_home(tmp_path_factory.mktemp("home"))
     shutil.rmtree(home / "data" / "models")  # the built-in model is made on the way
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -86,7 +86,7 @@ def test_each_picture_is_there_once(executed: Path, name: str) -> None:
 
 def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path) -> None:
     cell = next(
-        c for c in notebook(executed, "02_train").cells if "dashboard.watch(launch" in c.source
+        c for c in notebook(executed, "02_train").cells if "dashboard.watch(process" in c.source
     )
     assert [sorted(o.data) for o in cell.outputs] == [
         ["text/html", "text/plain"],
@@ -109,7 +109,7 @@ def test_the_summary_tells_the_speed_and_how_it_was_reached(executed: Path) -> N
     said = dict(line.split("  ", 1) for line in cell.outputs[0].data["text/plain"].splitlines())
     facts = finished_facts(executed / "runs" / "e2e")
     assert f"{facts['tokens_per_second']:,} useful tokens/s" in said["speed"]
-    assert said["MFU"].strip().startswith(f"{facts['mfu']:.1%} of the matrix products")
+    assert said["MFU"].strip().startswith(f"{facts['mfu']:.1%} of the matrix-product speed")
     assert said["attention"].strip() == "sdpa, packed into rows of about 280 tokens"
 
 
@@ -136,7 +136,7 @@ def test_the_run_holds_what_the_design_says(executed: Path) -> None:
 def test_the_run_is_compared_with_one_that_was_copied_from_elsewhere(
     executed: Path, tmp_path: Path
 ) -> None:
-    """04_compare needs the files of a run and nothing else: no dataset, no model."""
+    """04_compare needs only the files of a run: no dataset, no model."""
     run, copy = executed / "runs" / "e2e", tmp_path / "copied"
     copy.mkdir()
     for name in ("metrics.jsonl", "FINISHED.json", "run_card.json"):
@@ -153,7 +153,7 @@ def test_the_run_is_compared_with_one_that_was_copied_from_elsewhere(
     said = "\n".join(o.data.get("text/plain", "") for o in outputs(nb) if "data" in o)
     assert (
         re.search(r"e2e +42\ncopied +7\n", said + "\n")
-        and "There are not exactly two settings" in said
+        and "The runs don't differ in exactly two settings" in said
     )
     assert sum("image/png" in o.get("data", {}) for o in outputs(nb)) == 1
     saved = json.loads((executed / "runs" / "comparison" / "comparison.json").read_text())
@@ -259,14 +259,14 @@ def test_a_data_set_that_fails_the_audit_is_not_written(executed: Path, tmp_path
 
 @pytest.fixture
 def bad(executed: Path) -> Path:
-    """A file whose conversations are all too long, as 01_tokenize alone can find."""
+    """Write a file whose conversations are all too long, which only 01_tokenize can find."""
     path = executed / "data" / "bad.txt"
     path.write_text(f"User: {'a ' * 300}\n\nAgent: b<|endoftext|>\n" * 3)
     return path
 
 
 def test_a_files_faults_are_told_before_the_first_notebook(executed: Path) -> None:
-    """All of them, and nothing was written."""
+    """All faults are reported, and nothing was written."""
     (executed / "data" / "worse.txt").write_bytes(b"User: \xff\n\nAgent: \xfe<|endoftext|>\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXKIT_HOME", str(executed))
@@ -294,7 +294,7 @@ def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path, 
 
 
 def test_restart_keeps_the_old_record_whole(executed: Path, bad: Path) -> None:
-    """What goes wrong afterwards leaves the old run where it was moved to, with its notebooks."""
+    """A later failure leaves the old run where it was moved to, with its notebooks."""
     yes = ["-p", "restart", "true", "-p", "overwrite", "true"]
     flags = [*FLAGS, *yes, "-p", "train_file", str(bad)]
     shutil.copytree(executed / "runs" / "e2e", executed / "runs" / "again")
@@ -354,10 +354,10 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
     os.killpg(kit.pid, signal.SIGINT)  # as a terminal does
     said, errors = kit.communicate(timeout=PATIENCE_SECONDS)
     assert kit.returncode == 75
-    assert "finishes its step and saves; once more, and it ends at once" in said
+    assert "finishing the step and saving; interrupt again to end it at once" in said
     standing = standing_of(folder)
     assert standing.state == "stopped" and checkpoints.whole(folder)
-    assert errors == f"asked: stopped, step {standing.step:,} is saved -- run it again to go on\n"
+    assert errors == f"asked: stopped, step {standing.step:,} is saved -- run it again to resume\n"
     assert training_processes(folder) == []
 
 
@@ -370,7 +370,7 @@ def wait_for_a_step(folder: Path, process: subprocess.Popen) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> None:
-    """Interrupted or killed in the middle: nothing is left, and the run is no success."""
+    """Interrupted or killed in the middle: no process is left, and the run is not a success."""
     name = f"stopped-{int(number)}"
     flags = ["-r", "dataset", "e2e", "-r", "run", name, "-p", "max_steps", "100000"]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What comes from elsewhere is data: nothing of it runs, and nothing is written outside."""
+"""Files from elsewhere are data: none of their code runs, and nothing is written outside."""
 
 import os
 import re
@@ -30,7 +30,7 @@ from neoxkit.training import resume
 
 
 class Evil:
-    """Unpickled, it leaves a file."""
+    """An object that leaves a file when unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -40,7 +40,7 @@ class Evil:
 
 
 def test_the_canary_sings_where_nobody_looks(tmp_path: Path) -> None:
-    """Else the tests below could not fail."""
+    """Otherwise the tests below could not fail."""
     torch.save(Evil(tmp_path / "canary"), tmp_path / "evil.pt")
     torch.load(tmp_path / "evil.pt", weights_only=False)
     assert (tmp_path / "canary").exists()
@@ -48,7 +48,7 @@ def test_the_canary_sings_where_nobody_looks(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stopped(crashes: Crashes) -> Path:
-    """A run that was ended, with a checkpoint of step 4."""
+    """Make a run that was ended, with a checkpoint of step 4."""
     settings = crashes.settings((1, 2), **SHORT)
     assert not any(crashes.zygote.run(job(settings)))
     folder = paths.run(settings.run)
@@ -59,7 +59,7 @@ def stopped(crashes: Crashes) -> Path:
 
 
 def poisoned(stopped: Path, name: str, canary: Path) -> Path:
-    """A copy of a run in which a file of the checkpoint is a stranger's pickle, sealed as ours."""
+    """Copy a run and replace a file of its checkpoint with a stranger's pickle, sealed as ours."""
     folder = stopped.with_name(f"poisoned-{canary.parent.name}")
     shutil.copytree(stopped, folder)
     (file,) = (folder / "checkpoint-4").rglob(name)
@@ -103,13 +103,13 @@ def test_a_model_of_pickles_alone_is_refused(home: Path, tmp_path: Path) -> None
     shutil.copytree(home / "data" / "models" / "tiny", folder)
     (folder / "model.safetensors").unlink()
     torch.save({"gpt_neox.embed_in.weight": Evil(canary)}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
         loading.load_model(str(folder))
     assert not canary.exists()
 
 
 def remote_code(folder: Path, canary: Path) -> None:
-    """Code that a config names, as models with code of their own bring it."""
+    """Write code named by a config, as models with their own code do."""
     (folder / "evil.py").write_text(
         f"open({str(canary)!r}, 'w').close()\n"
         "from transformers import GPTNeoXConfig as EvilConfig\n"
@@ -159,7 +159,7 @@ def test_names_that_climb_out_are_refused(name: str, named: Callable[[str], obje
 
 @pytest.mark.process
 def test_jupyterlab_listens_on_this_machine_alone_and_asks_for_its_token() -> None:
-    """`make lab` without its setup: make says which options, for root as for others."""
+    """`make lab` without its setup: make prints the options, for root and for others."""
     command = ["make", "-n", "--no-print-directory", "lab"]  # as a part of make test, too
     said = subprocess.check_output(command, cwd=REPOSITORY, text=True)
     assert ("gets --allow-root" in said) == (os.getuid() == 0)
@@ -190,6 +190,6 @@ def test_jupyterlab_listens_on_this_machine_alone_and_asks_for_its_token() -> No
 
 
 def listening(pid: int, port: int) -> set[str]:
-    """The addresses on which a process takes connections to a port."""
+    """Return the addresses on which a process accepts connections to a port."""
     connections = psutil.Process(pid).net_connections(kind="tcp")
     return {c.laddr.ip for c in connections if c.status == "LISTEN" and c.laddr.port == port}

@@ -38,7 +38,7 @@ def test_conda_installs_the_same_requirements() -> None:
 
 
 def test_conda_brings_no_python_package_of_its_own() -> None:
-    """torch and its like must never be in both worlds: one resolver decides."""
+    """torch and similar packages must never come from both sources: one resolver decides."""
     own = {re.split("[=<>]", d)[0] for d in conda()["dependencies"] if isinstance(d, str)}
     assert not own & set(pins()) - {"ninja"}
     assert "pip" in own and "python=3.11" in conda()["dependencies"]

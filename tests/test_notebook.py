@@ -1,4 +1,4 @@
-"""notebook.py: what a notebook on disk holds, whatever JupyterLab saved into it."""
+"""notebook.py: the contents of a notebook on disk, whatever JupyterLab saved into it."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ def cell(source: str | list[str], *tags: str, kind: str = "code", **more: object
 
 
 def held(source: str | list[str]) -> dict:
-    """The parameters of a notebook with such a parameters cell."""
+    """Return the parameters of a notebook with this parameters cell."""
     cells = [cell("seed = 1"), cell(source, "parameters"), cell("seed = 2", "injected-parameters")]
     return notebook.parameters({"cells": cells})
 

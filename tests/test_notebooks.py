@@ -1,4 +1,4 @@
-"""The notebooks' form: what a reader, papermill and git may rely on."""
+"""The notebooks' form, on which readers, papermill and git may rely."""
 
 import ast
 import re
@@ -44,7 +44,7 @@ def parameters_cell(notebook: Any) -> Any:
 
 
 def declared(settings: type[Settings]) -> list[tuple[str, str, Any, str]]:
-    """Name, type, default and help of each setting, in order."""
+    """Return name, type, default and help of each setting, in order."""
     return [
         (
             f.name,
@@ -135,7 +135,7 @@ def test_settings_are_made_of_the_parameters(path: Path, notebook: Any) -> None:
 
 
 def bound(source: str) -> set[str]:
-    """The global names that a cell binds; a comprehension's own names are not global."""
+    """Return the global names that a cell binds; a comprehension's own names are not global."""
     names: set[str] = set()
     stack: list[ast.AST] = [ast.parse(source)]
     while stack:
@@ -156,7 +156,7 @@ def test_bound_finds_names() -> None:
 
 
 def test_a_name_is_bound_in_one_cell(notebook: Any) -> None:
-    """Else a cell that is run a second time sees another value than the first time."""
+    """Otherwise a cell that is run twice sees another value the second time."""
     where = defaultdict(list)
     for number, cell in enumerate(notebook.cells):
         for name in bound(cell.source) if cell.cell_type == "code" else ():
@@ -165,7 +165,7 @@ def test_a_name_is_bound_in_one_cell(notebook: Any) -> None:
 
 
 def test_no_name_of_a_notebook_is_taken_for_a_mistyped_parameter(path: Path, notebook: Any) -> None:
-    """So that its settings cell can be run again after all the others, whatever they hold."""
+    """So its settings cell can be run again after all the others, whatever they contain."""
     cells = [c.source for c in code_cells(notebook) if c is not parameters_cell(notebook)]
     imports = [cells.pop(0)]
     names = {name for source in cells for name in bound(source)}

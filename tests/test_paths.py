@@ -11,7 +11,7 @@ from neoxkit.models import loading
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kit's folder with a file and a model's folder in each place where one may be put."""
+    """Make a kit's folder with a file and a model's folder in each possible place."""
     root = tmp_path / "kit"
     for place in ("notebooks", "ds_configs", "data"):
         (root / place / f"model-in-{place}").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""settings.py: what papermill hands over becomes the right type, or is refused in one sentence."""
+"""settings.py: values from papermill get the right type, or are refused in one sentence."""
 
 import json
 import math
@@ -28,7 +28,7 @@ Kernel = Callable[..., str]
 
 
 def refusal(make: Any, **values: Any) -> str:
-    """The sentence that a mistake is refused with; it is one line."""
+    """Return the sentence that refuses a mistake; it is one line."""
     with pytest.raises(UserError) as caught:
         make(**values)
     assert "\n" not in str(caught.value)
@@ -129,12 +129,12 @@ def test_a_number_for_a_text_is_refused_with_the_flag_that_keeps_it() -> None:
         (
             TrainSettings,
             {"allow_change": ["lerning_rate"]},
-            "allow_change: 'lerning_rate' is no setting -- did you mean learning_rate?",
+            "allow_change: 'lerning_rate' is not a setting -- did you mean learning_rate?",
         ),
         (
             TrainSettings,
             {"allow_change": ["weight_decay"]},
-            "allow_change: weight_decay can't change in a run -- begin a new run",
+            "allow_change: weight_decay can't change within a run -- start a new run",
         ),
         (
             TrainSettings,
@@ -204,7 +204,7 @@ def test_a_dataset_has_the_name_of_its_file(file: str, name: str) -> None:
 
 
 def test_a_file_whose_name_is_no_name_needs_one_for_its_dataset() -> None:
-    said = "dataset: '???.txt' gives no name -- name the dataset"
+    said = "dataset: '???.txt' gives no name -- set a dataset name"
     assert refusal(TokenizeSettings, train_file="data/???.txt") == said
     assert TokenizeSettings(train_file="data/???.txt", dataset="x").dataset == "x"
 
@@ -244,7 +244,7 @@ def test_a_mistyped_parameter_is_named_with_the_right_one() -> None:
 
 @pytest.mark.parametrize("settings", NOTEBOOKS)
 def test_every_slip_of_a_letter_is_found(settings: type[Settings]) -> None:
-    """A letter left out or doubled; in longer names also another letter, or two the wrong way."""
+    """A letter missing or doubled; in longer names also a wrong letter, or two swapped."""
     plain = settings().as_dict()
     for name in plain:
         for i in range(1, len(name)):
@@ -260,14 +260,14 @@ def test_every_slip_of_a_letter_is_found(settings: type[Settings]) -> None:
 
 
 def test_what_is_no_slip_passes() -> None:
-    """Another word, a private name, and what no parameter could hold."""
+    """Another word, a private name, and values that no parameter could have."""
     passes = {"rate": 1, "my_file": "a", "_seeds": 1, "seeds": object(), "In": [], "Out": {}}
     assert TrainSettings.from_parameters({**PARAMETERS, **passes}) == TrainSettings()
 
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
-    """Runs cells one after the other, as a notebook's kernel does; gives the last error."""
+    """Run cells one after the other, as a notebook's kernel does; return the last error."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     shell = InteractiveShell()
 
@@ -303,7 +303,7 @@ def test_the_remedy_for_a_slip_helps_without_a_restart(
 
 
 def test_a_slip_in_a_cell_of_its_own(kernel: Kernel) -> None:
-    """Below the parameters, where papermill puts what it injects; run again, it counts again."""
+    """Below the parameters, where papermill injects its own; run again, it counts again."""
     assert kernel(IMPORT, CELL, "lerning_rate = 5e-5", SETTLE) == SLIP
     rates = "assert settings.learning_rate == 5e-5"
     assert kernel(CELL, "learning_rate = 5e-5", SETTLE, rates) == ""
@@ -365,7 +365,7 @@ def test_the_papermill_command_repeats_the_settings(
 
 
 def of_papermill(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a papermill line would execute."""
+    """Return what a papermill command would execute."""
     called: dict[str, Any] = {}
     monkeypatch.setattr(papermill.cli, "execute_notebook", lambda **given: called.update(given))
     papermill.cli.papermill.main(words[5:], standalone_mode=False)

@@ -40,7 +40,7 @@ INSIDE = [module for module in MODULES if module.partition(".")[0] in MAY_IMPORT
 
 
 def folder_of(module: str) -> str:
-    """The folder of a module of the kit, "root", or "door": no other module imports that one."""
+    """Return the folder of a module of the kit, "root", or "door": no module imports the door."""
     first, dot, _ = module.partition(".")
     if module == DOOR:
         return "door"
@@ -52,7 +52,7 @@ def tree(module: str) -> ast.Module:
 
 
 def imports(module: str) -> set[str]:
-    """The modules of the kit that one imports, those inside functions included."""
+    """Return the kit's modules that a module imports, including inside functions."""
     found: set[str] = set()
     for node in ast.walk(tree(module)):
         assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
@@ -68,7 +68,7 @@ def imports(module: str) -> set[str]:
 
 
 def allowed(module: str, other: str) -> bool:
-    """Whether `module` may import `other`."""
+    """Return whether `module` may import `other`."""
     mine, its = folder_of(module), folder_of(other)
     if mine == "door":
         return True
@@ -112,7 +112,7 @@ print(json.dumps({{k: v for k, v in found.items() if v}}))
 
 
 def used_by_notebooks() -> dict[str, set[str]]:
-    """What the notebooks take from each folder: names of modules, functions and classes."""
+    """Return what notebooks use of each folder: names of modules, functions and classes."""
     used: dict[str, set[str]] = {}
     for path in (LIB.parents[1] / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -139,7 +139,7 @@ def test_a_folder_says_what_notebooks_use_of_it_and_imports_nothing(folder: str)
 
 
 def public(module: str) -> list[tuple[str, ast.AST]]:
-    """Public functions and classes of a module, and the public methods of its classes."""
+    """Return a module's public functions and classes, and the public methods of these classes."""
     found: list[tuple[str, ast.AST]] = []
     for node in tree(module).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
@@ -153,6 +153,28 @@ def public(module: str) -> list[tuple[str, ast.AST]]:
                 and (not method.name.startswith("_") or method.name in ("__init__", "__call__"))
             ]
     return found
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for module in MODULES:
+        for name, node in public(module):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(name, []).append(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_has_one_function_of_a_common_name(folder: str) -> None:
+    found = [
+        name
+        for module in INSIDE
+        if folder_of(module) == folder
+        for name, node in public(module)
+        if not isinstance(node, ast.ClassDef)
+    ]
+    common = ("check", "read", "run", "of", "load")
+    assert [name for name in common if found.count(name) > 1] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -174,7 +196,7 @@ def test_public_functions_have_type_hints(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_and_public_names_have_docstrings(module: str) -> None:
-    """Methods are left out where their class says it all."""
+    """Methods are left out if their class says it all."""
     assert ast.get_docstring(tree(module))
     assert [
         name for name, node in public(module) if "." not in name and not ast.get_docstring(node)

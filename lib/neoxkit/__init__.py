@@ -4,18 +4,18 @@ Eight folders; each imports only from those below it in this table, and from the
 
 ==============  ==================================================================================
 cli/            the commands, and what the terminal shows
-lab/            what a notebook shows and takes: a room for each notebook, dials, live view, chat
-evaluation/     base beside tuned, and runs beside each other, in figures
-launch/         the owner of a training: what it is started with, what is refused, its process
-training/       what each rank does, in torch and DeepSpeed; only train.py runs it
-models/         a model in hand: loaded, batched, its loss, its replies, its cost, shared
-runs/           one folder a run: files, events, lock, checkpoints, card; may it be resumed?
+lab/            a notebook's displays and inputs: a module per notebook, dials, live view, chat
+evaluation/     base model against tuned model, and runs against each other, in figures
+launch/         starting and supervising a training: its settings, refusals and process
+training/       the work of each rank, in torch and DeepSpeed; only train.py runs it
+models/         loading a model, batches, loss, replies, memory and time, sharing it
+runs/           one folder per run: files, events, lock, checkpoints, card, resume checks
 data/           conversation files become a tokenized dataset
 root            errors, files, paths, notebook, fields, settings, machine, parallel
 ==============  ==================================================================================
 
-`train.py` is the door for `deepspeed --module neoxkit.train`. A notebook imports from the folders
-(`from neoxkit.lab import dashboard`); each folder's docstring names what notebooks use of it.
+`train.py` is the entry point of `deepspeed --module neoxkit.train`. A notebook imports from the
+folders (`from neoxkit.lab import dashboard`); each folder's docstring lists what notebooks use.
 """
 
 __version__ = "0.1.0"

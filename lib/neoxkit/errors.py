@@ -1,4 +1,4 @@
-"""The one kind of error that a person can cause, said in one line."""
+"""Errors that a user can cause, each reported in one line."""
 
 import copy
 import difflib
@@ -8,15 +8,15 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-STOPPED = 75  # exit code when somebody stopped the command
+STOPPED = 75  # exit code after a stop request
 LOCKED = 73  # exit code when another guard holds the lock
 
 MAX_FAULTS_SHOWN = 20
-MOST_CHARACTERS = 200  # of a mistake's line; what is wrong is cut where it would be longer
+MOST_CHARACTERS = 200  # in one error line; the description is shortened to fit
 
 
 class UserError(ValueError):
-    """A person's mistake: where it is, what it is, and what to do.
+    """A user's mistake: where it is, what is wrong, and what to do.
 
     >>> print(UserError("block_size", "must be at least 8, got 4", "choose 8 or more"))
     block_size: must be at least 8, got 4 -- choose 8 or more
@@ -32,17 +32,17 @@ class UserError(ValueError):
         super().__init__(f"{where}: {what} -- {remedy}")
 
     def of(self, run: str) -> "UserError":
-        """The same, of one run among several."""
+        """Return a copy whose message begins with the name of the run."""
         again = copy.copy(self)
         again.args = (f"{run}: {self}",)
         return again
 
     def __reduce__(self) -> tuple:
-        """So that a worker process can hand it over."""
+        """Support pickling, so that a worker process can pass the error on."""
         return _again, (type(self), str(self), vars(self))
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows: the sentence alone (IPython asks the exception for this)."""
+        """Return the lines that IPython shows in a notebook: the message without a traceback."""
         if os.environ.get("NEOXKIT_DEBUG") == "1":
             import traceback
 
@@ -51,7 +51,7 @@ class UserError(ValueError):
 
 
 class Faults(UserError):
-    """Every fault, one a line, the first 20 of them; equal ones of a file's lines are one."""
+    """The first 20 faults, one per line; equal faults in several lines of a file count as one."""
 
     def __init__(self, faults: Sequence[UserError]) -> None:
         first: dict[tuple[str, ...], UserError] = {}
@@ -101,7 +101,7 @@ def sentence(event: Mapping[str, str]) -> str:
 def _counted(fault: UserError, count: int) -> str:
     if count == 1:
         return str(fault)
-    what = f"{fault.what} ({count:,} of these, here is the first)"
+    what = f"{fault.what} ({count:,} of these, this is the first)"
     return str(UserError(fault.where, what, fault.remedy))
 
 
@@ -113,13 +113,13 @@ def _again(kind: type[UserError], sentence: str, parts: Mapping[str, str]) -> Us
 
 
 class Stopped(UserError):
-    """Somebody stopped a training, or the watching of it: nothing is wrong, and it can go on."""
+    """A training, or watching it, was stopped on request: nothing is wrong, and it can resume."""
 
     label = "stopped"
 
 
 class TrainingError(RuntimeError):
-    """Training ended without success for a reason that is not a mistake in the settings."""
+    """A training failed for a reason other than a mistake in the settings."""
 
     label = "error"
 
@@ -127,7 +127,7 @@ class TrainingError(RuntimeError):
 
 
 def near(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
-    """The remedy for an unknown name: the known one that it was probably meant to be.
+    """Return the remedy for an unknown name: the known name that was probably meant.
 
     >>> near("lerning_rate", ["learning_rate", "seed"], "see --help")
     'did you mean learning_rate?'
@@ -137,7 +137,7 @@ def near(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> s
 
 
 def shorten(text: str, most: int = 120) -> str:
-    """The first line of a text, cut after a sentence, else after a word, where it is too long.
+    """Return the first line of a text; if too long, cut after a sentence, else after a word.
 
     >>> shorten("It broke. Nobody knows why.", 15), shorten("It broke in two", 13)
     ('It broke. ...', 'It broke ...')

@@ -1,4 +1,4 @@
-"""What a settings class is: fields with help and rules, their conversion, and ways to show them."""
+"""Base of the settings classes: fields with help and rules, conversion, and display."""
 
 import dataclasses
 import difflib
@@ -15,8 +15,8 @@ import yaml
 from neoxkit import notebook
 from neoxkit.errors import UserError
 
-_PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # what a parameter may hold
-# Every slip of a letter in seven is nearer than this, and so is one too many or too few in four.
+_PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # types a parameter may have
+# One wrong letter in seven is above this ratio, and so is one letter too many or too few in four.
 _NEAR = 0.85
 
 
@@ -29,7 +29,7 @@ def setting(
     most: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A dataclass field with its help text and its rule: choices, or bounds (above: exclusive)."""
+    """Make a dataclass field with help text and a rule: choices, or bounds (above: exclusive)."""
     rule = {"help": help, "choices": choices, "least": least, "most": most, "above": above}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=rule)
@@ -38,7 +38,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Settings:
-    """What the settings classes share: conversion, checks, and ways to show themselves."""
+    """The base of all settings classes: conversion, checks, and display."""
 
     notebook: ClassVar[str] = ""
 
@@ -50,7 +50,7 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Rules that look at more than one setting."""
+        """Check rules that involve more than one setting."""
 
     @classmethod
     def from_parameters(cls, names: Mapping[str, Any]) -> Self:
@@ -66,41 +66,41 @@ class Settings:
         return cls(**{name: names[name] for name in known})
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some settings changed, checked again."""
+        """Return a copy with some settings changed, checked again."""
         return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, in the order of the parameters cell."""
+        """Return plain values, in the order of the parameters cell."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def changed(self) -> dict[str, Any]:
-        """The settings that differ from their defaults."""
+        """Return the settings that differ from their defaults."""
         plain = type(self)()
         return {k: v for k, v in self.as_dict().items() if v != getattr(plain, k)}
 
     def says(self, name: str, held: Any) -> bool:
-        """Whether a value that a notebook holds would give the setting that it is here."""
+        """Return whether a value from a notebook would give the same setting as here."""
         try:
             return getattr(self.replace(**{name: held}), name) == getattr(self, name)
         except UserError:
             return False
 
     def saved_otherwise(self) -> dict[str, Any]:
-        """What a person saved in the notebook's parameters cell and these settings don't use."""
+        """Return the values in the notebook's parameters cell that these settings don't use."""
         held, plain = notebook.parameters(notebook.read(self.notebook)), type(self)()
         known = {name: held[name] for name in self.as_dict() if name in held}
         return {k: v for k, v in known.items() if not self.says(k, v) and not plain.says(k, v)}
 
     def run_command(self) -> str:
-        """The `neoxkit run` line that does the same, whatever is saved in the notebook."""
+        """Return the `neoxkit run` command that does the same, whatever the notebook holds."""
         return shlex.join(["neoxkit", "run", "--only", self.notebook, *as_flags(self.changed())])
 
     def papermill_command(self) -> str:
-        """The line that repeats this notebook with these settings, unattended.
+        """Return the command that repeats this notebook with these settings, unattended.
 
-        It names what the notebook on disk, as JupyterLab saved it, holds otherwise or not at all.
-        The executed copy goes where `neoxkit run` puts it: 01 has no run and goes by its dataset,
-        04 by its name.
+        It sets each parameter that has another value, or none, in the notebook on disk. The
+        executed copy goes where `neoxkit run` puts it: 01 has no run and uses its dataset's name,
+        04 its own `name`.
         """
         values, held = self.as_dict(), notebook.parameters(notebook.read(self.notebook))
         other = {k: v for k, v in values.items() if k not in held or not self.says(k, held[k])}
@@ -108,7 +108,7 @@ class Settings:
         parts = ["papermill", f"notebooks/{self.notebook}.ipynb", f"{folder}/{self.notebook}.ipynb"]
         for name, value in other.items():
             if not isinstance(value, dict | list):
-                raw = isinstance(value, str)  # -r keeps text that reads like a number as text
+                raw = isinstance(value, str)  # -r keeps text that looks like a number as text
                 parts += ["-r" if raw else "-p", name, str(value)]
         if nested := {k: v for k, v in other.items() if isinstance(v, dict | list)}:
             parts += ["-y", as_yaml(nested)]
@@ -116,13 +116,13 @@ class Settings:
 
 
 def _slips(names: Mapping[str, Any], known: Sequence[str]) -> list[tuple[str, str]]:
-    """Names of a kernel that were meant to be a setting's, each with the right one.
+    """Return the kernel's misspelt setting names, each with the right one.
 
-    A name that got its value before the right one got its last is passed over: spelt right, it
-    would have been overwritten. So a wrong name is forgotten when it was put right and
-    the parameters cell was run again.
+    A name last assigned before the right one is ignored: spelt right, it would have been
+    overwritten. So a wrong name is forgotten once it is corrected and the parameters cell has been
+    run again.
     """
-    cells = names["In"] if isinstance(names.get("In"), list) else []  # what the kernel has run
+    cells = names["In"] if isinstance(names.get("In"), list) else []  # run by the kernel
     found = []
     for name, value in names.items():
         if name.startswith("_") or name in known or type(value) not in _PLAIN:
@@ -135,13 +135,13 @@ def _slips(names: Mapping[str, Any], known: Sequence[str]) -> list[tuple[str, st
 
 
 def _last_bound(name: str, cells: Sequence[str]) -> int:
-    """The last of the cells that gives a name a value; -1: none."""
+    """Return the index of the last cell that assigns a name; -1 if none does."""
     line = re.compile(rf"(?m)^[ \t]*{re.escape(name)}[ \t]*(:[^=\n]*)?=(?!=)")
     return max((i for i, cell in enumerate(cells) if line.search(cell)), default=-1)
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:
-    """Parameters as flags of `neoxkit run`; JSON, which is YAML, for all that is not text.
+    """Write parameters as flags of `neoxkit run`; values other than text as JSON, which is YAML.
 
     >>> as_flags({"run": "a", "restart": True, "allow_change": ["seed"]})
     ['-p', 'run', 'a', '-p', 'restart', 'true', '-p', 'allow_change', '["seed"]']
@@ -154,13 +154,15 @@ def as_flags(values: Mapping[str, Any]) -> list[str]:
 
 
 def as_yaml(value: Any) -> str:
-    """A value as YAML on one line, which reads back as the same value."""
-    options = {"default_flow_style": True, "allow_unicode": True, "sort_keys": False}
-    return yaml.safe_dump(value, width=10**9, **options).strip()
+    """Write a value as one line of YAML that reads back as the same value."""
+    text = yaml.safe_dump(
+        value, width=10**9, default_flow_style=True, allow_unicode=True, sort_keys=False
+    )
+    return text.strip()
 
 
 def example(name: str, kind: Any, default: Any) -> str:
-    """How a value of a setting is written; `default` is a right value of the numbers.
+    """Return how to write a value of a setting; for a number, `default` is the example.
 
     >>> example("restart", bool, None), example("block_size", int, 280)
     ('write true or false', 'write for example 280')
@@ -173,7 +175,7 @@ def example(name: str, kind: Any, default: Any) -> str:
 
 
 def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
-    """A value as its setting's type; papermill and YAML hand over text and numbers of other types.
+    """Convert a value to its setting's type; papermill and YAML pass text and other number types.
 
     >>> convert("learning_rate", float, "2e-5"), convert("restart", bool, "true")
     (2e-05, True)

@@ -1,4 +1,4 @@
-"""Write files that are whole or not there, and read them back."""
+"""Write files so that they are complete or absent, and read them back."""
 
 import hashlib
 import json
@@ -10,9 +10,9 @@ MANIFEST = "manifest.json"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never half of it.
+    """Write a JSON file so that a reader sees the old one or the new one, never a part.
 
-    A power cut leaves one of the two as well: the file is on the disk before it takes its place.
+    The same holds after a power cut: the new file is on disk before it replaces the old one.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -25,7 +25,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold what was written to a file, or the names in a folder."""
+    """Flush a file's contents, or a folder's names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -34,18 +34,18 @@ def flush(path: Path) -> None:
 
 
 def flush_all(folder: Path) -> None:
-    """Have the disk hold everything below a folder."""
+    """Flush everything below a folder to disk."""
     for path in (*folder.rglob("*"), folder):
         if path.is_dir() or path.is_file():
             flush(path)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
+    """Return the contents of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sha256(path: Path) -> str:
-    """Of a file of any size."""
+    """Return the SHA-256 of a file, read in parts."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What this machine has: cores, GPUs, memory; and the ranks and steps that come of them."""
+"""This machine's cores, GPUs and memory, and the number of ranks and steps that follow."""
 
 import math
 import os
@@ -15,7 +15,7 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def in_short(gib: float) -> str:
-    """GiB as people read them.
+    """Format GiB for people.
 
     >>> in_short(0.2649), in_short(3.84), in_short(178.2)
     ('0.26', '3.8', '178')
@@ -24,10 +24,9 @@ def in_short(gib: float) -> str:
 
 
 def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
-    """Memory of the smallest GPU here, or what a CPU rank can have now; None where nobody says.
+    """Return the memory of the smallest GPU, or of a CPU rank now; None if unknown.
 
-    The driver's own tool is asked: torch would open a context on the GPU that a training is to
-    have.
+    Ask the driver's own tool: torch would open a context on the GPU that a training needs.
     """
     if not on_gpu:
         return available_gib() / num_ranks
@@ -40,30 +39,30 @@ def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
 
 
 def available_gib() -> float:
-    """Memory that can be had: of the machine, or of its container where that has less."""
+    """Return the available memory of the machine, or of its container if that has less."""
     free = psutil.virtual_memory().available
     try:
         limit = int(_CGROUP.read_text())
         free = min(free, limit - int(_CGROUP.with_name("memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or none with a limit
+    except (OSError, ValueError):  # no container, or one without a limit
         pass
     return free / GIB
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def num_gpus() -> int:
-    """GPUs that torch can use; asks the driver and does not open a context."""
+    """Return the number of GPUs that torch can use, without opening a context."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def num_ranks(settings: TrainSettings) -> int:
-    """How many ranks a setting means here: all GPUs, or one CPU process."""
+    """Return the number of ranks; `num_ranks` 0 means all GPUs, or one CPU process."""
     gpus = num_gpus()
     if gpus and settings.num_ranks > gpus:
         raise UserError("num_ranks", f"got {settings.num_ranks}, there are {gpus} GPUs", "lower it")
@@ -74,7 +73,7 @@ def num_ranks(settings: TrainSettings) -> int:
 
 
 def num_steps(settings: TrainSettings, num_rows: int, ranks: int) -> int:
-    """Optimizer steps of a whole run, counted as the Trainer counts them."""
+    """Return the optimizer steps of a whole run, counted as the Trainer counts them."""
     if settings.max_steps > 0:
         return settings.max_steps
     a_rank = math.ceil(num_rows / ranks)

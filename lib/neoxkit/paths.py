@@ -1,4 +1,4 @@
-"""Where things are: the kit's root folder and the folders below it."""
+"""Paths of the kit's root folder and of the folders below it."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from neoxkit.errors import UserError, shorten
 
 
 def root() -> Path:
-    """The folder that holds notebooks/ and ds_configs/.
+    """Return the folder that contains notebooks/ and ds_configs/.
 
     `NEOXKIT_HOME` wins; then the checkout this package was installed from; then the nearest such
     folder at or above the working directory.
@@ -24,10 +24,10 @@ def root() -> Path:
 
 
 def find(parameter: str, value: str, file: bool = True) -> Path:
-    """An existing file (or, with `file` False, folder) named by a parameter.
+    """Return the existing file (or, with `file` False, folder) that a parameter names.
 
-    A relative path is looked for where `candidates` says: the same value works in JupyterLab,
-    under papermill and at a shell.
+    Search for a relative path in the places of `candidates`: the same value works in JupyterLab,
+    under papermill and in a shell.
     """
     tried = candidates(value)
     for place in tried:
@@ -41,15 +41,15 @@ def find(parameter: str, value: str, file: bool = True) -> Path:
 
 
 def candidates(value: str) -> list[Path]:
-    """Where a relative path may lie: in the working directory, in the root, or where a file is
-    that was uploaded beside the notebooks."""
+    """Return the possible places of a relative path: below the working directory, the root, or
+    notebooks/, where uploaded files end up."""
     path = Path(value).expanduser()
     around = [Path.cwd(), root(), root() / "notebooks"]
     return [*dict.fromkeys(folder / path for folder in around)]  # an absolute one is itself
 
 
 def ds_config(parameter: str, value: str) -> Path:
-    """A DeepSpeed configuration: the name of one in ds_configs/, or any JSON file."""
+    """Return the path of a DeepSpeed configuration: a name in ds_configs/, or any JSON file."""
     named = root() / "ds_configs" / f"{value}.json"
     if "/" not in value and not value.endswith(".json") and not named.is_file():
         known = ", ".join(sorted(p.stem for p in named.parent.glob("*.json")))
@@ -64,17 +64,17 @@ def ds_config(parameter: str, value: str) -> Path:
 
 
 def tokenized(dataset: str) -> Path:
-    """data/tokenized/<dataset>, whether or not it exists."""
+    """Return data/tokenized/<dataset>, whether or not it exists."""
     return root() / "data" / "tokenized" / check_name("dataset", dataset)
 
 
 def run(name: str) -> Path:
-    """runs/<run>, whether or not it exists."""
+    """Return runs/<run>, whether or not it exists."""
     return root() / "runs" / check_name("run", name)
 
 
 def check_name(parameter: str, name: str) -> str:
-    """The name of a run or dataset, refused where it could leave its folder."""
+    """Return the name of a run or dataset; refuse one that could leave its folder."""
     if not re.fullmatch(r"[\w][\w.+=-]{0,99}", name):
         raise UserError(
             parameter,
@@ -85,7 +85,7 @@ def check_name(parameter: str, name: str) -> str:
 
 
 def short(path: Path) -> str:
-    """A path as people want to read it: relative to the root where it is below it.
+    """Shorten a path for people: relative to the root if it is below the root.
 
     >>> short(root() / "runs" / "demo")
     'runs/demo'

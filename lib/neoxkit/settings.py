@@ -1,7 +1,7 @@
-"""The settings of each notebook, one class a notebook: names, defaults, help and rules.
+"""The settings of each notebook, one class per notebook: names, defaults, help and rules.
 
 The notebooks' `parameters` cells and these classes name the same settings with the same defaults
-and the same help; a test holds them together.
+and the same help texts; a test compares them.
 """
 
 import re
@@ -17,7 +17,7 @@ END_MARK = "<|endoftext|>"
 
 TINY = "tiny"
 
-# A run that goes on takes these from its checkpoint.
+# A resumed run takes these from its checkpoint.
 _FROM_THE_START = (
     "run", "model_name_or_path", "from_scratch", "lora_rank", "weight_decay", "precision",
 )  # fmt: skip
@@ -38,16 +38,16 @@ class TokenizeSettings(Settings):
         0.05, "share of the conversations held out, 0 to 0.5", least=0, most=0.5
     )
     dataset: str = setting(
-        "", "name of the folder written: data/tokenized/<dataset>; empty: the file's name"
+        "", "output folder data/tokenized/<dataset>; empty: named after the file"
     )
     overwrite: bool = setting(False, "replace a dataset that runs were trained on")
     model_name_or_path: str = setting(
-        "tiny", "whose tokenizer: tiny (built in), a hub name, or a folder"
+        "tiny", "the tokenizer's model: tiny (built in), a hub name, or a folder"
     )
     agent_name: str = setting("", "the answering side; empty: found in the file")
     user_name: str = setting("", "the asking side; empty: found in the file (User, Human, ...)")
     end_mark: str = setting(
-        END_MARK, "ends a conversation of a text; none: each question begins one"
+        END_MARK, "ends a conversation in a text; none: each question begins one"
     )
     bad_rows: str = setting(
         "error", "conversations that can't be read: error, or skip", choices=("error", "skip")
@@ -58,7 +58,7 @@ class TokenizeSettings(Settings):
     block_size: int = setting(280, "longest conversation in tokens, end mark included", least=8)
     too_long: str = setting(
         "drop",
-        "longer ones: drop, cut (at a turn's end) or error",
+        "longer conversations: drop, cut (at a turn's end) or error",
         choices=("drop", "cut", "error"),
     )
     seed: int = setting(0, "seed of the split", least=0)
@@ -68,46 +68,48 @@ class TokenizeSettings(Settings):
         paths.check_name("dataset", self.dataset)
         if not self.end_mark.strip():
             what = "is empty"
-            raise UserError("end_mark", what, "name the mark, or none: each question begins one")
+            raise UserError(
+                "end_mark", what, "set the mark, or none: each question begins a conversation"
+            )
 
 
 def _name_of(file: str) -> str:
-    """The name of the dataset that a file gives.
+    """Derive a dataset's name from its file.
 
     >>> _name_of("data/sample.txt"), _name_of("my talks (new).train.jsonl")
     ('sample', 'my-talks-new-.train')
     """
     name = re.sub(r"[^\w.+=-]+", "-", Path(file).stem).strip("-.+=")[:100]
     if not name:
-        raise UserError("dataset", f"{Path(file).name!r} gives no name", "name the dataset")
+        raise UserError("dataset", f"{Path(file).name!r} gives no name", "set a dataset name")
     return name
 
 
 @dataclass(frozen=True)
 class TrainSettings(Settings):
-    """Settings of 02_train; names that transformers has mean what they mean there."""
+    """Settings of 02_train; those that transformers also has mean the same there."""
 
     notebook: ClassVar[str] = "02_train"
 
-    run: str = setting("demo", "name of the folder written: runs/<run>")
-    dataset: str = setting("sample", "what 01_tokenize wrote: data/tokenized/<dataset>")
-    model_name_or_path: str = setting("", "the base; empty: the model 01_tokenize named")
-    from_scratch: bool = setting(False, "begin with random weights of the model's shape")
+    run: str = setting("demo", "name of the output folder: runs/<run>")
+    dataset: str = setting("sample", "dataset from 01_tokenize: data/tokenized/<dataset>")
+    model_name_or_path: str = setting("", "base model; empty: the one set in 01_tokenize")
+    from_scratch: bool = setting(False, "start with random weights in the model's shape")
     lora_rank: int = setting(0, "train LoRA adapters of this rank; 0: all weights", least=0)
     block_size: int = setting(
         0, "0: the dataset's; smaller: leave longer conversations out", least=0
     )
     layout: str = setting(
         "packed",
-        "packed: little padding, as exact; padded: to block_size",
+        "packed: little padding, equally exact; padded: to block_size",
         choices=("packed", "padded"),
     )
     row_tokens: int = setting(
-        0, "about how long a packed row is, or twice; 0: by the device", least=0
+        0, "approximate length of a packed row, or twice; 0: by the device", least=0
     )
     attn_implementation: str = setting(
         "auto",
-        "auto: flash attention where it is installed, else sdpa",
+        "auto: flash attention if it is installed, else sdpa",
         choices=ATTENTIONS,
     )
     torch_compile: bool = setting(False, "compile the model: a slower start, faster steps on a GPU")
@@ -117,17 +119,19 @@ class TrainSettings(Settings):
     num_ranks: int = setting(0, "GPUs, or CPU processes; 0: every GPU, or one CPU process", least=0)
     precision: str = setting(
         "auto",
-        "auto: bf16 where the device is good at it",
+        "auto: bf16 if the device is good at it",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    per_device_train_batch_size: int = setting(16, "conversations a rank and micro-batch", least=1)
+    per_device_train_batch_size: int = setting(
+        16, "conversations per rank and micro-batch", least=1
+    )
     per_device_eval_batch_size: int = setting(32, "the same for evaluation", least=1)
-    gradient_accumulation_steps: int = setting(1, "micro-batches an optimizer step", least=1)
+    gradient_accumulation_steps: int = setting(1, "micro-batches per optimizer step", least=1)
     gradient_checkpointing: bool = setting(False, "recompute activations: less memory, slower")
-    num_train_epochs: float = setting(4.0, "times over the dataset", above=0)
-    max_steps: int = setting(-1, "stop after so many optimizer steps; -1: by epochs", least=-1)
+    num_train_epochs: float = setting(4.0, "passes over the dataset", above=0)
+    max_steps: int = setting(-1, "stop after this many optimizer steps; -1: by epochs", least=-1)
     learning_rate: float = setting(
-        0.0, "peak; 0: by the base (tiny 2e-3, Pythia-410m 3e-5, ...)", least=0
+        0.0, "peak; 0: by the base model (tiny 2e-3, Pythia-410m 3e-5, ...)", least=0
     )
     warmup_steps: float = setting(0.05, "steps; below 1: a share of all steps", least=0)
     lr_scheduler_type: str = setting(
@@ -136,25 +140,25 @@ class TrainSettings(Settings):
         choices=("cosine", "linear", "constant", "constant_with_warmup"),
     )
     probe_steps: int = setting(
-        0, "steps tried first, by which time and memory are estimated; 0: none", least=0
+        0, "trial steps first, to estimate time and memory; 0: none", least=0
     )
     range_test_steps: int = setting(
         0, "steps of a learning-rate range test first; 0: none", least=0
     )
-    weight_decay: float = setting(0.0, "of AdamW", least=0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", least=0)
     max_grad_norm: float = setting(1.0, "clip the gradient's norm; 0: never", least=0)
-    eval_steps: float = setting(0.1, "evaluate every so many steps; below 1: a share", above=0)
-    save_steps: float = setting(0.25, "checkpoint every so many steps; below 1: a share", above=0)
-    save_total_limit: int = setting(2, "checkpoints kept", least=1)
-    logging_steps: float = setting(5, "log every so many steps; below 1: a share", above=0)
+    eval_steps: float = setting(0.1, "evaluate every N steps; below 1: a share", above=0)
+    save_steps: float = setting(0.25, "checkpoint every N steps; below 1: a share", above=0)
+    save_total_limit: int = setting(2, "checkpoints to keep", least=1)
+    logging_steps: float = setting(5, "log every N steps; below 1: a share", above=0)
     seed: int = setting(42, "seed of data order and dropout", least=0)
     num_replies: int = setting(
-        3, "questions answered at every evaluation, to see it learn; 0: none", least=0
+        3, "questions answered at every evaluation, to watch it learn; 0: none", least=0
     )
     report_to: str = setting("none", "none, tensorboard, wandb, mlflow, ...")
-    hub_model_id: str = setting("", "owner/name on the hub to push it to; empty: it stays here")
-    restart: bool = setting(False, "begin anew and keep the old run beside it")
-    allow_change: list = setting([], "settings that may differ from those the run began with")
+    hub_model_id: str = setting("", "owner/name on the hub to push the model to; empty: don't push")
+    restart: bool = setting(False, "start over and keep the old run beside the new one")
+    allow_change: list = setting([], "settings that may differ from the run's first start")
     training_arguments: dict = setting({}, "any other TrainingArguments field, by name")
 
     def check(self) -> None:
@@ -164,10 +168,12 @@ class TrainSettings(Settings):
             raise UserError("block_size", f"must be at least 8, got {self.block_size}", "or 0")
         for name in self.allow_change:
             if name in _FROM_THE_START:
-                raise UserError("allow_change", f"{name} can't change in a run", "begin a new run")
+                raise UserError(
+                    "allow_change", f"{name} can't change within a run", "start a new run"
+                )
             if name not in self.__dataclass_fields__:
                 remedy = near(str(name), self.__dataclass_fields__, "name settings of 02_train")
-                raise UserError("allow_change", f"{name!r} is no setting", remedy)
+                raise UserError("allow_change", f"{name!r} is not a setting", remedy)
         if self.learning_rate > 1:
             what = f"must be at most 1, got {self.learning_rate:g}"
             raise UserError("learning_rate", what, "1e-5 to 2e-3 is usual")
@@ -176,11 +182,11 @@ class TrainSettings(Settings):
         if self.lora_rank and self.hub_model_id:
             what = "is for whole models, and lora_rank trains adapters"
             raise UserError(
-                "hub_model_id", what, "neoxkit merge afterwards, and push runs/RUN/merged"
+                "hub_model_id", what, "run neoxkit merge afterwards, and push runs/RUN/merged"
             )
         if self.lora_rank and self.from_scratch:
             what = "adapts pretrained weights, and from_scratch has none"
-            raise UserError("lora_rank", what, "set one of them")
+            raise UserError("lora_rank", what, "set only one of them")
         if self.max_steps == 0:
             raise UserError("max_steps", "is 0: no step", "choose 1 or more, or -1: by epochs")
 
@@ -191,18 +197,20 @@ class EvaluateSettings(Settings):
 
     notebook: ClassVar[str] = "03_evaluate"
 
-    run: str = setting("demo", "what 02_train wrote: runs/<run>")
-    questions_file: str = setting("", "empty: <train_file>_questions.jsonl, else the eval side")
-    num_questions: int = setting(300, "at most so many of them", least=1)
-    my_questions: list = setting([], "questions of your own, each answered by both models")
+    run: str = setting("demo", "run from 02_train: runs/<run>")
+    questions_file: str = setting(
+        "", "empty: <train_file>_questions.jsonl, else held-out conversations"
+    )
+    num_questions: int = setting(300, "ask at most this many", least=1)
+    my_questions: list = setting([], "your own questions, each answered by both models")
     max_new_tokens: int = setting(64, "longest reply in tokens", least=1)
     do_sample: bool = setting(False, "False: greedy; True: sampled with temperature")
-    temperature: float = setting(0.7, "of sampling", above=0)
+    temperature: float = setting(0.7, "temperature of sampling", above=0)
     batch_size: int = setting(32, "conversations scored or answered at once", least=1)
-    plain_text_file: str = setting("", "a text of another kind: what was forgotten of it")
+    plain_text_file: str = setting("", "a text of another kind, to measure forgetting")
     tasks: list = setting([], "tasks of lm_eval (pip install lm_eval) by name, or .yaml files")
-    tasks_limit: int = setting(0, "at most so many examples of each task; 0: all", least=0)
-    score_checkpoints: bool = setting(True, "score the checkpoints that were kept, too")
+    tasks_limit: int = setting(0, "at most this many examples per task; 0: all", least=0)
+    score_checkpoints: bool = setting(True, "also score the checkpoints that were kept")
     seed: int = setting(0, "seed of sampling", least=0)
 
     def check(self) -> None:
@@ -222,8 +230,8 @@ class CompareSettings(Settings):
     notebook: ClassVar[str] = "04_compare"
 
     runs: list = setting([], 'runs by name, pattern ("lr.*") or folder; empty: every run here')
-    name: str = setting("comparison", "name of the folder written: runs/<name>")
-    score_again: bool = setting(False, "score all models on the conversations that all evaluate")
+    name: str = setting("comparison", "name of the output folder: runs/<name>")
+    score_again: bool = setting(False, "score all models on the conversations they share")
 
     def check(self) -> None:
         paths.check_name("name", self.name)
@@ -233,4 +241,5 @@ class CompareSettings(Settings):
 
 
 STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)
-NOTEBOOKS = (*STAGES, CompareSettings)  # 04 is run by itself: it is about several runs
+# 04 is run separately: it compares several runs.
+NOTEBOOKS: tuple[type[Settings], ...] = (*STAGES, CompareSettings)

@@ -1,4 +1,4 @@
-"""What each DeepSpeed rank runs: a Hugging Face training script over tokenized conversations.
+"""The program of each DeepSpeed rank: a Hugging Face training script for conversations.
 
 deepspeed --module neoxkit.train runs/demo/arguments.json
 deepspeed --module neoxkit.train --dataset data/tokenized/sample --output_dir runs/demo --do_train
@@ -24,30 +24,31 @@ from neoxkit.errors import STOPPED, UserError, as_fields, shorten
 from neoxkit.runs.events import append_event, read_events
 from neoxkit.training import arguments, distributed, failures, rank
 
-# Without this a CPU start compiles an extension for minutes; gloo was measured to be as fast.
+# Otherwise a CPU start compiles an extension for minutes; gloo was measured to be as fast.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 distributed.restrict()
 
-OTHERS_SECONDS = 0.5  # a mistake is told by the first rank where it fails in all
-LOST_SECONDS = 2.0  # a rank that lost another waits for the word of that one
+OTHERS_SECONDS = 0.5  # rank 0 reports an error that all ranks hit
+LOST_SECONDS = 2.0  # wait for the rank that died to report first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, and return the exit code: 0 done, 2 a person's mistake (one line), 75 stopped."""
-    faulthandler.register(signal.SIGUSR1)  # the guard asks for the stacks of a rank that is silent
+    """Train, and return the exit code: 0 done, 1 failed, 2 a user's mistake, 75 stopped."""
+    faulthandler.register(signal.SIGUSR1)  # the guard asks a silent rank for its stacks
     argv = sys.argv[1:] if argv is None else argv
     folder = next((Path(a).parent for a in argv if a.endswith("arguments.json")), None)
     parsed = None
     try:
         parsed = arguments.parse(argv)
+        assert parsed.training.output_dir  # parse refuses a missing one
         folder = Path(parsed.training.output_dir)
         return 0 if rank.run(parsed) else STOPPED
     except UserError as mistake:
         return _refuse(folder, mistake)
     except Exception as fault:
-        if mistake := failures.explain(fault, parsed, folder):
-            return _refuse(folder, mistake)
+        if explained := failures.explain(fault, parsed, folder):
+            return _refuse(folder, explained)
         said = shorten(" ".join(f"{type(fault).__name__}: {fault}".split()), 300)
         fields = {"kind": "failure", "where": "", "what": said, "remedy": ""}
         if _report(folder, fields, 0 if distributed.is_alone() else LOST_SECONDS):
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(folder: Path | None, mistake: UserError) -> int:
-    """One line, no traceback."""
+    """Report a user's mistake in one line, without a traceback."""
     if os.environ.get("NEOXKIT_DEBUG") == "1":
         traceback.print_exc()
     if _report(folder, as_fields(mistake), 0 if distributed.is_first() else OTHERS_SECONDS):
@@ -65,7 +66,7 @@ def _refuse(folder: Path | None, mistake: UserError) -> int:
 
 
 def _report(folder: Path | None, fields: dict[str, str], patience_seconds: float) -> bool:
-    """One error event, for whoever reads metrics.jsonl, unless another rank tells of one first."""
+    """Write one error event to metrics.jsonl, unless another rank has reported one first."""
     if not (folder and folder.is_dir()):
         return distributed.is_first()
     time.sleep(patience_seconds)
@@ -73,18 +74,18 @@ def _report(folder: Path | None, fields: dict[str, str], patience_seconds: float
     begun = psutil.Process().create_time()
     if newest and newest[0]["event"] == "error" and newest[0]["time"] > begun:
         return False
-    with contextlib.suppress(OSError):  # a full disk may have no room for it
+    with contextlib.suppress(OSError):  # the disk may be full
         append_event(folder, "error", **fields)
     return True
 
 
 def leave(code: int) -> NoReturn:
-    """End this process without the interpreter's own end.
+    """End this process without the interpreter's shutdown.
 
-    There gloo's threads may still drop tensors that Python knows, which aborts a rank that has
-    done everything ("terminate called without an active exception"). What others registered
-    for the end of the program is run, except after a failure: another rank may then wait in a
-    collective, and whoever closes that waits as well.
+    During shutdown gloo's threads may still release tensors that Python owns, which aborts a rank
+    that has done everything ("terminate called without an active exception"). Exit handlers are
+    run, except after a failure: another rank may then wait in a collective, and closing it would
+    wait as well.
     """
     if code in (0, STOPPED):
         if torch.distributed.is_initialized():

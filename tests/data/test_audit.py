@@ -1,4 +1,4 @@
-"""What is worth a look, and the audit: each found where it is, and nowhere else."""
+"""Findings and the audit: each is found where it is, and nowhere else."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,12 @@ from small_talk import EVAL, LONG, TOKENIZER, TRAIN, encode, talk
 
 from neoxkit.data import audit, selection
 from neoxkit.data.conversation import Names
-from neoxkit.data.reading import ConversationFile, Facts, Form
+from neoxkit.data.reading import ConversationFile, Examined, Form
 from neoxkit.data.table import Table
 from neoxkit.errors import UserError
 
 SOURCE = ConversationFile(
-    Path("t.txt"), Form("text", Names("Bot")), [], "", Facts(conversations=5, marks=5)
+    Path("t.txt"), Form("text", Names("Bot")), [], "", Examined(conversations=5, marks=5)
 )
 
 
@@ -49,7 +49,7 @@ def test_the_longest_come_first() -> None:
 
 def test_tokens_a_character_finds_what_the_tokenizer_does_not_know() -> None:
     odd = encode(talk(1, "What is 3 plus 4?", "It is 7."), talk(2, "⚙⚙⚙⚙⚙⚙⚙", "⚙⚙⚙⚙⚙⚙⚙"))
-    assert lines(audit.findings({"train": odd}), "tokens a character")["train"] == [2, 1]
+    assert lines(audit.findings({"train": odd}), "tokens per character")["train"] == [2, 1]
 
 
 def test_first_questions_are_equal_where_the_ids_are() -> None:
@@ -139,7 +139,7 @@ def test_what_stands_in_both_files_is_accounted_for() -> None:
     again = encode(talk(7, "Who are you?", "A program."))
     counts = {"train": fitted["train"][1], "eval": selection.fit(again, 280, "drop")[1]}
     train, evaluation, notes = selection.split_rows(fitted["train"][0], again, 0.0, 0)
-    assert notes[0].startswith("1 conversations stand in both files")
+    assert notes[0].startswith("1 conversations are in both files")
     sides = {"train": train, "eval": evaluation}
     checks = audit.audit(sides, counts, TOKENIZER, {"train": SOURCE})
     assert checks[-1].passed and "+ 1 on both sides" in checks[-1].found
@@ -153,10 +153,10 @@ NOT_ASKED = ["Fine. User: x", "The user:\nyou", "Fine.\n\n```\nUser: x\n```", "A
     "label", ["USER :", "**User**:", "> User:", "- User：", "Human:", '"User":']
 )
 def test_words_behind_a_label_of_the_asking_side_are_refused(label: str) -> None:
-    """Whatever reads the file: no agent turn may hold what looks like a question."""
+    """No agent turn may contain what looks like a question, however the file is read."""
     odd = talk(3, "Hi", ASKED.replace("USER :", label))
     said = failed(encode(talk(1, "Hi", "Yes?"), odd))
-    assert said.startswith("train_file: trained tokens behind a label of the asking side: ")
+    assert said.startswith("train_file: trained tokens after a label of the asking side: ")
     assert "(line 3)" in said
     (row,) = encode(odd)
     behind = TOKENIZER(f"{label} and you?\nMe too.", add_special_tokens=False)["input_ids"]
@@ -170,9 +170,9 @@ def test_other_words_about_a_user_are_not(text: str) -> None:
 
 
 def test_conversations_that_no_mark_ends_are_refused() -> None:
-    unmarked = replace(SOURCE, facts=Facts(conversations=5, questions=10, marks=3))
+    unmarked = replace(SOURCE, facts=Examined(conversations=5, questions=10, marks=3))
     said = failed(TRAIN, unmarked)
-    assert said.startswith("end_mark: conversations: 5, of 2.0 questions on average; 3 end with a")
+    assert said.startswith("end_mark: conversations: 5, with 2.0 questions on average; 3 end with")
     without = replace(unmarked, form=Form("text", Names("Bot"), "none"))
     assert all(
         c.passed

@@ -34,13 +34,13 @@ def read(tmp_path: Path) -> Read:
 
 
 def trained(file: ConversationFile) -> str:
-    """The trained tokens of a file as text."""
+    """Return the trained tokens of a file as text."""
     rows = encoding.encode_file(TOKENIZER, file, file.names)
     return TOKENIZER.decode([i for row in rows for i in row.labels.tolist() if i != NOT_TRAINED])
 
 
 def talks(user: str, agent: str, between: str = "\n\n", end: str = f"{END}\n", num: int = 4) -> str:
-    """Conversations of one question and one reply, with these labels."""
+    """Write conversations of one question and one reply, with these labels."""
     return "".join(f"{user}kiwi {i}?{between}{agent}plum {i}.{end}" for i in range(num))
 
 
@@ -75,7 +75,7 @@ def test_plums_are_trained_and_kiwis_are_not(read: Read, what: str) -> None:
 
 @pytest.mark.parametrize("given", [{"agent_name": "Assistant"}, {"user_name": "human"}])
 def test_one_name_given_finds_the_other(read: Read, given: dict[str, str]) -> None:
-    """With the agent's alone the words of a Human were trained: nobody was looked for who asks."""
+    """With only the agent's name, a Human's words were trained: nobody looked for the asker."""
     file = read(TWICE * 3, **given)
     assert file.facts.questions == file.facts.replies == 6
     assert (trained(file).count("plum"), trained(file).count("kiwi")) == (6, 0)
@@ -135,7 +135,7 @@ def test_one_conversation_without_an_end_mark_is_one(read: Read) -> None:
 
 
 def test_a_file_without_marks_is_one_block(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it could be cut is known when the whole of it was read."""
+    """The places to cut are known only after reading all of it."""
     monkeypatch.setattr(chunks, "BLOCK_BYTES", 30)
     file = read(f"Rules.\n\n{UNENDED}", end_mark="none")
     assert [c.preamble for c in file.conversations] == ["Rules.", "", "", ""]
@@ -143,7 +143,7 @@ def test_a_file_without_marks_is_one_block(read: Read, monkeypatch: pytest.Monke
 
 
 def test_words_about_the_mark_are_text(read: Read) -> None:
-    """Only what begins like a conversation, straight behind the mark, is taken for one."""
+    """Only text that begins like a conversation right after the mark counts as one."""
     about = f"User: kiwi\n\nAgent: {END} ends, or `{END}`. plum\n\nUser: kiwi {END}.\n\nAgent: plum"
     file = read(f"{about}{END}\n{about}{END}")
     assert file.facts.conversations == 2
@@ -189,7 +189,7 @@ def test_keys_that_are_not_read_are_named_with_their_counts(read: Read) -> None:
 
 def test_a_turn_that_is_not_to_be_trained_cannot_be_where_all_are(read: Read) -> None:
     file = read(ROWS["weight 0"][1], "t.jsonl")
-    with pytest.raises(UserError, match="line 1 marks one as not to train -- set it to agent"):
+    with pytest.raises(UserError, match="line 1 marks one as untrained -- set it to agent"):
         encoding.encode_file(TOKENIZER, file, file.names, "all")
 
 
@@ -200,7 +200,7 @@ def test_a_conversation_without_a_trained_turn_has_no_reply(read: Read) -> None:
 
 
 def test_a_label_in_a_message_is_its_text(read: Read) -> None:
-    """Rows say themselves who speaks; it is noted, and no fault of the labels."""
+    """Rows say who speaks; it is noted, and is not a fault of the labels."""
     quoted = {**SAY, "content": "I read:\n\nUser: so\nplum"}
     file = read(row(ASK, quoted), "t.jsonl")
     assert file.facts.notes == {"a blank line and User: inside a message, read as text": [1]}
@@ -248,7 +248,7 @@ def test_code_blocks(read: Read, what: str) -> None:
     "label", ["User, 10:15:", "**User**", "User -", "<|user|>", "User 2:", "U:"]
 )
 def test_a_label_that_is_not_one_leaves_two_replies_in_a_row(read: Read, label: str) -> None:
-    """However it is written: its turn is missing between them."""
+    """A turn is missing between them, however it is written."""
     file = read(f"{MORE}User: a\n\nAgent: plum\n\n{label} b\n\nAgent: plum{END}\n")
     assert file.facts.notes[text_format.SAME_SIDE] == [19]
     assert text_format.SAME_SIDE not in read(MORE).facts.notes
@@ -301,7 +301,7 @@ def test_a_given_name_may_have_any_form(read: Read, name: str) -> None:
 def test_what_comes_before_each_question_is_not_trained_as_the_end_of_a_reply(
     read: Read, heading: str
 ) -> None:
-    """`end_mark none` would; and the remedy that the refusal names works."""
+    """`end_mark none` would; and the remedy in the refusal works."""
     talks = [f"{heading.replace('1', str(i))}User: kiwi\n\nAgent: plum\n" for i in range(3)]
     with pytest.raises(UserError, match=re.escape("write <|endoftext|> at the end of each")):
         read("\n".join(talks), end_mark="none")
@@ -310,7 +310,7 @@ def test_what_comes_before_each_question_is_not_trained_as_the_end_of_a_reply(
 
 
 def test_a_mark_behind_every_turn_is_told_from_one_behind_a_conversation(read: Read) -> None:
-    with pytest.raises(UserError, match="-- keep </s> where a conversation ends alone, then"):
+    with pytest.raises(UserError, match="-- keep </s> only where a conversation ends, then"):
         read("User: kiwi</s>\nAgent: plum</s>\n" * 4)
     assert read("User: kiwi\nAgent: plum</s>\n" * 4, end_mark="</s>").facts.conversations == 4
 
@@ -318,14 +318,14 @@ def test_a_mark_behind_every_turn_is_told_from_one_behind_a_conversation(read: R
 def test_few_marks_for_many_questions_are_worth_a_sentence(read: Read) -> None:
     said = read("User: kiwi\n\nAgent: plum\n\n" * 40 + END).sentences()
     assert (
-        "end marks for 40 questions: 1 (if these are more conversations, set end_mark to none)"
+        "end marks for 40 questions: 1 (if these are several conversations, set end_mark to none)"
         in said
     )
     assert not any("end marks for" in line for line in read(MORE).sentences())
 
 
 def test_rows_need_two_names_as_well(read: Read) -> None:
-    """Two equal labels could not be told apart in what is trained."""
+    """Two equal labels could not be told apart in the trained text."""
     for given in (
         {"user_name": "Agent"},
         {"agent_name": "user"},
@@ -339,15 +339,15 @@ def test_rows_need_two_names_as_well(read: Read) -> None:
     )
 
 
-CASES = paths.root().parent / "shared" / "cases"  # beside the checkout, where it is there
+CASES = paths.root().parent / "shared" / "cases"  # beside the checkout, if present
 TEXT_AND_MESSAGES = (".txt", "messages_array.json", "parts.jsonl", "weight.jsonl", "keys.jsonl")
-SET = {  # what a refusal names, and what is set
+SET = {  # what a refusal names, and the value to set
     "no_end_mark.txt": ("end_mark to none", {"end_mark": "none"}),
     "other_end_mark.txt": ('end_mark to "</s>"', {"end_mark": "</s>"}),
 }
 FAULTY = {  # what a refusal says
     "one_bad_byte.txt": ":12: damaged",
-    "late_nul.txt": ":217: holds a NUL byte",
+    "late_nul.txt": ":217: contains a NUL byte",
     "ends_in_the_middle.txt": ":19: the file ends inside a character",
 }
 
@@ -382,7 +382,7 @@ def test_the_files_of_the_shared_cases_give_what_they_must() -> None:
 @pytest.mark.skipif(not cases(), reason="no shared/cases beside the checkout")
 def test_a_row_of_the_shared_cases_that_cannot_be_read_is_left_out_and_counted() -> None:
     path = CASES / "messages_tool_row.jsonl"
-    with pytest.raises(UserError, match=r":7: role 'tool' can't be read here"):
+    with pytest.raises(UserError, match=r":7: role 'tool' can't be read"):
         reading.read(path)
     file = reading.read(path, bad_rows="skip")
     assert file.facts.conversations == 6 and trained(file).count("plum") == 6

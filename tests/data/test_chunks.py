@@ -62,7 +62,7 @@ def test_faults_of_all_blocks_are_listed(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(Faults) as caught:
         reading.read(path)
     assert str(caught.value) == (
-        f"{paths.short(path)}:10: a conversation without turns (3 of these, here is the first) -- "
+        f"{paths.short(path)}:10: a conversation without turns (3 of these, this is the first) -- "
         'begin it with "User: "'
     )
 

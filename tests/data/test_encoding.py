@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from neoxkit import files, paths
 from neoxkit.data import encoding, reading, selection, tokenized
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
-from neoxkit.data.table import Reply, Table
+from neoxkit.data.table import ReplySpan, Table
 from neoxkit.errors import UserError
 from neoxkit.models import loading
 from neoxkit.settings import TokenizeSettings
@@ -39,7 +39,7 @@ def neox() -> Tokenizer:
 
 
 def talk(*texts: str, preamble: str = "", line: int = 1) -> Conversation:
-    """A conversation whose turns have these texts, user first."""
+    """Make a conversation whose turns have these texts, user first."""
     turns = tuple(Turn(("user", "agent")[i % 2], text) for i, text in enumerate(texts))
     return Conversation(line, turns, preamble)
 
@@ -49,7 +49,7 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def stretches(tokenizer: Tokenizer, ids: Sequence[int], labels: Sequence[int]) -> list[str]:
-    """The text of each unbroken stretch of trained tokens."""
+    """Return the text of each unbroken range of trained tokens."""
     edges = np.flatnonzero(np.diff([0, *(np.asarray(labels) != -100), 0]))
     parts = zip(edges[::2], edges[1::2], strict=True)
     return [tokenizer.decode(list(ids[a:b]), clean_up_tokenization_spaces=False) for a, b in parts]
@@ -58,7 +58,7 @@ def stretches(tokenizer: Tokenizer, ids: Sequence[int], labels: Sequence[int]) -
 def slowly(
     tokenizer: Tokenizer, conversation: Conversation, names: Names, train_on: str
 ) -> tuple[list[int], list[bool]]:
-    """Ids and what is trained on, without offsets: the pieces between colons, encoded one by one.
+    """Return ids and trained tokens without offsets: the pieces between colons, encoded one by one.
 
     A label's colon ends a word for the tokenizer, so the pieces' ids in a row are the whole's.
     """
@@ -110,8 +110,8 @@ def test_ids_and_labels_by_hand(tiny: Tokenizer) -> None:
     end = a + len(ids_of(tiny, " reply"))
     second = a + len(reply) + b
     assert row.replies == (
-        Reply(a, end, a + len(reply)),
-        Reply(second, len(row) - 1, len(row)),
+        ReplySpan(a, end, a + len(reply)),
+        ReplySpan(second, len(row) - 1, len(row)),
     )
     assert (row.line, row.fault, row.num_trained) == (4, "", len(reply) + len(last))
 
@@ -243,7 +243,7 @@ def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
 
 @pytest.mark.parametrize("last", ["agent", "user"])
 def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
-    """Every block size: what is kept is the longest whole exchange, else what fits."""
+    """At every block size the longest whole exchange is kept, else all that fits."""
     conversation = LONG if last == "agent" else talk(*(t.text for t in LONG.turns[:5]), line=5)
     (row,) = rows = encoding.encode(tiny, [conversation], Names("Joi"))
     begin = "User: q one\n\nJoi:"
@@ -308,7 +308,7 @@ def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> N
     rows = encoding.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], Names("Joi"))
     train, evaluation, notes = selection.split_rows(rows, rows.select(slice(1)), 0.5, 0)
     assert (train.at.tolist(), evaluation.at.tolist()) == ([1], [0])
-    assert notes[0].startswith("2 conversations stand in both files")
+    assert notes[0].startswith("2 conversations are in both files")
     with pytest.raises(UserError, match="no conversation is left to train on"):
         selection.split_rows(rows, rows, 0.5, 0)
 
@@ -346,7 +346,7 @@ def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
 
 
 def test_the_share_that_would_do_counts_what_repeats_once(tiny: Tokenizer) -> None:
-    """60 conversations, of which 20 are one: its copies are all on one side."""
+    """Of 60 conversations 20 are copies of one: all are on the same side."""
     rows = encoding.encode(tiny, talks(40) + talks(1) * 20, Names("Joi"))
     *_, (note,) = selection.split_rows(rows, None, 0.05, 0)
     assert "eval_share 0.5 holds out" in note and "(of 60)" in note
@@ -401,7 +401,7 @@ Saved = tuple[Path, dict, list[Table], list[Table]]
 
 @pytest.fixture
 def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Saved:
-    """A dataset folder made from a file of 20 conversations as 01_tokenize makes it."""
+    """Make a dataset folder from a file of 20 conversations, as 01_tokenize does."""
     for name in ("notebooks", "ds_configs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
@@ -484,7 +484,9 @@ def test_load_refuses_what_does_not_belong_together(saved: Saved, tmp_path: Path
         tokenized.load(folder)
     (tmp_path / "talks.txt").unlink()
     assert len(tokenized.load(folder)[0]["train"]) == 16  # a dataset may travel without its text
-    with pytest.raises(UserError, match=r"data/tokenized/none is no tokenized dataset -- run 01"):
+    with pytest.raises(
+        UserError, match=r"data/tokenized/none is not a tokenized dataset -- run 01"
+    ):
         tokenized.load(paths.tokenized("none"))
 
 
@@ -496,7 +498,7 @@ def test_checks_against_the_manifest(tiny: Tokenizer, saved: Saved) -> None:
     tokenized.check_tokenizer(tiny, manifest)
     other = copy.deepcopy(tiny)
     other.add_tokens(["zzz"])
-    with pytest.raises(UserError, match="another tokenizer than the dataset's"):
+    with pytest.raises(UserError, match="its tokenizer is not the dataset's"):
         tokenized.check_tokenizer(other, manifest)
 
 
@@ -510,7 +512,7 @@ def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedToken
 
 @pytest.mark.parametrize("train_on", ["agent", "all"])
 def test_trimmed_offsets_give_the_same_labels(tiny: Tokenizer, train_on: str) -> None:
-    """GPT-2's tokenizer counts the blank before a word to no token: nothing may hang on that."""
+    """GPT-2's tokenizer assigns the space before a word to no token: this must not matter."""
     trimmed = copy.deepcopy(tiny)
     trimmed.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     assert trimmed("a b", return_offsets_mapping=True)["offset_mapping"][1] == (2, 3)

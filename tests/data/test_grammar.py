@@ -1,4 +1,4 @@
-"""Random conversation files from a small grammar that knows who says what: all of it is read back.
+"""Random conversation files from a small grammar that knows who says what are read back.
 
 The asking side says kiwis and the answering side plums, each with a number of its own.
 """
@@ -25,7 +25,7 @@ NAMES = [
     ("User", "Agent"), ("User", "Dr. Rosey"), ("Human", "Assistant"), ("Question", "Answer"),
     ("Q", "A"), ("Ann", "Bob"), ("Instruction", "Response"), ("Иван", "Zoë"),
 ]  # fmt: skip
-NEAR = [  # ways to write a label that are not its own
+NEAR = [  # inexact ways to write a label
     " {name}:", "\t{name}:", "\ufeff{name}:", "{upper}:", "{lower}:", "**{name}:**", "*{name}*:",
     "**{name}**:",
     "__{name}__:", "### {name}:", "> {name}:", "\u200b{name}:", "{name} :",
@@ -37,7 +37,7 @@ WITHIN = ["say {user}: hi", "<|padding|>", f"so {END} ends", f"`{END}`", "{agent
 
 @dataclass
 class Truth:
-    """What a file holds: of each conversation the turns' roles and words, and what is noted."""
+    """The contents of a file: the roles and words of each conversation's turns, and the notes."""
 
     names: tuple[str, str]
     talks: list[list[tuple[str, list[str]]]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Truth:
 
 
 class Writer:
-    """Writes one file, and what is true of it."""
+    """A writer of one file and of the truth about it."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -65,7 +65,7 @@ class Writer:
         return whole.replace("\n", ends)
 
     def talk(self) -> str:
-        """A conversation; its code blocks hold labels, or one of them stays open, but not both."""
+        """Write a conversation; its code blocks contain labels, or one stays open, but not both."""
         self.truth.talks.append([])
         self.may_stay_open, self.is_open = self.often(0.2), False
         turns = [
@@ -89,7 +89,7 @@ class Writer:
         return f"{label}{self.random.choice([' ', ' ', chr(10)])}{body}"
 
     def near(self, name: str) -> str:
-        """A label not written as it should be; white space before a conversation doesn't count."""
+        """Write a label inexactly; white space before a conversation doesn't count."""
         label = self.random.choice(NEAR if self.truth.talks[-1] else NEAR[3:])
         return label.format(name=name, upper=name.upper(), lower=name.lower())
 
@@ -122,7 +122,7 @@ class Writer:
 
 
 def said(text: str) -> list[str]:
-    """The kiwis and plums of a text."""
+    """Return the kiwis and plums of a text."""
     return re.findall(r"(?:kiwi|plum)\d+", text)
 
 
@@ -154,7 +154,7 @@ def test_what_was_written_is_read(tmp_path: Path, part: int) -> None:
 
 @pytest.mark.parametrize("part", range(2))
 def test_plums_are_trained_and_kiwis_never(tmp_path: Path, part: int) -> None:
-    """From the tokens: none of the asking side's words, all of the other's."""
+    """The trained tokens have none of the asking side's words and all of the other's."""
     for seed in range(part, FILES, 16):
         truth, file, text = read(tmp_path / "t.txt", seed)
         rows = encoding.encode_file(TOKENIZER, file, file.names)

@@ -1,4 +1,4 @@
-"""labels.py: what is a label of one of the two sides, and what only looks like one."""
+"""labels.py: labels of the two sides, and text that only looks like one."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_the_right_way_leaves_the_text_as_it_is() -> None:
 
 
 def test_a_side_is_told_by_its_own_letters() -> None:
-    """İ in small letters is two of them, and still the first name, not the second."""
+    """İ in lower case has two characters, and is still the first name, not the second."""
     assert label_of("ibrahim: x", Names("Bot", "İbrahim")) in (None, ("user", 8, False))
     assert label_of("Anna: x", Names("Anna", "Ann")) == ("agent", 5, True)
 

@@ -1,4 +1,4 @@
-"""reading.py: what is read, what is refused and how, the split, the text that is trained."""
+"""reading.py: reading, refusals, the split, and the trained text."""
 
 import gzip
 import hashlib
@@ -26,7 +26,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a file below the root, so that errors call it by its bare name."""
+    """Write a file below the root, so that errors use its bare name."""
     for name in ("notebooks", "ds_configs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
@@ -40,18 +40,18 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def talk(*texts: str) -> tuple[Turn, ...]:
-    """Turns of these texts, user first."""
+    """Make turns with these texts, user first."""
     return tuple(Turn(("user", "agent")[i % 2], text) for i, text in enumerate(texts))
 
 
 def chat(*messages: tuple[object, object], **extra: object) -> str:
-    """A line of JSON Lines from (role, content) pairs."""
+    """Write a line of JSON Lines from (role, content) pairs."""
     row = {"messages": [{"role": r, "content": c} for r, c in messages], **extra}
     return json.dumps(row, ensure_ascii=False)
 
 
 def refusal(path: Path, agent_name: str = "") -> UserError:
-    """The error of reading, checked for its form: one `where: what -- remedy` a line, 200 wide."""
+    """Return the reading error; check its form: `where: what -- remedy` per line, 200 wide."""
     with pytest.raises(UserError) as caught:
         reading.read(path, agent_name)
     for line in str(caught.value).split("\n"):
@@ -128,11 +128,11 @@ def test_two_likely_agents_are_refused(write: Write, joi: int, rosey: int) -> No
 
 @pytest.mark.parametrize("given", ["", "Joi"])
 def test_a_misspelt_name_is_told(write: Write, given: str) -> None:
-    """It is read as text of the turn before; so is a paragraph that begins with "Note:"."""
+    """It is read as text of the previous turn; so is a paragraph that begins with "Note:"."""
     right, wrong = f"User: a\n\nJoi: b{END}\n", f"User: a\n\nJoy: b{END}\n"
     file = reading.read(write(right * 30 + wrong + right * 9), given)
     assert file.sentences()[-1] == (
-        "labels of neither side, read as text: Joy: (1, first in the conversation of line 91)"
+        "labels of neither side, read as text: Joy: (1, first in the conversation at line 91)"
     )
 
 
@@ -143,7 +143,7 @@ def test_preamble_and_unanswered_turn_are_kept(write: Write) -> None:
     assert file.sentences()[1:] == [
         "with text before the first turn, kept and not trained on: 1",
         "with an unanswered last turn, not trained on: 1",
-        "labels of neither side, read as text: A: (1, first in the conversation of line 3)",
+        "labels of neither side, read as text: A: (1, first in the conversation at line 3)",
     ]
 
 
@@ -178,7 +178,7 @@ def test_end_mark_within_a_line_is_text(write: Write) -> None:
 
 
 def test_label_without_blank_line_begins_a_turn(write: Write) -> None:
-    """As text of the turn before, the asking side's words would be trained."""
+    """As text of the previous turn, the asking side's words would be trained."""
     file = reading.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
     assert file.conversations == [Conversation(2, talk(*"abcde"))]
     assert file.facts.notes == {GLUED: [5, 6]}
@@ -242,7 +242,7 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
     ),
     "cut off": ("t.txt", TALK.encode() + "User: é".encode()[:-1], 4, ["ends inside a character"]),
     "cut off, wide": ("t.txt", TALK.encode() + "“".encode()[:-1], 4, ["ends inside a character"]),
-    "a NUL": ("t.txt", TALK * 900 + "User: \0", 2701, ["holds a NUL byte"]),
+    "a NUL": ("t.txt", TALK * 900 + "User: \0", 2701, ["contains a NUL byte"]),
     "latin-1, crlf": ("t.txt", b"User: a\r\n\r\nJos\xe9", 3, ["byte 14 (0xe9)", "WINDOWS-1252"]),
     "latin-1, bom": ("t.txt", b"\xef\xbb\xbfUser: caf\xe9\n", 1, ["byte 12 (0xe9)"]),
     "utf-16": ("t.txt", TALK.encode("utf-16"), 1, ["UTF-16", "iconv"]),
@@ -251,7 +251,7 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
     "gzip": ("t.txt", gzip.compress(TALK.encode()), 1, ["gzip", "gunzip"]),
     "json as text": ("t.txt", OK, 1, ["JSON", ".jsonl"]),
     "array as text": ("t.txt", f"[\n {OK}]", 1, ["is JSON", ".json"]),
-    "array, broken": ("t.json", f"[\n{OK},\n{{3]", 3, ["not JSON", "one object a line"]),
+    "array, broken": ("t.json", f"[\n{OK},\n{{3]", 3, ["not JSON", "one object per line"]),
     "array of others": ("t.json", f"[{OK}, 3]", 1, ['no list "messages"']),
     "text as json": ("t.jsonl", TALK, 1, ["text format", ".txt"]),
     "chatml": ("t.txt", "<|im_start|>user\na<|im_end|>\n", 1, ["ChatML"]),
@@ -312,14 +312,14 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
         "t.jsonl",
         chat(("user", [{"type": "image"}])),
         1,
-        ["type 'image'", "parts of text"],
+        ["type 'image'", "only text parts"],
     ),
     "a part of text": ("t.jsonl", chat(("user", ["a"])), 1, ["type 'str'"]),
     "weight": ("t.jsonl", OK.replace('"b"', '"b", "weight": 0.5'), 1, ['"weight" 0.5', "0 or 1"]),
     "train": ("t.jsonl", OK.replace('"b"', '"b", "train": "no"'), 1, ["\"train\" 'no'"]),
     "half a character": ("t.jsonl", OK.replace('"a"', '"\\ud800"'), 1, []),
     "long number": ("t.jsonl", "1" * 5000, 1, []),
-    "nobody answers": ("t.jsonl", chat(("user", "a")), 1, ["no turns found by the assistant"]),
+    "nobody answers": ("t.jsonl", chat(("user", "a")), 1, ["no turns of the assistant found"]),
     "system only": ("t.jsonl", chat(("system", "a")), 1, ["without turns"]),
 }
 
@@ -362,7 +362,7 @@ def test_every_kind_of_fault_is_listed(write: Write, num: int) -> None:
 def test_equal_faults_are_one_line_with_their_count(write: Write, name: str) -> None:
     good, bad = (TALK, f"prose\n\n{END}\n") if name == "t.txt" else (f"{OK}\n\n\n", "{\n\n\n")
     said = str(refusal(write((good + bad) * 1500, name)))
-    assert said.startswith(f"{name}:4: ") and "(1,500 of these, here is the first)" in said
+    assert said.startswith(f"{name}:4: ") and "(1,500 of these, this is the first)" in said
     assert "\n" not in said
 
 
@@ -444,8 +444,8 @@ def test_each_line_of_a_wrong_encoding_is_named(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_first_label_is_noted(write: Write) -> None:
-    """The whole turn becomes text before the first one, which nobody would expect."""
+    """The whole turn becomes text before the first turn, which nobody would expect."""
     file = reading.read(write(f"{TALK}Uesr: a\n\nAgent: b{END}\nBe kind.\n\n{TALK}"))
     (what,) = file.facts.notes
-    assert "begins with another label than User: or Agent:" in what
+    assert "begins with a label other than User: or Agent:" in what
     assert file.facts.notes[what] == [4] and file.facts.with_preamble == 2

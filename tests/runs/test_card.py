@@ -1,4 +1,4 @@
-"""The run card: what a run was made of."""
+"""The run card: a run's inputs and results."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from neoxkit.runs.folder import ARGUMENTS
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git checkout with one commit, as the kit's own."""
+    """Make a git checkout with one commit, like the kit's own."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "code.py").write_text("1\n")
     subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
@@ -40,7 +40,7 @@ def test_the_commit_and_what_was_changed_since(checkout: Path) -> None:
 
 
 def save(path: Path, code: str, parameters: str = "seed = 1", output: str = "") -> None:
-    """A notebook as JupyterLab saves it."""
+    """Write a notebook as JupyterLab saves it."""
     cells = [
         {"source": parameters, "metadata": {"tags": ["parameters"]}, "outputs": []},
         {"source": code, "metadata": {}, "outputs": [{"text": output}] if output else []},
@@ -131,11 +131,11 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
 
 def test_a_run_without_a_card_says_so(tmp_path: Path) -> None:
     assert run_card.read(tmp_path) == {}
-    assert run_card.rows(tmp_path) == [("run card", "none: the run is of an earlier version")]
+    assert run_card.rows(tmp_path) == [("run card", "none: the run was made by an earlier version")]
 
 
 def test_what_was_announced_counts_for_its_arguments_alone(tmp_path: Path) -> None:
-    """A shell's flags, or a file that was edited since, are not those settings."""
+    """Flags from a shell, or a file edited since, are not those settings."""
     said = {"settings": {"seed": 7}, "commands": {"repeat": "neoxkit repeat mine"}}
     for name, edited in (("mine", False), ("edited", True)):
         folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, whatever happened to their files."""
+"""Checkpoints are complete or absent, whatever happened to their files."""
 
 import shutil
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_a_link_is_no_file_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"12345")
     (path / MODEL).unlink()
     (path / MODEL).symlink_to(tmp_path / "elsewhere")
-    assert checkpoints.fault(path) == "model.safetensors is no file"
+    assert checkpoints.fault(path) == "model.safetensors is not a file"
 
 
 def test_sizes_alone_are_compared_for_a_look(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_none_that_holds_is_refused_with_a_line_for_each(tmp_path: Path) -> None
     ]
     assert "its save was interrupted -- bring it back, or set restart" in lines[0]
     assert all("model.safetensors has changed" in line for line in lines[1:])
-    assert len(checkpoints.folders(tmp_path)) == 3  # nothing went aside
+    assert len(checkpoints.folders(tmp_path)) == 3  # nothing was set aside
 
 
 def test_checkpoints_that_are_gone_are_refused(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_deletion_that_was_interrupted_is_ended(
 def test_the_manifest_is_the_last_thing_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file and folder is on the disk before the manifest takes its name."""
+    """Every file and folder is on disk before the manifest gets its name."""
     path, steps = save(tmp_path, 2, seal=False), []
     flush, rename = files.flush, Path.replace
     monkeypatch.setattr(files, "flush", lambda p: (steps.append(p.name), flush(p)))

@@ -1,4 +1,4 @@
-"""folder.py: half-written lines, resumed attempts, checkpoints that are not whole."""
+"""folder.py: half-written lines, resumed attempts, incomplete checkpoints."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_write_json_leaves_the_old_file_when_it_fails(
 def test_write_json_puts_the_new_file_in_place_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader looks at the moment of the rename: it sees the old file, beside it the whole new."""
+    """At the moment of the rename a reader sees the old file, and the whole new one beside it."""
     path, seen = tmp_path / "facts.json", []
     files.write_json(path, {"n": 1})
     rename = Path.replace

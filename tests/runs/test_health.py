@@ -1,4 +1,4 @@
-"""health.py: no alarm on good runs, at any moment of them; one sentence on each that breaks."""
+"""health.py: no alarm on good runs at any moment; one sentence on each that breaks."""
 
 import itertools
 import math
@@ -26,14 +26,14 @@ from neoxkit.runs.events import history
 from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
 
-MOMENTS = 20  # of a run at which it is looked at, the last of them at its end
+MOMENTS = 20  # at which a run is checked, the last one at its end
 Events = list[dict[str, Any]]
 
 
 def events(
     losses: Any, evals: Any = (), steps: int = 0, vocabulary: int = 1024, **start: Any
 ) -> Events:
-    """A run that logged these losses and evaluations, evenly over its steps."""
+    """Make a run that logged these losses and evaluations, evenly over its steps."""
     steps = steps or 10 * len(losses)
     made = [
         {"event": kind, "loss": loss, "step": round(steps * (i + 1) / len(of)), "epoch": 1.0}
@@ -49,7 +49,7 @@ def events(
 
 
 def moments(made: Events) -> list[Events]:
-    """The run as it stood at some moments."""
+    """Return the run as it was at some moments."""
     at = np.unique(np.linspace(1, len(made), MOMENTS).astype(int))
     return [made[:end] for end in at]
 
@@ -58,8 +58,8 @@ def moments(made: Events) -> list[Events]:
 
 
 def noisy(chance: np.random.Generator, curve: np.ndarray) -> np.ndarray:
-    """With what a log's batches add: at most a quarter of the loss, or half a nat; even or with
-    long tails, alone or hanging together a little, and with a spike at times."""
+    """Add the noise of a log's batches: at most a quarter of the loss, or half a nat; even or with
+    long tails, independent or slightly correlated, and sometimes with a spike."""
     num, spread, memory = len(curve), chance.uniform(0, 0.25), chance.uniform(0, 0.3)
     drawn = chance.standard_t(4, num) if chance.random() < 0.3 else chance.normal(0, 1, num)
     for i in range(1, num):
@@ -71,8 +71,8 @@ def noisy(chance: np.random.Generator, curve: np.ndarray) -> np.ndarray:
 
 
 def good_curve(chance: np.random.Generator) -> Events:
-    """A run that learns, or has nothing left to learn: it falls, by epochs or at once, to a level
-    that it keeps; a warm-up before it, with a small bump at times."""
+    """Simulate a run that learns, or has nothing left to learn: the loss falls, by epochs or at
+    once, to a level that it keeps, after a warm-up that sometimes has a small bump."""
     num, num_evals = int(chance.integers(2, 200)), int(chance.integers(0, 21))
     vocabulary = int(chance.choice([1024, 50277, 50304]))
     from_scratch = chance.random() < 0.5
@@ -101,13 +101,13 @@ def alarms(made: Events) -> list[str]:
 
 
 def test_no_good_curve_raises_an_alarm_at_any_moment() -> None:
-    """1,500 of them, each at 20 moments."""
+    """Simulate 1,500 runs, each at 20 moments."""
     chance = np.random.default_rng(0)
     assert [said for _ in range(1500) for said in alarms(good_curve(chance))] == []
 
 
 def good_settings(number: int) -> TrainSettings:
-    """Fifty ways to train `tiny`, the last fifteen on from a model that was tuned before."""
+    """List fifty ways to train `tiny`, the last fifteen from a model that was tuned before."""
     chance = random.Random(number)
     layout = chance.choice(["packed", "packed", "padded"])
     dataset = chance.choice(["small", "medium"])
@@ -156,7 +156,7 @@ def good_base(session_home: Path, zygote: Zygote) -> None:
 def test_no_real_good_run_raises_an_alarm_at_any_moment(
     home: Path, zygote: Zygote, good_base: None, number: int
 ) -> None:
-    """Good: its last eval loss is not above its first."""
+    """A run is good if its last eval loss is not above its first."""
     made = metrics(trained(zygote, good_settings(number)))
     losses = [e["loss"] for e in made if e["event"] == "eval"]
     assert losses[-1] < 1.01 * losses[0]
@@ -168,8 +168,8 @@ def test_no_real_good_run_raises_an_alarm_at_any_moment(
 
 
 def broken_curve(chance: np.random.Generator) -> Events:
-    """A fine-tuning that falls and then, in the middle, rises by 60 % to 400 %: slowly to the end,
-    at once, or within a tenth of the run."""
+    """Simulate a fine-tuning whose loss falls and, in the middle, rises by 60 % to 400 %: slowly
+    until the end, at once, or within a tenth of the run."""
     num = int(chance.integers(18, 200))
     done = np.linspace(0, 1, num)
     curve = chance.uniform(0.8, 3) * (0.6 + 0.4 * np.exp(-8 * done))
@@ -190,8 +190,8 @@ RISES = [2.0, 1.8, 1.6, 1.4, 1.2, 1.1, 1.0, 1.0, 1.2, 1.4, 1.6, 1.8]
 
 def test_a_train_loss_that_rises_for_the_last_third_is_told_with_the_steps() -> None:
     assert health.warnings(events(RISES, vocabulary=50304)) == [
-        "the train loss rose from 1 at step 80 to 1.6 at step 120: for a third of the run it did "
-        "not come back -- lower learning_rate to 0.0001 (its peak is 0.001)"
+        "the train loss rose from 1 at step 80 to 1.6 at step 120: it did not come back for a "
+        "third of the run -- lower learning_rate to 0.0001 (its peak is 0.001)"
     ]
     assert health.warnings(events(RISES[:8], vocabulary=50304)) == []
     assert health.warnings(events([*RISES, 1.6, 1.2, 1.0], vocabulary=50304)) == []
@@ -218,7 +218,7 @@ def test_a_rise_of_less_than_a_tenth_is_none_however_sure(rise: float, is_told: 
             "6.931 -- lower learning_rate to 0.0001 (its peak is 0.001)",
         ),
         (
-            [6.9, 30, 33, 31, 9, 6, 5, 4.8, 4.7, 4.6, 4.5, 4.5],  # it learns anew
+            [6.9, 30, 33, 31, 9, 6, 5, 4.8, 4.7, 4.6, 4.5, 4.5],  # it learns again
             "the train loss was 31 at step 40, where a uniform guess among 1,024 tokens has 6.931 "
             "-- lower learning_rate to 0.0001 (its peak is 0.001)",
         ),
@@ -247,7 +247,7 @@ def test_one_spike_is_no_broken_run() -> None:
 
 
 def test_with_few_logs_the_eval_loss_tells() -> None:
-    """Ten steps at a rate of 1 log two losses."""
+    """Ten steps at a rate of 1 log only two losses."""
     made = events([30.0, 90.0], [70.0, 110.0], steps=10, max_grad_norm=0)
     assert health.warnings(made) == [
         "the eval loss was 110 at step 10, where a uniform guess among 1,024 tokens has 6.931 -- "
@@ -330,7 +330,7 @@ RATE_1 = {"run": "broken", "learning_rate": 1.0, "max_grad_norm": 0}
 
 @pytest.fixture(scope="module")
 def told(session_home: Path) -> Iterator[tuple[str, str]]:
-    """A run of `tiny` at a rate of 1 without clipping: its warning, and what the terminal said."""
+    """Run `tiny` at a rate of 1 without clipping; return its warning and the terminal's output."""
     flags = [part for k, v in {**BROKEN, **RATE_1}.items() for part in ("-p", k, str(v))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXKIT_HOME", str(session_home))
@@ -359,7 +359,7 @@ def test_the_notebooks_status_summary_and_card_show_it_in_red(
     home: Path, told: tuple[str, str]
 ) -> None:
     nb = nbformat.read(paths.run("broken") / "02_train.ipynb", as_version=4)
-    for cell in ("dashboard.watch(launch", "dashboard.summary"):
+    for cell in ("dashboard.watch(process", "training.summary"):
         shown = next(c for c in nb.cells if cell in c.source).outputs[0].data
         assert f"warning: {told[0]}" in shown["text/plain"]
         assert view.ALERT_COLOUR in shown["text/html"] and told[0] in shown["text/html"]
@@ -374,7 +374,7 @@ def test_files_and_tables_of_runs_name_it(
     assert run_card.read(folder)["results"]["warnings"] == [told[0]]
     assert ("warning", told[0]) in run_card.rows(folder)
     assert f"**Warning.** {told[0]}" in (folder / "model" / "README.md").read_text()
-    assert f"broken: {told[0]}" in compare_runs.notes(compare_runs.load(["broken"]))
+    assert f"broken: {told[0]}" in compare_runs.notes(compare_runs.load_runs(["broken"]))
     assert cli.main(["runs"]) == 0
     assert f"broken: warning: {told[0]}" in capsys.readouterr().out.splitlines()
     page = report.write("broken").read_text()
@@ -391,7 +391,7 @@ def test_what_it_says_to_change_helps(home: Path, zygote: Zygote, told: tuple[st
 
 @pytest.mark.slow
 def test_what_it_says_of_an_overfitted_run_helps(home: Path, zygote: Zygote) -> None:
-    """Thirty conversations again and again at a high rate; then as many steps as the best had."""
+    """Train on thirty conversations repeatedly at a high rate; then only up to the best step."""
     text = (home / "data" / "small.txt").read_text().split("<|endoftext|>\n")
     few = "".join(f"{conversation}<|endoftext|>\n" for conversation in text[:60])
     (home / "data" / "few.txt").write_text(few)

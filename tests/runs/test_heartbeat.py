@@ -1,4 +1,4 @@
-"""Signs of life: how long a rank may be silent, and who notices."""
+"""Heartbeats: how long a rank may be silent, and who notices."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_a_rank_is_silent_when_it_gave_no_sign_for_longer_than_it_said(
 
 
 def look_for(seconds: int, watch: heartbeat.Watch, clock: Clock) -> None:
-    """The guard looks every second."""
+    """The guard checks every second."""
     for _ in range(seconds):
         clock.now += 1
         watch.silent()

@@ -1,4 +1,4 @@
-"""How runs stand, from their files alone."""
+"""The status of runs, from their files alone."""
 
 import time
 from pathlib import Path
@@ -100,4 +100,4 @@ def test_no_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("notebooks", "ds_configs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
-    assert terminal.runs_table(all_runs()).startswith("no run yet")
+    assert terminal.runs_table(all_runs()).startswith("no runs yet")

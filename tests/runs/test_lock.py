@@ -1,4 +1,4 @@
-"""Who trains in a run folder, and the wish that it stop."""
+"""The lock on a run folder, and stop requests."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_a_held_folder_is_refused_until_it_is_free(tmp_path: Path) -> None:
 
 
 def test_looking_takes_nothing(tmp_path: Path) -> None:
-    """Two may look at once: a look that held the folder would say that somebody trains there."""
+    """Two may check at once: a check that held the lock would look like a training."""
     (tmp_path / lock.LOCK).touch()
     with (tmp_path / lock.LOCK).open("r+") as other:
         lock.fcntl.flock(other, lock.fcntl.LOCK_SH)
@@ -57,24 +57,24 @@ def test_a_stop_request_from_before_the_start_is_forgotten(tmp_path: Path) -> No
     os.utime(tmp_path / lock.STOP, (begun - 60, begun - 60))
     lock.hold(tmp_path).close()
     assert not lock.asked_to_stop(tmp_path)
-    lock.answer_stop(tmp_path)  # nobody asked: no fault
+    lock.answer_stop(tmp_path)  # without a request: no error
 
 
 def test_a_stop_request_made_during_the_start_counts(tmp_path: Path) -> None:
-    """Rank 0 takes the lock only when it has loaded its libraries."""
+    """Rank 0 takes the lock only after loading its libraries."""
     lock.ask_to_stop(tmp_path)
     lock.hold(tmp_path).close()
     assert lock.asked_to_stop(tmp_path)
 
 
 def test_a_training_begins_with_its_launcher(tmp_path: Path) -> None:
-    """A request that was made while DeepSpeed's runner starts is not older than the training."""
+    """A request made while DeepSpeed's runner starts is not older than the training."""
     code = """if True:
         import os, subprocess, sys, time
         import psutil
         stop, begun = sys.argv[1] + "/STOP", psutil.Process().create_time()
         open(stop, "w").close()
-        os.utime(stop, (begun - 1.5, begun - 1.5))  # within what clocks may be out of step
+        os.utime(stop, (begun - 1.5, begun - 1.5))  # within the difference allowed between clocks
         time.sleep(1)
         subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], check=True)
     """

@@ -1,4 +1,4 @@
-"""resuming.py: a run goes on with the data it was started on, or the refusal says what differs."""
+"""resuming.py: a run resumes on the data it was started with, or the refusal says what differs."""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +24,7 @@ DIALLED = TRAIN.replace(learning_rate=5e-4)
 
 @pytest.fixture
 def started(home: Path) -> Path:
-    """A run that was started on the dataset `kept`, as far as files go."""
+    """Make the files of a run that was started on the dataset `kept`."""
     conversations = (home / "data" / "small.txt").read_text().split("<|endoftext|>\n")
     for name, some in (("tiny", conversations[:20]), ("other", conversations[20:40])):
         text = "".join(f"{c}<|endoftext|>\n" for c in some)
@@ -47,7 +47,7 @@ def refusal(first: TokenizeSettings, settings: TrainSettings = TRAIN) -> str:
 
 @pytest.mark.parametrize("where", [DATASET, "the dataset alone"])
 def test_other_data_is_refused_before_it_is_written(started: Path, where: str) -> None:
-    if where != DATASET:  # a run of the time before runs kept their manifest
+    if where != DATASET:  # a run from before runs kept their manifest
         (started / DATASET).unlink()
     checks.check_before_tokenizing(FIRST, TRAIN)
     assert refusal(FIRST.replace(train_file="data/other.txt")) == (
@@ -74,7 +74,7 @@ def test_other_settings_are_refused_before_01(started: Path) -> None:
 
 
 def test_a_dial_that_made_the_difference_is_named_with_its_value(started: Path) -> None:
-    """The remedy, followed to the letter, lets the run go on."""
+    """The remedy, followed exactly, lets the run resume."""
     files.write_json(started / ARGUMENTS, command.trainer_arguments(DIALLED))
     files.write_json(started / DIALS, {"learning_rate": [2e-3, 5e-4]})
     with pytest.raises(UserError) as refused:
@@ -102,7 +102,7 @@ def test_a_dial_that_was_turned_since_is_named_as_well(started: Path) -> None:
 def test_a_start_keeps_what_dials_have_changed(
     started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the run goes on without a dial: the file is of the start that the arguments are of."""
+    """Until the run resumes without a dial: the file belongs to the same start as the arguments."""
     monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: None)
     monkeypatch.setattr(process, "_started", {})
     shutil.rmtree(started)
@@ -133,7 +133,7 @@ SMALLER = FIRST.replace(block_size=32)
 
 
 def replacing(settings: TokenizeSettings) -> str:
-    """The sentence with which a dataset is not replaced."""
+    """Return the sentence that refuses to replace a dataset."""
     with pytest.raises(UserError) as refused:
         resuming.replaced(settings)
     return str(refused.value)
@@ -221,7 +221,7 @@ def test_the_yes_to_replace_is_no_part_of_the_data(started: Path) -> None:
 
 
 def test_a_setting_that_came_later_is_no_change() -> None:
-    """Runs of an earlier version go on, and a shell's flags are texts."""
+    """Runs of an earlier version resume, and flags from a shell are text."""
     old = {"learning_rate": 1e-3}
     resuming.refuse_changes(old, old | {"lora_rank": 0})
     resuming.refuse_changes(old, {"learning_rate": "0.001", "lora_rank": "0"})

@@ -1,4 +1,4 @@
-"""Conversation files become a tokenized dataset.
+"""Turn conversation files into a tokenized dataset.
 
 Notebooks use reading.read_sides; encoding.encode_file; selection.fit_sides and split_rows;
 audit.findings, audit, require and turn_lengths; tokenized.make_manifest, save, card, load, within

@@ -1,4 +1,4 @@
-"""What may be wrong with tokenized conversations, and the audit that they must pass."""
+"""Find suspicious tokenized conversations, and audit the labels before they are saved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NUM_EXTREME = 10  # conversations behind "longest" and "most tokens for its characters"
 SHORT_TURN = 2  # a turn of fewer characters is nearly empty
-SMALL_SHARE = 0.1  # of a conversation's tokens trained on: below it, little is learnt from it
+SMALL_SHARE = 0.1  # of a conversation's tokens trained on: below it, little is learnt
 LEAST_TRAINED = 0.01  # share of all tokens: below it, a dataset teaches next to nothing
 
 Sides = Mapping[str, Table]
@@ -26,18 +26,18 @@ Sides = Mapping[str, Table]
 
 @dataclass(frozen=True)
 class Finding:
-    """A kind of conversation worth a look: what it is, and the rows of each side."""
+    """A kind of conversation worth a look: its description, and the rows on each side."""
 
     what: str
     rows: Sides
 
 
 def findings(sides: Sides) -> list[Finding]:
-    """What a person should look at before training, each with the conversations behind it."""
+    """List what to look at before training, each with the conversations concerned."""
     asked = {side: first_questions(rows) for side, rows in sides.items()}
     other = {"train": "eval", "eval": "train"}
     rules = {
-        "repeats another one to the letter": lambda side, rows: repeats(rows),
+        "repeats another one exactly": lambda side, rows: repeats(rows),
         "asks what the other side asks first": lambda side, rows: np.isin(
             asked[side], asked.get(other[side], [])
         ),
@@ -48,7 +48,7 @@ def findings(sides: Sides) -> list[Finding]:
             rows.trained < SMALL_SHARE * rows.length
         ),
         f"the {NUM_EXTREME} longest": lambda side, rows: largest(rows.length),
-        f"the {NUM_EXTREME} with most tokens a character": lambda side, rows: largest(
+        f"the {NUM_EXTREME} with most tokens per character": lambda side, rows: largest(
             rows.store.length[rows.at] / np.maximum(rows.chars, 1)
         ),
     }
@@ -59,7 +59,7 @@ def findings(sides: Sides) -> list[Finding]:
 
 
 def repeats(rows: Table) -> np.ndarray:
-    """Which rows have the ids of an earlier row: bool."""
+    """Mark the rows whose ids equal those of an earlier row: bool."""
     keys = rows.keys()
     again = np.ones(len(keys), bool)
     again[np.unique(keys, return_index=True)[1]] = False
@@ -67,14 +67,14 @@ def repeats(rows: Table) -> np.ndarray:
 
 
 def largest(values: np.ndarray) -> np.ndarray:
-    """The indices of the largest values, the largest first."""
+    """Return the indices of the largest values, largest first."""
     return np.argsort(-values, kind="stable")[:NUM_EXTREME]
 
 
 def first_questions(rows: Table) -> np.ndarray:
-    """A hash (uint64) of what stands before each row's first reply, equal for equal ids.
+    """Hash the tokens before each row's first reply: uint64, equal for equal ids.
 
-    A sum of ids times fixed random numbers, one a place (multilinear hashing).
+    The hash is a sum of ids times fixed random numbers, one per place (multilinear hashing).
     """
     of, replies = rows.replies()
     asked = rows.length.copy()
@@ -95,7 +95,7 @@ def first_questions(rows: Table) -> np.ndarray:
 
 
 def turn_lengths(rows: Table) -> dict[str, np.ndarray]:
-    """Tokens of every turn by role: a reply with what ends it, and what is asked before it."""
+    """Count the tokens of every turn by role; a reply includes what ends it."""
     of, replies = rows.replies()
     before = np.zeros(len(replies), np.int64)
     same = of[1:] == of[:-1]
@@ -106,7 +106,7 @@ def turn_lengths(rows: Table) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the audit: what was checked, what was found, and what to change if it failed."""
+    """One line of the audit: the check, the finding, and what to change if it failed."""
 
     what: str
     found: str
@@ -121,7 +121,7 @@ def audit(
     tokenizer: "PreTrainedTokenizerBase",
     sources: Mapping[str, ConversationFile],
 ) -> list[Check]:
-    """Check that the labels teach what they should, from the rows that will be written."""
+    """Check that the labels teach the right tokens, using the rows that will be saved."""
     names = sources["train"].names
     return [
         _some_is_trained(sides),
@@ -133,7 +133,7 @@ def audit(
 
 
 def require(checks: list[Check]) -> None:
-    """Refuse to go on where a line of the audit failed, naming the parameter to change."""
+    """Raise UserError if a check of the audit failed, naming the parameter to change."""
     for check in checks:
         if not check.passed:
             raise UserError(check.parameter, f"{check.what}: {check.found}", check.remedy)
@@ -153,14 +153,14 @@ def _some_is_trained(sides: Sides) -> Check:
 
 
 def _no_question_is_trained(sides: Sides, names: Names) -> Check:
-    """No agent turn may hold what looks like a turn of the asking side."""
+    """Check that no agent turn contains what looks like a turn of the asking side."""
     trained = sum(int(rows.trained.sum()) for rows in sides.values())
     astray = {side: np.minimum(rows.astray, rows.trained) for side, rows in sides.items()}
     count = sum(int(tokens.sum()) for tokens in astray.values())
     lines = [int(n) for side, tokens in astray.items() for n in sides[side].line[tokens > 0]]
     where = f" ({lines_in_short(lines)})" if lines else ""
     return Check(
-        "trained tokens behind a label of the asking side",
+        "trained tokens after a label of the asking side",
         f"{count:,} of {trained:,}{where}",
         count == 0,
         "train_file",
@@ -169,12 +169,12 @@ def _no_question_is_trained(sides: Sides, names: Names) -> Check:
 
 
 def _every_conversation_ends(sources: Mapping[str, ConversationFile]) -> Check:
-    """Only the last conversation of a file may do without an end mark."""
+    """Check that at most the last conversation of a file has no end mark."""
     files = [s for s in sources.values() if s.form.format == "text"]
     marked = [s for s in files if s.form.end_mark != NO_MARK]
     conversations = sum(s.facts.conversations for s in sources.values())
     questions = sum(s.facts.questions for s in sources.values())
-    each = f"{conversations:,}, of {questions / max(conversations, 1):.1f} questions on average"
+    each = f"{conversations:,}, with {questions / max(conversations, 1):.1f} questions on average"
     if marked:
         each += f"; {sum(s.facts.marks for s in marked):,} end with a mark"
     return Check(
@@ -189,7 +189,7 @@ def _every_conversation_ends(sources: Mapping[str, ConversationFile]) -> Check:
 def _every_end_is_trained(
     sides: Sides, tokenizer: "PreTrainedTokenizerBase", names: Names
 ) -> Check:
-    """Of each agent turn the last token must be trained and be the end mark or the next label's."""
+    """Check that each agent turn's last token is trained: the end mark, or the next label's end."""
     next_label = tokenizer(names.stop_text, add_special_tokens=False)["input_ids"]
     marks = [tokenizer.eos_token_id, next_label[-1]]
     ends, untrained = 0, 0
@@ -213,7 +213,7 @@ def _every_end_is_trained(
 
 
 def _nothing_is_lost_unseen(sides: Sides, counts: Mapping[str, Counts]) -> Check:
-    """With an eval file of its own, what stands in both files has left the train side."""
+    """Check that every conversation is counted; those also in eval_file leave the train side."""
     read = sum(c.read for c in counts.values())
     named = sum(len(lines) for c in counts.values() for lines in c.dropped.values())
     kept = sum(map(len, sides.values()))

@@ -1,4 +1,4 @@
-"""A text file in blocks of whole conversations, so that no step has to hold all of it."""
+"""Cut a text file into blocks of whole conversations, so that no step holds all of it."""
 
 import hashlib
 import re
@@ -11,29 +11,28 @@ from neoxkit import paths
 from neoxkit.errors import Faults, UserError
 
 BLOCK_BYTES = 2 << 20
-HEAD_BYTES = 2 << 20  # what is looked at to learn how a file is written
+HEAD_BYTES = 2 << 20  # read to find out how a file is written
 
 _LINE_ENDS = re.compile(rb"[ \t]*[\r\n]")
 
-# (bytes of the file, where to look from) -> where the last conversation in them is over, or 0
+# (bytes of the file, where to search from) -> the end of the last conversation in them, or 0
 Boundary = Callable[[bytearray, int], int]
 
 
-class Block(NamedTuple):
-    """A stretch of a file: its first byte, its size in bytes, the number of its first line."""
+class Chunk(NamedTuple):
+    """A part of a file: its first byte, its size in bytes, the number of its first line."""
 
     start: int
     size: int
     line: int
 
 
-def cut(path: Path, boundary: Boundary) -> tuple[list[Block], str]:
-    """The blocks of a file and the file's SHA-256; everything but UTF-8 is refused.
+def cut(path: Path, boundary: Boundary) -> tuple[list[Chunk], str]:
+    """Return a file's blocks and its SHA-256; refuse everything but UTF-8.
 
-    A block of about BLOCK_BYTES ends where `boundary` says; a longer conversation makes a longer
-    block.
+    A block has about BLOCK_BYTES and ends at a `boundary`; a longer conversation makes it longer.
     """
-    blocks: list[Block] = []
+    blocks: list[Chunk] = []
     damage = _Damage(paths.short(path))
     digest, buffer, start, line, searched = hashlib.sha256(), bytearray(), 0, 1, 0
     with path.open("rb") as file:
@@ -43,31 +42,31 @@ def cut(path: Path, boundary: Boundary) -> tuple[list[Block], str]:
             if len(buffer) < BLOCK_BYTES:
                 break  # the end of the file
             if end := boundary(buffer, searched):
-                blocks.append(Block(start, end, line))
+                blocks.append(Chunk(start, end, line))
                 damage.look(blocks[-1], bytes(buffer[:end]))
                 line += _num_line_ends(buffer[:end])
                 start += end
                 del buffer[:end]
             searched = len(buffer)
     if buffer:
-        blocks.append(Block(start, len(buffer), line))
+        blocks.append(Chunk(start, len(buffer), line))
         damage.look(blocks[-1], bytes(buffer))
     damage.refuse(start + len(buffer))
     return blocks, digest.hexdigest()
 
 
 def at_lines(buffer: bytearray, searched: int) -> int:
-    """A Boundary for files of one conversation a line."""
+    """Find the last line end: a Boundary for files with one conversation per line."""
     return buffer.rfind(b"\n", searched) + 1
 
 
 def nowhere(buffer: bytearray, searched: int) -> int:
-    """A Boundary for files that can only be read as a whole."""
+    """Find no end: a Boundary for files that can only be read as a whole."""
     return 0
 
 
 def at_marks(mark: str) -> Boundary:
-    """A Boundary behind an end mark that ends its line."""
+    """Make a Boundary that finds the last end mark at the end of a line."""
     raw = mark.encode()
 
     def boundary(buffer: bytearray, searched: int) -> int:
@@ -86,21 +85,21 @@ def _num_line_ends(raw: bytes | bytearray) -> int:
     return raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
 
 
-def read(path: Path, block: Block) -> str:
-    """A block's text, with line ends of one kind."""
+def read_chunk(path: Path, block: Chunk) -> str:
+    """Read a block's text, with line ends normalised to \\n."""
     with path.open("rb") as file:
         file.seek(block.start)
         raw = file.read(block.size)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        what = "was changed while it was read"
+        what = "changed while it was being read"
         raise UserError(paths.short(path), what, "start again") from None
     return _lines_of_one_kind(text.removeprefix("\ufeff") if block.start == 0 else text)
 
 
 def head(path: Path) -> str:
-    """The text at the beginning of a file, to learn how it is written; refused if it is binary."""
+    """Read the beginning of a file, to find out how it is written; refuse a binary file."""
     with path.open("rb") as file:
         raw = file.read(HEAD_BYTES)
     _refuse_binary(paths.short(path), raw)
@@ -136,7 +135,7 @@ def _refuse_binary(where: str, raw: bytes) -> None:
 
 
 class _Wrong(NamedTuple):
-    """A line that is not UTF-8: its number, and its first wrong bytes at a place in the file."""
+    """A line that is not UTF-8: number, first wrong bytes, and their place in the file."""
 
     line: int
     at: int
@@ -145,15 +144,15 @@ class _Wrong(NamedTuple):
 
 @dataclass
 class _Damage:
-    """What in a file is not UTF-8 text, gathered block by block."""
+    """The bytes of a file that are not UTF-8 text, collected block by block."""
 
     where: str
     nul_lines: list[int] = field(default_factory=list)
     wrong: list[_Wrong] = field(default_factory=list)
-    has_utf8: bool = False  # there are characters of more than one byte, and they are right
+    has_utf8: bool = False  # it has valid characters of more than one byte
 
-    def look(self, block: Block, raw: bytes) -> None:
-        """Look at a block's bytes."""
+    def look(self, block: Chunk, raw: bytes) -> None:
+        """Check a block's bytes."""
         if b"\0" in raw:
             self.nul_lines.append(block.line + _num_line_ends(raw[: raw.index(b"\0")]))
         try:
@@ -162,7 +161,7 @@ class _Damage:
         except UnicodeDecodeError:
             self.wrong += self._wrong_lines(block, raw)
 
-    def _wrong_lines(self, block: Block, raw: bytes) -> Iterator[_Wrong]:
+    def _wrong_lines(self, block: Chunk, raw: bytes) -> Iterator[_Wrong]:
         at = block.start
         for number, line in enumerate(re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw), start=block.line):
             try:
@@ -173,9 +172,9 @@ class _Damage:
             at += len(line)
 
     def refuse(self, size: int) -> None:
-        """Refuse the file, of so many bytes, if there was any."""
+        """Refuse the file, of `size` bytes, if there is any damage."""
         faults = [
-            UserError(f"{self.where}:{line}", "holds a NUL byte", "delete it: text has none")
+            UserError(f"{self.where}:{line}", "contains a NUL byte", "delete it: text has none")
             for line in self.nul_lines
         ]
         faults += [self._fault(wrong, size) for wrong in self.wrong]
@@ -193,8 +192,8 @@ class _Damage:
         return UserError(where, what, "probably Windows-1252: iconv -f WINDOWS-1252 -t UTF-8")
 
     def _is_cut_off(self, raw: bytes) -> bool:
-        """Whether a file's last bytes are the beginning of a character. A single one might be a
-        letter of Windows-1252 as well: that most often ends in a letter above 0xde."""
+        """Return whether a file's last bytes are the beginning of a character. A single byte might
+        also be a Windows-1252 letter: a text most often ends in one above 0xde."""
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as fault:

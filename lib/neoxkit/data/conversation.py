@@ -1,38 +1,38 @@
-"""What a conversation is: turns in order, and the one text they are written as."""
+"""A conversation: turns in order, and the text they are rendered as."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-Notes = dict[str, list[int]]  # what was read in a way one may not expect -> line numbers
+Notes = dict[str, list[int]]  # something read in an unexpected way -> line numbers
 
 
 class Names(NamedTuple):
-    """What the two sides are called: the labels of their turns, without the colon."""
+    """The names of the two sides: the labels of their turns, without the colon."""
 
     agent: str = "Agent"
     user: str = "User"
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
-        """Read them from a dataset's manifest, or from what a run says of itself."""
+        """Read the names from a dataset's manifest or a run's facts."""
         return cls(facts["agent_name"], facts["user_name"])
 
     @property
     def stop_text(self) -> str:
-        """What an agent turn in the middle of a conversation ends with."""
+        """Return the text that ends an agent turn in the middle of a conversation."""
         return f"\n\n{self.user}:"
 
     def label(self, role: str) -> str:
-        """The label of a role's turns, colon included."""
+        """Return the label of a role's turns, with the colon."""
         return f"{self.user if role == 'user' else self.agent}:"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: role is "user" or "agent"; white space at the text's edges is not kept.
+    """One turn: role is "user" or "agent"; white space around the text is not kept.
 
-    `trained` False: an agent turn that its file marks as context, not to be learnt.
+    `trained` False: an agent turn that the file marks as context only.
     """
 
     role: str
@@ -42,7 +42,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order, the text before the first of them, and the file line where it starts."""
+    """Turns in order, the text before the first turn, and the line where it starts in the file."""
 
     line: int
     turns: tuple[Turn, ...]
@@ -55,9 +55,9 @@ class Conversation:
 
 
 class Span(NamedTuple):
-    """Where a turn's text lies in the whole text: characters, end not included.
+    """The range of a turn's text within the whole text: characters, end not included.
 
-    `start` is right after the label's colon, so a reply's first blank belongs to the reply.
+    `start` is right after the label's colon, so a reply's first space belongs to the reply.
     """
 
     role: str
@@ -66,7 +66,7 @@ class Span(NamedTuple):
 
 
 def render(conversation: Conversation, names: Names) -> tuple[str, list[Span]]:
-    """The conversation's text without its end mark, and the span of each turn.
+    """Return the conversation's text without its end mark, and the span of each turn.
 
     >>> render(Conversation(1, (Turn("user", "Hi"), Turn("agent", "Yes?"))), Names("Joi"))[0]
     'User: Hi\\n\\nJoi: Yes?'
@@ -85,9 +85,9 @@ def render(conversation: Conversation, names: Names) -> tuple[str, list[Span]]:
 
 
 def prompt(conversation: Conversation, names: Names) -> str:
-    """The text up to and with the label that the agent's next reply follows.
+    """Return the text up to and including the label of the agent's next reply.
 
-    It ends at the colon: a prompt that ends in a blank is no token prefix of the trained text.
+    It ends at the colon: a prompt that ends in a space is not a token prefix of the trained text.
     """
     text, _ = render(conversation, names)
     return f"{text}\n\n{names.label('agent')}"

@@ -1,4 +1,4 @@
-"""How a conversation file is written: its format, the two names, what ends a conversation."""
+"""Detect how a conversation file is written: format, the two names, end of a conversation."""
 
 import re
 from pathlib import Path
@@ -13,9 +13,9 @@ from neoxkit.settings import END_MARK
 
 
 class Form(NamedTuple):
-    """How a file is written: "text" or "json", its two names, and what ends a conversation.
+    """The form of a file: "text" or "json", the two names, and what ends a conversation.
 
-    `glued`: its labels need no blank line before them.
+    `glued`: labels need no blank line before them.
     """
 
     format: str
@@ -25,7 +25,7 @@ class Form(NamedTuple):
 
 
 def check_names(agent_name: str, user_name: str) -> None:
-    """Refuse names that a person gave and that no two sides can have."""
+    """Refuse names given by the user that can't be those of two sides."""
     for parameter, name in (("agent_name", agent_name), ("user_name", user_name)):
         if any(c in name for c in ":\n<>`"):
             raise UserError(parameter, f"{name!r} can't be a label", "give the name alone")
@@ -37,10 +37,10 @@ def check_names(agent_name: str, user_name: str) -> None:
 def text_form(
     path: Path, head: str, agent_name: str, user_name: str, end_mark: str, names_of: str = ""
 ) -> tuple[Form, list[text_format.Piece], Votes]:
-    """How a text file is written, by its beginning; its conversations there, and their votes.
+    """Detect a text file's form from its beginning; also return the conversations and votes there.
 
-    Labels are looked for at the start of paragraphs, and at the start of any line where few answer
-    there, or none that is known to ask.
+    Search for labels at the start of paragraphs; then at the start of any line, if few
+    conversations have an answer there or no name is known to ask.
     """
     mark = end_mark if end_mark != text_format.NO_MARK else END_MARK
     pieces = text_format.split(head, mark).pieces
@@ -58,7 +58,7 @@ def text_form(
 
 
 def refuse_other_formats(path: Path, text: str) -> None:
-    """Name a well-known format that came under the wrong file name."""
+    """Refuse a well-known format under the wrong file name, and name it."""
     where, start = f"{paths.short(path)}:1", text.lstrip()[:200].lower()
     if start.startswith(("<!doctype", "<html", "<?xml")):
         raise UserError(
@@ -67,4 +67,4 @@ def refuse_other_formats(path: Path, text: str) -> None:
     if start.startswith("<|im_start|>"):
         raise UserError(where, "is ChatML", 'write "User: ...", or JSON Lines "messages"')
     if re.match(r'\[\s*[\]{]|\{\s*"', start):
-        raise UserError(where, "is JSON", "name it .jsonl (one object a line) or .json")
+        raise UserError(where, "is JSON", "name it .jsonl (one object per line) or .json")

@@ -1,4 +1,4 @@
-"""Conversations to token ids and labels, by character offsets."""
+"""Encode conversations as token ids and labels, using character offsets."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neoxkit import parallel
-from neoxkit.data.chunks import Block
+from neoxkit.data.chunks import Chunk
 from neoxkit.data.conversation import Conversation, Names, Span, render
 from neoxkit.data.fences import in_code
 from neoxkit.data.reading import ConversationFile
-from neoxkit.data.table import FAULTS, Part, Store, Table, key_of
+from neoxkit.data.table import FAULTS, EncodedPart, Store, Table, key_of
 from neoxkit.errors import UserError
 from neoxkit.parallel import Progress, silent
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 1000  # conversations a tokenizer call
+_BATCH = 1000  # conversations per tokenizer call
 
 
 def encode_file(
@@ -31,16 +31,18 @@ def encode_file(
     train_on: str = "agent",
     progress: Progress = silent,
 ) -> Table:
-    """Tokenize a file's conversations whole, on all cores; nothing is cut or left out here.
+    """Tokenize a file's conversations on all cores; nothing is cut or left out here.
 
     `train_on` "agent": each agent turn and what ends it (the end mark, or the blank line and the
-    next label). "all": every turn, not the preamble. Special tokens written in a text stay text.
+    next label). "all": every turn, but not the preamble. Special tokens typed in a text stay text.
     """
     work = partial(_encode_block, tokenizer, file, names, train_on)
     return _table(_counted(parallel.each(work, file.blocks), file, progress), train_on)
 
 
-def _counted(parts: Iterable[Part], file: ConversationFile, progress: Progress) -> Iterable[Part]:
+def _counted(
+    parts: Iterable[EncodedPart], file: ConversationFile, progress: Progress
+) -> Iterable[EncodedPart]:
     done = 0
     for part in parts:
         yield part
@@ -53,8 +55,8 @@ def _encode_block(
     file: ConversationFile,
     names: Names,
     train_on: str,
-    block: Block,
-) -> Part:
+    block: Chunk,
+) -> EncodedPart:
     labelled = file.form.format == "text"
     return _encode(tokenizer, file.read_block(block), names, train_on, labelled)
 
@@ -65,11 +67,11 @@ def encode(
     names: Names,
     train_on: str = "agent",
 ) -> Table:
-    """`encode_file` for conversations in memory."""
+    """Tokenize conversations in memory, as `encode_file` does."""
     return _table([_encode(tokenizer, conversations, names, train_on)], train_on)
 
 
-def _table(parts: Iterable[Part], train_on: str) -> Table:
+def _table(parts: Iterable[EncodedPart], train_on: str) -> Table:
     store = Store(parts, train_on)
     return Table(store, np.arange(len(store.length)), store.length)
 
@@ -80,12 +82,12 @@ def _encode(
     names: Names,
     train_on: str,
     labelled: bool = True,
-) -> Part:
-    """`labelled`: the turns were told apart by labels in the text."""
+) -> EncodedPart:
+    """Encode a block; `labelled`: its turns were separated by labels in the text."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    backend.encode_special_tokens = True  # a special token that somebody typed is text
+    backend.encode_special_tokens = True  # special tokens typed in a text stay text
     ids, lengths, firsts, replies, num_replies, chars, astray = [], [], [], [], [], [], []
     asks = _asking_label(names)
     for start in range(0, len(conversations), _BATCH):
@@ -110,7 +112,7 @@ def _encode(
     flat_ids = np.concatenate([np.zeros(0, np.int32), *ids])
     ends = np.cumsum(lengths)
     keys = [key_of(flat_ids[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
-    return Part(
+    return EncodedPart(
         ids=flat_ids,
         replies=np.array(replies, np.int32).reshape(-1, 3),
         length=np.array(lengths, np.int32),
@@ -128,21 +130,27 @@ def _encode(
 
 
 def _first_token(encoding: "Encoding", num_chars: int, char: int) -> int:
-    """The first token that begins at or after a character; the number of tokens if none does.
+    """Return the first token that begins at or after a character, or the number of tokens.
 
-    Asking for the few characters that matter is much faster than turning all offsets into lists.
+    Looking up the few characters that matter is much faster than listing all offsets.
     """
     for at in range(char, num_chars):
         token = encoding.char_to_token(at)
-        if token is not None:  # None: white space that some tokenizers count to no token
+        if token is not None:  # None: white space that some tokenizers assign to no token
             break
     else:
         token = len(encoding)
-    while token < len(encoding) and encoding.token_to_chars(token)[0] < char:
+    while token < len(encoding) and _begin(encoding, token) < char:
         token += 1
-    while token > 0 and encoding.token_to_chars(token - 1)[0] >= char:
+    while token > 0 and _begin(encoding, token - 1) >= char:
         token -= 1
     return token
+
+
+def _begin(encoding: "Encoding", token: int) -> int:
+    chars = encoding.token_to_chars(token)
+    assert chars  # None only for special tokens, and none were added
+    return chars[0]
 
 
 def _replies(
@@ -151,9 +159,9 @@ def _replies(
     token: Callable[[int], int],
     num_tokens: int,
 ) -> list[tuple[int, int, int]]:
-    """The turns to learn in tokens: start, end, over; `token` gives the first from a character on.
+    """Return the turns to learn in tokens: start, end, over; `token` maps a character to a token.
 
-    A reply is over where the next turn's text begins, or behind the end mark.
+    A reply is over where the next turn's text begins, or after the end mark.
     """
     last = len(spans) - 1
     return [
@@ -168,9 +176,9 @@ def _replies(
 
 
 def _asking_label(names: Names) -> re.Pattern[str]:
-    """A line that looks like the beginning of a turn of the asking side: by its name, whatever
-    signs, numbers or a bracket stand round it, or at the start of a paragraph by one that everybody
-    uses; without a colon where it is a heading or bold."""
+    """Return a pattern for lines that seem to begin a turn of the asking side: its name, with any
+    signs, numbers or brackets around it, or a common name at the start of a paragraph; in a heading
+    or in bold, without a colon."""
     usual = "|".join({"user", "human"} - {name.casefold() for name in names}) or "(?!)"
     user, odd = re.escape(names.user), r"(?:[^\w\n]|\d)*(?:[ap]m\W{0,3})?(?:</?\w+>)*"
     label = rf"(?:{odd}{user}|(?<=\n\n){odd}(?:{usual}))"
@@ -184,7 +192,7 @@ def _asking_label(names: Names) -> re.Pattern[str]:
 def _behind_labels(
     text: str, spans: Sequence[Span], asks: re.Pattern[str], token: Callable[[int], int]
 ) -> int:
-    """Tokens of agent turns that stand behind a label of the asking side, code blocks aside."""
+    """Count the tokens of agent turns after a label of the asking side, except in code blocks."""
     count = 0
     for span in spans:
         turn = text[span.start : span.end] if span.role == "agent" else ""
@@ -196,9 +204,9 @@ def _behind_labels(
 
 
 def _fault(conversation: Conversation, train_on: str) -> int:
-    """0, or 1 + an index into FAULTS."""
+    """Return 0, or 1 + an index into FAULTS."""
     if train_on == "all" and not all(turn.trained for turn in conversation.turns):
-        what = f'"all" trains every turn, and line {conversation.line} marks one as not to train'
+        what = f'"all" trains every turn, and line {conversation.line} marks one as untrained'
         raise UserError("train_on", what, "set it to agent")
     if any(not turn.text for turn in conversation.turns):
         return 1 + FAULTS.index("a turn is empty")

@@ -1,4 +1,4 @@
-"""Code blocks in a text: which lines stand between two fences, where one of them may be missing."""
+"""Find the code blocks of a text: lines between two fences, one of which may be missing."""
 
 import re
 from bisect import bisect, bisect_left
@@ -11,19 +11,19 @@ _FENCE = re.compile(
 
 
 def in_code(text: str, at: int) -> bool:
-    """Whether a place in a text is inside a closed code block."""
+    """Return whether a place in a text is inside a closed code block."""
     if "```" not in text and "~~~" not in text:
         return False
     return code_lines(text.split("\n"))[text.count("\n", 0, at)]
 
 
 def is_fence(line: str) -> bool:
-    """Whether a line begins or ends a code block."""
+    """Return whether a line begins or ends a code block."""
     return ("```" in line or "~~~" in line) and bool(_FENCE.match(line))
 
 
 class _Fence(NamedTuple):
-    """A line with a fence. `bare`: nothing follows it, so that it may close a block."""
+    """A line with a fence. `bare`: nothing follows the fence, so it may close a block."""
 
     line: int
     char: str
@@ -32,11 +32,11 @@ class _Fence(NamedTuple):
 
 
 def code_lines(lines: Sequence[str], labels: Sequence[int] = ()) -> list[bool]:
-    """Which lines are inside a closed code block; its opening line is not, its closing one is.
+    """Mark the lines inside closed code blocks, closing lines included, opening lines not.
 
-    `labels`: lines, in order, that would begin a turn outside of a block. A block that would hold
-    one is closed by the end of its turn instead, where that leaves no more fences without a
-    partner, or where a block with a language begins behind the label: a fence was forgotten.
+    `labels`: lines, in order, that would begin a turn outside a block. A block that would contain
+    one is closed by the end of its turn instead, if that leaves no more fences without a partner,
+    or if a block with a language begins after the label: then a fence was forgotten.
 
     >>> code_lines(["A: see", "```", "B: no", "```"], [0, 2])
     [False, False, True, True]
@@ -62,13 +62,13 @@ def _fences(lines: Sequence[str]) -> list[_Fence]:
 
 
 def _blocks(fences: Sequence[_Fence], labels: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last line of each block, so that the fewest fences have no partner.
+    """Return the first and last line of each block, so that the fewest fences have no partner.
 
-    From the last fence to the first: how many stay alone from there on, if a block begins there.
+    Work from the last fence to the first: count how many stay alone if a block begins there.
     """
     alone = [0] * (len(fences) + 1)
     partner: list[int | None] = [None] * len(fences)
-    next_bare: dict[tuple[str, int], int] = {}  # by character and length, behind the fence at hand
+    next_bare: dict[tuple[str, int], int] = {}  # by character and length, after this fence
     at_lines = [fence.line for fence in fences]
     for k in range(len(fences) - 1, -1, -1):
         fence = fences[k]

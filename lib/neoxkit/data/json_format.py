@@ -1,6 +1,6 @@
-"""Conversations as JSON: rows of `{"messages": [{"role": ..., "content": ...}, ...]}`.
+"""Read conversations as JSON: rows of `{"messages": [{"role": ..., "content": ...}, ...]}`.
 
-A row a line (JSON Lines), or all of them in one array.
+One row per line (JSON Lines), or all rows in one array.
 """
 
 import json
@@ -13,26 +13,26 @@ from neoxkit import paths
 from neoxkit.data.conversation import Conversation, Notes, Turn
 from neoxkit.errors import UserError
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold them, UTF-8 can't
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can contain them, UTF-8 can't
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
-_READ_IN_A_ROW = {"messages", "kind", "set"}  # kind and set: of a file of questions
+_READ_IN_A_ROW = {"messages", "kind", "set"}  # kind and set are for files of questions
 _READ_IN_A_MESSAGE = {"role", "content", "weight", "train"}
 
 
 class _Row(NamedTuple):
-    """A row's place and its text, which is parsed later, or its value."""
+    """A row's line, and its text, which is parsed later, or its value."""
 
     line: int
     text: str | None
     value: Any = None
 
 
-def read(
+def read_jsonl(
     path: Path, text: str, notes: Notes, first_line: int = 1
 ) -> tuple[list[Conversation], list[UserError]]:
-    """The conversations of a JSON text, and a fault for each row that is not one.
+    """Return the conversations of a JSON text, and a fault for each row that is not one.
 
-    Notes gain the keys that are not read, with the lines of their rows.
+    Add to `notes` the keys that are not read, with the lines of their rows.
     """
     faults, conversations = [], []
     for row in _rows(path, text, first_line):
@@ -43,7 +43,7 @@ def read(
         except UserError as fault:
             faults.append(fault)
             if row.line == 1 and row.text and row.text.startswith("User:"):
-                break  # the text format: once is enough
+                break  # it is the text format: one fault is enough
             continue
         for key in _unread(value):
             notes.setdefault(f"not read: {key}", []).append(row.line)
@@ -51,20 +51,22 @@ def read(
 
 
 def is_array(text: str) -> bool:
-    """Whether a JSON text is one array of rows."""
+    """Return whether a JSON text is one array of rows."""
     return text.lstrip().startswith("[")
 
 
 def _rows(path: Path, text: str, first_line: int) -> Iterator[_Row]:
     if not is_array(text):
-        for number, line in enumerate(text.split("\n"), start=first_line):
-            if line.strip():
-                yield _Row(number, line)
+        for number, row in enumerate(text.split("\n"), start=first_line):
+            if row.strip():
+                yield _Row(number, row)
         return
     decoder, space = json.JSONDecoder(), re.compile(r"[\s,]*")
     at, line, counted = text.index("[") + 1, first_line, 0
     while True:
-        at = space.match(text, at).end()
+        blank = space.match(text, at)
+        assert blank  # the pattern also matches nothing
+        at = blank.end()
         line, counted = line + text.count("\n", counted, at), at
         if at >= len(text) or text[at] == "]":
             return
@@ -73,7 +75,7 @@ def _rows(path: Path, text: str, first_line: int) -> Iterator[_Row]:
         except (ValueError, RecursionError) as fault:
             where = f"{paths.short(path)}:{getattr(fault, 'lineno', line)}"
             what = f"not JSON ({str(getattr(fault, 'msg', fault))[:60]})"
-            raise UserError(where, what, "correct it, or write one object a line") from None
+            raise UserError(where, what, "correct it, or write one object per line") from None
         yield _Row(line, None, value)
 
 
@@ -84,11 +86,11 @@ def _parsed(where: str, line: str) -> Any:
         if line.startswith("User:"):
             raise UserError(where, "is the text format, not JSON", "name the file .txt") from None
         raise UserError(
-            where, f"not JSON at column {fault.colno} ({fault.msg})", "write one object a line"
+            where, f"not JSON at column {fault.colno} ({fault.msg})", "write one object per line"
         ) from None
     except (ValueError, RecursionError) as fault:
         raise UserError(
-            where, f"can't be read ({str(fault)[:60]})", "write one object a line"
+            where, f"can't be read ({str(fault)[:60]})", "write one object per line"
         ) from None
 
 
@@ -108,7 +110,7 @@ def _conversation(where: str, line: int, row: Any) -> Conversation:
         else:
             raise UserError(
                 where,
-                f"role {repr(role)[:40]} can't be read here",
+                f"role {repr(role)[:40]} can't be read",
                 "use system (first), user, assistant",
             )
     if not turns:
@@ -118,13 +120,13 @@ def _conversation(where: str, line: int, row: Any) -> Conversation:
 
 
 def _content(where: str, content: Any) -> str:
-    """A message's text; one in parts is put together."""
+    """Return a message's text; join the parts of one in parts."""
     if isinstance(content, list):
         for part in content:
             kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
             if kind != "text" or not isinstance(part.get("text"), str):
-                what = f'a part of "content" of type {str(kind)[:40]!r} can\'t be read here'
-                raise UserError(where, what, "use parts of text alone")
+                what = f'a part of "content" of type {str(kind)[:40]!r} can\'t be read'
+                raise UserError(where, what, "use only text parts")
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str) or _HALF_CHARACTER.search(content):
         raise UserError(where, '"content" is not text', "write each content as one string")
@@ -132,17 +134,17 @@ def _content(where: str, content: Any) -> str:
 
 
 def _is_trained(where: str, message: Mapping[str, Any]) -> bool:
-    """Whether a message is learnt: `weight` 0 or `train` false say that it is context alone."""
+    """Return whether a message is learnt; `weight` 0 or `train` false marks it as context."""
     weight, train = message.get("weight"), message.get("train")
     if weight not in (None, 0, 1) or train not in (None, True, False):
         name, value = ("weight", weight) if weight not in (None, 0, 1) else ("train", train)
-        what = f'"{name}" {repr(value)[:40]} can\'t be followed'
+        what = f'"{name}" {repr(value)[:40]} is not supported'
         raise UserError(where, what, "use weight 0 or 1, train false or true")
     return weight != 0 and train is not False
 
 
 def _unread(row: Mapping[str, Any]) -> list[str]:
-    """The names of a row's keys, and of its messages', that nothing here looks at."""
+    """Return the keys of a row and of its messages that are not read."""
     inside = dict.fromkeys(key for message in row["messages"] for key in message)
     found = [key for key in row if key not in _READ_IN_A_ROW]
     found += [f"messages[].{key}" for key in inside if key not in _READ_IN_A_MESSAGE]

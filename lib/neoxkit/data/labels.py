@@ -1,4 +1,4 @@
-"""Labels: which lines begin a turn, written as they should be or nearly so, and code blocks."""
+"""Find labels: the lines that begin a turn, written exactly or nearly so, outside code blocks."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from neoxkit.data.fences import code_lines
 
 _INVISIBLE = "\u00ad\u200b-\u200f\u2060-\u2064\ufeff"
 _SPACE = rf"[\s{_INVISIBLE}]"
-# White space, quotes, headings, bullets and tags before a name; emphasis and a bracket round it.
+# White space, quotes, headings, bullets and tags before a name; emphasis and brackets around it.
 _LEAD = (
     rf"(?:{_SPACE}|>|\#{{1,6}}(?=\s)|[-+•*](?=\s)|</?\w{{1,6}}>)*[*_`]{{0,3}}[\[(<]?[{_INVISIBLE}]*"
 )
@@ -19,8 +19,8 @@ _NAME = r"[^\W\d_][^\t:：;,!?()\[\]{}<>|/\\\"`*=]{0,39}?"
 _ANY = re.compile(
     rf"(?P<lead>{_LEAD})(?P<name>{_NAME}){_TAIL}(?:(?<=：)|(?=\s|$|[*_`]{{1,3}}(?:\s|$)|</))"
 )
-_LONGEST = 400  # characters of a line in which a label of a known name must be over
-_LONGEST_ANY = 100  # the same of any name
+_LONGEST = 400  # characters of a line within which a known name's label must end
+_LONGEST_ANY = 100  # the same for any name
 _BULLET = re.compile(r"[-+•*]\s")
 _CLOSING = re.compile(r"[*_`]{1,3}|</\w{1,6}>")
 
@@ -28,7 +28,7 @@ _CLOSING = re.compile(r"[*_`]{1,3}|</\w{1,6}>")
 class Label(NamedTuple):
     """A label of one of the two sides at the start of a line.
 
-    `end`: where the turn's text begins in the line. `exact`: written `Name:`, in its own letters.
+    `end`: where the turn's text begins in the line. `exact`: written `Name:`, in the same case.
     """
 
     role: str
@@ -44,9 +44,9 @@ def _either(names: Names) -> re.Pattern[str]:
 
 
 def label_of(line: str, names: Names, paragraph: bool = True) -> Label | None:
-    """The label of either side that a line begins with, if it does.
+    """Return the label of either side at the start of a line, if there is one.
 
-    Case, white space, markup and invisible characters don't hide one; a list item counts where it
+    Case, white space, markup and invisible characters don't matter; a list item counts only if it
     begins a paragraph.
 
     >>> label_of("User: Hi", Names()), label_of("**agent** : Yes?", Names())
@@ -64,7 +64,7 @@ def label_of(line: str, names: Names, paragraph: bool = True) -> Label | None:
 
 
 def finder(names: Sequence[str]) -> Callable[[str], str]:
-    """A function that gives the one of some names in whose label a line begins, else ""."""
+    """Return a function that finds which of the names labels the start of a line, else ""."""
     wanted = [name for name in names if name]
 
     def find(line: str) -> str:
@@ -74,7 +74,7 @@ def finder(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def any_label(line: str) -> str:
-    """The name in whatever label a line begins with, "" where it begins with none.
+    """Return the name in any label at the start of a line, or "" if there is none.
 
     >>> any_label("### Response:"), any_label("http://x"), any_label("Note: it is late")
     ('Response', '', 'Note')
@@ -84,16 +84,16 @@ def any_label(line: str) -> str:
 
 
 def begins_paragraph(lines: Sequence[str], i: int) -> bool:
-    """Whether nothing, or a blank line, comes before a line."""
+    """Return whether a line is the first or follows a blank line."""
     return i == 0 or not lines[i - 1].strip()
 
 
 def any_labels(
     lines: Sequence[str], glued: bool = False, given: Callable[[str], str] = lambda line: ""
 ) -> list[tuple[int, str]]:
-    """(line index, name) of whatever labels begin paragraphs (`glued`: lines), not in code.
+    """Return (line index, name) of labels that begin paragraphs (`glued`: lines), not in code.
 
-    `given` looks for names that a person gave (`finder`), which may be of any form.
+    `given` finds names that the user set (`finder`), which may have any form.
     """
     found = [
         (i, name)
@@ -106,5 +106,5 @@ def any_labels(
 
 
 def with_colon(lines: Sequence[str]) -> Iterator[int]:
-    """Indices of lines with a colon: a cheap filter before the regular expressions."""
+    """Return the indices of lines with a colon: a cheap filter before the regular expressions."""
     return (i for i, line in enumerate(lines) if ":" in line or "：" in line)

@@ -1,4 +1,4 @@
-"""Which two names a file's turns have: conversations vote, and a doubtful vote is refused."""
+"""Find the two names in a file: its conversations vote, and a doubtful vote is refused."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from neoxkit.data.conversation import Names
 from neoxkit.data.labels import any_labels, finder
 from neoxkit.errors import UserError
 
-# Names that say of themselves which side they are, without regard to case.
+# Names that tell which side they are, in any case.
 ASKING = {
     "user", "human", "question", "q", "instruction", "prompt", "query", "input", "customer",
     "client", "student", "patient", "person", "me", "you", "用户",
@@ -20,19 +20,19 @@ ANSWERING = {
     "agent", "assistant", "answer", "a", "bot", "chatbot", "ai", "gpt", "chatgpt", "response",
     "reply", "output", "completion", "model", "助手",
 }  # fmt: skip
-MOST_LABELS = 12  # of a conversation, behind who asks, that are looked at
-SHARE = 0.9  # of the conversations that two names must fit to be beyond doubt
-FEWEST = 3  # conversations, below which such names are not taken for the two sides
-RIVAL = 0.05  # of the votes for the first: another name with more is a rival
+MOST_LABELS = 12  # examined in a conversation, after the asker's
+SHARE = 0.9  # of the conversations that two names must fit to be certain
+FEWEST = 3  # conversations; with fewer, such names are not taken for the two sides
+RIVAL = 0.05  # of the votes for the top name; another name with more is a rival
 
 
 @dataclass
 class Votes:
-    """What conversations say of the names: who asks, and who answers.
+    """The conversations' votes for the names: who asks, and who answers.
 
-    Each conversation counts once in `asks`, in `first` (who asks, the first other name behind it)
-    and in `also` (the same, and each further name behind it). `steps` counts pairs of neighbouring
-    labels, `seen` conversations in which a name is a label; `lines` says where the first begins.
+    Each conversation counts once in `asks`, in `first` (the asker, the first other name after it)
+    and in `also` (the same, and each further name after it). `steps` counts pairs of neighbouring
+    labels, `seen` conversations in which a name is a label; `lines` has the line of the first.
     """
 
     pieces: int = 0
@@ -44,39 +44,39 @@ class Votes:
     lines: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: "Votes") -> None:
-        """Count in the votes of a later part of the file."""
+        """Add the votes of a later part of the file."""
         self.pieces += other.pieces
         for name in ("asks", "first", "also", "steps", "seen"):
             getattr(self, name).update(getattr(other, name))
         self.lines = other.lines | self.lines
 
     def has(self, name: str) -> bool:
-        """Whether a name is a label, in whatever case."""
+        """Return whether a name is a label, in any case."""
         return any(same(one, name) for one in self.seen)
 
     def known(self) -> bool:
-        """Whether a name is among them that says of itself that it asks."""
+        """Return whether an asking name is known to be one (`ASKING`)."""
         return any(name.casefold() in ASKING for name in self.asks)
 
     def answered(self) -> float:
-        """The share of conversations in which the most common pair of names asks and answers."""
+        """Return the share of conversations in which the most common pair asks and answers."""
         pairs = Counter(self.first)
         for (one, _, other), count in self.also.items():
             pairs[one, other] += count
         return max(pairs.values(), default=0) / max(self.pieces, 1)
 
     def turns_of(self, user: str) -> Counter[str]:
-        """What follows a name's labels, and how often."""
+        """Count the names that follow a name's labels."""
         return _behind(user, self.steps)
 
     def answers(self, user: str) -> Counter[str]:
-        """In how many conversations a name answers one; in a file of one or two, how often."""
+        """Count the conversations in which each name answers; with one or two, the turns."""
         if self.pieces < FEWEST:
             return _one_spelling(self.turns_of(user))
         return _one_spelling(_behind(user, self.first) + _behind(user, self.also))
 
     def without(self, user: str, agent: str) -> Counter[str]:
-        """The names that answer where this agent does not."""
+        """Count the names that answer where this agent does not."""
         if self.pieces < FEWEST:
             counts = self.answers(user)
         else:
@@ -87,8 +87,10 @@ class Votes:
         return Counter({n: c for n, c in _one_spelling(counts).items() if not same(n, agent)})
 
 
-def _behind(user: str, counts: Mapping[tuple[str, ...], int]) -> Counter[str]:
-    """Counts of the last name of each key whose first one is the user's."""
+def _behind(
+    user: str, counts: Mapping[tuple[str, str], int] | Mapping[tuple[str, str, str], int]
+) -> Counter[str]:
+    """Count the last name of each key whose first name is the user's."""
     found: Counter[str] = Counter()
     for (one, *_, other), count in counts.items():
         if same(one, user):
@@ -97,12 +99,12 @@ def _behind(user: str, counts: Mapping[tuple[str, ...], int]) -> Counter[str]:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two names differ at most in case."""
+    """Return whether two names differ at most in case."""
     return one.casefold() == other.casefold()
 
 
 def _one_spelling(counts: Counter[str]) -> Counter[str]:
-    """Counts of names that differ in case alone, together under the most common spelling."""
+    """Merge the counts of names that differ only in case, under the most common spelling."""
     spelling: dict[str, str] = {}
     merged: Counter[str] = Counter()
     for name, count in counts.most_common():
@@ -113,9 +115,9 @@ def _one_spelling(counts: Counter[str]) -> Counter[str]:
 def votes(
     pieces: Iterable[tuple[int, str]], user: str = "", agent: str = "", glued: bool = False
 ) -> Votes:
-    """What conversations, each a first line's number and a text, say of the names.
+    """Collect the votes of conversations, each a first line's number and a text.
 
-    `user` and `agent` are names that a person gave. `glued`: a label needs no blank line before it.
+    `user` and `agent` are names that the user set. `glued`: a label needs no blank line before it.
     """
     found, given = Votes(), finder([user, agent])
     for line, text in pieces:
@@ -137,8 +139,8 @@ def votes(
 
 
 def _asker(names: Sequence[str], user: str, agent: str) -> str:
-    """Who asks in a conversation with these labels: a name that says so, most of all before one
-    that answers; else the first that doesn't answer."""
+    """Return the asker in a conversation with these labels: a known asking name, preferably before
+    an answering one; else the first that is not an answering one."""
     others = [name for name in names if not same(name, agent)]
     if user:
         return next((name for name in others if same(name, user)), "")
@@ -156,21 +158,21 @@ def _asker(names: Sequence[str], user: str, agent: str) -> str:
 
 
 def choose(path: Path, votes: Votes, user: str = "", agent: str = "") -> Names | None:
-    """The two names of a file; None where nobody asks, or nobody answers.
+    """Choose the two names of a file; None if nobody asks or nobody answers.
 
-    Refused when two names are about as likely for one side.
+    Raise UserError if two names are about equally likely for one side.
     """
     sure, user = bool(user), user or _choose_user(path, votes)
     if not user and agent:
-        user = "User"  # the usual name; a file without it is refused later, by that name
+        user = "User"  # the usual name; a file without it is refused later
     agent = agent or _choose_agent(path, votes, user, sure)
     return Names(agent, user) if user and agent else None
 
 
 def _choose_agent(path: Path, votes: Votes, user: str, sure: bool) -> str:
-    """Who answers most; refused where another does without that one, or is named like an agent.
+    """Choose who answers most; refuse if another answers without it, or has an answering name.
 
-    `sure`: a person said who asks, so that no other name does.
+    `sure`: the user named the asker, so no other name asks.
     """
     counts, first = votes.answers(user), _behind(user, votes.first)
     if sure:
@@ -205,7 +207,7 @@ def _clear(
     verb: str,
     parameter: str,
 ) -> str:
-    """The name with most votes; refused where others have many."""
+    """Return the name with most votes; refuse if others have many."""
     rivals = [n for n, c in others.most_common() if c == count or c >= max(2, RIVAL * count)]
     if not rivals:
         return top

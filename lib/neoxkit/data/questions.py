@@ -1,4 +1,4 @@
-"""The questions that a model is asked: a file's, or those of the held-out conversations."""
+"""Questions for a model: from a file, or from the held-out conversations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt that ends at the agent's label; `reference` is None where nobody wrote one."""
+    """A prompt that ends at the agent's label; `reference` is None if there is none."""
 
     prompt: str
     reference: str | None
@@ -26,7 +26,7 @@ class Question:
 
 
 def own_questions(texts: Iterable[str], names: Names) -> list[Question]:
-    """A person's own single questions, without references."""
+    """Turn the user's own texts into questions without references."""
     return [
         Question(
             prompt(Conversation(0, (Turn("user", text.strip()),)), names),
@@ -39,7 +39,7 @@ def own_questions(texts: Iterable[str], names: Names) -> list[Question]:
 
 
 def example(questions: Sequence[Question], names: Names) -> str:
-    """What the user says last in the first question; a greeting where there is no question.
+    """Return what the user says last in the first question; a greeting if there is no question.
 
     >>> example([Question("User: Hi\\n\\nAgent: Yes?\\n\\nUser: How?\\n\\nAgent:", None)], Names())
     'How?'
@@ -48,13 +48,13 @@ def example(questions: Sequence[Question], names: Names) -> str:
 
 
 def asked(question: Question, names: Names) -> str:
-    """What the user says last in a question."""
+    """Return what the user says last in a question."""
     last = f"\n\n{question.prompt}".rpartition(f"{names.stop_text} ")[2]
     return last.rpartition("\n\n")[0]
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the items, evenly over them.
+    """Return at most `most` items, evenly spread.
 
     >>> spread(list(range(10)), 3), spread([1, 2], 3), spread([1, 2], 0)
     ([0, 3, 6], [1, 2], [])
@@ -69,10 +69,10 @@ def questions_for(
     tokenizer: "PreTrainedTokenizerBase",
     file: str = "",
 ) -> tuple[list[Question], str]:
-    """The held-out questions and where they come from.
+    """Return the held-out questions and where they come from.
 
     `file` wins; then <train_file>_questions.jsonl beside the training text; then the last reply of
-    each conversation of the eval side.
+    each held-out conversation.
     """
     beside = reading.questions_beside(paths.root() / manifest["source"]["path"])
     if file or beside.is_file():
@@ -92,9 +92,9 @@ def questions_for(
 
 
 def read_questions(path: Path, names: Names) -> list[Question]:
-    """Questions in either conversation format: the last agent turn is the reference.
+    """Read questions in either conversation format: the last agent turn is the reference.
 
-    JSON Lines may name a "kind" and a "set" of each question; tables go by them.
+    JSON Lines may name a "kind" and a "set" for each question; tables group by them.
     """
     source = reading.read(path, *names)
     found = []
@@ -116,6 +116,8 @@ def read_questions(path: Path, names: Names) -> list[Question]:
     return found
 
 
-def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     """Return the text of token ids as it was written: no space is cleaned up."""
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)  # only a batch gives a list
+    return text

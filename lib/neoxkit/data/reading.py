@@ -1,4 +1,4 @@
-"""Read and check conversation files, block by block; no tokenizer is needed for it."""
+"""Read and check conversation files, block by block, without a tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from neoxkit import parallel, paths
 from neoxkit.data import chunks, detect, json_format, naming, text_format
-from neoxkit.data.chunks import Block
+from neoxkit.data.chunks import Chunk
 from neoxkit.data.conversation import Conversation, Names
 from neoxkit.data.detect import Form
 from neoxkit.data.naming import Votes
 from neoxkit.errors import Faults, UserError
 from neoxkit.settings import END_MARK, TokenizeSettings
 
-MANY, FEW = 10, 3  # questions a conversation, and end marks of a file, that are worth a sentence
+MANY, FEW = 10, 3  # questions per conversation, and end marks per file, that deserve a note
 
 
 @dataclass
-class Facts:
-    """What is in a file, or in a block of it.
+class Examined:
+    """The counts and notes of a file, or of a block of it.
 
-    `notes`: what was read in a way that a person may not expect, with line numbers. `marks`: end
-    marks that ended a conversation.
+    `notes`: things read in an unexpected way, with line numbers. `marks`: end marks that ended a
+    conversation.
     """
 
     conversations: int = 0
@@ -35,8 +35,8 @@ class Facts:
     faults: list[UserError] = field(default_factory=list)
     votes: Votes = field(default_factory=Votes)
 
-    def add(self, other: "Facts") -> None:
-        """Count in a later block of the same file."""
+    def add(self, other: "Examined") -> None:
+        """Add the facts of a later block of the same file."""
         for f in fields(self):
             if f.type is int:
                 setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
@@ -48,29 +48,29 @@ class Facts:
 
 @dataclass
 class ConversationFile:
-    """A file that was read once and found right; its conversations stay on the disk."""
+    """A file that was read once and checked; its conversations stay on disk."""
 
     path: Path
     form: Form
-    blocks: list[Block]
+    blocks: list[Chunk]
     sha256: str
-    facts: Facts
+    facts: Examined
 
     @property
     def names(self) -> Names:
         return self.form.names
 
-    def read_block(self, block: Block) -> list[Conversation]:
-        """The conversations of one block."""
+    def read_block(self, block: Chunk) -> list[Conversation]:
+        """Read the conversations of one block."""
         return _parse(self.path, self.form, block)[0]
 
     @property
     def conversations(self) -> list[Conversation]:
-        """All of them, for a file that fits into memory."""
+        """Read all conversations of a file that fits into memory."""
         return [c for block in self.blocks for c in self.read_block(block)]
 
     def sentences(self) -> list[str]:
-        """What was read, and one sentence a kind of note with its count and first line numbers."""
+        """Say what was read, and each kind of note with its count and first line numbers."""
         facts = self.facts
         said = [
             f"{paths.short(self.path)}: {facts.conversations:,} conversations "
@@ -84,7 +84,7 @@ class ConversationFile:
             said.append(f"with an unanswered last turn, not trained on: {facts.unanswered:,}")
         if facts.questions > MANY * facts.conversations and 0 < facts.marks < FEW:
             said.append(
-                f"end marks for {facts.questions:,} questions: {facts.marks} (if these are more "
+                f"end marks for {facts.questions:,} questions: {facts.marks} (if these are several "
                 "conversations, set end_mark to none)"
             )
         if others := self._other_names():
@@ -93,12 +93,12 @@ class ConversationFile:
         return said + [f"{what}: {len(at):,} ({lines_in_short(at)})" for what, at in notes]
 
     def _other_names(self, most: int = 5) -> str:
-        """Labels that begin a paragraph and are neither side's: a misspelt name is among them."""
+        """List labels at paragraph starts that are neither side's: misspelt names show up here."""
         votes = self.facts.votes
         ours = {name.casefold() for name in self.names}
         others = [n for n in votes.seen.most_common() if n[0].casefold() not in ours]
         shown = [
-            f"{name}: ({count:,}, first in the conversation of line {votes.lines[name]:,})"
+            f"{name}: ({count:,}, first in the conversation at line {votes.lines[name]:,})"
             for name, count in others[:most]
         ]
         return ", ".join(shown) + (", ..." if len(others) > most else "")
@@ -112,20 +112,20 @@ def read(
     bad_rows: str = "error",
     names_of: str = "",
 ) -> ConversationFile:
-    """Read and check a conversation file; names that are not given are found.
+    """Read and check a conversation file; find the names that are not given.
 
-    `names_of`: the parameter of another file that the given names are of, if they are.
+    `names_of`: the parameter of the other file whose names were given, if they come from one.
 
     `end_mark` ends a conversation of the text format (text_format.NO_MARK: each turn of the asking
-    side begins one). Conversations that can't be read are refused, or left out and noted
-    (`bad_rows` "skip"). Raises UserError (Faults when there are several) naming file, line and
+    side begins one). Conversations that can't be read are refused, or left out with a note
+    (`bad_rows` "skip"). Raise UserError (Faults if there are several) with file, line and
     remedy.
     """
     agent_name, user_name = agent_name.strip(), user_name.strip()
     detect.check_names(agent_name, user_name)
     head = chunks.head(path)
     if "\ufffd" in head:
-        chunks.cut(path, chunks.at_lines)  # refuses what is not UTF-8, before names are looked for
+        chunks.cut(path, chunks.at_lines)  # refuses all but UTF-8 before the names are found
     if not head.strip():
         raise UserError(
             f"{paths.short(path)}:1", "the file is empty", "write conversations into it"
@@ -150,11 +150,11 @@ def read(
 
 def _read_text(
     path: Path, head: str, agent_name: str, user_name: str, end_mark: str, names_of: str
-) -> tuple[Form, list[Block], str, Facts]:
-    """The form, blocks, hash and facts of a text file that begins with `head`.
+) -> tuple[Form, list[Chunk], str, Examined]:
+    """Return the form, blocks, hash and facts of a text file that begins with `head`.
 
-    The names in its beginning are nearly always the whole file's: all blocks are examined with them
-    while they vote, and again only if they vote for others.
+    The names in its beginning are nearly always those of the whole file: examine all blocks with
+    them while the blocks vote, and again only if the vote is for others.
     """
     form, pieces, guess = detect.text_form(path, head, agent_name, user_name, end_mark, names_of)
     marks = end_mark != text_format.NO_MARK
@@ -178,7 +178,7 @@ def _read_text(
     return form, found, digest, facts
 
 
-def _leave_out(path: Path, facts: Facts) -> None:
+def _leave_out(path: Path, facts: Examined) -> None:
     """Turn the faults of conversations that may be left out into notes."""
     for fault in facts.faults:
         line = int(fault.where.rpartition(":")[2])
@@ -189,11 +189,11 @@ def _leave_out(path: Path, facts: Facts) -> None:
         raise UserError(paths.short(path), what, "set bad_rows to error to see why")
 
 
-def _check_sides(path: Path, form: Form, facts: Facts, names_of: str) -> None:
-    """Both sides must have turns: the words of one without any were read as the other side's."""
+def _check_sides(path: Path, form: Form, facts: Examined, names_of: str) -> None:
+    """Refuse a file in which a side has no turns: its text was read as the other side's."""
     if form.format == "json" and not facts.replies:
         where = f"{paths.short(path)}:1"
-        raise UserError(where, "no turns found by the assistant", "check the roles")
+        raise UserError(where, "no turns of the assistant found", "check the roles")
     if form.format == "json":
         return
     for count, name, parameter in (
@@ -205,16 +205,16 @@ def _check_sides(path: Path, form: Form, facts: Facts, names_of: str) -> None:
 
 
 def _examine_all(
-    path: Path, form: Form, found: Sequence[Block], given: tuple[str, str] | None = None
-) -> Facts:
-    """The facts of all blocks; with `given` (names of user and agent, or empty) they also vote."""
-    total = Facts()
+    path: Path, form: Form, found: Sequence[Chunk], given: tuple[str, str] | None = None
+) -> Examined:
+    """Return the facts of all blocks; with `given` (user and agent, or empty) they also vote."""
+    total = Examined()
     for facts in parallel.each(partial(_examine, path, form, given), found):
         total.add(facts)
     return total
 
 
-def _examine(path: Path, form: Form, given: tuple[str, str] | None, block: Block) -> Facts:
+def _examine(path: Path, form: Form, given: tuple[str, str] | None, block: Chunk) -> Examined:
     conversations, facts = _parse(path, form, block, given)
     facts.conversations = len(conversations)
     roles = [turn.role for c in conversations for turn in c.turns]
@@ -225,28 +225,28 @@ def _examine(path: Path, form: Form, given: tuple[str, str] | None, block: Block
 
 
 def _parse(
-    path: Path, form: Form, block: Block, given: tuple[str, str] | None = None
-) -> tuple[list[Conversation], Facts]:
-    """The conversations of a block; of its facts only notes, faults, marks and votes."""
-    text = chunks.read(path, block)
+    path: Path, form: Form, block: Chunk, given: tuple[str, str] | None = None
+) -> tuple[list[Conversation], Examined]:
+    """Return a block's conversations, and its facts: only notes, faults, marks and votes."""
+    text = chunks.read_chunk(path, block)
     notes: dict[str, list[int]] = {}
     if form.format == "json":
-        conversations, faults = json_format.read(path, text, notes, block.line)
+        conversations, faults = json_format.read_jsonl(path, text, notes, block.line)
         stop = form.names.stop_text
         inside = [c.line for c in conversations if any(stop in turn.text for turn in c.turns)]
         if inside:
             notes[f"a blank line and {form.names.user}: inside a message, read as text"] = inside
-        return conversations, Facts(notes=notes, faults=faults)
+        return conversations, Examined(notes=notes, faults=faults)
     pieces, marks, notes = text_format.split(text, form.end_mark, form.names, block.line)
-    conversations, faults = text_format.read(path, pieces, form.names, notes)
+    conversations, faults = text_format.read_text(path, pieces, form.names, notes)
     votes = naming.votes(pieces, *given, form.glued) if given else Votes()
-    return conversations, Facts(marks=marks, notes=notes, faults=faults, votes=votes)
+    return conversations, Examined(marks=marks, notes=notes, faults=faults, votes=votes)
 
 
 def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
-    """The files of a dataset by side; "eval" is there only when it has a file of its own.
+    """Read the files of a dataset by side; "eval" is present only if it has a file of its own.
 
-    The two names are the train file's in both.
+    The names found in the train file are used for both.
     """
     options = {"end_mark": settings.end_mark, "bad_rows": settings.bad_rows}
     train_file = paths.find("train_file", settings.train_file)
@@ -259,12 +259,12 @@ def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
 
 
 def questions_beside(train_file: Path) -> Path:
-    """Where held-out questions may lie that go with a text, whether or not they do."""
+    """Return the path of the held-out questions for a text, whether or not they exist."""
     return train_file.with_name(f"{train_file.stem}_questions.jsonl")
 
 
 def lines_in_short(lines: Sequence[int], most: int = 5) -> str:
-    """Line numbers for a table.
+    """Format line numbers for a table.
 
     >>> lines_in_short([3, 9]), lines_in_short([1, 2, 3, 4, 5, 6])
     ('lines 3, 9', 'lines 1, 2, 3, 4, 5, ...')

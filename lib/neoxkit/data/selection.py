@@ -1,4 +1,4 @@
-"""Which conversations are kept, cut, dropped, and held out; everything is counted."""
+"""Keep, cut, drop and hold out conversations, and count everything."""
 
 import hashlib
 import math
@@ -12,13 +12,13 @@ from neoxkit.data.reading import lines_in_short
 from neoxkit.data.table import FAULTS, Table
 from neoxkit.errors import UserError
 
-LEAST_HELD_OUT = 20  # conversations: an interval from fewer is too narrow to be believed
+LEAST_HELD_OUT = 20  # conversations: an interval from fewer is too narrow to be trusted
 MOST_SHARE = 0.5  # of the conversations that eval_share may hold out
 
 
 @dataclass
 class Counts:
-    """What the length policy did: nothing is lost without being counted here, with line numbers."""
+    """The effects of the length policy: everything lost is counted here, with line numbers."""
 
     read: int = 0
     kept: int = 0
@@ -29,7 +29,7 @@ class Counts:
     trained_tokens_lost: int = 0
 
     def rows(self) -> list[tuple[str, str]]:
-        """For a table: what, and how much."""
+        """Return the rows of a table: what, and how much."""
         lost = self.trained_tokens_lost / max(self.trained_tokens + self.trained_tokens_lost, 1)
         return [
             ("conversations read", f"{self.read:,}"),
@@ -60,11 +60,11 @@ def _where(lines: Sequence[int]) -> str:
 def fit(
     encoded: Table, block_size: int, too_long: str = "drop", side: str = "train"
 ) -> tuple[Table, Counts]:
-    """Apply the length policy: conversations of at most `block_size` tokens are kept as they are.
+    """Apply the length policy: keep conversations of at most `block_size` tokens as they are.
 
-    A longer one is dropped, or cut: after its last agent turn that fits, else (when not even the
-    first one does) at `block_size`, always without an end mark that was not reached. What has no
-    trained token left is dropped. With "error" the first too long one is refused.
+    A longer one is dropped, or cut: after its last agent turn that fits, else (if not even the
+    first one fits) at `block_size`, always without an end mark. Conversations without a trained
+    token are dropped. With "error" the first one that is too long is refused.
     """
     long = encoded.length > block_size
     faulty = encoded.fault > 0
@@ -72,7 +72,7 @@ def fit(
         row = int(np.flatnonzero(long & ~faulty)[0])
         raise UserError(
             f"{side} file, line {encoded.line[row]}",
-            f"a conversation of {encoded.length[row]} tokens, block_size is {block_size}",
+            f"a conversation has {encoded.length[row]} tokens, block_size is {block_size}",
             "raise block_size, or set too_long to drop or cut",
         )
     short = encoded.cut(np.where(long, cut_length(encoded, block_size), encoded.length))
@@ -98,9 +98,9 @@ def fit(
 
 
 def cut_length(encoded: Table, block_size: int) -> np.ndarray:
-    """Where each row would be cut: int32.
+    """Return the length to which each row would be cut: int32.
 
-    The longest part that fits and ends with a whole agent turn, if any does; else what fits.
+    This is the longest part that fits and ends with a whole agent turn, else all that fits.
     """
     rows, replies = encoded.replies()
     fits = replies[:, 2] <= block_size
@@ -112,7 +112,7 @@ def cut_length(encoded: Table, block_size: int) -> np.ndarray:
 def fit_sides(
     encoded: Mapping[str, Table], block_size: int, too_long: str
 ) -> dict[str, tuple[Table, Counts]]:
-    """`fit` for each file; refused when nothing is left to train on."""
+    """Apply `fit` to each file; refuse if nothing is left to train on."""
     fitted = {side: fit(rows, block_size, too_long, side) for side, rows in encoded.items()}
     counts = fitted["train"][1]
     if not counts.kept:
@@ -122,10 +122,10 @@ def fit_sides(
 
 
 def split(keys: np.ndarray, eval_share: float, seed: int) -> np.ndarray:
-    """Which rows are held out: bool, one a key; equal keys land on the same side.
+    """Mark the rows to hold out: bool, one per key; equal keys land on the same side.
 
-    The side depends on the seed and the key alone, not on the order of the file. With two or more
-    different keys and a share above 0 both sides get at least one.
+    The side depends only on the seed and the key, not on the order in the file. With two or more
+    different keys and a share above 0, both sides get at least one.
     """
     unique, which = np.unique(keys, return_inverse=True)
     seed_key = str(seed).encode()
@@ -142,17 +142,17 @@ def split(keys: np.ndarray, eval_share: float, seed: int) -> np.ndarray:
 def split_rows(
     rows: Table, eval_rows: Table | None, eval_share: float, seed: int
 ) -> tuple[Table, Table, list[str]]:
-    """Train side, eval side, and what a person should know about the split.
+    """Return the train side, the held-out set, and notes on the split for the user.
 
-    With `eval_rows` given (from a file of their own) no share is split off, but a conversation that
-    is on both sides leaves the train side.
+    With `eval_rows` (from a file of their own) no share is split off, but a conversation in both
+    files leaves the train side.
     """
     notes = []
     if eval_rows is not None:
         held_out = np.isin(rows.keys(), eval_rows.keys())
         evaluation = eval_rows
         if both := int(held_out.sum()):
-            notes.append(f"{both} conversations stand in both files: left out of the train side")
+            notes.append(f"{both} conversations are in both files: left out of the train side")
     else:
         held_out = split(rows.keys(), eval_share, seed)
         evaluation = rows.select(held_out)
@@ -165,7 +165,7 @@ def split_rows(
             why = "no conversation of eval_file was kept"
         elif eval_share == 0:
             why = "eval_share is 0"
-        notes.append(f"The eval side is empty ({why}): 02 and 03 will show no eval loss.")
+        notes.append(f"The held-out set is empty ({why}): 02 and 03 will show no eval loss.")
     elif len(evaluation) < LEAST_HELD_OUT:
         remedy = "Give an eval_file of at least 20 conversations that fit."
         if eval_rows is None:
@@ -183,7 +183,7 @@ def _too_few(held_out: int) -> str:
 
 
 def _more_held_out(keys: np.ndarray, seed: int) -> str:
-    """The smallest share (in hundredths, or finer where that is much) that holds out enough."""
+    """Name the smallest share (in hundredths, or finer for large files) that holds out enough."""
     different = len(np.unique(keys))
     fine = 10 ** max(2, math.ceil(math.log10(different)))
     share = math.ceil(LEAST_HELD_OUT / different * fine) / fine
@@ -200,7 +200,7 @@ def _more_held_out(keys: np.ndarray, seed: int) -> str:
 
 
 def num_duplicates(*sides: Table) -> int:
-    """How many conversations repeat another one to the letter (they are kept, on one side)."""
+    """Count conversations that repeat another one exactly (they are kept, on the same side)."""
     keys = np.concatenate([side.keys() for side in sides])
     keys.sort()
     return int((keys[1:] == keys[:-1]).sum())

@@ -1,6 +1,6 @@
-"""Encoded conversations by the million: token ids in a file, everything else in arrays.
+"""Tables of millions of encoded conversations: token ids in a file, the rest in arrays.
 
-A Table is a view: selecting or shortening rows makes new small arrays over the same store.
+A Table is a view: selecting or shortening rows makes small new arrays over the same store.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ NOT_TRAINED = -100  # the label that torch's cross entropy ignores
 
 
 @dataclass(frozen=True)
-class Reply:
-    """Token indices of one agent turn: its text is start..end, what ends it reaches to `over`."""
+class ReplySpan:
+    """Token indices of one agent turn: its text is start..end, and what ends it is end..over."""
 
     start: int
     end: int
@@ -30,12 +30,12 @@ class Encoded:
     """One conversation in tokens.
 
     `ids` (int32, length n, end mark last) and `trained` (bool, length n). Token 0 is never trained:
-    nothing comes before it, and in a packed row that keeps conversations apart.
+    nothing comes before it, and this keeps conversations in a packed row apart.
     """
 
     ids: np.ndarray
     trained: np.ndarray
-    replies: tuple[Reply, ...]
+    replies: tuple[ReplySpan, ...]
     line: int
     fault: str = ""
 
@@ -48,18 +48,18 @@ class Encoded:
 
     @property
     def labels(self) -> np.ndarray:
-        """int32, length n: the id where it is trained on, else -100; the model shifts by one."""
+        """Return int32, length n: the ids of trained tokens, else -100; the model shifts by one."""
         return np.where(self.trained, self.ids, NOT_TRAINED).astype(np.int32)
 
 
 @dataclass
-class Part:
-    """Conversations one after another, as a worker makes them.
+class EncodedPart:
+    """Concatenated conversations, as made by a worker.
 
-    `ids` (int32) and `replies` (int32, a line of start, end, over each) of all; and of each
-    conversation: `length` and `trained` (tokens), `first` (the first label's token), `num_replies`,
-    `line`, `fault` (0: none, else 1 + an index into FAULTS), `key` (16 bytes, equal for equal ids),
-    `chars` (characters of its text), `astray` (tokens of agent turns behind a label of the asking
+    For all together `ids` (int32) and `replies` (int32, rows of start, end, over). For each
+    conversation `length` (tokens), `first` (the first label's token), `num_replies`, `line`,
+    `fault` (0: none, else 1 + an index into FAULTS), `key` (16 bytes, equal for equal ids),
+    `chars` (characters of its text), `astray` (tokens of agent turns after a label of the asking
     side), `shortest` (characters of its shortest turn).
     """
 
@@ -80,19 +80,19 @@ FAULTS = ("a turn is empty", "no reply")
 
 
 def key_of(ids: np.ndarray) -> bytes:
-    """Equal for equal ids: rows that a model can't tell apart must land on one side."""
+    """Return a key of the ids: rows that a model can't tell apart must stay on one side."""
     return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
 
 
 class Store:
-    """Parts put together; the ids lie in a file without a name, which vanishes with its process."""
+    """Parts joined together; the ids are in an unnamed file that vanishes with the process."""
 
-    def __init__(self, parts: Iterable[Part], train_on: str) -> None:
+    def __init__(self, parts: Iterable[EncodedPart], train_on: str) -> None:
         self.train_on = train_on
-        folder = paths.root() / "data" / "tokenized"  # not /tmp, which may be memory
+        folder = paths.root() / "data" / "tokenized"  # not /tmp, which may be in memory
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        # Columns that grow in place: many small arrays to join later would hold their memory twice.
+        # Columns grow in place: joining many small arrays later would need the memory twice.
         columns: dict[str, tuple[bytearray, np.dtype]] = {}
         for part in parts:
             self._file.write(part.ids.data)
@@ -109,14 +109,14 @@ class Store:
         self.first_reply = np.cumsum(self.num_replies, dtype=np.int64) - self.num_replies
 
     def ids(self, start: int, end: int) -> np.ndarray:
-        """The ids from one place in the file up to another: int32."""
+        """Return the ids from `start` up to `end` in the file: int32."""
         raw = os.pread(self._file.fileno(), 4 * (end - start), 4 * start)
         return np.frombuffer(raw, dtype=np.int32)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a store: `at` (int64) says which, `length` (int32) how many tokens of each."""
+    """Rows of a store: their indices (`at`, int64), and the tokens of each (`length`, int32)."""
 
     store: Store
     at: np.ndarray
@@ -126,58 +126,58 @@ class Table:
         return len(self.at)
 
     def select(self, rows: np.ndarray) -> "Table":
-        """Some of the rows, by index or by mask."""
+        """Select rows by index or by mask."""
         return Table(self.store, self.at[rows], self.length[rows])
 
     def cut(self, length: np.ndarray) -> "Table":
-        """The same rows, each with its first so many tokens."""
+        """Shorten each row to its first `length` tokens."""
         return Table(self.store, self.at, length)
 
     @property
     def line(self) -> np.ndarray:
-        """The file line where each begins: int32."""
+        """Return the file line where each row begins: int32."""
         return self.store.line[self.at]
 
     @property
     def chars(self) -> np.ndarray:
-        """Characters of each row's whole text, whether or not the row was cut: int32."""
+        """Return the characters of each row's whole text, even if the row was cut: int32."""
         return self.store.chars[self.at]
 
     @property
     def astray(self) -> np.ndarray:
-        """Tokens of each row's agent turns that stand behind a label of the asking side: int32."""
+        """Return each row's tokens of agent turns after a label of the asking side: int32."""
         return self.store.astray[self.at]
 
     @property
     def shortest(self) -> np.ndarray:
-        """Characters of the shortest turn of each row's whole text: int32."""
+        """Return the characters of the shortest turn of each row's whole text: int32."""
         return self.store.shortest[self.at]
 
     @property
     def fault(self) -> np.ndarray:
-        """0 where a row is fine, else 1 + an index into FAULTS: uint8."""
+        """Return 0 for each row without a fault, else 1 + an index into FAULTS: uint8."""
         return self.store.fault[self.at]
 
     @property
     def trained(self) -> np.ndarray:
-        """The number of trained tokens of each: int32."""
+        """Return the number of trained tokens in each row: int32."""
         rows, starts, ends = self.spans()
         return np.bincount(rows, ends - starts, len(self)).astype(np.int32)
 
     def replies(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every reply that lies wholly in its row: the row's index, and start, end, over."""
+        """Return the row index and (start, end, over) of every reply that is wholly in its row."""
         rows, replies = self._all_replies()
         whole = replies[:, 2] <= self.length[rows]
         return rows[whole], replies[whole]
 
     def _all_replies(self) -> tuple[np.ndarray, np.ndarray]:
-        """Those beyond a shortened row's end, too."""
+        """Return all replies, including those beyond the end of a shortened row."""
         count = self.store.num_replies[self.at]
         replies = self.store.replies[ragged(self.store.first_reply[self.at], count)]
         return np.repeat(np.arange(len(self)), count), replies
 
     def spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The stretches of trained tokens: row index, start, end (not included)."""
+        """Return the ranges of trained tokens: row index, start, end (not included)."""
         if self.store.train_on == "all":
             rows = np.arange(len(self))
             starts, ends = self.store.first[self.at], self.length
@@ -189,7 +189,7 @@ class Table:
         return rows[some], starts[some], ends[some]
 
     def keys(self) -> np.ndarray:
-        """16 bytes a row (dtype S16), equal for rows of equal ids."""
+        """Return 16 bytes per row (dtype S16), equal for rows with equal ids."""
         keys = self.store.key[self.at]
         for row in np.flatnonzero(self.length < self.store.length[self.at]):
             start = self.store.start[self.at[row]]
@@ -197,7 +197,7 @@ class Table:
         return keys
 
     def ids(self) -> np.ndarray:
-        """The ids of all rows in a row: int32. Meant for a part of a large table."""
+        """Return the concatenated ids of all rows: int32. Meant for a part of a large table."""
         if not len(self):
             return np.zeros(0, np.int32)
         starts = self.store.start[self.at]
@@ -205,7 +205,7 @@ class Table:
         return self.store.ids(low, high)[ragged(starts - low, self.length)]
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
-        """The labels of these ids, NOT_TRAINED where nothing is learnt: int32."""
+        """Return the labels of these ids, NOT_TRAINED where nothing is learnt: int32."""
         rows, starts, ends = self.spans()
         begins = np.cumsum(self.length, dtype=np.int64) - self.length
         edges = np.zeros(len(ids) + 1, np.int8)
@@ -214,7 +214,7 @@ class Table:
         return np.where(np.cumsum(edges[:-1], dtype=np.int8) > 0, ids, NOT_TRAINED).astype(np.int32)
 
     def chunks(self, rows: int = 4000) -> Iterator["Table"]:
-        """The table in parts of so many rows."""
+        """Yield the table in parts of `rows` rows."""
         for start in range(0, len(self), rows):
             yield self.select(np.arange(start, min(start + rows, len(self))))
 
@@ -225,7 +225,7 @@ class Table:
         return Encoded(
             ids=ids,
             trained=one.labels(ids) != NOT_TRAINED,
-            replies=tuple(Reply(*map(int, reply)) for reply in one.replies()[1]),
+            replies=tuple(ReplySpan(*map(int, reply)) for reply in one.replies()[1]),
             line=int(one.line[0]),
             fault=FAULTS[fault - 1] if fault else "",
         )
@@ -235,7 +235,7 @@ class Table:
 
 
 def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Indices of stretches one after another.
+    """Return the indices of several ranges, concatenated.
 
     >>> ragged(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]

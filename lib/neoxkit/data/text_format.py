@@ -1,4 +1,4 @@
-"""The text format: turns `Name: text`, a blank line between them, then a mark that ends it."""
+"""Read the text format: turns `Name: text`, separated by a blank line, then an end mark."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,26 +14,26 @@ from neoxkit.data.naming import Votes, same
 from neoxkit.errors import UserError
 from neoxkit.settings import END_MARK
 
-NO_MARK = "none"  # of the parameter end_mark: each turn of the asking side begins a conversation
+NO_MARK = "none"  # value of end_mark: each turn of the asking side begins a conversation
 
 GLUED = "labels without a blank line before them, read as turns"
-NEAR = "labels written in another way, read as turns"
+NEAR = "labels written differently, read as turns"
 FENCED = "labels in a code block, read as text"
 SAME_SIDE = "second of two turns of one side in a row (is a label missing between them?)"
 BEFORE = "no end mark at the end of the file, conversation kept"
 UNUSED = "end marks without a conversation before them, ignored"
-RECURS = "what comes before the first question ends other conversations"
+RECURS = "the text before the first question also ends other conversations"
 
 
 class Piece(NamedTuple):
-    """The text of one conversation, and the file line where it starts."""
+    """The text of one conversation, and the line where it starts in the file."""
 
     line: int
     text: str
 
 
 class Pieces(NamedTuple):
-    """The conversations of a text, how many marks ended one, and what was odd about them."""
+    """The conversations of a text, how many marks ended one, and notes on anything odd."""
 
     pieces: list[Piece]
     num_marks: int
@@ -41,12 +41,12 @@ class Pieces(NamedTuple):
 
 
 def split(text: str, mark: str, names: Names | None = None, first_line: int = 1) -> Pieces:
-    """Take a text apart into conversations; `names` are not known yet while they are looked for."""
+    """Split a text into conversations; `names` is None while they are still unknown."""
     if mark == NO_MARK:
         return _split_at_questions(text, names, first_line)
     pieces: list[Piece] = []
     found: Notes = {BEFORE: [], UNUSED: [], f"{mark} in the text, read as text": []}
-    start, line, counted, num_marks = 0, first_line, 0, 0  # `line`: of the place `counted`
+    start, line, counted, num_marks = 0, first_line, 0, 0  # `line` is that of `counted`
     for at in [*_marks(text, mark), len(text)]:
         line, counted = line + text.count("\n", counted, at), at
         is_end = at == len(text)
@@ -69,15 +69,15 @@ def _marks(text: str, mark: str) -> Iterator[int]:
     return (found.start() for found in re.finditer(re.escape(mark), text))
 
 
-_CONTINUES = " \t.,;:!?)]}\"'`”’"  # what follows a mark that a sentence is about
+_CONTINUES = " \t.,;:!?)]}\"'`”’"  # these follow a mark that a sentence is about
 _LINE_ENDS = re.compile(r"[ \t]*(?:\n|\Z)")
 
 
 def _ends_conversation(text: str, start: int, at: int, mark: str, names: Names | None) -> bool:
-    """Whether a mark ends the conversation that begins at `start`, and is not text about it.
+    """Return whether a mark ends the conversation that begins at `start`, and is not just text.
 
-    It is at the end of a line, before another mark or before a label, and not in a code block; and
-    where words follow at once and a turn does later, before the next mark: they are a preamble.
+    It does at the end of a line, before another mark or before a label, but not in a code block;
+    also if words follow directly and a turn before the next mark: these words are a preamble.
     """
     over = at + len(mark)
     ends_line = bool(_LINE_ENDS.match(text, over))
@@ -94,7 +94,7 @@ def _ends_conversation(text: str, start: int, at: int, mark: str, names: Names |
 
 
 def _is_in_code(before: Sequence[str], behind: Sequence[str], names: Names | None) -> bool:
-    """Whether a code block that is open behind some lines is closed before the next label."""
+    """Return whether a code block left open by some lines is closed before the next label."""
     if sum(map(is_fence, before)) % 2 == 0:
         return False
     first = next((line for line in behind if is_fence(line) or _is_label(line, names)), "")
@@ -106,7 +106,7 @@ def _is_label(line: str, names: Names | None) -> bool:
 
 
 def _split_at_questions(text: str, names: Names | None, first_line: int) -> Pieces:
-    """One conversation for each turn of the asking side, with what comes before the first."""
+    """Split before each turn of the asking side; the first piece includes the text before it."""
     lines = text.split("\n")
     starts = [s.line for s in _starts(lines, names)[0] if s.label.role == "user"] if names else []
     edges = [0, *starts[1:], len(lines)]
@@ -122,7 +122,7 @@ def _split_at_questions(text: str, names: Names | None, first_line: int) -> Piec
 
 
 def _without_digits(text: str) -> str:
-    """The last line of a text, in which numbers don't count."""
+    """Return the last line of a text, with every number replaced by 0."""
     return re.sub(r"\d+", "0", text.rpartition("\n")[2].strip())
 
 
@@ -134,7 +134,7 @@ class _Start(NamedTuple):
 
 
 def _starts(lines: Sequence[str], names: Names) -> tuple[list[_Start], list[int]]:
-    """The lines that begin turns, and those that would if they were not in a code block."""
+    """Return the lines that begin turns, and those that would outside a code block."""
     found = [
         _Start(i, label)
         for i in with_colon(lines)
@@ -145,10 +145,10 @@ def _starts(lines: Sequence[str], names: Names) -> tuple[list[_Start], list[int]
     return starts, [start.line for start in found if inside[start.line]]
 
 
-def read(
+def read_text(
     path: Path, pieces: Sequence[Piece], names: Names, notes: Notes
 ) -> tuple[list[Conversation], list[UserError]]:
-    """Pieces to conversations, and a fault for each that can't be read; adds to the notes."""
+    """Turn pieces into conversations, a fault for each that can't be read, and notes."""
     faults, conversations = [], []
     glued: list[int] = []
     near: list[int] = []
@@ -176,7 +176,7 @@ def read(
         ]
         conversations.append(_conversation(piece, lines, starts))
     before = (
-        f"text before the first turn begins with another label than {names.user}: or "
+        f"text before the first turn begins with a label other than {names.user}: or "
         f"{names.agent}:, not trained on"
     )
     found = {GLUED: glued, NEAR: near, FENCED: in_code, SAME_SIDE: same_side, before: labelled}
@@ -187,8 +187,8 @@ def read(
 def _strange_label(
     lines: Sequence[str], starts: Sequence[_Start], names: Names, opener: str
 ) -> tuple[int, str] | None:
-    """A line of an agent's turn that begins with a label of somebody else who asks, and the name:
-    the one whose label begins the conversation, or User or Human at the start of a paragraph."""
+    """Find a line of an agent's turn that begins with another asker's label, and the name: the
+    one that begins the conversation, or User or Human at the start of a paragraph."""
     others = {"user", "human"} - {name.casefold() for name in names}
     if not opener and not any(other in "\n".join(lines).casefold() for other in others):
         return None
@@ -223,7 +223,7 @@ def _conversation(piece: Piece, lines: Sequence[str], starts: Sequence[_Start]) 
 
 
 def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserError:
-    """Why no two names were found in a file that begins with these conversations."""
+    """Explain why no two names were found in a file that begins with these conversations."""
     where = f"{paths.short(path)}:{pieces[0].line if pieces else 1}"
     asker = max(votes.asks, key=votes.asks.__getitem__, default="")
     if asker and same(asker, "User"):
@@ -232,7 +232,7 @@ def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserErr
         return UserError(where, what, remedy)
     bare = re.compile(r"User:\S")
     if any(bare.match(line) for piece in pieces for line in piece.text.split("\n")):
-        what = 'no turns found: no blank after "User:"'
+        what = 'no turns found: no space after "User:"'
         return UserError(where, what, "add one, or set user_name and agent_name")
     found = ", ".join(f"{name[:24]} ({count})" for name, count in votes.seen.most_common(3))
     what = 'no turns found: none starts with "User:"' + (f"; found {found}" if found else "")
@@ -243,23 +243,23 @@ def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserErr
 def no_turn_of(
     path: Path, name: str, parameter: str, votes: Votes, names_of: str = ""
 ) -> UserError:
-    """One side never has a turn in a file: what labels it has."""
+    """Explain that a side has no turn in a file, and list the labels that the file has."""
     found = ", ".join(sorted(votes.seen))[:60]
     what = f'no turn starts with "{name[:40]}:"' + (f"; found {found}" if found else "")
     remedy = f'set {parameter}, or begin the lines of its turns with "{name[:20]}: "'
     if names_of:
-        remedy = f"use the names of {names_of} in this file, too"
+        remedy = f"use the names of {names_of} in this file too"
     return UserError(paths.short(path), what, remedy)
 
 
 def recurs(path: Path, line: int) -> UserError:
-    """The refusal of a file whose conversations begin before their questions."""
-    what = "what comes before the first question is at the end of this conversation, too"
+    """Explain that a file's conversations begin before their questions."""
+    what = "the text before the first question is also at the end of this conversation"
     remedy = f"write {END_MARK} at the end of each conversation, and leave end_mark alone"
     return UserError(f"{paths.short(path)}:{line}", what, remedy)
 
 
-# What other tools end a conversation with, at the end of a line.
+# End marks of other tools, at the end of a line.
 _OTHER_MARKS = re.compile(
     r"(</s>|<eos>|<end_of_turn>|<EOT>|<\|(?:im_end|end|eot_id|end_of_text|endofturn)\|>"
     r"|\[(?:END|EOS|SEP)\]|(?<![^\n])(?:#{3,}|-{3,}|={3,}|\*{3,}))[ \t]*$",
@@ -268,7 +268,7 @@ _OTHER_MARKS = re.compile(
 
 
 def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str) -> UserError:
-    """The refusal of a file whose many questions no mark parts: what may be meant instead."""
+    """Explain that no mark separates a file's questions, and suggest another mark."""
     others = [found[1] for found in _OTHER_MARKS.finditer(head)]
     other = max(others, key=others.count, default="")
     has = f'{num_questions:,} "{names.user[:40]}:" labels'
@@ -276,9 +276,9 @@ def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str)
         count = others.count(other)
         what = f"no {mark}, {has}; {count:,} lines end with {other}"
         if count > 1.5 * num_questions:
-            remedy = f'keep {other} where a conversation ends alone, then set end_mark to "{other}"'
+            remedy = f'keep {other} only where a conversation ends, then set end_mark to "{other}"'
             return UserError(paths.short(path), what, remedy)
         return UserError(paths.short(path), what, f'set end_mark to "{other}"')
     what = f"no {mark}, {has}"
-    remedy = f"set end_mark to {NO_MARK} (each label begins one), or write the mark behind each"
+    remedy = f"set end_mark to {NO_MARK} (each label begins one), or write the mark after each"
     return UserError(paths.short(path), what, remedy)

@@ -1,4 +1,4 @@
-"""The tokenized dataset on disk: its rows, its manifest, its card, and the checks against them."""
+"""Save and load tokenized datasets: rows, manifest and card, with the checks against them."""
 
 import hashlib
 import importlib.metadata
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def features() -> "Features":
-    """The columns of a tokenized dataset, one row a conversation, not padded.
+    """Return the columns of a tokenized dataset: one row per conversation, not padded.
 
     input_ids, labels (int32 lists), length and trained (numbers of tokens), line (in the source
-    file), reply_start and reply_end (of the last whole reply; -1 where there is none).
+    file), reply_start and reply_end (of the last whole reply; -1 if there is none).
     """
     from datasets import Features, Sequence, Value
 
@@ -36,14 +36,14 @@ def features() -> "Features":
 
 
 def _columns(rows: Table) -> dict[str, Any]:
-    """A part of a table as Arrow arrays, a column each."""
+    """Return a part of a table as Arrow arrays, one per column."""
     import pyarrow
 
     ids = rows.ids()
     offsets = pyarrow.array(np.concatenate([[0], np.cumsum(rows.length)]).astype(np.int32))
     last = np.full((len(rows), 3), -1, np.int32)
     of, replies = rows.replies()
-    last[of] = replies  # the later of a row's replies overwrites the earlier
+    last[of] = replies  # a row's later replies overwrite earlier ones
     return {
         "input_ids": pyarrow.ListArray.from_arrays(offsets, ids),
         "labels": pyarrow.ListArray.from_arrays(offsets, rows.labels(ids)),
@@ -56,7 +56,7 @@ def _columns(rows: Table) -> dict[str, Any]:
 
 
 def _fill(file: Path, rows: Table) -> None:
-    """Write a side's Arrow file part by part, so that memory does not grow with its rows."""
+    """Write a side's Arrow file part by part, so that memory does not grow with the rows."""
     import pyarrow
     from pyarrow import ipc
 
@@ -70,12 +70,12 @@ def _fill(file: Path, rows: Table) -> None:
 
 
 def within(rows: "Dataset", block_size: int) -> "Dataset":
-    """The rows of one side that are no longer than the block size."""
+    """Select the rows that are no longer than the block size."""
     return rows.select([i for i, length in enumerate(rows["length"]) if length <= block_size])
 
 
 def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
-    """Write the dataset and its manifest beside `folder`, then put it in place by a rename."""
+    """Write the dataset and its manifest beside `folder`, then rename it into place."""
     import datasets
 
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -83,7 +83,8 @@ def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
     sides = {"train": train, "eval": evaluation}
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
-    try:  # sides without rows for what describes them, then their rows; one shard, though empty
+    try:
+        # Save empty sides for their metadata (one shard even so), then write the rows into them.
         none = datasets.Dataset.from_dict({name: [] for name in features()}, features=features())
         empty = dict.fromkeys(sides, none)
         datasets.DatasetDict(empty).save_to_disk(part, num_shards=dict.fromkeys(sides, 1))
@@ -116,10 +117,9 @@ def make_manifest(
     evaluation: Table,
     split_notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what the later notebooks check and inherit.
+    """Return the manifest, which later notebooks check and inherit from.
 
-    `model`: its name as it can be written down (loading.portable); `split_notes`: those of
-    selection.split_rows.
+    `model`: its portable name (loading.portable); `split_notes`: from selection.split_rows.
     """
     sides = {"train": train, "eval": evaluation}
     return {
@@ -147,7 +147,7 @@ def make_manifest(
             }
             for side, rows in sides.items()
         },
-        # what is written does not depend on the yes to replace another
+        # overwrite has no effect on the contents
         "settings": {k: v for k, v in settings.items() if k != "overwrite"},
         "versions": {
             p: importlib.metadata.version(p) for p in ("transformers", "tokenizers", "datasets")
@@ -160,12 +160,12 @@ def _source(source: ConversationFile) -> dict[str, Any]:
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Of the vocabulary, the merges and the rules: what decides which ids a text gets."""
+    """Hash the vocabulary, merges and rules: all that decides a text's ids."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 def card(manifest: dict[str, Any]) -> str:
-    """The dataset card (Markdown) that lies in the folder as README.md."""
+    """Return the dataset card (Markdown), README.md of the folder."""
     source = manifest["source"]
     counts = [
         f"{name} file: read {c['read']:,}, kept {c['kept']:,}, cut {len(c['cut_lines']):,}, "
@@ -192,7 +192,7 @@ def card(manifest: dict[str, Any]) -> str:
             *sides,
             "",
             f"{'. '.join(counts).capitalize()}. {manifest['duplicates']:,} conversations repeat "
-            "another one to the letter. Rows are not padded; labels are -100 where nothing is "
+            "another one exactly. Rows are not padded; labels are -100 where nothing is "
             "trained. `datasets.load_from_disk` opens this folder.",
             *(line for note in manifest["split_notes"] for line in ("", f"**Held out.** {note}")),
             "",
@@ -201,7 +201,7 @@ def card(manifest: dict[str, Any]) -> str:
 
 
 def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
-    """The dataset and its manifest, refused where the two do not belong together."""
+    """Load a dataset and its manifest; refuse if they do not belong together."""
     from datasets import load_from_disk
 
     manifest = load_manifest(folder)
@@ -218,27 +218,27 @@ def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
 
 
 def sha256(folder: Path) -> str:
-    """Of the manifest, which names everything the rows were made of; "" where there is none."""
+    """Hash the manifest, which covers everything the rows were made of; "" if there is none."""
     path = folder / files.MANIFEST
     return files.sha256(path) if path.is_file() else ""
 
 
 def check_sha256(folder: Path, expected: str) -> None:
-    """The dataset must be the one that a run was started with."""
+    """Refuse a dataset other than the one that a run was started with."""
     if expected and sha256(folder) != expected:
         raise UserError(
             "dataset",
-            f"{paths.short(folder)} was tokenized anew since the run was started",
-            "run 01_tokenize with its old settings, or train a run of another name",
+            f"{paths.short(folder)} was tokenized again after the run started",
+            "run 01_tokenize with its old settings, or train under another run name",
         )
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a tokenized dataset; its text must not have changed since."""
+    """Read a tokenized dataset's manifest; refuse if its text has changed since."""
     path = folder / files.MANIFEST
     if not path.is_file():
         raise UserError(
-            "dataset", f"{paths.short(folder)} is no tokenized dataset", "run 01_tokenize"
+            "dataset", f"{paths.short(folder)} is not a tokenized dataset", "run 01_tokenize"
         )
     manifest = files.read_json(path)
     for source in filter(None, (manifest["source"], manifest["eval_source"])):
@@ -253,7 +253,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_block_size(block_size: int, manifest: dict[str, Any]) -> int:
-    """The block size to train with: 0 is the dataset's; a smaller one is fine, a larger is not."""
+    """Return the block size for training: 0 means the dataset's; refuse a larger one."""
     largest = manifest["block_size"]
     if block_size > largest:
         raise UserError(
@@ -265,10 +265,10 @@ def check_block_size(block_size: int, manifest: dict[str, Any]) -> int:
 
 
 def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", manifest: dict[str, Any]) -> None:
-    """The model must use the tokenizer that the dataset was made with."""
+    """Refuse a model whose tokenizer is not the one that the dataset was made with."""
     if tokenizer_sha256(tokenizer) != manifest["tokenizer_sha256"]:
         raise UserError(
             "model_name_or_path",
-            f"another tokenizer than the dataset's ({manifest['model_name_or_path']})",
+            f"its tokenizer is not the dataset's ({manifest['model_name_or_path']})",
             "run 01_tokenize with this model",
         )

@@ -1,4 +1,4 @@
-"""One folder a run: its files, events, lock, checkpoints and card, and whether it may be resumed.
+"""One folder per run: its files, events, lock, checkpoints and card, and checks for resuming.
 
 Notebooks use folder.finished_facts, card.rows and resuming.replaced.
 """

@@ -1,4 +1,4 @@
-"""The run card: what a run was made of, to the byte, and what came out, in run_card.json."""
+"""The run card, run_card.json: a run's exact inputs, and its results."""
 
 import importlib.metadata
 import os
@@ -21,28 +21,28 @@ PACKAGES = (
     "neoxkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed",
     "safetensors", "numpy", "peft",
 )  # fmt: skip
-MADE_BY = ("lib", "notebooks", "ds_configs")  # what of the checkout a run is made by
+MADE_BY = ("lib", "notebooks", "ds_configs")  # parts of the checkout that affect a run
 CODE = Path(__file__).resolve().parents[3]  # the checkout that this package is imported from
 
 
 def announce(folder: Path, as_started: Mapping[str, Any]) -> None:
-    """Note before a start what settings and command lines stand behind its arguments.json."""
+    """Record before a start the settings and command lines behind its arguments.json."""
     said = {**as_started, "arguments_sha256": files.sha256(folder / ARGUMENTS)}
     files.write_json(folder / CARD, {**_written(folder), "announced": said})
 
 
 def _announced(folder: Path) -> dict[str, Any]:
-    """Return what was announced of these arguments; empty where they came from elsewhere."""
+    """Return what was announced for these arguments; empty if they came from elsewhere."""
     said, path = _written(folder).get("announced", {}), folder / ARGUMENTS
     fits = path.is_file() and said.get("arguments_sha256") == files.sha256(path)
     return {name: said[name] if fits else {} for name in ("settings", "commands")}
 
 
 def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
-    """Write the card at a run's first start; add this start to it at every one.
+    """Write the card at a run's first start, and add every start to it.
 
-    `made_of`: what the run is made of beside its base, whose files lie in a folder. A run that has
-    made no step yet may be made of something else than at its last start.
+    `made_of`: the run's inputs other than its base model, whose files are in the folder `base`. The
+    inputs may still change as long as the run has made no step.
     """
     card = read(folder)
     if not card or state_of(folder) == "new":
@@ -53,7 +53,7 @@ def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
 
 
 def finish(folder: Path, results: Mapping[str, Any]) -> None:
-    """Add what came out."""
+    """Add the results to the card."""
     files.write_json(folder / CARD, {**files.read_json(folder / CARD), "results": dict(results)})
 
 
@@ -68,13 +68,13 @@ def _written(folder: Path) -> dict[str, Any]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of a model folder's weights, shape and tokenizer, by file name."""
+    """Return the SHA-256 of a model's weights, configuration and tokenizer, by file name."""
     wanted = [f for p in ("*.safetensors", "config.json", "tokenizer.json") for f in folder.glob(p)]
     return {file.name: files.sha256(file) for file in sorted(wanted)}
 
 
 def this_start() -> dict[str, Any]:
-    """Of this process: when, by which command, of which code, with what, and where."""
+    """Describe this start: time, command, code, packages and machine."""
     return {
         "time": round(time.time(), 3),
         "command": [paths.short(Path(word)) if "/" in word else word for word in sys.orig_argv],
@@ -86,10 +86,10 @@ def this_start() -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """The commit of the kit's checkout and what was changed in it since; none without git.
+    """Return the commit of the kit's checkout and the files changed since; none without git.
 
-    Parameters and outputs that JupyterLab saved in a notebook are not other code, nor is a file of
-    a person's own that was uploaded beside the notebooks.
+    Parameters and outputs saved in a notebook don't count as changes, nor do the user's own files
+    uploaded beside the notebooks.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
@@ -101,7 +101,7 @@ def code() -> dict[str, Any]:
 
 
 def _is_other_code(path: str) -> bool:
-    """Whether a changed file makes another run, as a notebook does whose own cells are changed."""
+    """Return whether a changed file affects a run; a notebook does if its own cells changed."""
     file, committed = CODE / path, _git("show", f"HEAD:{path}")
     if path.startswith("notebooks/") and file.suffix not in (".ipynb", ".py"):
         return False
@@ -122,7 +122,7 @@ def _git(*words: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a result can depend on."""
+    """Return the versions of Python and of the packages that a result can depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the memory (GiB), the GPUs: what sums can depend on, and speed does."""
+    """Describe processor, memory (GiB) and GPUs: they affect speed, and possibly sums."""
     import torch
 
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -147,29 +147,29 @@ def machine() -> dict[str, Any]:
 
 
 def _host() -> dict[str, Any]:
-    """What tells one machine from another, without a look at its GPUs."""
+    """Describe the machine without its GPUs, to tell it from others."""
     memory_gib = round(psutil.virtual_memory().total / 2**30, 1)
     return {"cpu": _cpu(), "cores": num_cores(), "memory_gib": memory_gib}
 
 
 def is_of_this_machine(folder: Path) -> bool:
-    """Whether a run was last started on a machine like this one, as one without a card may be."""
+    """Return whether a run's last start was on a machine like this; true without a card."""
     card = read(folder)
     return not card or _host().items() <= card["starts"][-1]["machine"].items()
 
 
 def _cpu() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
 def rows(folder: Path) -> list[tuple[str, str]]:
-    """The card as a table for people: what the run was made of, hashes and commits in short."""
+    """Return the card as a table for people: inputs, with shortened hashes and commits."""
     card = read(folder)
     if not card:
-        return [("run card", "none: the run is of an earlier version")]
+        return [("run card", "none: the run was made by an earlier version")]
     base, source = _files(card["base_sha256"]), card["source"]
     last = card["starts"][-1]
     found = last["machine"]
@@ -181,7 +181,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     return [
         *(("warning", line) for line in results.get("warnings", [])),
         ("settings that differ from the defaults", changed or "none"),
-        ("base", f"{card['base']}{', its shape alone' if card['from_scratch'] else ''}: {base}"),
+        ("base", f"{card['base']}{', only its shape' if card['from_scratch'] else ''}: {base}"),
         ("dataset", f"{card['dataset']} {card['dataset_sha256'][:12]}"),
         ("its text", f"{source['path']} {source['sha256'][:12]}"),
         ("seeds", ", ".join(f"{k} {v}" for k, v in card["seeds"].items())),
@@ -195,7 +195,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
 
 
 def _files(sha256: Mapping[str, str]) -> str:
-    """Hashes in short: those of weights, of which there may be many."""
+    """Shorten the hashes of the weights, of which there may be many."""
     weights = [f"{k} {v[:12]}" for k, v in sha256.items() if k.endswith(".safetensors")]
     return ", ".join(weights[:2]) + (f" and {len(weights) - 2} more" if len(weights) > 2 else "")
 
@@ -208,7 +208,7 @@ def _code(code: Mapping[str, Any]) -> str:
 
 
 def differences(card: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What another start is made with, other than a run's last one, as `what: was -> is`.
+    """List the differences between a run's last start and another, as `what: was -> is`.
 
     >>> was = {"starts": [{"code": {"commit": "a"}, "versions": {"torch": "1"}, "machine": {}}]}
     >>> differences(was, {"code": {"commit": "b"}, "versions": {"torch": "1"}, "machine": {}})

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: a manifest of their files, put in place last of all.
+"""Checkpoints that are complete or absent: a manifest of their files is written last.
 
-A save writes its files into checkpoint-N; when every rank has written, they are flushed to the disk
-and hashed, and the manifest appears by one rename. A folder counts when its manifest holds.
+A save writes its files into checkpoint-N; when every rank has written, they are flushed to disk and
+hashed, and one rename puts the manifest in place. A folder counts if its manifest is valid.
 """
 
 import os
@@ -18,34 +18,34 @@ from neoxkit.files import MANIFEST
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import set_aside
 
-LEAST_KEPT = 2  # one may be damaged while the next is not yet whole
-_GOING = ".going-"  # a checkpoint under deletion: half of one must not look like one
+LEAST_KEPT = 2  # one may be damaged while the next is incomplete
+_GOING = ".going-"  # prefix of a checkpoint being deleted, so that its rest does not look like one
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer steps that are in a checkpoint."""
+    """Return the optimizer step of a checkpoint."""
     return int(checkpoint.name.split("-")[1])
 
 
 def folders(run: Path) -> list[Path]:
-    """Every checkpoint-N of a run, whole or not, oldest first."""
+    """Return every checkpoint-N of a run, complete or not, oldest first."""
     found = [p for p in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
     return sorted(found, key=step_of)
 
 
 def whole(run: Path) -> list[Path]:
-    """Those whose files are all there in their sizes, oldest first; no hash is taken."""
+    """Return the checkpoints whose files all have their sizes, oldest first; hash nothing."""
     return [path for path in folders(run) if fault(path, hashes=False) is None]
 
 
 def saved_step(run: Path) -> int | None:
-    """The step of the newest of them, from which a run would go on."""
+    """Return the step of the newest complete checkpoint, from which a run would resume."""
     found = whole(run)
     return step_of(found[-1]) if found else None
 
 
 def seal(checkpoint: Path, **facts: Any) -> None:
-    """Flush and hash a checkpoint's files and put its manifest in place; then it counts."""
+    """Flush and hash a checkpoint's files, then write its manifest, which makes it count."""
     files.flush_all(checkpoint)
     names = _files(checkpoint)
     with ThreadPoolExecutor() as pool:
@@ -59,19 +59,19 @@ def _sealed(path: Path) -> dict[str, Any]:
 
 
 def _files(checkpoint: Path) -> list[str]:
-    """Names below a checkpoint; hidden ones are others' (.ipynb_checkpoints, .nfs...)."""
+    """List a checkpoint's files, except hidden ones (.ipynb_checkpoints, .nfs...)."""
     paths = [p.relative_to(checkpoint) for p in checkpoint.rglob("*") if not p.is_dir()]
     own = [f for f in paths if not any(part.startswith(".") for part in f.parts)]
     return sorted(str(f) for f in own if f.name != MANIFEST)
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:
-    """What was sealed: step, num_ranks, zero_stage, dataset_sha256, arguments_sha256, files."""
+    """Read the manifest: step, num_ranks, zero_stage, dataset_sha256, arguments_sha256, files."""
     return files.read_json(checkpoint / MANIFEST)
 
 
 def fault(checkpoint: Path, hashes: bool = True) -> str | None:
-    """What is wrong with a checkpoint, or None; without `hashes`, sizes alone are compared."""
+    """Return what is wrong with a checkpoint, or None; without `hashes`, compare only sizes."""
     try:
         sealed = {n: (f["size"], f["sha256"]) for n, f in manifest(checkpoint)["files"].items()}
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def fault(checkpoint: Path, hashes: bool = True) -> str | None:
             return f"{name} is not in its manifest (remove it if it is yours)"
         path, (size, _) = checkpoint / name, sealed[name]
         if path.is_symlink() or not path.is_file():
-            return f"{name} is no file"
+            return f"{name} is not a file"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
     if not hashes:
@@ -98,10 +98,10 @@ def fault(checkpoint: Path, hashes: bool = True) -> str | None:
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that holds (every hash), and a line for each that had to go aside.
+    """Return the newest valid checkpoint (every hash), and a line for each that was set aside.
 
-    A run that has saved before and has none that holds is refused, with a line for each: going on
-    would mean to begin anew. Leftovers of interrupted saves and deletions are no reason for that.
+    Refuse a run that has saved before and has no valid checkpoint, with a line for each: resuming
+    would mean starting over. Leftovers of interrupted saves and deletions don't count as saves.
     """
     for leftover in run.glob(f"{_GOING}*"):
         shutil.rmtree(leftover)
@@ -124,13 +124,13 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
 
 
 def _aside(checkpoint: Path, why: str) -> str:
-    """Rename a checkpoint that does not hold, so that a new one can take its place."""
+    """Rename an invalid checkpoint, so that a new one can take its place."""
     aside = set_aside(checkpoint)
     return f"{checkpoint.name} {why}; it is kept as {aside.name}"
 
 
 def rotate(run: Path, limit: int | None, spare: Sequence[Path] = ()) -> None:
-    """Delete the oldest whole checkpoints beyond the limit (at least 2; None: keep all)."""
+    """Delete the oldest complete checkpoints beyond the limit (at least 2; None: keep all)."""
     if limit is None:
         return
     for checkpoint in whole(run)[: -max(limit, LEAST_KEPT)]:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a training says of itself, one JSON object a line."""
+"""Write and read metrics.jsonl: the events of a training, one JSON object per line."""
 
 import json
 import math
@@ -15,7 +15,7 @@ METRICS = "metrics.jsonl"
 
 
 def append_event(folder: Path, event: str, /, **values: Any) -> None:
-    """Add one line to metrics.jsonl: the event, the time (seconds since 1970), the values."""
+    """Append one line to metrics.jsonl: the event, the time (seconds since 1970), the values."""
     values = {k: None if _not_finite(v) else v for k, v in values.items()}  # NaN is not JSON
     line = json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n"
     with (folder / METRICS).open("ab+") as file:
@@ -31,7 +31,7 @@ def _not_finite(value: Any) -> bool:
 
 @dataclass
 class EventReader:
-    """Reads metrics.jsonl as it grows; `poll` returns the whole lines since the last call."""
+    """A reader of a growing metrics.jsonl; `poll` returns the whole lines since the last call."""
 
     folder: Path
     at: int = 0
@@ -57,15 +57,15 @@ def _parsed(lines: bytes) -> Iterator[dict[str, Any]]:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """All events of a run so far."""
+    """Return all events of a run so far."""
     return EventReader(folder).poll()
 
 
 def history(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events of the line that led to the newest state.
+    """Return the events that led to the newest state.
 
-    A resumed run goes back to its checkpoint's step; what an interrupted attempt logged after that
-    step is left out, so that a curve has one value a step.
+    A resumed run goes back to its checkpoint's step; events that an interrupted attempt logged
+    after that step are left out, so that a curve has one value per step.
     """
     kept: list[dict[str, Any]] = []
     for event in events:
@@ -77,12 +77,12 @@ def history(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a run took and reached, from its events: seconds of training, tokens, final losses."""
+    """Sum up a run from its events: seconds of training, tokens, final losses."""
     train = [e for e in events if e["event"] == "train"]
     evals = [e for e in events if e["event"] == "eval"]
     seconds = sum(e["seconds"] for e in train)
     num_tokens = sum(e["tokens"] for e in train)
-    peak, at_peak = None, 0.0  # seconds that the device's fastest matrix products would have taken
+    peak, at_peak = None, 0.0  # seconds at the device's peak matrix speed
     for e in events:
         if e["event"] == "start":
             peak = e["matmul_peak_tflops"]
@@ -103,7 +103,7 @@ def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
-    """An exponential moving average over about a twentieth of the values, not pulled to the first.
+    """Return an exponential moving average over about 1/20 of the values, without a start bias.
 
     >>> smoothed([1.0, 1.0, 1.0]).tolist()
     [1.0, 1.0, 1.0]

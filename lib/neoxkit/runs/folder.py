@@ -1,4 +1,4 @@
-"""A run folder: its files, its metrics, and whether it is finished."""
+"""Read a run folder: its files, its metrics, and whether it is finished."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ LOG = "train.log"
 ARGUMENTS = "arguments.json"
 FINISHED = "FINISHED.json"
 DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
-DIALS = "dials.json"  # setting -> [parameter, dial], where dials had changed any at the start
+DIALS = "dials.json"  # setting -> [parameter, dial], if dials had changed any at the start
 
 
 def state_of(folder: Path) -> str:
-    """One of "new", "finished", "started": it has made a step that was logged, or saved one."""
+    """Return "new", "finished", or "started": it has logged or saved a step."""
     if (folder / FINISHED).exists():
         return "finished"
     made = any(e.get("step") for e in read_events(folder)) or any(folder.glob("checkpoint-*"))
@@ -26,7 +26,7 @@ def state_of(folder: Path) -> str:
 
 
 def is_trial(folder: Path) -> bool:
-    """Whether a run was begun as a trial (trials.py), which leaves no model."""
+    """Return whether a run was started as a trial (trials.py), which leaves no model."""
     path = folder / ARGUMENTS
     return path.is_file() and bool(read_json(path).get("trial"))
 
@@ -41,7 +41,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def finished_facts(folder: Path) -> dict[str, Any]:
-    """What FINISHED.json says of a finished run; refused for every other."""
+    """Read FINISHED.json of a finished run; refuse any other."""
     if not folder.is_dir():
         raise UserError("run", f"{paths.short(folder)} does not exist", "run 02_train first")
     if state_of(folder) != "finished":
@@ -54,12 +54,12 @@ def finished_facts(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a run stands.
+    """The status of a run.
 
-    `state`: training, finished, stopped (on request), failed, or killed (it ended without a word).
-    `step`, `planned` and the newest losses are None before the first of them; `changed` is in
-    seconds since 1970; `says` is what stopped it, or the warnings of its losses. A trial
-    (trials.py) leaves no model, and its losses are no matter.
+    `state`: training, finished, stopped (on request), failed, or killed (ended without an event).
+    `step`, `planned` and the newest losses are None until the first is logged; `changed` is in
+    seconds since 1970; `says` is what stopped it, or warnings about its losses. A trial (trials.py)
+    leaves no model, and its losses don't matter.
     """
 
     run: str
@@ -74,10 +74,10 @@ class Standing:
 
 
 def standing_of(folder: Path) -> Standing:
-    """How the run in a folder stands, from its files alone."""
+    """Return the status of the run in a folder, from its files alone."""
     events = history(read_events(folder))
     newest = {event["event"]: event for event in events}
-    last = events[-1] if events else {"event": "", "time": folder.stat().st_mtime}
+    last: dict[str, Any] = events[-1] if events else {"event": "", "time": folder.stat().st_mtime}
     trial = is_trial(folder)
     warnings = [] if trial else [f"warning: {line}" for line in health.warnings(events)]
     return Standing(
@@ -102,7 +102,7 @@ def _state(folder: Path, last_event: str) -> str:
 
 
 def all_runs() -> list[Standing]:
-    """Every run below runs/, the one that changed last first."""
+    """List every run below runs/, most recently changed first."""
     folders = (paths.root() / "runs").glob("*/")
     started = [f for f in folders if lock.locked_by(f) or state_of(f) != "new"]
     return sorted(map(standing_of, started), key=lambda s: -s.changed)

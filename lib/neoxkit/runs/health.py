@@ -1,4 +1,4 @@
-"""Whether a run learns: sentences on a loss that is too high or rises, from its events alone."""
+"""Check from its events whether a run learns: warn of a loss that is too high or rises."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,27 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-FEW = 3  # logs in a row, of which the middle one by height counts
+FEW = 3  # logs in a row, of which the median counts
 # Random weights begin near a uniform guess. From a third of the run on the loss may be at most
-# LEARNING times that, at the end at most LEARNT times; BROKEN times that, or times the first loss
-# where that is higher, is told of whenever it was.
+# LEARNING times that, at the end at most LEARNT times. A loss of BROKEN times that, or times the
+# first loss if higher, is reported whenever it occurred.
 LEARNT, LEARNING, BROKEN = 0.99, 1.1, 1.5
-FEWEST = 4  # logs in a third of the run, and before it, that a rise can be told from
-RISE = 0.1  # of the train loss: less is no rise, however sure
-EVAL_RISE = 0.05  # the same of the eval loss, where the last two are above the best
-CLEAR_EVAL_RISE = 0.1  # the same where the last one alone is
-# A rise must be so many standard errors, too. With this figure and those above no good run raises
-# an alarm at any moment: of 1,500 simulated ones (pytest tests/runs/test_health.py; of 12,000 by
-# more seeds, 2 with 5 errors) and of 50 real ones (the same with -m slow). Of simulated ones that
-# rise by 60 % or more, 95 % are told of.
+FEWEST = 4  # logs in a third of the run, and before it, needed to detect a rise
+RISE = 0.1  # of the train loss: less does not count as a rise, however certain
+EVAL_RISE = 0.05  # the same for the eval loss, if the last two are above the best
+CLEAR_EVAL_RISE = 0.1  # the same if only the last one is
+# A rise must also be this many standard errors. With this and the values above no good run raises
+# an alarm at any time: none of 1,500 simulated ones (pytest tests/runs/test_health.py; of 12,000
+# with more seeds, 2 at 5 errors) and none of 50 real ones (the same with -m slow). Of simulated
+# runs that rise by 60 % or more, 95 % are reported.
 ERRORS = 6.0
 
 
 def warnings(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with how a run goes, each with the step and what to change; [] for a good one.
+    """Return what is wrong with a run, with the step and what to change; [] for a good one.
 
-    `events`: of one line of steps (runs.history). A loss that broke is told of once: what follows
-    from it has no sentence of its own.
+    `events`: without interrupted attempts (events.history). A loss that broke is reported once:
+    its consequences get no sentence of their own.
     """
     start = next((e for e in reversed(events) if e["event"] == "start"), None)
     if start is None:
@@ -48,8 +48,8 @@ def _with_loss(events: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[s
 def _no_better_than_a_guess(
     start: Mapping[str, Any], train: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The loss is no better than that of a guess by which every token is as likely, or once was far
-    worse: the train loss, or the eval loss where too few train losses were logged."""
+    """Report a loss that is no better than a uniform guess among all tokens, or once was far worse:
+    the train loss, or the eval loss if too few train losses were logged."""
     vocabulary = start.get("vocabulary")
     kind, seen = ("train", train) if len(train) >= FEW else ("eval", evals)
     if not seen or not vocabulary:
@@ -72,14 +72,14 @@ def _no_better_than_a_guess(
 
 
 def _limit(guess: float, done: float, broken: float) -> float:
-    """How high the loss may stand when a share of the plan is done."""
+    """Return how high the loss may be when the share `done` of the run is done."""
     if done >= 1:
         return LEARNT * guess
     return LEARNING * guess if done >= 1 / 3 else broken
 
 
 def _middles(losses: Sequence[float], size: int) -> np.ndarray:
-    """Where the middle one by height stands of each so many losses in a row: no spike is one.
+    """Return the index of the median of each `size` losses in a row: it is never a lone spike.
 
     >>> _middles([5.0, 90.0, 4.0, 3.0], 3)
     array([0, 2])
@@ -89,10 +89,10 @@ def _middles(losses: Sequence[float], size: int) -> np.ndarray:
 
 
 def _train_loss_rises(start: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> str:
-    """The train loss has not come back to its lowest for a third of the run.
+    """Report a train loss that has not come back to its lowest for a third of the run.
 
-    Medians of as many logs each: the lowest before the last third, beside the whole last third and
-    the end of it.
+    Compare medians over equally many logs: the lowest before the last third against those of the
+    whole last third and of its end.
     """
     since = train[-1]["step"] - start["planned_steps"] / 3 if train else 0
     losses = np.array([e["loss"] for e in train])
@@ -100,7 +100,7 @@ def _train_loss_rises(start: Mapping[str, Any], train: Sequence[Mapping[str, Any
     size = max(num // 3, 3)
     if num < FEWEST or len(losses) - num < max(FEWEST, size):
         return ""
-    stride = size // 3  # of many logs not every window is looked at
+    stride = size // 3  # with many logs, not every window is needed
     before = np.median(sliding_window_view(losses[:-num], size)[::stride], axis=1)
     best, at = float(before.min()), int(before.argmin()) * stride
     end, third = float(np.median(losses[-size:])), float(np.median(losses[-num:]))
@@ -110,15 +110,15 @@ def _train_loss_rises(start: Mapping[str, Any], train: Sequence[Mapping[str, Any
         return ""
     was, now = train[at + size - 1]["step"], train[-1]["step"]
     return (
-        f"the train loss rose from {best:.4g} at step {was:,} to {end:.4g} at step {now:,}: for a "
-        f"third of the run it did not come back -- {_calmer(start, train)}"
+        f"the train loss rose from {best:.4g} at step {was:,} to {end:.4g} at step {now:,}: it did "
+        f"not come back for a third of the run -- {_calmer(start, train)}"
     )
 
 
 def _eval_loss_rises(
     events: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The eval loss has risen from its best: by now the model learns the train side by heart."""
+    """Report an eval loss that rose from its best: the model now memorises the train side."""
     if not evals:
         return ""
     losses = np.array([e["loss"] for e in evals])
@@ -137,22 +137,22 @@ def _eval_loss_rises(
 
 
 def _scatter(losses: np.ndarray) -> float:
-    """The standard deviation of a curve's noise, from its second differences: a straight rise or
-    fall has none. 0 for fewer than three values."""
+    """Return the standard deviation of a curve's noise, from its second differences: a straight
+    rise or fall has none. 0 for fewer than three values."""
     second = np.diff(losses, 2)
     return float(np.median(np.abs(second))) / 0.6745 / math.sqrt(6) if len(second) else 0.0
 
 
 def _off_a_line(losses: np.ndarray) -> float:
-    """The standard deviation from the straight line that fits best; noise that hangs together
-    counts in full. For three values or more."""
+    """Return the standard deviation from the best straight line; correlated noise counts in full.
+    For three values or more."""
     at = np.arange(len(losses))
     rest = losses - np.polyval(np.polyfit(at, losses, 1), at)
     return float(np.sqrt((rest**2).sum() / (len(losses) - 2)))
 
 
 def _calmer(start: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> str:
-    """What to change where a loss broke."""
+    """Say what to change after a loss broke."""
     clip = ", and set max_grad_norm to 1 (it is 0)" if start.get("max_grad_norm") == 0 else ""
     peak = _peak(train)
     if not peak:
@@ -162,7 +162,7 @@ def _calmer(start: Mapping[str, Any], train: Sequence[Mapping[str, Any]]) -> str
 
 
 def _stronger(train: Sequence[Mapping[str, Any]]) -> str:
-    """What to change where a loss never came down."""
+    """Say what to change if a loss never came down."""
     peak = _peak(train)
     rate = f"raise learning_rate (its peak is {peak:.2g})" if peak else "raise learning_rate"
     return f"{rate}, or train more steps"
@@ -175,7 +175,7 @@ def _peak(train: Sequence[Mapping[str, Any]]) -> float:
 def _shorter(
     events: Sequence[Mapping[str, Any]], best: Mapping[str, Any], last: Mapping[str, Any]
 ) -> str:
-    """Where to end a training whose eval loss rises, and which checkpoint was saved near it."""
+    """Say where to end a training whose eval loss rises, and name the nearest checkpoint."""
     said = f"train less: set max_steps to {best['step']}"
     if best.get("epoch"):
         said += f" (epoch {best['epoch']:.3g})"

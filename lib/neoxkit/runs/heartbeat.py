@@ -1,6 +1,6 @@
-"""Signs of life: each rank keeps a file fresh, and the guard stops a training that gives none.
+"""Heartbeats: each rank updates a file, and the guard stops a training when one falls silent.
 
-A sign says how long the next one may take: 10 times the median step, and never less than 120 s.
+A heartbeat says how long the next one may take: 10 times the median step, but at least 120 s.
 """
 
 import json
@@ -13,15 +13,15 @@ from statistics import median
 
 from neoxkit.fields import convert
 
-FOLDER = ".alive"  # in the run folder: one file a rank
-LEAST_SECONDS = 120.0  # or what the environment variable NEOXKIT_STALL_SECONDS says
-STEPS = 10  # so many median steps may pass without a sign
-FROZEN_SECONDS = 30.0  # between two looks of the guard
-SILENT_SECONDS = 1800.0  # for work that gives no sign meanwhile: a save, an export
+FOLDER = ".alive"  # in the run folder: one file per rank
+LEAST_SECONDS = 120.0  # or the environment variable NEOXKIT_STALL_SECONDS
+STEPS = 10  # median steps that may pass without a heartbeat
+FROZEN_SECONDS = 30.0  # between two checks by the guard; longer means that all stood still
+SILENT_SECONDS = 1800.0  # for work without heartbeats: a save, an export
 
 
 class Signs:
-    """What a rank writes: a sign each step or batch, at most two a second."""
+    """The heartbeats that a rank writes: one per step or batch, at most two per second."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._path = folder / FOLDER / str(rank)
@@ -32,12 +32,12 @@ class Signs:
         self._least = convert(name, float, os.environ.get(name, LEAST_SECONDS), LEAST_SECONDS)
 
     def stepped(self, seconds: float) -> None:
-        """A step took so long; the sign for the next one."""
+        """Note how long a step took, and write a heartbeat."""
         self._steps.append(seconds)
         self.give()
 
     def give(self, silent: bool = False) -> None:
-        """A sign; `silent`: what follows gives none until it is over."""
+        """Write a heartbeat; `silent`: the work that follows writes none until it is over."""
         allowed = max(self._least, STEPS * median(self._steps or [0.0]))
         if silent or not self._steps:  # the first step may compile
             allowed = max(allowed, SILENT_SECONDS)
@@ -48,13 +48,13 @@ class Signs:
         self._path.write_text(json.dumps({"pid": os.getpid(), "allowed": allowed}))
 
     def over(self) -> None:
-        """Nothing more is to be waited for."""
+        """Delete the file: no further heartbeat is to be expected."""
         self._path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Silent:
-    """A rank that has given no sign for longer than it said it would."""
+    """A rank without a heartbeat for longer than it announced."""
 
     rank: str
     pid: int
@@ -62,7 +62,7 @@ class Silent:
 
 
 class Watch:
-    """What the guard looks at; the file's time is compared with itself, not with a clock."""
+    """The guard's view of the heartbeats; a file's time is only compared with itself."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
@@ -70,24 +70,24 @@ class Watch:
         self._looked = time.monotonic()
 
     def forget(self) -> None:
-        """The signs of an earlier start are none of this one."""
+        """Delete the heartbeats of an earlier start."""
         for path in self._folder.glob("*"):
             path.unlink(missing_ok=True)
 
     def ranks(self) -> list[int]:
-        """The processes that have given a sign."""
+        """Return the process ids in the heartbeats."""
         return [sign["pid"] for sign in map(_read, self._folder.glob("*")) if sign]
 
     def silent(self) -> Silent | None:
-        """The first rank that has been silent for too long, if any."""
+        """Return the first rank that has been silent for too long, if any."""
         now = time.monotonic()
-        if now - self._looked > FROZEN_SECONDS:  # all stood still, this process as well
+        if now - self._looked > FROZEN_SECONDS:  # everything stood still, including this process
             self._seen.clear()
         self._looked = now
         for path in sorted(self._folder.glob("*")):
             try:
                 sign, changed = _read(path), path.stat().st_mtime_ns
-            except FileNotFoundError:  # it is over
+            except FileNotFoundError:  # the rank has just finished
                 continue
             if self._seen.get(path, (None, 0.0))[0] != changed:
                 self._seen[path] = changed, now
@@ -100,5 +100,5 @@ class Watch:
 def _read(path: Path) -> dict | None:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):  # just being written
+    except (OSError, ValueError):  # being written
         return None

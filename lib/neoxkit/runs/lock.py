@@ -1,4 +1,4 @@
-"""Which process trains in a run folder, and the wish that it stop."""
+"""The lock that a training holds on its run folder, and the request to stop it."""
 
 import fcntl
 import itertools
@@ -13,26 +13,26 @@ from neoxkit.errors import UserError
 
 LOCK = ".lock"
 STOP = "STOP"  # this file in a run folder asks its training to save and stop
-CLOCK_SECONDS = 2.0  # how far a process's start and a file's time may be out of step
-UNKNOWN = -1  # a holder that has not written its process id yet; never to be signalled
+CLOCK_SECONDS = 2.0  # by which a process's start and a file's time may differ
+UNKNOWN = -1  # a holder that has not written its process id yet; never signal it
 GUARDED = "NEOXKIT_GUARDED"  # set in the environment of a training whose guard holds the lock
 
 
 def locked_by(folder: Path) -> int | None:
-    """The process that trains in a folder right now, if any: the lock dies with its holder."""
+    """Return the process now training in a folder, if any: the lock dies with its holder."""
     path = folder / LOCK
     if not path.exists():
         return None
     with path.open("r+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may look at once
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may check at once
         except OSError:
             return int(path.read_text().strip() or 0) or UNKNOWN
     return None
 
 
 def refuse_locked(folder: Path) -> None:
-    """Refuse a folder in which a training runs right now."""
+    """Refuse a folder in which a training is running."""
     if pid := locked_by(folder):
         raise _is_training(folder, pid)
 
@@ -43,7 +43,7 @@ def _is_training(folder: Path, pid: int) -> UserError:
 
 
 def take(path: Path) -> IO[str] | None:
-    """Take a lock until the file is closed; None where another holds it longer than a look does."""
+    """Take a lock until the file is closed; None if another holds it for longer than a check."""
     file = path.open("a")
     for _ in range(10):
         try:
@@ -60,7 +60,7 @@ def take(path: Path) -> IO[str] | None:
 
 
 def hold(folder: Path) -> IO[str] | None:
-    """Take the lock of a training that has no guard; it is held until the file is closed."""
+    """Take the lock for a training without a guard; it is held until the file is closed."""
     if os.environ.get(GUARDED):
         return None
     file = take(folder / LOCK)
@@ -71,14 +71,14 @@ def hold(folder: Path) -> IO[str] | None:
 
 
 def _forget_stale_stop(folder: Path) -> None:
-    """Delete a stop request that is older than this training; one made during its start counts."""
+    """Delete a stop request older than this training; one made during its start counts."""
     request = folder / STOP
     if request.exists() and request.stat().st_mtime < _started() - CLOCK_SECONDS:
         answer_stop(folder)
 
 
 def _started() -> float:
-    """Return when this training began: this process, or the launchers of DeepSpeed above it."""
+    """Return when this training began: this process, or DeepSpeed's launchers above it."""
     me = psutil.Process()
     above = itertools.takewhile(lambda p: "deepspeed" in " ".join(p.cmdline()), me.parents())
     return min(p.create_time() for p in (me, *above))
@@ -90,10 +90,10 @@ def ask_to_stop(folder: Path) -> None:
 
 
 def asked_to_stop(folder: Path) -> bool:
-    """Whether somebody asked so, and nobody has answered yet."""
+    """Return whether there is a stop request that nobody has answered yet."""
     return (folder / STOP).exists()
 
 
 def answer_stop(folder: Path) -> None:
-    """The wish was granted, or is of the past."""
+    """Delete the stop request: it was carried out, or is stale."""
     (folder / STOP).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""May a run go on? What differs between how it was started and what is asked for now."""
+"""Check whether a run may resume: compare its start with what is asked for now."""
 
 import importlib.metadata
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
 
 MOST_ZERO_STAGE = 2
 
-# A resumed run may differ from its first start in these.
+# A resumed run may differ from its first start in these settings.
 _MAY_CHANGE = {
     "logging_steps",
     "num_replies",
@@ -23,8 +23,8 @@ _MAY_CHANGE = {
     "save_total_limit",
     "allow_change",
 }
-_LATER = {"lora_rank": 0}  # what a run of an earlier version had, before there was the setting
-_OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data says it in words
+_LATER = {"lora_rank": 0}  # values for runs of earlier versions, which lacked the setting
+_OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data reports it in words
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
 
 
@@ -34,9 +34,9 @@ def refuse_changes(
     allowed: Sequence[str] = (),
     dialled: Collection[str] = (),
 ) -> None:
-    """Refuse to go on with a run under other settings, with a list old -> new.
+    """Refuse to resume a run with other settings, with a list old -> new.
 
-    `dialled`: settings of which a dial had changed the parameter, at the start or now.
+    `dialled`: settings whose parameter a dial changed, at the start or now.
     """
     free = _MAY_CHANGE | _OF_THE_DATA | {TRAINER_NAMES.get(name, name) for name in allowed}
     changed = {
@@ -59,7 +59,7 @@ def refuse_changes(
 
 
 def dialled(folder: Path) -> dict[str, list[Any]]:
-    """What dials had changed when a run was last started: setting -> [parameter, dial]."""
+    """Read the changes by dials at a run's last start: setting -> [parameter, dial]."""
     path = folder / DIALS
     return files.read_json(path) if path.is_file() else {}
 
@@ -67,9 +67,9 @@ def dialled(folder: Path) -> dict[str, list[Any]]:
 def refuse_other_ranks(
     folder: Path, num_ranks: int, zero_stage: int | None, allowed: Sequence[str] = ()
 ) -> None:
-    """A checkpoint of DeepSpeed's is of as many ranks, and of the ZeRO stage, that wrote it.
+    """Refuse a checkpoint written by another number of ranks or with another ZeRO stage.
 
-    It can be converted for another number of ranks, where `allowed` names `num_ranks`.
+    It can be converted to another number of ranks if `allowed` names `num_ranks`.
     """
     for checkpoint in checkpoints.whole(folder)[-1:]:
         manifest = checkpoints.manifest(checkpoint)
@@ -80,7 +80,7 @@ def refuse_other_ranks(
         first = "add num_ranks to allow_change" if convertible else "go back"
         raise UserError(
             "num_ranks" if was[1] == now[1] else "ds_config",
-            f"{checkpoint.name} is of {_ranks(*was)}, this start of {_ranks(*now)}",
+            f"{checkpoint.name} is from {_ranks(*was)}, this start has {_ranks(*now)}",
             f"{first}, or begin a new run with model_name_or_path {paths.short(checkpoint)}",
         )
 
@@ -95,10 +95,10 @@ def _shown(value: Any) -> str:
 
 
 def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") -> None:
-    """Refuse to go on with a run on other data than it was started with.
+    """Refuse to resume a run on data other than it was started with.
 
-    `now` is the dataset's manifest with its `sha256`, or what 01_tokenize is about to make one of
-    (`planned_data`). A run that did not keep its manifest can be compared by the hash alone.
+    `now` is the dataset's manifest, with its `sha256`, or the plan of 01_tokenize (`planned_data`).
+    A run that did not keep its manifest can only be compared by the hash.
     """
     was_sha256 = files.read_json(folder / ARGUMENTS).get("dataset_sha256")
     was = _manifest_of(folder, now["settings"]["dataset"], was_sha256)
@@ -107,14 +107,14 @@ def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") ->
         return
     raise UserError(
         "run",
-        f"{folder.name} was trained on other data ({'; '.join(differs) or 'tokenized anew since'})",
+        f"{folder.name} was trained on other data ({'; '.join(differs) or 'retokenized since'})",
         "choose another run name and another dataset name, or set restart"
         + ("" if sha256 else " and overwrite"),
     )
 
 
 def _manifest_of(folder: Path, dataset: str, sha256: str | None) -> dict[str, Any] | None:
-    """Of the data a run was started on: its own copy, else the dataset's if it is still that."""
+    """Return the manifest a run was started with: its copy, else the dataset's if unchanged."""
     if (folder / DATASET).is_file():
         return files.read_json(folder / DATASET)
     data = paths.tokenized(dataset)
@@ -122,7 +122,7 @@ def _manifest_of(folder: Path, dataset: str, sha256: str | None) -> dict[str, An
 
 
 def planned_data(settings: TokenizeSettings) -> dict[str, Any]:
-    """The part of a manifest that is known before 01_tokenize runs."""
+    """Return the part of a manifest that is known before 01_tokenize runs."""
     sources = {
         key: _source(name, getattr(settings, name)) if getattr(settings, name) else None
         for name, key in _FILES.items()
@@ -131,14 +131,14 @@ def planned_data(settings: TokenizeSettings) -> dict[str, Any]:
 
 
 def replaced(settings: TokenizeSettings) -> list[str]:
-    """What 01_tokenize replaces, in a sentence; none for a new dataset, or the same once more.
+    """Say in a sentence what 01_tokenize replaces; none for a new dataset, or the same again.
 
-    Refused where runs were trained on it, unless `overwrite` says so.
+    Refuse if runs were trained on it, unless `overwrite` is set.
     """
     data = paths.tokenized(settings.dataset)
     was = files.read_json(data / files.MANIFEST) if (data / files.MANIFEST).is_file() else None
     differs = differences(was, planned_data(settings)) if was else []
-    if not differs:
+    if not was or not differs:
         return []
     what, trained = "; ".join(differs), _trained_on(was)
     if trained and not settings.overwrite:
@@ -154,8 +154,8 @@ def replaced(settings: TokenizeSettings) -> list[str]:
 
 
 def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
-    """The runs that made a step on a dataset: 03 could not evaluate them on another, nor 02 go on
-    with them."""
+    """List the runs that made a step on a dataset: if it is replaced, 03 can't evaluate them and
+    02 can't resume them."""
     return [
         kept.parent.name
         for kept in sorted((paths.root() / "runs").glob(f"*/{DATASET}"))
@@ -171,7 +171,7 @@ def _source(parameter: str, file: str) -> dict[str, str]:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two manifests' texts, settings and versions, in words."""
+    """List the differences between two manifests' texts, settings and versions, in words."""
     texts = {name: _text_change(was[key], now[key]) for name, key in _FILES.items()}
     return [
         *filter(None, texts.values()),
