@@ -1,4 +1,4 @@
-"""Does it fit here: what the settings say, what there is, and what the last run corrects."""
+"""Forecasts: what the settings need, what the machine has, and the last run's correction."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +14,18 @@ from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
 MANIFEST = {"model_name_or_path": "tiny", "block_size": 100}
-LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # 60 and 30 on the average, of those that are kept
+LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # means of the kept ones: 60 and 30
 
 
 @pytest.fixture(autouse=True)
 def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ran yet, on a machine of 10 GiB."""
+    """A machine with 10 GiB on which nothing has run yet."""
     monkeypatch.setattr(measured, "last_run", lambda *_: None)
     monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
 
 
 def of(machine: machines.Machine | None = None, **settings: object) -> forecast.Forecast:
-    return forecast.of(TrainSettings(**settings), MANIFEST, LENGTHS, TRAINED, machine)
+    return forecast.forecast(TrainSettings(**settings), MANIFEST, LENGTHS, TRAINED, machine)
 
 
 def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, float]:
@@ -55,7 +55,7 @@ def test_the_settings_that_save_memory_save_some() -> None:
 def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = of(per_device_train_batch_size=2)
     assert fits.fits and 2 < fits.largest < 10**6
-    assert fits.rows()[0][1].startswith("about") and "10 are there" in fits.rows()[0][1]
+    assert fits.rows()[0][1].startswith("about") and "10 available" in fits.rows()[0][1]
     monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
     small = of(per_device_train_batch_size=2)
     assert not small.fits and small.largest == 0
@@ -64,7 +64,7 @@ def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.Monkey
 
 
 def test_of_trainings_that_need_the_same_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other rates need no other memory; three at once have a third each."""
+    """Another rate needs the same memory; three at once get a third each."""
     taken = of(per_device_train_batch_size=1).gib
     settings = [
         TrainSettings(run=f"{name}", dataset="small", learning_rate=rate, block_size=size)
@@ -73,7 +73,7 @@ def test_of_trainings_that_need_the_same_one_is_told(monkeypatch: pytest.MonkeyP
     assert forecast.doubts(settings) == []
     monkeypatch.setattr(machine, "available_gib", lambda: 2 * taken)
     told = forecast.doubts(settings, at_once=3)
-    assert [line.partition(", memory of a rank: DOES NOT FIT: about ")[0] for line in told] == [
+    assert [line.partition(", memory per rank: DOES NOT FIT: about ")[0] for line in told] == [
         "a",
         "c",
     ]
@@ -88,7 +88,7 @@ def test_where_nobody_says_what_there_is_nothing_is_refused() -> None:
 def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two GPUs in bf16; what a run took on this machine's CPU says nothing of them."""
+    """Two GPUs in bf16; a run on this machine's CPU says nothing about them."""
     monkeypatch.setattr(forecast, "correction_of", lambda *_: pytest.fail("was measured here"))
     found = of(machines.machine("2x24"), per_device_train_batch_size=1, ds_config="zero2_offload")
     shape = forecast.setup(TrainSettings(), "tiny", forecast.here(TrainSettings())).shape
@@ -97,7 +97,7 @@ def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
     assert found.parts["weights"] == 2 * num / 2**30 and found.parts["optimizer"] == 0
     assert found.host == {"loading": 2 * 4 * num / 2**30, "offloading": 14 * num / 2**30}
     row = dict(found.rows())["memory of the host"]
-    assert row.startswith("about ") and "are there" not in row
+    assert row.startswith("about ") and "available" not in row
     assert of(machines.machine("1x24"), num_ranks=1).parts["weights"] == 2 * num / 2**30
     with pytest.raises(UserError, match="num_ranks: got 3, 2 x 24 GiB has 2 GPUs -- lower it"):
         of(machines.machine("2x24"), num_ranks=3)
@@ -105,7 +105,7 @@ def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
 
 @pytest.mark.parametrize("text", ["24", "2*24", "0x24", "2x", "2x24GB", "-1x24", "2x0"])
 def test_what_is_no_machine_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"--machine: got .* -- write GPUs and GiB of each: 4x24"):
+    with pytest.raises(UserError, match=r"--machine: got .* -- write GPUs x GiB, like 4x24"):
         machines.machine(text)
 
 
@@ -113,13 +113,13 @@ def test_what_the_host_can_not_hold_does_not_fit() -> None:
     found = forecast.Forecast({"weights": 1.0}, 24.0, 9, host={"loading": 5.0}, host_gib=4.0)
     assert not found.fits
     assert dict(found.rows())["memory of the host"] == (
-        "DOES NOT FIT: about 5 GiB (loading 5), 4 are there"
+        "DOES NOT FIT: about 5 GiB (loading 5), 4 available"
     )
     assert replace(found, host_gib=6.0).fits and replace(found, host_gib=None).fits
 
 
 def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It took half as much again as the formulas say of its own settings."""
+    """A run that took half as much again as the formulas say for its settings."""
     plain = of()
     settings = TrainSettings(run="corrects", gradient_checkpointing=True, dataset="small")
     folder = forecast.paths.run("corrects")
@@ -132,7 +132,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     found = of()
     assert found.correction == pytest.approx(1.5) and found.gib == pytest.approx(1.5 * plain.gib)
     assert found.largest < plain.largest / 1.5
-    assert "all times 1.50, as run corrects took" in found.rows()[1][1]
+    assert "all times 1.50, as measured in run corrects" in found.rows()[1][1]
     monkeypatch.setattr(measured, "last_run", lambda *_: replace(last, on_gpu=True))
     assert of() == plain
 
@@ -140,7 +140,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
 def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy with a blank in its name, and a run without settings."""
+    """A copy with a space in its name, and a run without settings."""
     plain = of()
     folder = home / "runs" / "night (copy)"
     last = measured.Measured(folder, False, 1.0, 0.5, 9.0, 16, 160.0, 80.0)
@@ -167,23 +167,23 @@ def test_a_gpu_says_its_memory_through_the_drivers_tool(
 def test_the_command_says_it_here_and_elsewhere(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parameters of other notebooks are passed over; exit code 1 where it does not fit."""
+    """Ignore other notebooks' parameters; exit with 1 if the training does not fit."""
     here = ["fit", "-p", "dataset", "small", "-p", "num_questions", "7"]
     assert cli.main(here) == 0
-    assert "10 are there" in capsys.readouterr().out
+    assert "10 available" in capsys.readouterr().out
     assert cli.main([*here, "--machine", "1x24"]) == 0
-    assert "24 are there" in capsys.readouterr().out
+    assert "24 available" in capsys.readouterr().out
     monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
     assert cli.main(here) == 1
     assert "DOES NOT FIT" in capsys.readouterr().out
     assert cli.main([*here, "--machine", "1x24", "--machine", "2x24"]) == 2
     assert "--machine: got 2 for one training" in capsys.readouterr().err
     assert cli.main([*here, "--lora-rank", "4"]) == 2
-    assert "--lora-rank: is of the table, not of one training" in capsys.readouterr().err
+    assert "--lora-rank: is for the table, not for one training" in capsys.readouterr().err
     assert cli.main(["fit", "--lora-rank", "-4"]) == 2
     assert "--lora-rank: got -4" in capsys.readouterr().err
     assert cli.main([*here, "-p", "probe_steps", "3", "--machine", "1x24"]) == 2
-    assert "probe_steps: are made here, not on --machine" in capsys.readouterr().err
+    assert "probe_steps: run here, not on --machine" in capsys.readouterr().err
 
 
 def test_the_commands_table_is_of_the_machines_that_are_named(

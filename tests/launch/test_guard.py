@@ -1,4 +1,4 @@
-"""The guard: whatever happens to its owner, nothing that it started is left."""
+"""The guard: whatever happens to its owner, no process that it started is left."""
 
 import os
 import signal
@@ -22,8 +22,8 @@ from neoxkit.runs.folder import LOG
 
 pytestmark = pytest.mark.process
 
-# A stand-in for the runner, its launcher and two ranks: each waits for its children, and all of
-# them ignore TERM when they are told to.
+# A stand-in for the runner, its launcher and two ranks: each waits for its children, and all
+# ignore TERM if told to.
 TREE = """
 import signal, subprocess, sys, time
 depth, stubborn, folder = int(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]
@@ -64,7 +64,7 @@ def wait_for(ready: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> No
 
 
 def left(folder: Path) -> list[int]:
-    """Living processes that carry the folder's name in their command line."""
+    """Return the living processes with the folder's name in their command line."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -105,7 +105,7 @@ def test_a_training_that_makes_steps_is_asked_and_the_second_time_ended(
 
 
 def test_signals_in_the_last_moments_do_not_change_the_exit_code(tmp_path: Path) -> None:
-    """Python puts the default handlers back when it ends: QUIT would turn "stopped" into -3."""
+    """Python restores the default handlers when it ends: QUIT would turn "stopped" into -3."""
     guard = start(tmp_path)
     while guard.poll() is None:
         guard.send_signal(signal.SIGQUIT)
@@ -114,7 +114,7 @@ def test_signals_in_the_last_moments_do_not_change_the_exit_code(tmp_path: Path)
 
 
 def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> None:
-    """As a child of a shell's or a test's session it must not clear that one."""
+    """A guard inside a shell's or a test's session must not clear that session."""
     owner = """if True:
         import os, subprocess, sys
         os.setsid()
@@ -139,7 +139,7 @@ def test_signs_of_an_earlier_start_are_none(tmp_path: Path) -> None:
 def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks: one is stopped, and the other would wait for it for ever."""
+    """Stop one of two ranks: the other would wait for it forever."""
     monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "1")
     code = """
         import faulthandler, os, signal, sys, time
@@ -162,7 +162,7 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     assert left(tmp_path) == []
     (event,) = read_events(tmp_path)
     assert event["event"] == "error"
-    assert event["what"].startswith("rank 1 gave no sign of life for ")
+    assert event["what"].startswith("rank 1 gave no heartbeat for ")
     assert "in waits_for_the_other" in (tmp_path / LOG).read_text()
 
 
@@ -185,7 +185,7 @@ def test_without_its_group_kill_these_tests_are_red(tmp_path: Path) -> None:
 
 
 def test_a_killed_owner_takes_everything_along(tmp_path: Path) -> None:
-    """The owner is a process of its own that is killed without a chance to clean up."""
+    """Kill the owner, a separate process, without a chance to clean up."""
     owner_code = f"""
         import subprocess, sys, time
         sys.path[:0] = [{str(Path(__file__).parent)!r}]

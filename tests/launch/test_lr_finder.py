@@ -1,4 +1,4 @@
-"""The range test: what is read from a curve, and a rate that really rises."""
+"""The range test: reading a curve, and a rate that really rises."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ RATES = np.geomspace(1e-7, 1, 100)
 
 
 def curve(diverges: float, fall: float = 2.0, noise: float = 0.02, seed: int = 0) -> np.ndarray:
-    """A loss of 4 that falls by `fall` around a hundredth of the rate where it explodes."""
+    """Make a loss of 4 that falls by `fall` around a hundredth of the rate where it explodes."""
     at = np.log10(RATES)
     falls = fall / (1 + np.exp(-4 * (at - np.log10(diverges / 100))))
     explodes = np.where(diverges < RATES, 20 * (at - np.log10(diverges)), 0)

@@ -1,4 +1,4 @@
-"""Does it fit: the parts by hand, and (marked slow) whole trainings against measured peaks."""
+"""Memory: the parts computed by hand, and (marked slow) whole trainings against their peaks."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def test_the_shapes_have_as_many_weights_as_their_models_are_named_for() -> None
 
 
 def test_each_part_is_what_the_formula_says() -> None:
-    """Two ranks, fp32, ZeRO 2, of a model of one layer."""
+    """A model of one layer on two ranks, in fp32 under ZeRO 2."""
     shape = memory.Shape(width=10, layers=1, vocabulary=100)
     job = memory.Job(shape.num_parameters, num_ranks=2, zero_stage=2)
     found = memory.rank_gib(shape, job, memory.Batch(tokens=7, trained=3), ZERO2)
@@ -76,7 +76,7 @@ def test_the_table_in_the_readme_is_what_the_planner_says() -> None:
 
 
 def test_the_host_holds_what_every_rank_loads_or_what_is_offloaded() -> None:
-    """Of Pythia-1b on 8 GPUs every rank loads 4 bytes a weight; on one, 14 are offloaded."""
+    """With Pythia-1b each of 8 ranks loads 4 bytes per weight; one GPU offloads 14."""
     rows = {row[0]: row[1:] for row in machines.choices(machines.configurations())}
     num = machines.SHAPES["pythia-1b"].num_parameters / 2**30
     assert rows["pythia-1b"][0].endswith(f", host {14 * num:,.0f}")
@@ -109,7 +109,7 @@ def test_what_does_not_fit_has_no_micro_batch() -> None:
     assert memory.largest_micro_batch(shape, machines.job_of(shape, ZERO2, 1), one, 24, ZERO2) == 0
 
 
-# width, layers, conversations a micro-batch, checkpointing, ZeRO stage, ranks
+# width, layers, conversations per micro-batch, checkpointing, ZeRO stage, ranks
 MEASURED = [
     (256, 6, 32, False, 2, 1),
     (512, 6, 16, False, 2, 1),
@@ -126,7 +126,7 @@ MEASURED = [
 def test_a_training_takes_what_was_predicted(
     home: Path, width: int, layers: int, size: int, checkpointing: bool, stage: int, ranks: int
 ) -> None:
-    """Peak resident memory of a rank within 20 %; the vocabulary is Pythia's."""
+    """Predict a rank's peak resident memory within 20 %, with Pythia's vocabulary."""
     folder = home / "data" / "models" / f"shape-{width}-{layers}"
     if not folder.exists():
         shutil.copytree(home / "data" / "models" / "tiny", folder)

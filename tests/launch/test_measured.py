@@ -1,4 +1,4 @@
-"""What the next run will take, from what the last one took."""
+"""Estimates for the next run from the last one's measurements."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""However a training is stopped, and wherever: nothing is left, and the next start works.
+"""Stops of every kind at every stage: no process is left, and the next start works.
 
 The default tier takes a sample; `make test-crash` takes all of them.
 """
@@ -45,7 +45,7 @@ WHERES = ("import", "load", "step", "save", "evaluate")
 
 
 def reached(folder: Path, where: str) -> bool:
-    """Whether the training in a folder is in a phase, or past the last look at it."""
+    """Tell whether the training in a folder is in a phase, or past the last look at it."""
     events = [e["event"] for e in read_events(folder)]
     if where == "import":
         return bool(lock.locked_by(folder))
@@ -68,7 +68,7 @@ def wait_until(ready: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> 
 
 
 def members(session: int) -> list[psutil.Process]:
-    """The living processes of a guard's session."""
+    """Return the living processes of a guard's session."""
     found = []
     for one in psutil.process_iter():
         try:
@@ -80,7 +80,7 @@ def members(session: int) -> list[psutil.Process]:
 
 
 def part(session: int, name: str) -> psutil.Process:
-    """The runner, the launcher or the first rank of a training."""
+    """Return the runner, the launcher or the first rank of a training."""
     signs = {"runner": "launcher.runner", "launcher": "launcher.launch", "rank": "neoxkit.train"}
     lines = [(p, " ".join(p.cmdline())) for p in members(session) if p.pid != session]
     found = [p for p, line in lines if signs[name] in line]
@@ -92,7 +92,7 @@ def part(session: int, name: str) -> psutil.Process:
 
 @contextmanager
 def kernel(settings: TrainSettings) -> Iterator[KernelManager]:
-    """A kernel that watches a training."""
+    """Run a kernel that watches a training."""
     manager = KernelManager()
     manager.start_kernel()
     client = manager.client()
@@ -112,7 +112,7 @@ def kernel(settings: TrainSettings) -> Iterator[KernelManager]:
 
 @contextmanager
 def papermill(settings: TrainSettings) -> Iterator[subprocess.Popen]:
-    """`neoxkit run` of 02_train, a process of its own."""
+    """Start `neoxkit run` of 02_train as a separate process."""
     flags = [w for k, v in settings.changed().items() for w in ("-p", k, str(v))]
     process = subprocess.Popen(
         [sys.executable, "-m", "neoxkit.cli", "run", "--only", "02_train", *flags],
@@ -125,7 +125,7 @@ def papermill(settings: TrainSettings) -> Iterator[subprocess.Popen]:
 
 
 def stop(how: str, where: str) -> str:
-    """Begin a training, stop it there in this way; what is wrong afterwards, or ""."""
+    """Start a training and stop it there in this way; return what is wrong afterwards, or ""."""
     settings = BASE.replace(run=f"{how}-{where}".replace(" ", "-").lower())
     folder = paths.run(settings.run)
     begin = papermill if how.startswith("papermill") else kernel
@@ -167,7 +167,7 @@ def _has(session: int, what: str) -> bool:
 
 
 def starts_again(settings: TrainSettings) -> str:
-    """Whether the same settings begin or go on; "" if so."""
+    """Start the same settings again, or resume; return "" if that works."""
     training = process.start(settings)
     before = len(read_events(training.folder))
     begun = wait_until(lambda: len(read_events(training.folder)) > before)
@@ -185,7 +185,7 @@ def test_a_stop_leaves_nothing_and_the_next_start_works(home: Path, how: str, wh
 
 
 def stand_still(number: int) -> str:
-    """A rank of two is stopped while it trains; what is wrong then, or ""."""
+    """Stop one of two ranks while it trains; return what is wrong then, or ""."""
     settings = BASE.replace(run=f"still-{number}", num_ranks=2, per_device_train_batch_size=8)
     training = process.start(settings)
     if not wait_until(lambda: reached(training.folder, "step")):
@@ -202,7 +202,7 @@ def stand_still(number: int) -> str:
     said = read_events(training.folder)[-1]
     stacks = (training.folder / LOG).read_text().count("most recent call first")
     right = (code, said["event"], bool(stacks)) == (SILENT, "error", True)
-    return "" if right and "gave no sign of life" in said["what"] else f"{code} {said} {stacks}"
+    return "" if right and "gave no heartbeat" in said["what"] else f"{code} {said} {stacks}"
 
 
 def test_a_rank_that_stands_still_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

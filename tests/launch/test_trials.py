@@ -15,7 +15,7 @@ from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts
 
 @pytest.fixture(autouse=True)
 def quick(starts_sooner: None) -> None:
-    """Ranks that start sooner."""
+    """Start the ranks sooner."""
 
 
 def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
@@ -35,8 +35,8 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
     assert measured.last_run("tiny").run == "probed.probe"
-    assert [run.name for run in compare_runs.load(["probed.probe"])] == ["probed.probe"]
-    assert "probed.probe" not in [run.name for run in compare_runs.load([])]
+    assert [run.name for run in compare_runs.load_runs(["probed.probe"])] == ["probed.probe"]
+    assert "probed.probe" not in [run.name for run in compare_runs.load_runs([])]
     with pytest.raises(UserError, match=r"probed\.probe was a trial: it left no model"):
         finished_facts(folder)
     assert not paths.run("probed").exists()
@@ -48,7 +48,7 @@ def test_no_probe_is_made_unless_asked_for(home: Path) -> None:
 
 
 def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -> None:
-    first = trials.of(BASE.replace(run="again"), "trial", 2)
+    first = trials.trial_settings(BASE.replace(run="again"), "trial", 2)
     assert trials.train(first, silent)
     folder = paths.run("again.trial")
     written = (folder / FINISHED).stat().st_mtime_ns

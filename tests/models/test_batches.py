@@ -1,4 +1,4 @@
-"""Packed, padded and one by one: the same losses and the same gradients, for each family."""
+"""Packed, padded and one by one: the same losses and gradients, for each family."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def model(request: pytest.FixtureRequest) -> torch.nn.Module:
 
 @pytest.fixture(params=["agent", "all"])
 def rows(request: pytest.FixtureRequest) -> list[dict]:
-    """Conversations of which a changing part is trained, or all but their first token."""
+    """Make conversations with a varying trained part, or with all but their first token trained."""
     generator = torch.Generator().manual_seed(1)
     made = []
     for length in LENGTHS:
@@ -32,7 +32,7 @@ def rows(request: pytest.FixtureRequest) -> list[dict]:
 
 
 def one_by_one(model: torch.nn.Module, rows: list[dict]) -> torch.Tensor:
-    """The plainest computation: all logits of one conversation at a time."""
+    """Compute losses the plainest way: all logits, one conversation at a time."""
     losses = []
     for row in rows:
         logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
@@ -107,7 +107,7 @@ def test_losses_may_weigh_differently_and_come_in_parts(
 def test_logits_shifted_by_one_would_be_noticed(
     model: torch.nn.Module, rows: list[dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The seeded fault: hidden states one place further on are asked for the same targets."""
+    """Seed a fault: hidden states one place further on, for the same targets."""
     expected = one_by_one(model, rows)
     pad = torch.nn.functional.pad
     monkeypatch.setattr(
@@ -118,7 +118,7 @@ def test_logits_shifted_by_one_would_be_noticed(
 
 
 def test_a_mask_in_packed_rows_would_be_noticed(model: torch.nn.Module, rows: list[dict]) -> None:
-    """The seeded fault: with a mask of ones (or without positions) conversations see each other."""
+    """Seed a fault: a mask of ones, or no positions, lets conversations see each other."""
     batch = packed(rows, even_rows(LENGTHS, 2), 1)
     expected = one_by_one(model, rows).sort().values
     masked = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
@@ -150,7 +150,7 @@ def test_positions_restart_with_each_conversation(rows: list[dict]) -> None:
 
 @pytest.mark.parametrize("row_tokens", [280, 560])
 def test_rows_of_a_batch_are_about_equally_full(row_tokens: int) -> None:
-    """Little padding, every conversation once, rows at most about twice as long as asked for."""
+    """Expect little padding, each conversation once, and rows at most about twice as long."""
     generator = torch.Generator().manual_seed(2)
     lengths = torch.randint(10, 281, (64,), generator=generator).tolist()
     rows = place(lengths, row_tokens)

@@ -1,4 +1,4 @@
-"""Even shares of a step for all ranks, of the very conversations it had."""
+"""Even shares of a step for all ranks, with exactly its conversations."""
 
 import random
 
@@ -11,7 +11,7 @@ LENGTHS = random.Random(5).choices(range(10, 281), k=203)
 
 
 class Shuffled(SequentialSampler):
-    """An order for each epoch, as accelerate's sampler has."""
+    """A sampler with a new order for each epoch, like accelerate's."""
 
     epoch = 0
 

@@ -14,7 +14,7 @@ ATTENTION = ("bmm", "scaled_dot_product", "matmul")
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_work_of_the_weights_is_what_torch_counts(family: str) -> None:
-    """Of one unpadded conversation, forward: linear layers and the output at trained tokens."""
+    """Count one unpadded conversation's forward: linear layers, and output at trained tokens."""
     model = CLASSES[family](CONFIGS[family]).eval()
     row = {"input_ids": list(range(2, 22)), "labels": [-100] * 13 + list(range(15, 22))}
     batch = Collator("packed", 20, pad_id=1)([row])
@@ -23,7 +23,7 @@ def test_the_work_of_the_weights_is_what_torch_counts(family: str) -> None:
         token_losses(model, model, batch)
     by_operation = {str(op): flop for op, flop in counter.get_flop_counts()["Global"].items()}
     linear = sum(n for op, n in by_operation.items() if not any(a in op for a in ATTENTION))
-    shape = flops.shape(model)
+    shape = flops.work(model)
     assert (tokens, pairs) == (20, 210)
     assert linear == 2 * shape.weights * 20 + 2 * shape.output_weights * 7
     assert shape.training_flop(20, 7, 0) == 3 * linear

@@ -1,4 +1,4 @@
-"""Marked gguf: llama.cpp converts a model of the kit, and computes what transformers computes."""
+"""llama.cpp converts the kit's model and computes what transformers computes (marked gguf)."""
 
 import json
 import os
@@ -38,7 +38,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def base(session_home: Path) -> Path:
-    """A small GPT-NeoX half rotary, with Pythia's tokenizer and random weights."""
+    """Make a small half-rotary GPT-NeoX with Pythia's tokenizer and random weights."""
     from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, set_seed
 
     folder = session_home / "data" / "models" / "neox"
@@ -61,7 +61,7 @@ def base(session_home: Path) -> Path:
 def test_llama_cpp_computes_the_same(
     home: Path, base: Path, tmp_path: Path, lora_rank: int
 ) -> None:
-    """Equal ids, the same next token everywhere, logits within a thousandth of their range."""
+    """Expect equal ids, equal next tokens, and logits within a thousandth of their range."""
     settings = TrainSettings(
         run=f"gguf-{lora_rank}", dataset="neox", max_steps=30, learning_rate=1e-2,
         lora_rank=lora_rank, num_replies=0, eval_steps=1000, save_steps=1000,
@@ -79,7 +79,7 @@ def test_llama_cpp_computes_the_same(
 
 
 def _by_llama_cpp(model: Path, target: Path) -> dict[str, Any]:
-    """The ids of PROMPT and the logits behind each, from the converted model."""
+    """Return the ids of PROMPT and the logits after each, from the converted model."""
     line = [PYTHON, CONVERTER, model, "--outfile", target, "--outtype", "f32"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

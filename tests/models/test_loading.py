@@ -22,7 +22,7 @@ def sha256(folder: Path) -> dict[str, str]:
 
 @pytest.mark.process
 def test_tiny_is_always_the_same_bytes(tmp_path: Path) -> None:
-    """Made twice in processes of their own, with other threads, hash seeds and seeds of torch."""
+    """Make it twice, in separate processes with other threads, hash seeds and torch seeds."""
     code = "import sys,torch,pathlib; torch.manual_seed({}); from neoxkit.models import tiny; "
     code += "tiny.make_tiny(pathlib.Path(sys.argv[1]))"
     for i in (1, 2):
@@ -70,7 +70,7 @@ def test_what_is_neither_folder_nor_hub_name_is_refused(name: str) -> None:
 def test_a_folder_without_weights_is_refused_unless_from_scratch(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny.tiny_folder() / name).read_bytes())
-    with pytest.raises(UserError, match=r"holds no model\.safetensors -- set from_scratch"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors -- set from_scratch"):
         loading.load_model(str(tmp_path))
     one, same, other = (loading.random_model(str(tmp_path), seed) for seed in (1, 1, 2))
     weights = [m.get_output_embeddings().weight for m in (one, same, other)]
@@ -78,13 +78,13 @@ def test_a_folder_without_weights_is_refused_unless_from_scratch(tmp_path: Path)
 
 
 def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
-    """Weights come from safetensors alone."""
+    """Weights are loaded from safetensors only."""
     import torch
 
     model = loading.load_model("tiny")
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
         loading.load_model(str(tmp_path))
 
 
@@ -110,7 +110,7 @@ def test_the_shape_of_the_built_in_model_is_known_before_it_was_made(
 
 @pytest.mark.process
 def test_the_hubs_client_says_nothing_beside_that_line(capfd: pytest.CaptureFixture) -> None:
-    """It tells of each try, in a process that starts anew."""
+    """Run in a fresh process, in which the client would report each attempt."""
     code = (
         "import huggingface_hub, logging; from neoxkit.models import loading\n"
         "loading.resolve('pythia-70m')\n"
@@ -167,7 +167,7 @@ def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
     ("wanted", "half", "installed", "expected"),
     [
         ("auto", True, True, "flash_attention_2"),
-        ("auto", False, True, None),  # flash attention knows half precision alone
+        ("auto", False, True, None),  # flash attention needs half precision
         ("auto", True, False, None),
         ("eager", True, True, "eager"),
     ],

@@ -1,4 +1,4 @@
-"""LoRA: adapters alone are trained, kept and exported; merged they are the same model."""
+"""LoRA: only adapters are trained, kept and exported; merged they are the same model."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ LORA = BASE.replace(lora_rank=4, learning_rate=1e-2)
 
 @pytest.fixture(scope="module", params=[(1, "zero2"), (2, "zero3")], ids=lambda p: p[1])
 def adapted(request: pytest.FixtureRequest, session_home: Path, zygote: Zygote) -> Path:
-    """A finished run on so many ranks under this ZeRO stage."""
+    """Make a finished run on this many ranks under this ZeRO stage."""
     ranks, config = request.param
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXKIT_HOME", str(session_home))
@@ -69,7 +69,7 @@ def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(
     from neoxkit.evaluation import scoring
 
     facts = finished_facts(adapted)
-    tuned = evaluate.load(facts, adapted, "tuned")
+    tuned = evaluate.load_side(facts, adapted, "tuned")
     rows = load_from_disk(home / facts["dataset"])["eval"]
     assert scoring.score(tuned, rows, batch_size=8, pad_id=1).loss == pytest.approx(
         facts["eval_loss"], rel=1e-4
@@ -127,7 +127,7 @@ def test_what_can_not_be_adapted_is_refused(home: Path) -> None:
         TrainSettings(lora_rank=4, from_scratch=True)
     with pytest.raises(UserError, match="hub_model_id: is for whole models"):
         TrainSettings(lora_rank=4, hub_model_id="me/mine")
-    with pytest.raises(UserError, match="lora_rank: llama is none of gpt_neox, gpt_neo, gpt2"):
+    with pytest.raises(UserError, match="lora_rank: llama is not one of gpt_neox, gpt_neo, gpt2"):
         lora.layers("llama")
-    with pytest.raises(UserError, match="allow_change: lora_rank can't change in a run"):
+    with pytest.raises(UserError, match="allow_change: lora_rank can't change within a run"):
         TrainSettings(allow_change=["lora_rank"])

@@ -1,4 +1,4 @@
-"""What a training needs, against what trainings were seen to need; and what is refused."""
+"""The needs of a training against known figures, and the refusals."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
     with pytest.raises(UserError) as refused:
         memory.check_disk(tmp_path, job, limit)
     assert str(refused.value).startswith(
-        f"disk: {need} GiB are needed for {more} checkpoints and the model, {need - 1} are free -- "
+        f"disk: {more} checkpoints and the model need {need} GiB, but {need - 1} are free -- "
     )
     assert ("set save_total_limit 2" in str(refused.value)) == (limit == 5)
 
@@ -75,18 +75,20 @@ def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError) as refused:
         memory.check_host(Job(GIB, 2, 2))
     assert str(refused.value) == (
-        "memory: training 1,073,741,824 weights takes 24 GiB, 23 are free -- "
+        "memory: training 1,073,741,824 weights needs 24 GiB, 23 are free -- "
         "use a smaller model, fewer ranks, or zero3"
     )
 
 
 def test_a_gpu_must_hold_weights_gradients_and_optimizer() -> None:
     job = Job(GIB, 1, 2, half=True, on_gpu=True)
-    said = "a GPU needs 16.0 GiB (weights 2.0, gradients 2.0, optimizer 12.0) and what the "
-    assert memory.check_gpu(job, 16.0) == f"{said}activations take, of 16.0"
+    said = (
+        "a GPU needs 16.0 GiB (weights 2.0, gradients 2.0, optimizer 12.0) besides the activations"
+    )
+    assert memory.check_gpu(job, 16.0) == f"{said}, and has 16.0"
     with pytest.raises(UserError) as refused:
         memory.check_gpu(job, 15.9)
-    assert str(refused.value).startswith(f"ds_config: {said}activations take, it has 15.9 -- ")
+    assert str(refused.value).startswith(f"ds_config: {said}, and has 15.9 -- ")
 
 
 def test_a_container_may_have_less_than_the_machine(

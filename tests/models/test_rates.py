@@ -1,4 +1,4 @@
-"""rates.py and plan.complete: which rate fits a base, and that a run holds the number."""
+"""The rate that fits a base, and the number that a run records for it."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from neoxkit.runs.events import append_event, read_events
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
-# By the papers' tables: parameters (with embeddings), the rate of pre-training.
+# From the papers' tables: parameters (with embeddings), pre-training rate.
 PRETRAINED = {
     "pythia-14m": (14_067_712, 1e-3),
     "pythia-31m": (30_494_720, 1e-3),
@@ -60,7 +60,7 @@ def test_tiny_begins_with_random_weights_however_it_is_trained() -> None:
 
 @pytest.fixture
 def pretrained(home: Path) -> str:
-    """A folder with a model's files: whatever its weights are, they are a base's."""
+    """Make a folder with a model's files, which counts as pretrained whatever its weights are."""
     folder = home / "data" / "models" / "of-mine"
     if not folder.is_dir():
         loading.load_model("tiny").save_pretrained(folder)
@@ -135,7 +135,7 @@ def test_the_terminal_says_it_before_the_first_notebook(
     home: Path, pretrained: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
     only: list[str] | None,
 ) -> None:  # fmt: skip
-    """Whether 02's base is named by its own parameter or by the model that 01 is to name."""
+    """The warning comes whether 02 names the base itself or takes the model of 01."""
     ended = type("Fault", (), {"ename": "UserError", "evalue": "x: y -- z"})()
     monkeypatch.setattr(notebooks, "_execute", lambda *_: ended)
     values = {"run": "noted", "dataset": "noted" if only is None else "small"}
@@ -152,7 +152,7 @@ def test_the_terminal_says_it_before_the_first_notebook(
 def test_the_trainer_says_it_whoever_starts_it(
     home: Path, pretrained: str, zygote: Zygote, config: str
 ) -> None:
-    """Under ZeRO-3 a rank holds a part of each weight, and counts the whole."""
+    """Under ZeRO-3 a rank holds a part of each weight but counts the whole."""
     settings = SMALL.replace(
         run=f"rated-{config}", model_name_or_path=pretrained, max_steps=1, num_replies=0,
         ds_config=config, learning_rate=2e-3,

@@ -1,4 +1,4 @@
-"""A model for others: it answers without the kit, and nothing is pushed unless it is asked for."""
+"""Sharing a model: it answers without the kit, and nothing is pushed without being asked."""
 
 import shutil
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def finished(home: Path) -> Iterator[Path]:
 
 
 class Hub:
-    """Stands in for the hub; notes what it is asked for."""
+    """A stand-in for the hub that records what it is asked for."""
 
     endpoint = "https://hub.example"
 
@@ -87,7 +87,7 @@ def test_adapters_are_merged_first(finished: Path, hub: Hub) -> None:
         finished / "model" / "adapter_config.json", {"base_model_name_or_path": "tiny"}
     )
     assert "neoxkit merge shared makes a model" in "\n".join(sharing.share("shared"))
-    with pytest.raises(UserError, match="model: holds adapters alone -- neoxkit merge shared"):
+    with pytest.raises(UserError, match="model: holds only adapters -- neoxkit merge shared"):
         sharing.share("shared", "me/mine")
     (finished / "merged").mkdir()
     assert sharing.whole_model(finished) == finished / "merged"

@@ -1,4 +1,4 @@
-"""The trainer's two doors: flags and one JSON file; renamed flags; refusals."""
+"""The trainer's arguments: flags or one JSON file, renamed flags, refusals."""
 
 import json
 import shlex
@@ -52,7 +52,7 @@ NOUGHT = {"max_grad_norm": 0, "num_replies": 0, "warmup_steps": 0}
 def test_the_printed_deepspeed_line_has_the_same_arguments(
     home: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    """As the file that 02 starts the training with; a 0 that is set is no default."""
+    """Compare with the file that 02 starts the training with; a 0 that is set is not a default."""
     settings = TrainSettings(run="line", dataset="small", **changes)
     file = tmp_path / "arguments.json"
     file.write_text(json.dumps(command.trainer_arguments(settings)))
@@ -60,7 +60,7 @@ def test_the_printed_deepspeed_line_has_the_same_arguments(
     assert (words[0], words[2:4]) == ("deepspeed", ["--module", "neoxkit.train"])
     one, other = arguments.parse(words[4:]), arguments.parse([str(file)])
     first, second = one.training.to_dict(), other.training.to_dict()
-    named = {"use_cpu"}  # the machine says it
+    named = {"use_cpu"}  # depends on the machine
     assert {k: v for k, v in first.items() if v != second[k]}.keys() <= named
     assert replace(one.kit, dataset_sha256="") == replace(other.kit, dataset_sha256="")
 
@@ -74,8 +74,8 @@ def test_the_printed_deepspeed_line_has_the_same_arguments(
         ("--no_cuda", "use_cpu", True, "--use_cpu"),
         ("--group_by_length", "train_sampling_strategy", "group_by_length", "--train_sampling"),
         ("--group_by_length False", "train_sampling_strategy", "random", "--train_sampling"),
-        ("--overwrite_output_dir", "output_dir", "out", "is gone"),
-        ("--save_safetensors True", "output_dir", "out", "is gone"),
+        ("--overwrite_output_dir", "output_dir", "out", "no longer has"),
+        ("--save_safetensors True", "output_dir", "out", "no longer has"),
     ],
 )
 def test_each_renamed_flag_works_with_one_notice(
@@ -88,7 +88,7 @@ def test_each_renamed_flag_works_with_one_notice(
 
 
 def test_the_users_command_is_taken_to_the_letter() -> None:
-    """All its flags but fp16, which a machine without a GPU refuses."""
+    """Give all its flags except fp16, which a machine without a GPU refuses."""
     line = """--dataset data/tokenized/sample --deepspeed ds_configs/zero2.json
         --model_name_or_path pythia-1.4b-deduped --do_train --do_eval --block_size 280
         --overwrite_cache --evaluation_strategy=steps --output_dir custom --num_train_epochs 1

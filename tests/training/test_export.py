@@ -1,4 +1,4 @@
-"""The model folder a run leaves."""
+"""The model folder that a run leaves."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from neoxkit.models.tiny import tiny_folder
 
 
 def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_path: Path) -> None:
-    """Rotary settings that are not the defaults, which a reader that misses them would take."""
+    """Use rotary settings that differ from the defaults, which a reader would fall back to."""
     rope = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
     GPTNeoXConfig(hidden_size=8, num_attention_heads=1, rope_parameters=rope).save_pretrained(
         tmp_path
@@ -34,7 +34,7 @@ def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_pa
 
 @pytest.mark.parametrize("name", ["GPTNeoXTokenizer", "GPT2Tokenizer"])
 def test_what_older_tools_can_read_already_is_left_alone(tmp_path: Path, name: str) -> None:
-    """And adapters, which have no configuration of a model."""
+    """Adapters are left alone too: they have no model configuration."""
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
     before = [(p.name, p.read_bytes()) for p in tmp_path.iterdir()]
     sharing.for_older_readers(tmp_path)
@@ -42,7 +42,7 @@ def test_what_older_tools_can_read_already_is_left_alone(tmp_path: Path, name: s
 
 
 def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
-    """The base and the text may lie anywhere; what is pushed names neither place."""
+    """The base and the text may be anywhere; a pushed card names neither place."""
     base = tmp_path / "secret" / "base"
     base.mkdir(parents=True)
     facts = {

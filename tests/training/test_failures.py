@@ -1,4 +1,4 @@
-"""What a failure means, in one line; everything else keeps its traceback."""
+"""Failures explained in one line; all others keep their traceback."""
 
 import errno
 from collections import namedtuple

@@ -1,4 +1,4 @@
-"""Real DeepSpeed trainings on the CPU: what a run leaves, and the equalities it promises."""
+"""Real DeepSpeed trainings on the CPU: the files of a run, and the equalities it promises."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def train(**changes: object) -> Path:
 
 
 def forked(zygote: Zygote, **changes: object) -> Path:
-    """The same, by ranks that start sooner: for what launcher and guard have no part in."""
+    """Do the same with ranks that start sooner, for tests that don't need launcher and guard."""
     settings = BASE.replace(**changes)
     folder = paths.run(settings.run)
     codes = zygote.run(job(settings))
@@ -142,7 +142,7 @@ def test_finished_says_what_the_metrics_say(unbroken: Path) -> None:
 
 
 def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -> None:
-    """Against the plainest computation: one conversation at a time, all logits."""
+    """Compare with the plainest computation: one conversation at a time, all logits."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(unbroken / "model").eval()
@@ -165,7 +165,7 @@ def test_a_checkpoint_takes_what_was_estimated(unbroken: Path) -> None:
 
 
 def test_the_model_opens_with_plain_transformers(home: Path, unbroken: Path) -> None:
-    """In a process of its own, without the kit: pipeline, chat template, safe weights."""
+    """Use a separate process without the kit: pipeline, chat template, safe weights."""
     code = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -212,7 +212,7 @@ def test_padded_rows_train_to_the_same_losses(home: Path, zygote: Zygote, unbrok
 def test_two_ranks_train_to_the_same_losses(
     home: Path, zygote: Zygote, unbroken: Path, stage: int
 ) -> None:
-    """Half the conversations a rank, twice the ranks, more and more sharded: the same steps."""
+    """Half the conversations per rank, twice the ranks, at each ZeRO stage: the same steps."""
     config = json.loads((home / "ds_configs" / f"zero{max(stage, 2)}.json").read_text("utf-8"))
     config["zero_optimization"]["stage"] = stage
     path = home / f"stage{stage}.json"
@@ -290,7 +290,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
     assert training.process.wait(timeout=PATIENCE_SECONDS) == STOPPED
     step = metrics(training.folder)[-1]["step"]
     assert metrics(training.folder)[-1]["event"] == "stop" and 0 < step < STEPS
-    with pytest.raises(Stopped, match=rf"stopped, step {step} is saved -- run it again to go on"):
+    with pytest.raises(Stopped, match=rf"stopped, step {step} is saved -- run it again to resume"):
         training.check()
     assert standing_of(training.folder).state == "stopped"
     assert not lock.asked_to_stop(training.folder)
@@ -351,17 +351,17 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
         text = (other / name).read_text()
         (other / name).write_text(text.replace(weights_sha256(unbroken), "0" * 64))
     assert repeat.repeat("other") == 1
-    assert "other bytes: eval loss" in capsys.readouterr().out
+    assert "different bytes: eval loss" in capsys.readouterr().out
 
 
 def test_what_can_not_be_repeated_is_refused(home: Path, unbroken: Path) -> None:
     shell = unbroken.with_name("shell")
     shutil.copytree(unbroken, shell)
     files.write_json(shell / run_card.CARD, run_card.read(shell) | {"commands": {}})
-    with pytest.raises(UserError, match="RUN: shell was started at a shell -- give its command"):
+    with pytest.raises(UserError, match="RUN: shell was started in a shell -- give its command"):
         repeat.repeat("shell")
     (shell / run_card.CARD).unlink()
-    with pytest.raises(UserError, match="is of an earlier version and has no run card"):
+    with pytest.raises(UserError, match="is from an earlier version and has no run card"):
         repeat.repeat("shell")
 
 
@@ -390,9 +390,9 @@ def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
     manifest = (data / "manifest.json").read_text()
     try:
         (data / "manifest.json").write_text(manifest.replace('"split_seed": 0', '"split_seed": 7'))
-        with pytest.raises(UserError, match="was tokenized anew since the run was started"):
+        with pytest.raises(UserError, match="was tokenized again after the run started"):
             tokenized.check_sha256(data, facts["dataset_sha256"])
-        with pytest.raises(UserError, match=r"trained on other data \(tokenized anew since\)"):
+        with pytest.raises(UserError, match=r"trained on other data \(retokenized since\)"):
             process.start(BASE.replace(run="unbroken"))
     finally:
         (data / "manifest.json").write_text(manifest)
@@ -401,7 +401,7 @@ def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
 def test_a_checkout_can_be_moved(
     home: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing a run wrote down names the place where the kit was."""
+    """No file of a run names the place where the kit was."""
     moved = tmp_path / "moved"
     shutil.copytree(home, moved)
     monkeypatch.setenv("NEOXKIT_HOME", str(moved))
@@ -417,20 +417,20 @@ def test_other_ranks_can_not_go_on_from_a_checkpoint(home: Path, unbroken: Path)
     with pytest.raises(UserError) as refused:
         process.start(BASE.replace(run="ranks", num_ranks=2))
     assert str(refused.value) == (
-        "num_ranks: checkpoint-8 is of 1 rank under ZeRO 2, this start of 2 ranks under ZeRO 2 -- "
-        "add num_ranks to allow_change, or begin a new run with model_name_or_path "
+        "num_ranks: checkpoint-8 is from 1 rank under ZeRO 2, this start has 2 ranks under ZeRO 2 "
+        "-- add num_ranks to allow_change, or begin a new run with model_name_or_path "
         "runs/ranks/checkpoint-8"
     )
     with pytest.raises(UserError) as refused:
         process.start(BASE.replace(run="ranks", ds_config="zero3", allow_change=["ds_config"]))
     assert str(refused.value) == (
-        "ds_config: checkpoint-8 is of 1 rank under ZeRO 2, this start of 1 rank under ZeRO 3 -- "
-        "go back, or begin a new run with model_name_or_path runs/ranks/checkpoint-8"
+        "ds_config: checkpoint-8 is from 1 rank under ZeRO 2, this start has 1 rank under ZeRO 3 "
+        "-- go back, or begin a new run with model_name_or_path runs/ranks/checkpoint-8"
     )
 
 
 def stopped(zygote: Zygote, settings: TrainSettings) -> Path:
-    """The folder of a run that was asked to stop before its first step, and did so after it."""
+    """Return the folder of a run that stopped after its first step, as asked before it."""
     folder = paths.run(settings.run)
     pids = zygote.begin(job(settings))
     while not read_events(folder):
@@ -477,7 +477,7 @@ def test_an_allowed_change_takes_effect(home: Path, zygote: Zygote) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_term_saves_and_stops(home: Path, ranks: int) -> None:
-    """To the guard, as a scheduler sends it, and to a rank, as a launcher does."""
+    """Send TERM to the guard, as a scheduler does, and to a rank, as a launcher does."""
     settings = BASE.replace(run=f"term-{ranks}", num_ranks=ranks, max_steps=400)
     training = process.start(settings)
     while len(pids := heartbeat.Watch(training.folder).ranks()) < ranks:
@@ -486,13 +486,13 @@ def test_term_saves_and_stops(home: Path, ranks: int) -> None:
     target = training.process.pid if ranks == 1 else pids[-1]
     os.kill(target, signal.SIGTERM)
     assert training.process.wait(timeout=PATIENCE_SECONDS) == STOPPED
-    with pytest.raises(Stopped, match=r"stopped, step \d+ is saved -- run it again to go on"):
+    with pytest.raises(Stopped, match=r"stopped, step \d+ is saved -- run it again to resume"):
         training.check()
     assert standing_of(training.folder).state == "stopped"
 
 
 def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
-    """The command from the README, for the built-in model and without fp16 (there is no GPU)."""
+    """Run the README's command, with the built-in model and without fp16 (there is no GPU)."""
     line = f"""deepspeed.launcher.runner --master_port={free_port()} --num_gpus=1
         --module neoxkit.train --dataset data/tokenized/small --deepspeed ds_configs/zero2.json
         --model_name_or_path tiny --do_train --do_eval --block_size 280 --overwrite_cache
@@ -509,7 +509,7 @@ def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
 
 
 def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home: Path) -> None:
-    """Pythia-14m's true shape with the real tokenizer on real dialogues, two ranks, end to end."""
+    """Train Pythia-14m's true shape with its tokenizer on real dialogues, two ranks, end to end."""
     shared = REPOSITORY.parent / "shared" / "data"
     if not shared.is_dir():
         pytest.skip("the real tokenizer and texts (shared/data) are not on this machine")
@@ -518,14 +518,14 @@ def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home:
     shutil.copy(shared / "pythia-configs" / "pythia-14m" / "config.json", model)
     shutil.copy(shared / "taskmaster4_small.txt", home / "data" / "dialogues.txt")
     tokenize("dialogues.txt", "dialogues", str(model))
-    with pytest.raises(UserError, match=r"holds no model\.safetensors -- set from_scratch"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors -- set from_scratch"):
         process.start(BASE.replace(run="shape", dataset="dialogues"))
     folder = train(
         run="shape", dataset="dialogues", from_scratch=True, num_ranks=2, ds_config="zero3",
         per_device_train_batch_size=4, learning_rate=1e-3,
     )  # fmt: skip
     facts = finished_facts(folder)
-    base, tuned = (evaluate.load(facts, folder, which) for which in ("base", "tuned"))
+    base, tuned = (evaluate.load_side(facts, folder, which) for which in ("base", "tuned"))
     assert base.config.vocab_size == tuned.config.vocab_size == 50304
     rows = load_from_disk(home / facts["dataset"])["eval"]
     scores = [scoring.score(m, rows, batch_size=8, pad_id=1).loss for m in (base, tuned)]
@@ -535,7 +535,7 @@ def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home:
 
 
 def test_a_failed_run_never_looks_like_success(home: Path) -> None:
-    """A loss that is not a number stops the run there, and nothing is exported."""
+    """A loss that is not finite stops the run there, and nothing is exported."""
     zero_by_zero = {"adam_epsilon": 0.0}  # the step of an embedding row that no token used
     with pytest.raises(UserError, match="the loss is not finite at step 2; nothing was saved"):
         train(run="nan", logging_steps=1, training_arguments=zero_by_zero)
@@ -546,10 +546,10 @@ def test_a_failed_run_never_looks_like_success(home: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"dataset": "nowhere"}, "dataset: data/tokenized/nowhere is no tokenized dataset"),
+        ({"dataset": "nowhere"}, "dataset: data/tokenized/nowhere is not a tokenized dataset"),
         ({"block_size": 281}, "block_size: 281 is above the dataset's 280"),
         ({"ds_config": "zero4"}, "ds_config: 'zero4' is not in ds_configs/"),
-        ({"model_name_or_path": "no-such"}, "model_name_or_path: 'no-such' is no folder here"),
+        ({"model_name_or_path": "no-such"}, "model_name_or_path: 'no-such' is not a folder here"),
         ({"training_arguments": {"lerning": 1}}, "training_arguments: lerning is not one of them"),
         ({"report_to": "none, tensorbord"}, "report_to: 'tensorbord' is not installed"),
         ({"num_ranks": 10_000}, "num_ranks: got 10000"),
@@ -590,7 +590,7 @@ train.leave(int(sys.argv[1]))
 
 @pytest.mark.parametrize(("code", "said"), [(0, "unflushed registered"), (3, "unflushed ")])
 def test_a_rank_leaves_before_the_interpreter_is_torn_down(code: int, said: str) -> None:
-    """There gloo's threads aborted ranks that had done everything."""
+    """In that teardown gloo's threads aborted ranks that had finished."""
     line, env = [sys.executable, "-c", ENDS, str(code)], environment(1)
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, said)

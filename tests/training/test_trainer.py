@@ -1,4 +1,4 @@
-"""trainer.py without DeepSpeed: what a step's gradient is, and the check of packing."""
+"""The trainer without DeepSpeed: a step's gradient, and the check of packing."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def trainer(folder: Path, row_tokens: int = 29) -> KitTrainer:
 
 
 def gradient(made: KitTrainer, micro: int, num_items: int | None) -> torch.Tensor:
-    """Of all rows in micro-batches; `num_items` None: each is divided by its own tokens."""
+    """Compute the gradient of all rows; `num_items` None divides each micro-batch by its tokens."""
     made.packing_checked = True
     rows = list(made.train_dataset)
     made.model.zero_grad()
@@ -50,7 +50,7 @@ def gradient(made: KitTrainer, micro: int, num_items: int | None) -> torch.Tenso
 
 
 def sampler(made: KitTrainer, num_ranks: int) -> Sampler:
-    """What so many ranks would train in the order of, by micro-batches of two."""
+    """Return the sampler for `num_ranks` ranks with micro-batches of two."""
     made.args.per_device_train_batch_size = 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingArguments, "world_size", num_ranks)
@@ -70,7 +70,7 @@ def test_ranks_share_each_step_of_the_trainers_order_evenly(tmp_path: Path) -> N
             least = min(abs(sum(tokens) - 2 * (tokens[0] + other)) for other in tokens[1:])
             assert abs(sum(tokens[:2]) - sum(tokens[2:])) == least
     assert orders[0] != orders[1]
-    shuffled.set_epoch(0)  # as a run that goes on does
+    shuffled.set_epoch(0)  # as a resumed run does
     assert list(shuffled) == orders[0]
     made.args.train_sampling_strategy = "sequential"
     assert list(sampler(made, 2)) == [1, 2, 3, 0, 7, 5, 4, 6]
@@ -79,7 +79,7 @@ def test_ranks_share_each_step_of_the_trainers_order_evenly(tmp_path: Path) -> N
 
 
 def test_micro_batches_add_up_to_the_whole_steps_gradient(tmp_path: Path) -> None:
-    """And the seeded fault, division by each micro-batch's own tokens, would be noticed."""
+    """Seed a fault too: division by each micro-batch's own tokens is noticed."""
     made = trainer(tmp_path)
     tokens = sum(label != -100 for row in made.train_dataset for label in row["labels"])
     whole = gradient(made, 8, tokens)

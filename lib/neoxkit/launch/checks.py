@@ -1,4 +1,4 @@
-"""What is refused before anything slow starts."""
+"""The checks before anything slow starts."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,8 +15,8 @@ from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
 
 
 def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
-    """The files that 01_tokenize reads must be right, and the questions that 02 and 03 ask; its
-    model must be a folder or a hub's name."""
+    """Check the files that 01_tokenize reads, the questions that 02 and 03 ask, and the model's
+    name, which must be a folder or a hub name."""
     if settings.model_name_or_path != TINY:
         loading.resolve(settings.model_name_or_path)
     source = reading.read_sides(settings)["train"]
@@ -28,10 +28,10 @@ def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
 
 
 def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, Any]:
-    """Everything that can be checked without loading a model; returns the trainer's arguments.
+    """Check all that can be checked without loading a model; return the trainer's arguments.
 
-    Refuses a run folder whose earlier start had other settings, other data or other ranks;
-    `dialled` names the settings that dials have changed.
+    Refuse a run folder that was started with other settings, other data or other ranks; `dialled`
+    names the settings that dials have changed.
     """
     data = paths.tokenized(settings.dataset)
     manifest = tokenized.load_manifest(data)
@@ -44,14 +44,14 @@ def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, A
 
 
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
-    """What `check` will refuse, as far as it is known before 01_tokenize replaces the dataset."""
+    """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
     _check_start(settings, settings.model_name_or_path or first.model_name_or_path)
     if _goes_on(settings) and "dataset" not in settings.allow_change:
         resuming.refuse_other_data(paths.run(settings.run), resuming.planned_data(first))
 
 
 def _goes_on(settings: TrainSettings) -> bool:
-    """Whether this start would go on with (or show) an earlier one."""
+    """Tell whether this start would resume (or show) an earlier one."""
     folder = paths.run(settings.run)
     started = (folder / ARGUMENTS).exists() and state_of(folder) != "new"
     return started and not settings.restart
@@ -60,7 +60,7 @@ def _goes_on(settings: TrainSettings) -> bool:
 def _check_start(
     settings: TrainSettings, base: str, dialled: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The checks that need no dataset; returns the trainer's arguments."""
+    """Run the checks that need no dataset; return the trainer's arguments."""
     _check_model(settings, base)
     arguments = command.trainer_arguments(settings, base)
     if settings.precision == "fp16" and not machine.num_gpus():
@@ -84,7 +84,7 @@ def _check_model(settings: TrainSettings, base: str) -> None:
 
 
 def check_evaluable(folder: Path) -> None:
-    """Refuse what 03_evaluate can't compare: a run that is not finished, or other data."""
+    """Refuse a run that 03_evaluate can't compare: not finished, or its data has changed."""
     facts = finished_facts(folder)
     place = paths.find("dataset", facts["dataset"], file=False)
     tokenized.check_sha256(place, facts["dataset_sha256"])

@@ -1,4 +1,4 @@
-"""What a training will be: ranks, steps, arguments, and the checks before its start."""
+"""The command that starts a training: arguments, environment and DeepSpeed's runner."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ _REPORTERS = (
     "trackio",
     "swanlab",
 )
-# Settings that are not the trainer's own.
+# Settings that the trainer does not get.
 _NOT_THE_TRAINERS = (
     "num_ranks",
     "restart",
@@ -37,7 +37,7 @@ _NOT_THE_TRAINERS = (
     "probe_steps",
     "range_test_steps",
 )
-# What the trainer is told beside the settings.
+# Arguments that the trainer gets besides the settings.
 _BESIDE = (
     "output_dir", "dataset_sha256", "do_train", "do_eval", "eval_strategy", "save_strategy",
     "use_cpu",
@@ -45,8 +45,8 @@ _BESIDE = (
 
 
 def fitting_rate(settings: TrainSettings, base: str = "") -> rates.Fit:
-    """The learning rate that fits what the settings train; `base`: the dataset's model, where
-    there is no manifest yet to name it."""
+    """Return the learning rate that fits the settings; `base` is the dataset's model, if no
+    manifest names it yet."""
     name = settings.model_name_or_path or base
     if not name:
         name = tokenized.load_manifest(paths.tokenized(settings.dataset))["model_name_or_path"]
@@ -54,24 +54,24 @@ def fitting_rate(settings: TrainSettings, base: str = "") -> rates.Fit:
 
 
 def complete(settings: TrainSettings, base: str = "") -> TrainSettings:
-    """The settings with the number that a learning rate of 0 means for this base."""
+    """Replace a learning rate of 0 by the number that it means for this base."""
     if settings.learning_rate:
         return settings
     return settings.replace(learning_rate=fitting_rate(settings, base).rate)
 
 
 def doubts(settings: TrainSettings | None, base: str = "") -> list[str]:
-    """What a person should read before a training starts; it is started all the same."""
+    """Return warnings to read before a training starts; they don't stop it."""
     if settings is None or not settings.learning_rate:
         return []
     if state_of(paths.run(settings.run)) == "finished" and not settings.restart:
-        return []  # it is shown as it is
+        return []  # it is only shown
     said = rates.doubt(settings.learning_rate, fitting_rate(settings, base))
     return [said] if said else []
 
 
 def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]:
-    """What goes into arguments.json: the trainer's own names and nothing else.
+    """Return the content of arguments.json, under the trainer's own names.
 
     Paths below the kit's root are relative to it, so that a checkout can be moved. A learning rate
     of 0 becomes a number (`complete`).
@@ -102,7 +102,7 @@ def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]
 
 
 def settings_of(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings:
-    """The settings of 02_train that gave such `trainer_arguments`, with so many ranks asked for."""
+    """Return the settings of 02_train that gave these `trainer_arguments`, with `ranks` ranks."""
     ours = {TRAINER_NAMES.get(f.name, f.name): f.name for f in fields(TrainSettings)}
     values = {ours[name]: value for name, value in arguments.items() if name in ours}
     others = arguments.keys() - ours.keys() - {*_BESIDE}
@@ -117,8 +117,8 @@ def settings_of(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings:
 
 
 def settings_if_any(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings | None:
-    """The same; None for a shell's flags, or a file of a person's own that 02 could not have
-    written: it may name another schedule, say."""
+    """Return the same, or None for a shell's flags or a handwritten file that 02 could not have
+    written (one that names another schedule, say)."""
     if not isinstance(arguments.get("report_to"), list) or "dataset_sha256" not in arguments:
         return None
     try:
@@ -128,9 +128,9 @@ def settings_if_any(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettin
 
 
 def as_started(arguments: Mapping[str, Any], ranks: int) -> dict[str, Any]:
-    """Return the settings that differ from the defaults, and the command lines that start the same.
+    """Return the settings that differ from the defaults, and the commands for the same start.
 
-    Neither for a shell's flags, or a file of a person's own.
+    Both are empty for a shell's flags or a handwritten file.
     """
     settings = settings_if_any(arguments, ranks)
     if settings is None:
@@ -145,7 +145,7 @@ def as_started(arguments: Mapping[str, Any], ranks: int) -> dict[str, Any]:
 
 
 def _reporters(names: str) -> list[str]:
-    """The reporters of a comma-separated list; each must be installed."""
+    """Return the reporters of a comma-separated list; each must be installed."""
     found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
     for name in found:
         if importlib.util.find_spec(name) is None:
@@ -157,7 +157,7 @@ def _reporters(names: str) -> list[str]:
 
 
 def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`training_arguments`, each one known to transformers and no setting of its own."""
+    """Return `training_arguments`; refuse names that transformers lacks or that are settings."""
     if not settings.training_arguments:
         return {}
     from neoxkit.training.arguments import RENAMED, known_names
@@ -166,8 +166,8 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
         if name in values:
             raise UserError("training_arguments", f"{name} is a setting of its own", "set it there")
         if new := RENAMED.get(name):
-            remedy = f"it is {new[0]}" if new[0] else "leave it out"
-            raise UserError("training_arguments", f"{name} is gone in transformers 5", remedy)
+            remedy = f"use {new[0]}" if new[0] else "leave it out"
+            raise UserError("training_arguments", f"transformers 5 no longer has {name}", remedy)
         if name not in known_names():
             remedy = near(name, known_names(), "see transformers' TrainingArguments")
             raise UserError("training_arguments", f"{name} is not one of them", remedy)
@@ -175,12 +175,12 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
 
 
 def deepspeed_command(settings: TrainSettings) -> str:
-    """The line that does the same from a shell, in the kit's root folder."""
+    """Return the command line that does the same at a shell, in the kit's root folder."""
     unneeded = ("dataset_sha256", "use_cpu")
     flags: list[str] = []
     for name, value in trainer_arguments(settings).items():
         if value is False or value in ("", None, []) or name in unneeded:
-            continue  # but a 0 may differ from the trainer's own default
+            continue  # a 0 stays: it may differ from the trainer's default
         if value is True:
             flags.append(f"--{name}")
         elif isinstance(value, list):
@@ -198,21 +198,21 @@ def deepspeed_command(settings: TrainSettings) -> str:
     )
 
 
-# What a training on a CPU is started with, unless the environment says otherwise.
+# The environment of a training on a CPU, unless the variables are set already.
 CPU_ENVIRONMENT = {
-    # Threads that wait spin less: beside another busy process training was 1.6 times as fast, alone
-    # as fast as with the default.
+    # Waiting threads spin less: beside another busy process training was 1.6 times as fast, and
+    # without one as fast as with the default.
     "GOMP_SPINCOUNT": "3000",
-    # glibc keeps the memory of tensors, instead of handing it back after each step and asking for
-    # it again page by page. DeepSpeed's buckets must be small for it (ds_configs): kept ones of
-    # 800 MB broke the memory up so that it grew by GiBs.
+    # glibc keeps the memory of tensors instead of returning it after each step and requesting it
+    # again page by page. This needs small DeepSpeed buckets (ds_configs): buckets of 800 MB
+    # fragmented the memory, which then grew by GiBs.
     "MALLOC_MMAP_THRESHOLD_": str(2**40),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
 
 
 def runner_command(ranks: int) -> list[str]:
-    """DeepSpeed's runner for so many ranks of this machine, on a port of its own."""
+    """Return the command of DeepSpeed's runner for `ranks` ranks here, on a free port."""
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", f"--master_port={free_port()}"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     ids = visible.split(",") if visible else [str(i) for i in range(ranks)]
@@ -220,14 +220,16 @@ def runner_command(ranks: int) -> list[str]:
         runner.append(f"--num_gpus={ranks}")
     elif all(i.strip().isdigit() for i in ids):
         runner.append(f"--include=localhost:{','.join(ids[:ranks])}")
-    elif ranks != len(ids):  # UUIDs: DeepSpeed can take all of them, not choose among them
+    elif ranks != len(ids):  # UUIDs: DeepSpeed takes all of them or none
         what = f"can't choose {ranks} of CUDA_VISIBLE_DEVICES={visible}"
-        raise UserError("num_ranks", what, "set it to 0, and CUDA_VISIBLE_DEVICES to the GPUs")
+        raise UserError(
+            "num_ranks", what, "set it to 0, and CUDA_VISIBLE_DEVICES to the GPUs you want"
+        )
     return [*runner, "--module", "neoxkit.train"]
 
 
 def environment(ranks: int) -> dict[str, str]:
-    """The environment of the training: this one, with the venv on PATH and the cores shared out."""
+    """Return the training's environment: this one, the venv on PATH, the cores shared out."""
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
     env["NEOXKIT_HOME"] = str(paths.root())
@@ -241,7 +243,7 @@ def environment(ranks: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now; the runner's own default is the same for every run."""
+    """Return a port that is free now; the runner's default is the same for every run."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

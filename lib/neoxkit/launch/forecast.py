@@ -1,4 +1,4 @@
-"""Does a training fit, here or on another machine? By fit's formulas, and by the last run here."""
+"""Memory forecasts, here or on another machine: formulas, corrected by the last run here."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from neoxkit import files, machine, paths
 from neoxkit.data import tokenized
@@ -18,7 +19,7 @@ from neoxkit.settings import TrainSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LEAST_SHOWN_GIB = 0.005  # of a part
+LEAST_SHOWN_GIB = 0.005  # smaller parts are not shown
 # The settings that memory depends on.
 OF_MEMORY = (
     "dataset", "model_name_or_path", "lora_rank", "block_size", "layout", "ds_config", "num_ranks",
@@ -29,10 +30,10 @@ MISFIT = "DOES NOT FIT: "
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training is to run: on so many ranks, GPUs or CPU processes.
+    """A place to run a training: a number of ranks, on GPUs or in CPU processes.
 
-    `precision` is what "auto" means there; `device_gib` what a rank can have, `host_gib` what all
-    of them share, None where it is not known.
+    `precision` is the meaning of "auto" there; `device_gib` is the memory that a rank can have,
+    `host_gib` the memory that all share; None if unknown.
     """
 
     num_ranks: int
@@ -43,8 +44,8 @@ class Place:
 
 
 def here(settings: TrainSettings, at_once: int = 1) -> Place:
-    """This machine, with the ranks that the settings mean on it; `at_once` trainings share its
-    host's memory."""
+    """Return this machine, with the ranks that the settings mean here; `at_once` trainings share
+    the host's memory."""
     ranks, on_gpu = machine.num_ranks(settings), machine.num_gpus() > 0
     precision = loading.best_precision(on_gpu)
     device_gib = machine.device_gib(on_gpu, ranks if on_gpu else ranks * at_once)
@@ -52,7 +53,7 @@ def here(settings: TrainSettings, at_once: int = 1) -> Place:
 
 
 def elsewhere(settings: TrainSettings, machine: machines.Machine) -> Place:
-    """Another machine, whose GPUs are good at bf16; nobody knows its host."""
+    """Return another machine, with GPUs assumed to be fast at bf16 and an unknown host."""
     if settings.num_ranks > machine.num_gpus:
         what = f"got {settings.num_ranks}, {machine} has {machine.num_gpus} GPUs"
         raise UserError("num_ranks", what, "lower it")
@@ -62,7 +63,7 @@ def elsewhere(settings: TrainSettings, machine: machines.Machine) -> Place:
 
 @dataclass(frozen=True)
 class Setup:
-    """What of the settings decides the memory of a rank, whatever its micro-batch is."""
+    """The parts of the settings that decide a rank's memory, besides its micro-batch."""
 
     shape: memory.Shape
     job: memory.Job
@@ -70,11 +71,11 @@ class Setup:
     checkpointing: bool
 
     def gib(self, tokens: float, trained: float) -> dict[str, float]:
-        """The parts with a micro-batch of so many tokens (with padding) and trained tokens."""
+        """Return the parts for a micro-batch of `tokens` (with padding) and `trained` tokens."""
         return memory.rank_gib(self.shape, self.job, self._batch(tokens, trained), self.zero)
 
     def largest(self, tokens: float, trained: float, device_gib: float) -> int:
-        """How many conversations of so many tokens fit at once."""
+        """Return how many conversations of `tokens` tokens fit at once."""
         one = self._batch(tokens, trained)
         return memory.largest_micro_batch(self.shape, self.job, one, device_gib, self.zero)
 
@@ -84,12 +85,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Forecast:
-    """GiB of one rank, and the largest micro-batch.
+    """The GiB of one rank, and the largest micro-batch.
 
-    `parts` are by the formulas; all are multiplied by `correction`, what the run `measured` took
-    over what the formulas say of it (1 and empty where there is no such run). `device_gib`,
-    `host_gib` and `largest` are None where it is not known what there is. `host` is what all ranks
-    take of the host's memory, on GPUs: while they load the model, or for what is offloaded.
+    `parts` come from the formulas. All are multiplied by `correction`: the memory that the run
+    `measured` used, over the formulas' result for it (1 and empty if there is no such run).
+    `device_gib`, `host_gib` and `largest` are None if the machine's memory is unknown. `host` is
+    the host memory of all ranks on GPUs: while they load the model, or for offloaded parts.
     """
 
     parts: Mapping[str, float]
@@ -107,12 +108,12 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether a rank has so much and the host as well, as far as is known."""
+        """Tell whether a rank and the host have that much memory, as far as is known."""
         return _is_there(self.gib, self.device_gib) and _is_there(self._of_host, self.host_gib)
 
     @property
     def misfit(self) -> str:
-        """What does not fit, in words; empty where all does."""
+        """The rows that do not fit, in words; empty if all fit."""
         rows = [f"{name}: {said}" for name, said in self.rows() if said.startswith(MISFIT)]
         return "; ".join(rows)
 
@@ -121,17 +122,17 @@ class Forecast:
         return max(self.host.values(), default=0.0)
 
     def rows(self) -> list[tuple[str, str]]:
-        """For a table: the sum beside what there is, its parts, the largest micro-batch, the host's
-        part on GPUs."""
+        """Return a table's rows: the sum beside the machine's memory, its parts, the largest
+        micro-batch, and on GPUs the host's memory."""
         parts = [
             f"{n} {machine.in_short(g)}" for n, g in self.parts.items() if g >= LEAST_SHOWN_GIB
         ]
-        by = "not measured: probe_steps 3 does, where it runs"
+        by = "not measured: set probe_steps 3 to measure it where it runs"
         if self.measured:
-            by = f"all times {self.correction:.2f}, as run {self.measured} took"
+            by = f"all times {self.correction:.2f}, as measured in run {self.measured}"
         most = "unknown" if self.largest is None else f"about {self.largest:,} conversations"
         rows = [
-            ("memory of a rank", _beside(self.gib, self.device_gib)),
+            ("memory per rank", _beside(self.gib, self.device_gib)),
             ("by the formulas", f"{', '.join(parts)}; {by}"),
             ("largest micro-batch", most),
         ]
@@ -147,14 +148,14 @@ def _is_there(gib: float, there: float | None) -> bool:
 
 
 def _beside(gib: float, there: float | None, parts: str = "") -> str:
-    """What is needed beside what there is, in words."""
+    """Put the need and the memory that there is into words."""
     said = f"about {machine.in_short(gib)} GiB" + (f" ({parts})" if parts else "")
-    said += "" if there is None else f", {there:.3g} are there"
+    said += "" if there is None else f", {there:.3g} available"
     return said if _is_there(gib, there) else MISFIT + said
 
 
 def setup(settings: TrainSettings, base: str, place: Place) -> Setup:
-    """Of a training of this base at a place."""
+    """Return the setup of a training of this base at a place."""
     model = _model(base)
     config = model.config
     zero = files.read_json(paths.ds_config("ds_config", settings.ds_config))
@@ -178,25 +179,27 @@ def _model(base: str) -> "PreTrainedModel":
     return loading.without_weights(base)
 
 
-def of(
+def forecast(
     settings: TrainSettings,
-    manifest: Mapping[str, Any],
-    lengths: Sequence[int],
-    trained: Sequence[int],
+    manifest: dict[str, Any],
+    lengths: ArrayLike,
+    trained: ArrayLike,
     machine: machines.Machine | None = None,
     at_once: int = 1,
 ) -> Forecast:
-    """Of a training on conversations of so many tokens and trained tokens, here (where `at_once`
-    such trainings share the host's memory) or on another machine."""
+    """Forecast the memory of a training, here or on `machine`; `at_once` trainings share the host.
+
+    `lengths` and `trained` count the tokens and the trained tokens of each conversation.
+    """
     place = elsewhere(settings, machine) if machine else here(settings, at_once)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
     limit = tokenized.check_block_size(settings.block_size, manifest)
-    lengths, trained = np.asarray(lengths), np.asarray(trained)
-    kept = lengths <= limit
-    tokens = float(lengths[kept].mean()) if settings.layout == "packed" and kept.any() else limit
-    one = (tokens, float(trained[kept].mean()) if kept.any() else 0.0)
-    a_rank = max(-(-int(kept.sum()) // place.num_ranks), 1)
-    size = min(settings.per_device_train_batch_size, a_rank)
+    num_tokens, num_trained = np.asarray(lengths), np.asarray(trained)
+    kept = num_tokens <= limit
+    tokens = float(num_tokens[kept].mean()) if settings.layout == "packed" and kept.any() else limit
+    one = (tokens, float(num_trained[kept].mean()) if kept.any() else 0.0)
+    per_rank = max(-(-int(kept.sum()) // place.num_ranks), 1)
+    size = min(settings.per_device_train_batch_size, per_rank)
     chosen = setup(settings, base, place)
     correction, measured = (1.0, "") if machine else correction_of(base, place)
     device_gib = place.device_gib
@@ -212,14 +215,14 @@ def of(
 
 
 def on_dataset(settings: TrainSettings, **where: Any) -> Forecast:
-    """The same of a training on the dataset that the settings name."""
+    """Forecast a training on the dataset that the settings name."""
     data, manifest = tokenized.load(paths.tokenized(settings.dataset))
     rows = data["train"]
-    return of(settings, manifest, rows["length"][:], rows["trained"][:], **where)
+    return forecast(settings, manifest, rows["length"][:], rows["trained"][:], **where)
 
 
 def doubts(settings: Sequence[TrainSettings], at_once: int = 1) -> list[str]:
-    """Of trainings, the first of those that take the same memory and may not have it, in words."""
+    """Name the trainings that may not fit, in words; one for each distinct need of memory."""
     first: dict[tuple, TrainSettings] = {}
     for one in settings:
         first.setdefault(tuple(getattr(one, name) for name in OF_MEMORY), one)
@@ -228,9 +231,9 @@ def doubts(settings: Sequence[TrainSettings], at_once: int = 1) -> list[str]:
 
 
 def correction_of(base: str, place: Place) -> tuple[float, str]:
-    """What the last run of this base took over what the formulas say of it, and the run's name.
+    """Return the memory of this base's last run over the formulas' result, and the run's name.
 
-    1 and "" where none ran, or one on another device, or one that was started at a shell.
+    1 and "" if there is none, or it ran on another kind of device or was started at a shell.
     """
     last = measured.last_run(base, place.num_ranks)
     if not last or last.on_gpu != place.on_gpu:

@@ -1,12 +1,13 @@
-"""A small process around a training: when its owner is gone, so is everything it started.
+"""A small process around a training, which ends everything it started when its owner is gone.
 
     python -m neoxkit.launch.guard --run runs/NAME -- COMMAND ...
 
-It leads a session of its own, runs the command in it with its output in the run's log, and watches
-its standard input and its parent. At end of file or at another parent it asks the whole session to
-end and soon ends it. At TERM, INT or HUP it asks the training to finish its step, save and stop; at
-a second one, or at QUIT, it ends everything at once. A training whose ranks give no sign of life is
-ended, their stacks in the log. It clears the session after a normal end as well.
+The guard leads a session of its own, runs the command in it with its output in the run's log, and
+watches its standard input and its parent. At end of file or with another parent it asks the whole
+session to end and kills it soon after. At TERM, INT or HUP it asks the training to finish its step,
+save and stop; at a second one, or at QUIT, it ends everything at once. A training with a rank whose
+heartbeat stops is ended, with the ranks' stacks in the log. The guard clears the session after a
+normal end too.
 """
 
 import argparse
@@ -33,13 +34,13 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def main() -> int:
-    """Run the command under guard; its exit code, 128 + a signal's number, or one of ours."""
+    """Run the command under guard; return its exit code, 128 + a signal's number, or our own."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if os.getsid(0) != os.getpid():
-        os.setsid()  # clear_session ends whatever shares the guard's session
+        os.setsid()  # clear_session ends every process in the guard's session
     held = lock.take(options.run / lock.LOCK)  # until this process is gone
     if not held:
         return LOCKED
@@ -55,26 +56,26 @@ def main() -> int:
         )
     try:
         return _wait(child, options.run, watch, asked, owner)
-    finally:  # at any end, and whatever fails here: a full disk, a run folder that is gone
+    finally:  # also after a failure here: a full disk, a run folder that is gone
         clear_session()
-        for number in STOPS:  # one that came while the interpreter ends would replace the exit code
+        for number in STOPS:  # a late signal would replace the exit code
             signal.signal(number, signal.SIG_IGN)
 
 
 def _wait(
     child: subprocess.Popen, run: Path, watch: heartbeat.Watch, asked: list[int], owner: int
 ) -> int:
-    """Until the command is over, or must be ended; the exit code."""
-    wished = False
+    """Wait until the command ends or must be ended; return the exit code."""
+    requested = False
     while child.poll() is None:
         if _end_of_file(0.2) or os.getppid() != owner:
             return STOPPED
         if signal.SIGQUIT in asked or len(asked) > 1 or (asked and not watch.ranks()):
             clear_session(grace_seconds=0)
             return STOPPED
-        if asked and not wished:
+        if asked and not requested:
             lock.ask_to_stop(run)
-            wished = True
+            requested = True
         if silent := watch.silent():
             _tell(run, watch, silent)
             clear_session(grace_seconds=0)
@@ -83,19 +84,19 @@ def _wait(
 
 
 def _tell(run: Path, watch: heartbeat.Watch, silent: heartbeat.Silent) -> None:
-    """Have every rank write its stacks into the log, and say in the metrics what happened."""
+    """Have every rank write its stacks to the log; report what happened in the metrics."""
     for pid in watch.ranks():
         with contextlib.suppress(OSError):  # it is gone
             if os.getsid(pid) == os.getsid(0):
                 os.kill(pid, signal.SIGUSR1)
     time.sleep(STACKS_SECONDS)
-    what = f"rank {silent.rank} gave no sign of life for {silent.seconds:.0f} s"
+    what = f"rank {silent.rank} gave no heartbeat for {silent.seconds:.0f} s"
     what += f"; the stacks of all ranks are in {LOG}"
     append_event(run, "error", kind="silent", where="", what=what, remedy="")
 
 
 def _end_of_file(seconds: float) -> bool:
-    """Wait for standard input at most so long; True when its other end was closed."""
+    """Wait for standard input at most `seconds`; return True if its other end was closed."""
     try:
         ready, _, _ = select.select([0], [], [], seconds)
         return bool(ready) and os.read(0, 1024) == b""
@@ -104,7 +105,7 @@ def _end_of_file(seconds: float) -> bool:
 
 
 def clear_session(grace_seconds: float = GRACE_SECONDS) -> None:
-    """End every other process of this session: TERM first, KILL after the grace time."""
+    """End every other process of this session: TERM first, KILL after the grace period."""
     for ask, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, GRACE_SECONDS)):
         deadline = time.monotonic() + seconds
         while (left := others()) and time.monotonic() < deadline:
@@ -117,7 +118,7 @@ def clear_session(grace_seconds: float = GRACE_SECONDS) -> None:
 
 
 def others() -> list[int]:
-    """The living processes of this process's session, itself left out."""
+    """Return the other living processes of this process's session."""
     me, session, found = os.getpid(), os.getsid(0), []
     for process in psutil.process_iter(["pid", "status"]):
         try:

@@ -1,7 +1,7 @@
-"""The learning-rate finder: a range test (Smith 2017, arXiv:1506.01186), a rate that rises.
+"""The learning-rate finder: a range test (Smith 2017, arXiv:1506.01186) with a rising rate.
 
-It is a training of its own under the same DeepSpeed configuration, from the same weights, in
-runs/<run>.range-test; nothing of it reaches the run itself.
+It is a separate training under the same DeepSpeed configuration, from the same weights, in
+runs/<run>.range-test; it leaves the run itself untouched.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,20 +17,20 @@ from neoxkit.runs.folder import FINISHED
 from neoxkit.settings import TrainSettings
 
 LOWEST, HIGHEST = 1e-7, 1.0
-FEWEST = 20  # steps that a curve can be read from
-BELOW = 10  # how far below the end of the descent the suggestion lies
-CHECKED = (1 / 3, 1, 3)  # of the suggestion: what is tried in short runs
+FEWEST = 20  # steps that make a readable curve
+BELOW = 10  # the suggestion is this many times below the end of the descent
+CHECKED = (1 / 3, 1, 3)  # times the suggestion: the rates of the short runs
 CHECK_STEPS = 20
-LEAST_DESCENT = 0.005  # of the loss at the start
+LEAST_DESCENT = 0.005  # share of the initial loss
 NOISE = 4  # standard deviations that a rise or a fall must exceed: there are many points
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a range test says: the losses by rate, the end of the descent, a suggestion.
+    """The result of a range test: the losses by rate, where they diverge, a suggestion.
 
-    `divergence` is None where the loss never rose again, `suggestion` where it never clearly fell;
-    `says` is all of it in words.
+    `divergence` is None if the loss never rose again, `suggestion` if it never clearly fell; `says`
+    puts it all into words.
     """
 
     rates: np.ndarray
@@ -44,17 +44,17 @@ class Found:
 def analyse(rates: Sequence[float], losses: Sequence[float], not_finite: bool = False) -> Found:
     """Read a curve; `not_finite`: the step after the last had a loss or gradient that was not.
 
-    The loss diverges where, after its lowest, its average is above that by a tenth of the descent
-    and by four times the noise. The suggestion is a tenth of the rate of the lowest loss, and at
-    most a tenth of the rate where it diverges.
+    The loss diverges where its average, after the minimum, exceeds the minimum by a tenth of the
+    descent and by four times the noise. The suggestion is a tenth of the rate of the lowest loss,
+    and at most a tenth of the rate where it diverges.
     """
     x, y = np.asarray(rates), np.asarray(losses)
     if len(y) < FEWEST:
-        said = f"only {len(y)} steps before the loss was not finite: begin lower"
+        said = f"only {len(y)} steps before the loss was not finite: start lower"
         return Found(x, y, y, x[-1] if len(x) else None, None, said)
-    smooth = smoothed(y)
+    smooth = smoothed(losses)
     noise = float(np.std(np.diff(y)[: len(y) // 2])) / np.sqrt(2)
-    begun = max(len(y) // 20, 3)  # before that the average is of few losses, and noisy
+    begun = max(len(y) // 20, 3)  # before that the average has few losses and is noisy
     lowest = begun + int(np.argmin(smooth[begun:]))
     start = float(np.mean(y[: 2 * begun]))
     descent = start - smooth[lowest]
@@ -77,13 +77,15 @@ def analyse(rates: Sequence[float], losses: Sequence[float], not_finite: bool = 
 
 
 def find(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | None:
-    """The range test of a training; None where `range_test_steps` is 0.
+    """Run the range test of a training; return None if `range_test_steps` is 0.
 
-    A finished one of the same settings is read again, not made again.
+    A finished one with the same settings is read, not run again.
     """
     if not settings.range_test_steps:
         return None
-    test = trials.of(settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST)
+    test = trials.trial_settings(
+        settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST
+    )
     rising = test.training_arguments | {"lr_range_from": LOWEST}
     finite = trials.train(test.replace(training_arguments=rising), show("range test, steps"))
     events = history(read_events(paths.run(test.run)))
@@ -94,9 +96,9 @@ def find(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | No
 def try_suggestion(
     settings: TrainSettings, found: Found | None, show: Callable[[str], Progress]
 ) -> list[tuple[str, str]]:
-    """Make three short runs at a constant rate: a third of the suggestion, the suggestion, and its
-    threefold. Return each rate with the eval loss it reaches, in words; nothing if none is
-    suggested."""
+    """Make three short runs at constant rates: a third of the suggestion, the suggestion, and three
+    times it. Return each rate and the eval loss it reaches, in words; nothing without a suggestion.
+    """
     if not found or not found.suggestion:
         return []
     rows = []
@@ -104,7 +106,7 @@ def try_suggestion(
         rate = float(f"{share * found.suggestion:.1e}")
         name = f"range-check-{rate:.1e}"
         constant = {"lr_scheduler_type": "constant", "warmup_steps": 0.0}
-        test = trials.of(settings, name, CHECK_STEPS, learning_rate=rate, **constant)
+        test = trials.trial_settings(settings, name, CHECK_STEPS, learning_rate=rate, **constant)
         finite = trials.train(test, show(f"learning rate {rate:.1e}, steps"))
         facts = files.read_json(paths.run(test.run) / FINISHED) if finite else {}
         loss = facts.get("eval_loss")

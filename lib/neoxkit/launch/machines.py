@@ -1,4 +1,4 @@
-"""Which shape fits on which machine, and with which configuration: the table of `neoxkit fit`."""
+"""The table of `neoxkit fit`: the models and configurations that fit on each machine."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from neoxkit.machine import in_short
 from neoxkit.models import memory
 from neoxkit.models.memory import Batch, Shape
 
-# As their configurations on the hub say (EleutherAI/pythia-..., EleutherAI/gpt-neox-20b).
+# From their configurations on the hub (EleutherAI/pythia-..., EleutherAI/gpt-neox-20b).
 SHAPES = {
     "pythia-70m": Shape(512, 6, 50304),
     "pythia-160m": Shape(768, 12, 50304),
@@ -25,7 +25,7 @@ SHAPES = {
 }
 
 
-# The fastest first, as ds_configs/README.md puts them.
+# The fastest first, as in ds_configs/README.md.
 CONFIGS = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 BLOCK_SIZE = 280
 ROOMY = 8  # conversations
@@ -33,7 +33,7 @@ ROOMY = 8  # conversations
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with so many GPUs of so many GiB each."""
+    """A machine with `num_gpus` GPUs of `gib` GiB each."""
 
     num_gpus: int
     gib: int
@@ -46,21 +46,21 @@ MACHINES = tuple(Machine(*of) for of in ((1, 16), (1, 24), (1, 80), (4, 24), (8,
 
 
 def machine(text: str) -> Machine:
-    """A machine as it is written at a shell.
+    """Parse a machine as it is written at a shell.
 
     >>> str(machine("4x24"))
     '4 x 24 GiB'
     """
     if not (found := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)):
-        raise UserError("--machine", f"got {text!r}", "write GPUs and GiB of each: 4x24")
+        raise UserError("--machine", f"got {text!r}", "write GPUs x GiB, like 4x24")
     return Machine(*map(int, found.groups()))
 
 
 def job_of(
     shape: Shape, config: Mapping[str, Any], num_gpus: int, lora_rank: int = 0
 ) -> memory.Job:
-    """A training in bf16 on so many GPUs under a configuration's `zero_optimization`."""
-    adapters = 16 * lora_rank * shape.layers * shape.width  # 4 + 2 + 5 + 5 widths a layer
+    """Return a bf16 training on `num_gpus` GPUs under a configuration's `zero_optimization`."""
+    adapters = 16 * lora_rank * shape.layers * shape.width  # 4 + 2 + 5 + 5 widths per layer
     return memory.Job.under(
         config,
         num_parameters=shape.num_parameters,
@@ -72,7 +72,7 @@ def job_of(
 
 
 def configurations() -> dict[str, dict[str, Any]]:
-    """`zero_optimization` of each of the kit's configurations, in the order of CONFIGS."""
+    """Read the `zero_optimization` of each of the kit's configurations, in CONFIGS' order."""
     folder = paths.root() / "ds_configs"
     return {n: files.read_json(folder / f"{n}.json")["zero_optimization"] for n in CONFIGS}
 
@@ -82,11 +82,11 @@ def choices(
     lora_rank: int = 0,
     machines: Sequence[Machine] = MACHINES,
 ) -> list[tuple[str, ...]]:
-    """For each model and machine the first configuration with room for ROOMY conversations, its
-    largest micro-batch, and GiB that the host's memory must hold; where none has room, the one
-    that has most.
+    """Choose a configuration for each model and machine: the first with room for ROOMY
+    conversations, else the one with the most room. Give its largest micro-batch and the GiB that
+    the host must have.
 
-    Conversations of BLOCK_SIZE tokens, half of them trained on, with gradient checkpointing.
+    Conversations have BLOCK_SIZE tokens, half of them trained, with gradient checkpointing.
     """
     return [
         (name, *(_choice(shape, configs, lora_rank, one) for one in machines))

@@ -1,4 +1,4 @@
-"""What a training will take here, from the last run of the same model on this machine."""
+"""Time and memory of a training here, from the last run of the same model on this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,11 @@ from neoxkit.runs.folder import FINISHED
 
 @dataclass(frozen=True)
 class Measured:
-    """Of the run in a folder: useful tokens a second of all ranks; memory of a rank; micro-batches.
+    """A run's measurements: useful tokens per second of all ranks, memory per rank, micro-batches.
 
-    `model_gib` was taken before the first step (weights, optimizer, libraries), `memory_gib` is the
-    peak; `micro_batch` counts conversations, `micro_batch_tokens` their mean tokens with padding,
-    `micro_batch_trained` those that are trained on.
+    `model_gib` was measured before the first step (weights, optimizer, libraries), `memory_gib` is
+    the peak; `micro_batch` counts conversations, `micro_batch_tokens` their mean tokens with
+    padding, `micro_batch_trained` the trained ones.
     """
 
     folder: Path
@@ -31,21 +31,21 @@ class Measured:
 
     @property
     def run(self) -> str:
-        """Its name."""
+        """The run's name."""
         return self.folder.name
 
     def memory(self, num_tokens: float) -> str:
-        """Peak memory of a rank with micro-batches of so many tokens, in words.
+        """Return a rank's peak memory with micro-batches of `num_tokens` tokens, in words.
 
-        What the steps added to the model is taken to grow with their tokens.
+        The memory that steps add to the model is assumed to grow with their tokens.
         """
         steps_gib = self.memory_gib - self.model_gib
         gib = self.model_gib + steps_gib * num_tokens / self.micro_batch_tokens
         run = f"{self.memory_gib:.2g} with {self.micro_batch_tokens:,.0f} in run {self.run}"
-        return f"about {gib:.2g} GiB with {num_tokens:,.0f} tokens a micro-batch; {run}"
+        return f"about {gib:.2g} GiB with {num_tokens:,.0f} tokens per micro-batch; {run}"
 
     def time(self, num_tokens: float) -> str:
-        """How long so many useful tokens take, in words."""
+        """Return how long `num_tokens` useful tokens take, in words."""
         seconds = num_tokens / self.tokens_per_second
         for limit, size, unit in ((90, 1, "s"), (5400, 60, "min")):
             if seconds < limit:
@@ -53,13 +53,13 @@ class Measured:
         return f"about {seconds / 3600:.1f} h"
 
     def speed(self) -> str:
-        """Where the figure comes from, in words."""
+        """Return the source of the figure, in words."""
         return f"of steps, at {self.tokens_per_second:,.0f} useful tokens/s as in run {self.run}"
 
 
 def last_run(model: str, num_ranks: int = 0) -> Measured | None:
-    """The last finished run of this model (0: on any number of ranks) on this machine, else one
-    with steps."""
+    """Return the newest run of this model on this machine, finished ones first; `num_ranks` 0
+    means any."""
     name = loading.base_name(model)
     folders = [p.parent for p in (paths.root() / "runs").glob(f"*/{METRICS}")]
     for folder in sorted(folders, key=_finished_and_new, reverse=True):
@@ -79,7 +79,7 @@ def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
     train = [e for e in events if e["event"] == "train"]
     if not start or not train or start["model"] != model:
         return None
-    if "model_gib" not in start:  # of an earlier version
+    if "model_gib" not in start:  # written by an earlier version
         return None
     if num_ranks not in (0, start["num_ranks"]) or not run_card.is_of_this_machine(folder):
         return None

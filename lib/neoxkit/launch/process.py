@@ -1,4 +1,4 @@
-"""The DeepSpeed command, the guard around its process tree, and whether it came to a good end."""
+"""A training's process tree: starting it under the guard, stopping it, and how it ended."""
 
 import contextlib
 import signal
@@ -30,21 +30,21 @@ from neoxkit.runs.events import METRICS, EventReader
 from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, state_of
 from neoxkit.settings import TrainSettings
 
-_STOPPED = (STOPPED, -signal.SIGQUIT)  # the guard's word, or it had not begun to listen
+_STOPPED = (STOPPED, -signal.SIGQUIT)  # from the guard, or it was not listening yet
 _KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the runner, or a rank by its launcher
 
 
 @dataclass
 class Training:
-    """A training: started by this process, by another one (`process` is None), or ended before."""
+    """A training, started by this process, by another one (`process` is None), or ended already."""
 
     folder: Path
     process: subprocess.Popen | None
-    since: int  # where metrics.jsonl ended before the start, in bytes
+    since: int  # the size of metrics.jsonl before the start, in bytes
     asked_to_stop: bool = False
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs; 0 for one of another process."""
+        """Return the exit code, or None while it runs; 0 for another process's training."""
         if self.process is None:
             return None if lock.locked_by(self.folder) else 0
         return self.process.poll()
@@ -52,10 +52,10 @@ class Training:
     def interrupt(self) -> None:
         """Ask it to finish the step, save and stop; the second time, end the whole tree at once.
 
-        One that has no step behind it yet is ended at once. One of another process goes on.
+        A training that has not started its steps is ended at once. Another process's continues.
         """
         if self.process is None:
-            what = "it trains on without this cell"
+            what = "it keeps training without this cell"
             remedy = f"run the cell again to watch it, neoxkit stop {self.folder.name} to stop it"
             raise Stopped(self.folder.name, what, remedy)
         begun = any(e["event"] == "start" for e in self._events())
@@ -66,19 +66,19 @@ class Training:
             lock.ask_to_stop(self.folder)
 
     def stop(self) -> None:
-        """End the whole tree; returns when it is gone."""
+        """End the whole tree; return when it is gone."""
         if self.process is None:
             return
         deadline = time.monotonic() + 2 * GRACE_SECONDS + 5
         while self.process.poll() is None and time.monotonic() < deadline:
-            # Again and again: in its first moments the guard does not listen yet.
+            # Repeatedly: in its first moments the guard is not listening yet.
             self.process.send_signal(signal.SIGQUIT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=0.5)
         self.process.wait(timeout=1)
 
     def check(self) -> dict[str, Any]:
-        """What FINISHED.json says; raises unless the run really finished."""
+        """Return the facts of FINISHED.json; raise unless the run really finished."""
         code, events = self.poll(), self._events()
         last = events[-1] if events else {}
         error = last if last.get("event") == "error" else {}
@@ -96,14 +96,14 @@ class Training:
         log = paths.short(self.folder / LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
 
-    def _reason(self, code: int) -> str:
-        """What an exit code says of a training that left no word."""
+    def _reason(self, code: int | None) -> str:
+        """Explain an exit code of a training that reported no error."""
         if code in _KILLED:
             arguments = files.read_json(self.folder / ARGUMENTS)
             remedy = memory.half_the_memory(arguments)
-            return f"a process of it was killed, most often as memory ran out: {remedy}"
+            return f"one of its processes was killed, most often as memory ran out: {remedy}"
         if (self.folder / FINISHED).is_file():
-            return f"exit code {code}, but its result is whole: run it again to go on with that"
+            return f"exit code {code}, but its result is complete: run it again to use it"
         return f"exit code {code}, no result was written"
 
     def _events(self) -> list[dict[str, Any]]:
@@ -112,15 +112,15 @@ class Training:
     def _where_it_stopped(self) -> tuple[str, str]:
         step = checkpoints.saved_step(self.folder)
         if step is None:
-            return "stopped before the first checkpoint", "run it again to begin anew"
-        return f"stopped, step {step:,} is saved", "run it again to go on"
+            return "stopped before the first checkpoint", "run it again to start over"
+        return f"stopped, step {step:,} is saved", "run it again to resume"
 
 
-_started: dict[Path, Training] = {}  # by this process: what a second start of it finds
+_started: dict[Path, Training] = {}  # by this process, for a second start of the same run
 
 
 def attach(run: str) -> Training:
-    """A run that was started here or by another process, or that ended: to watch it."""
+    """Return a run to watch, whether started here, by another process, or ended."""
     folder = paths.run(run)
     own = _started.get(folder)
     if own and own.poll() is None:
@@ -135,11 +135,11 @@ def start(
 ) -> Training:
     """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree.
 
-    `dialled`: what dials have changed of the parameters (`Controls.overrides`), kept with the run
-    for the day it is to go on without them.
+    `dialled`: the parameters that dials have changed (`Controls.overrides`), kept with the run in
+    case it is resumed without them.
 
-    A finished run is not started again: the Training that comes back has ended well already. Nor is
-    one that this process has started before and that still runs.
+    A finished run is not started again: the Training returned has already ended well. Nor is one
+    that this process has started and that still runs.
     """
     folder = paths.run(settings.run)
     dialled = dialled or {}

@@ -1,4 +1,4 @@
-"""A few steps of a training in a run of its own, which leaves neither checkpoint nor model."""
+"""Trials: a few steps of a training in a separate run, without checkpoint or model."""
 
 import shutil
 import time
@@ -15,8 +15,8 @@ from neoxkit.runs.folder import ARGUMENTS, is_trial
 from neoxkit.settings import TrainSettings
 
 
-def of(settings: TrainSettings, name: str, steps: int, **changes: Any) -> TrainSettings:
-    """So many steps of a training as runs/<run>.<name>; its loss is measured at their end."""
+def trial_settings(settings: TrainSettings, name: str, steps: int, **changes: Any) -> TrainSettings:
+    """Return the settings of a trial of `steps` steps, runs/<run>.<name>, evaluated at the end."""
     others = settings.training_arguments | {"trial": True}
     return settings.replace(
         run=f"{settings.run}.{name}", max_steps=steps, logging_steps=1, save_steps=steps,
@@ -28,7 +28,7 @@ def of(settings: TrainSettings, name: str, steps: int, **changes: Any) -> TrainS
 def train(settings: TrainSettings, progress: Progress) -> bool:
     """Train to the end (True), or to the step whose loss or gradient is not finite (False).
 
-    A finished one of the same settings is not trained again; one of other settings is replaced.
+    A finished trial with the same settings is not run again; one with other settings is replaced.
     """
     _forget(settings)
     training = process.start(settings)
@@ -49,20 +49,20 @@ def train(settings: TrainSettings, progress: Progress) -> bool:
 
 
 def probe(settings: TrainSettings, show: Callable[[str], Progress]) -> None:
-    """Train `probe_steps` steps, by which estimates and forecasts are corrected; 0: nothing.
+    """Train `probe_steps` steps, which correct estimates and forecasts; do nothing if 0.
 
-    Always anew: the machine may have other things to do than the last time.
+    It runs anew each time: the machine may be busier or less busy than the last time.
     """
     if settings.probe_steps:
-        test = of(settings, "probe", settings.probe_steps)
+        test = trial_settings(settings, "probe", settings.probe_steps)
         _forget(test, even_the_same=True)
         train(test, show("probe, steps"))
 
 
 def _forget(settings: TrainSettings, even_the_same: bool = False) -> None:
-    """Delete the earlier trial of this name where it was one of other settings.
+    """Delete the earlier trial of this name if it had other settings.
 
-    Nothing else is deleted: a run of a person's own is refused as ever.
+    Nothing else is deleted: a person's own run of that name is refused as usual.
     """
     folder = paths.run(settings.run)
     if not is_trial(folder):

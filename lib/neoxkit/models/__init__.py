@@ -1,4 +1,4 @@
-"""A model in hand: loaded, batched, its loss, its replies, what it costs, shared.
+"""A model: loading it, its batches, loss, replies and memory, and sharing it.
 
 Notebooks use loading.load_tokenizer and portable, and sharing.share.
 """

@@ -1,8 +1,8 @@
-"""Rows to batches: padded to the block size, or packed with little padding and as exact.
+"""Rows to batches: padded to the block size, or packed with little padding and just as exact.
 
 Conversations of a packed row can't see each other: the model gets position ids that restart at 0
-with each conversation and neither an attention mask nor a cache; with either, conversations leak
-into each other without a word.
+with each conversation, but no attention mask and no cache. With either of these, conversations
+silently leak into each other.
 """
 
 import heapq
@@ -11,24 +11,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
 from neoxkit.data.table import NOT_TRAINED
 
 Row = Mapping[str, Sequence[int]]
 
 
-# About how wide rows are at which attention costs as much as everything else: what the speeds with
-# rows of 280 and 560 tokens say, at the shape of Pythia-70m on two CPU cores (756 and 705 useful
+# About the row width at which attention costs as much as everything else. Derived from the speeds
+# with rows of 280 and 560 tokens, at the shape of Pythia-70m on two CPU cores (756 and 705 useful
 # tokens/s: benchmarks/bare_loop.py --row-tokens). It only weighs ways to place conversations.
 ATTENTION_TOKENS = 2000
 
 
 def place(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Spread items over the rows that cost least: of about `row_tokens`, or up to twice as long.
+    """Spread items over the rows that cost least, each of `row_tokens` to twice as many tokens.
 
-    A few more tokens in a row often even the rows out: that saves padding, and costs attention.
-    Returns the items' indices, a list a row.
+    A few more tokens per row often even the rows out, which saves padding but costs attention.
+    Returns the items' indices, one list per row.
 
     >>> place([6, 6, 6], 9)
     [[0, 1, 2]]
@@ -41,7 +41,7 @@ def place(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
 
 
 def _cost(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Of computing a batch, in tokens: padding counts as well, and what attention adds."""
+    """Return the cost of computing a batch, in tokens: with padding, and attention on top."""
     width = max(sum(lengths[i] for i in items) for items in rows)
     return len(rows) * width * (1 + width / ATTENTION_TOKENS)
 
@@ -49,10 +49,10 @@ def _cost(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
 def even_rows(
     lengths: Sequence[int], num_rows: int, most_items: int | None = None
 ) -> list[list[int]]:
-    """Spread items over so many rows of at most so many items, all about equally full.
+    """Spread items over `num_rows` rows of at most `most_items` items, all about equally full.
 
-    Longest first, each into the emptiest row: the rows of one batch are as wide as the widest, so
-    even rows waste least.
+    The longest go first, each into the emptiest row: all rows of a batch are as wide as its
+    widest, so even rows waste least.
 
     >>> even_rows([3, 7, 5, 4], 2)
     [[1, 0], [2, 3]]
@@ -68,7 +68,7 @@ def even_rows(
 
 
 def padded(rows: Sequence[Row], width: int, pad_id: int) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask, labels of shape (len(rows), width); padding is masked in all."""
+    """Make input_ids, attention_mask and labels of shape (len(rows), width); mask the padding."""
     shape = (len(rows), width)
     input_ids = torch.full(shape, pad_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)
@@ -84,10 +84,10 @@ def padded(rows: Sequence[Row], width: int, pad_id: int) -> dict[str, torch.Tens
 def packed(
     rows: Sequence[Row], places: Sequence[Sequence[int]], pad_id: int
 ) -> dict[str, torch.Tensor]:
-    """input_ids, position_ids, labels of shape (packed rows, longest packed row).
+    """Make input_ids, position_ids and labels of shape (packed rows, longest packed row).
 
-    `places`: the rows of each packed row, from `place` or `even_rows`. The few padding tokens at a
-    packed row's end form a sequence of their own that is not trained on.
+    `places`: the rows of each packed row, from `place` or `even_rows`. The few padding tokens at
+    the end of a packed row form a sequence of their own that is not trained on.
 
     >>> rows = [{"input_ids": [7, 8], "labels": [-100, 8]}, {"input_ids": [5], "labels": [-100]}]
     >>> packed(rows, [[0, 1]], 1)["position_ids"]
@@ -111,12 +111,12 @@ def packed(
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes one micro-batch of the conversations the sampler chose.
+    """A collator that makes one micro-batch of the conversations that the sampler chose.
 
-    The layout changes how they lie in memory and nothing else: the same conversations, loss and
-    gradients in both. `row_tokens` is about how long a packed row is, up to twice where that saves
-    padding; 0 puts a micro-batch into one row. `counts` (shape (2,)): tokens that are no padding,
-    and pairs of a token and one that it may look at.
+    The layout only changes how they lie in memory: conversations, loss and gradients are the same.
+    `row_tokens` is the approximate length of a packed row, up to twice that where it saves padding;
+    0 puts a micro-batch into one row. `counts` (shape (2,)): tokens without the padding, and pairs
+    of a token and one that it may attend to.
     """
 
     layout: str
@@ -136,14 +136,18 @@ class Collator:
 
 
 class EvenRanks(Sampler[int]):
-    """Another sampler's order, in which the ranks' micro-batches of a step have even work.
+    """A sampler that reorders another one so that ranks have about equal work in each step.
 
-    All ranks wait for the one with the most tokens. Each micro-step of all ranks holds the very
-    conversations that it holds without this, so that the loss and the gradients are the same.
+    All ranks wait for the one with the most tokens. Each micro-step, over all ranks, keeps its
+    conversations, so the loss and the gradients stay the same.
     """
 
     def __init__(
-        self, sampler: Sampler[int], lengths: Sequence[int], num_ranks: int, batch_size: int
+        self,
+        sampler: RandomSampler | SequentialSampler,
+        lengths: Sequence[int],
+        num_ranks: int,
+        batch_size: int,
     ) -> None:
         self.sampler, self.lengths = sampler, lengths
         self.num_ranks, self.batch_size = num_ranks, batch_size
@@ -152,7 +156,7 @@ class EvenRanks(Sampler[int]):
         return len(self.sampler)
 
     def set_epoch(self, epoch: int) -> None:
-        """A new order; each epoch has its own."""
+        """Switch to the order of an epoch; each has its own."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 

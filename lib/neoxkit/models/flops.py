@@ -1,16 +1,16 @@
-"""How fast a training is, measured against what the device can do.
+"""The speed of a training, measured against the speed of the device.
 
-Model FLOP utilisation (MFU) is useful floating point operations a second as a share of the matrix
-products that the device was measured to do. Useful is what the model needs (Kaplan et al. 2020,
-arXiv:2001.08361, and Chowdhery et al. 2022, arXiv:2204.02311, appendix B), for a training step:
+Model FLOP utilisation (MFU) is useful floating point operations per second, as a share of the
+device's measured rate at matrix products. Useful are those the model needs (Kaplan et al. 2020,
+arXiv:2001.08361, and Chowdhery et al. 2022, arXiv:2204.02311, appendix B); for a training step:
 
     3 x (2 x weights x tokens + 2 x output weights x trained tokens + 4 x layers x width x pairs)
 
-`weights`: of all matrices but the embeddings and the output layer, which works at trained tokens
-only. `pairs`: a token and one it may look at, n (n + 1) / 2 in a conversation of n. The 3: backward
-costs twice forward; with LoRA it is a 2, as frozen weights need no gradient of their own. Neither
-padding nor recomputed activations count as useful. GPT-Neo's local
-layers look less far back; they are counted as if they did not.
+`weights` counts all matrices except the embeddings and the output layer, which works at trained
+tokens only. `pairs` are a token and one it may attend to: n (n + 1) / 2 in a conversation of n. The
+factor is 3 because backward costs twice forward, and 2 with LoRA because frozen weights need no
+gradient. Padding and recomputed activations don't count as useful. GPT-Neo's local layers attend
+less far back, but are counted as if they did not.
 """
 
 import resource
@@ -23,27 +23,27 @@ from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a model decides its work: numbers of weights, and layers x width."""
+class Work:
+    """The properties of a model that decide its work: numbers of weights, and layers x width."""
 
     weights: int
     output_weights: int
     attention_width: int
-    forwards: int = 3  # what a step costs in forward passes; 2 where the weights are frozen (LoRA)
+    forwards: int = 3  # the cost of a step, in forward passes; 2 for frozen weights (LoRA)
 
     def training_flop(self, tokens: float, trained: float, pairs: float) -> float:
-        """Useful floating point operations of a training step over so many tokens."""
+        """Return the useful floating point operations of a training step over `tokens` tokens."""
         forward = 2 * self.weights * tokens + 2 * self.output_weights * trained
         return self.forwards * (forward + 4 * self.attention_width * pairs)
 
 
-def shape(model: PreTrainedModel) -> Shape:
-    """The shape of a model, whole or sharded by ZeRO-3."""
+def work(model: PreTrainedModel) -> Work:
+    """Return the shape of a model, whole or sharded by ZeRO-3."""
     output = model.get_output_embeddings().weight
     embeddings = {m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     matrices = [p for p in model.parameters() if len(_shape(p)) == 2]
     config = model.config
-    return Shape(
+    return Work(
         weights=sum(_numel(p) for p in matrices if p not in embeddings and p is not output),
         output_weights=_numel(output),
         attention_width=config.num_hidden_layers * config.hidden_size,
@@ -60,9 +60,9 @@ def _numel(parameter: torch.nn.Parameter) -> int:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """The fastest product of two square matrices seen in about so many seconds, in FLOP/s.
+    """Measure the fastest product of two square matrices in about `seconds`, in FLOP/s.
 
-    Large enough that the device is busy (8,192 on a GPU, 2,048 on a CPU).
+    They are large enough to keep the device busy (8,192 on a GPU, 2,048 on a CPU).
     """
     side = 8192 if device.type == "cuda" else 2048
     one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -77,14 +77,14 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
 
 
 def peak_memory_gib() -> float:
-    """Of this process: the GPU's peak allocation, or its largest resident size."""
+    """Return this process's peak memory: allocated on the GPU, or else resident."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def memory_gib() -> float:
-    """Of this process, now: the GPU's allocation, or its resident size."""
+    """Return this process's memory now: allocated on the GPU, or else resident."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.memory_allocated() / 2**30
     return psutil.Process().memory_info().rss / 2**30

@@ -1,4 +1,4 @@
-"""Questions from files or from the eval side, and a model's replies to them."""
+"""A model's replies to questions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ ENDINGS = ("end mark", "next turn", "ran on", "too long")
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, how it ended (one of ENDINGS), and its length in tokens."""
+    """A model's reply, how it ended (one of ENDINGS), and its length in tokens."""
 
     text: str
     ended: str
@@ -40,13 +40,12 @@ def reply(
     progress: Progress = silent,
     growing: Callable[[str], None] | None = None,
 ) -> list[Reply]:
-    """Answer prompts in batches of about equal length, in their own order.
+    """Answer prompts in batches of about equal length; return the replies in the prompts' order.
 
-    `growing` is called with the text so far at every token; it takes a single prompt.
+    `growing` is called with the text so far at every token; it works with a single prompt only.
 
-    A reply ends at the end mark or where the model begins the asking side's next turn; one that
-    reaches `max_new_tokens` ran on. A prompt that leaves no room for them is "too long" and not
-    answered.
+    A reply ends at the end mark or where the model begins the user's next turn; one that reaches
+    `max_new_tokens` ran on. A prompt that leaves no room for them is "too long" and not answered.
     """
     if not prompts:
         return []
@@ -57,16 +56,17 @@ def reply(
     fits = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens <= positions]
     options: dict[str, Any] = {"do_sample": do_sample}
     if do_sample:
-        options |= {"temperature": temperature, "top_k": 0}  # 0: transformers would cut at 50
+        options |= {"temperature": temperature, "top_k": 0}  # 0: transformers would keep 50
     order = sorted(fits, key=lambda i: len(encoded[i]))
     replies = [Reply("", "too long", 0)] * len(encoded)
     devices = [model.device] if model.device.type == "cuda" else []
+    generator: Any = model  # causal models have `generate`; PreTrainedModel does not declare it
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             at = order[start : start + batch_size]
             ids, mask = _pad_left([encoded[i] for i in at], loading.pad_id(tokenizer))
-            new = model.generate(
+            new = generator.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
@@ -84,13 +84,13 @@ def reply(
 
 
 class _Growing(BaseStreamer):
-    """Hands over a reply as it grows, cut where it ends."""
+    """A streamer that shows a reply as it grows, cut where it ends."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, names: Names, show: Callable[[str], None]
     ) -> None:
         self.tokenizer, self.names, self.show = tokenizer, names, show
-        self.ids: list[int] | None = None  # None until the prompt has come
+        self.ids: list[int] | None = None  # None until the prompt has passed
 
     def put(self, value: torch.Tensor) -> None:
         if self.ids is None:
@@ -100,7 +100,7 @@ class _Growing(BaseStreamer):
         self.show(_ended(self.tokenizer, self.names, self.ids).text)
 
     def end(self) -> None:
-        """Whoever asked gets the whole reply."""
+        """Do nothing: `reply` returns the whole reply."""
 
 
 def _pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from neoxkit import paths
 from neoxkit.errors import UserError, shorten
@@ -19,7 +19,7 @@ _SHORT_NAMES = ("pythia-", "gpt-neo-", "gpt-neox-")
 
 
 def resolve(name: str) -> str:
-    """A folder or hub name that `from_pretrained` opens.
+    """Return the folder or hub name that `from_pretrained` opens.
 
     >>> resolve("pythia-70m-deduped")
     'EleutherAI/pythia-70m-deduped'
@@ -34,27 +34,33 @@ def resolve(name: str) -> str:
         return _on_the_hub(f"EleutherAI/{name}")
     if "/" not in name:
         raise UserError(
-            "model_name_or_path", f"{name!r} is no folder here", "use tiny, a folder, or owner/name"
+            "model_name_or_path",
+            f"{name!r} is not a folder here",
+            "use tiny, a folder, or owner/name",
         )
     return _on_the_hub(name)
 
 
 def _on_the_hub(name: str) -> str:
-    """A hub's name. Each try of its client to reach the network is no news: one line follows."""
+    """Return a hub name unchanged; silence the hub's client, as our own error says it in a line."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return name
 
 
 def files(name: str) -> Path:
-    """The folder on this machine where a model's files lie, after it was loaded."""
+    """Return the folder on this machine with a model's files, once it has been loaded."""
     from transformers.utils import cached_file
 
     place = resolve(name)
-    return Path(place) if Path(place).is_dir() else Path(cached_file(place, "config.json")).parent
+    if Path(place).is_dir():
+        return Path(place)
+    config = cached_file(place, "config.json")
+    assert config is not None  # it raises where there is none
+    return Path(config).parent
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model, checked: it must give offsets and have an end mark."""
+    """Load a model's tokenizer, and check that it gives offsets and has an end mark."""
     from transformers import AutoTokenizer
 
     try:
@@ -67,16 +73,16 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         raise UserError(
             "model_name_or_path", f"{name}'s tokenizer has no end mark", "set its eos_token"
         )
-    tokenizer.model_max_length = 10**9  # the block size is ours to check, without a warning
+    tokenizer.model_max_length = 10**9  # the kit checks the block size itself; no warning
     return tokenizer
 
 
 def attention(name: str, wanted: str, half: bool) -> str | None:
-    """The attention kernel to load a model with; None leaves the choice to transformers.
+    """Choose the attention kernel to load a model with; None leaves the choice to transformers.
 
     "auto": flash attention where it is installed and exact (GPT-NeoX in half precision on a GPU),
-    else what transformers takes: sdpa where the family has it, eager where not. flex_attention is
-    never chosen: it compiles at every start, for little at the lengths of conversations.
+    else transformers' choice: sdpa where the family has it, eager where not. flex_attention is
+    never chosen: it compiles at every start and gains little at the lengths of conversations.
     """
     if wanted != "auto":
         return wanted
@@ -91,22 +97,22 @@ def attention(name: str, wanted: str, half: bool) -> str | None:
 def load_model(
     name: str, dtype: str = "float32", attention: str | None = None
 ) -> "PreTrainedModel":
-    """The causal language model by that name, from safetensors alone; with its LoRA adapters where
-    the name is that of a folder of them."""
+    """Load a causal language model from safetensors alone; a folder of LoRA adapters gives the
+    model they belong to, with them."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # a stale bar in every executed notebook
+    disable_progress_bar()  # it leaves a stale bar in every executed notebook
     where = resolve(name)
     if base := lora.base_of(Path(where)):
         from peft import PeftModel
 
         model = load_model(base, dtype, attention)
-        with warnings.catch_warnings(
-            action="ignore", category=FutureWarning
-        ):  # of peft's own calls
-            return PeftModel.from_pretrained(model, where, use_safetensors=True)
+        # Ignored: warnings of peft's own calls.
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            adapted = PeftModel.from_pretrained(model, where, use_safetensors=True)
+        return cast("PreTrainedModel", adapted)  # it passes on the model's attributes
     try:
         return AutoModelForCausalLM.from_pretrained(
             where,
@@ -122,14 +128,14 @@ def load_model(
 
 
 def best_precision(on_gpu: bool) -> str:
-    """bf16 where the device multiplies it fast, else fp32."""
+    """Return bf16 where the device is fast at it, else fp32."""
     import torch
 
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(False) else "fp32"
 
 
 def random_model(name: str, seed: int) -> "PreTrainedModel":
-    """A model of that name's shape with new weights (float32): the same for the same seed."""
+    """Make a model of that shape with random float32 weights, the same for the same seed."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -140,15 +146,15 @@ def random_model(name: str, seed: int) -> "PreTrainedModel":
 
 
 def without_weights(name: str) -> "PreTrainedModel":
-    """The model by that name on the meta device: its shape, and nothing was loaded."""
+    """Make a model on the meta device: its shape, without loading any weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = _config(name)  # may make the built-in model, with its weights
+    config = _config(name)  # outside the meta device: it may make the built-in model
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
-    except (ValueError, ImportError) as fault:  # of another kind than causal, for one
+    except (ValueError, ImportError) as fault:  # a model that is not causal, for one
         raise _cannot_load(name, "model", fault) from fault
 
 
@@ -162,7 +168,7 @@ def _config(name: str) -> "PretrainedConfig":
 
 
 def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
-    """`load_model`, ready to answer: no dropout, on the GPU where there is one."""
+    """Load a model to answer with: without dropout, on the GPU if there is one."""
     import torch
 
     model = load_model(name, dtype).eval()
@@ -181,16 +187,16 @@ def _cannot_load(name: str, what: str, fault: Exception) -> UserError:
 
 
 def no_weights(folder: Path) -> UserError:
-    """The refusal of a model folder that has a shape and no weights."""
+    """Return the error for a model folder that has a config but no weights."""
     return UserError(
         "model_name_or_path",
-        f"{paths.short(folder)} holds no model.safetensors",
-        "set from_scratch to begin with random weights, or add the weights",
+        f"{paths.short(folder)} has no model.safetensors",
+        "set from_scratch to start from random weights, or add the weights",
     )
 
 
 def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Every id needs an embedding row; more rows than ids are usual and are left alone."""
+    """Refuse more token ids than embedding rows; fewer ids than rows are usual."""
     rows, ids = model.config.vocab_size, len(tokenizer)
     if ids > rows:
         raise UserError(
@@ -201,7 +207,7 @@ def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
 
 
 def check_positions(model: "PreTrainedModel", block_size: int) -> None:
-    """The model must know as many positions as the block size has tokens."""
+    """Refuse a block size above the number of positions that the model knows."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and block_size > positions:
         raise UserError(
@@ -210,22 +216,22 @@ def check_positions(model: "PreTrainedModel", block_size: int) -> None:
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """What fills a row's end; it is masked by length, never by id, so the end mark may serve."""
+    """Return the id that pads rows. Padding is masked by length, so the end mark will do."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def base_name(name: str) -> str:
-    """A model's name as a run writes it down."""
+    """Return a model's name as a run records it."""
     place = portable(name)
     return place if place == TINY or local_folder(place) else resolve(name)
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder on this machine that the name of a model means, if it does."""
+    """Return the folder on this machine that a model's name means, or None."""
     return next((path.resolve() for path in paths.candidates(name) if name and path.is_dir()), None)
 
 
 def portable(name: str) -> str:
-    """A model's name as it can be written down: a folder below the root is relative to it."""
+    """Return a model's name in portable form: a folder below the root becomes relative to it."""
     folder = None if name == TINY else local_folder(name)
     return paths.short(folder) if folder else name

@@ -1,4 +1,4 @@
-"""LoRA: small adapters are trained beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+"""LoRA: training small adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
 import json
 import warnings
@@ -20,15 +20,15 @@ LAYERS = {
 
 
 def layers(model_type: str) -> tuple[str, ...]:
-    """The names of the layers that get an adapter; refused for a family that is not known."""
+    """Return the names of the layers that get an adapter; refuse an unknown model family."""
     if model_type not in LAYERS:
-        what = f"{model_type} is none of {', '.join(LAYERS)}"
+        what = f"{model_type} is not one of {', '.join(LAYERS)}"
         raise UserError("lora_rank", what, "set it to 0, which trains all weights")
     return LAYERS[model_type]
 
 
 def add(model: "PreTrainedModel", rank: int, base: str, checkpointing: bool) -> Any:
-    """The model with adapters of this rank, which alone are trained; scaled by two (alpha / rank).
+    """Add adapters of this rank, which alone are trained, scaled by two (alpha / rank).
 
     `base` is the name by which a reader of the adapters finds the model they belong to.
     """
@@ -41,23 +41,23 @@ def add(model: "PreTrainedModel", rank: int, base: str, checkpointing: bool) -> 
         task_type="CAUSAL_LM",
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
-    if checkpointing:  # else no gradient gets past the frozen embeddings
+    if checkpointing:  # otherwise no gradient gets past the frozen embeddings
         model.enable_input_require_grads()
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of peft's own calls
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # from peft's own calls
         adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
 
 
 def num_trained(model: "PreTrainedModel", rank: int) -> int:
-    """Weights that adapters of this rank would have; the model's own may be on the meta device."""
+    """Count the weights of adapters of this rank; the model may be on the meta device."""
     names = layers(model.config.model_type)
     chosen = [m for name, m in model.named_modules() if name.rpartition(".")[2] in names]
     return sum(rank * sum(module.weight.shape) for module in chosen)
 
 
 def base_of(folder: Path) -> str:
-    """The name of the model that the adapters in a folder belong to; empty where there are none."""
+    """Return the name of the model that a folder's adapters belong to; empty without adapters."""
     if not (folder / CONFIG).is_file():
         return ""
     return json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]

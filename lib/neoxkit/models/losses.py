@@ -1,4 +1,4 @@
-"""The loss of each trained token, with logits at those tokens only."""
+"""The loss of each trained token, computing logits at those tokens only."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,16 +8,16 @@ from transformers import PreTrainedModel
 
 from neoxkit.data.table import NOT_TRAINED
 
-CHUNK_BYTES = 16 << 20  # of logits in fp32 that are worked on at once: they stay in a CPU's cache
+CHUNK_BYTES = 16 << 20  # fp32 logits worked on at once: they stay in a CPU's cache
 
 
 def token_losses(
     model: torch.nn.Module, lm: PreTrainedModel, batch: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """The loss of each trained token of a batch, in row order: shape (trained tokens,), fp32, nats.
+    """Return the loss of each trained token, in row order: shape (trained tokens,), fp32, nats.
 
-    `model` is what is called (a DeepSpeed engine, say), `lm` the model inside it. Logits are
-    computed at trained tokens only: a hook hands the output layer just the hidden states that
+    `model` is called (it may be a DeepSpeed engine); `lm` is the model inside it. Logits are
+    computed at trained tokens only: a hook gives the output layer just the hidden states that
     predict one. `batch`: input_ids, labels, and either attention_mask or position_ids.
     """
     labels = batch["labels"]
@@ -33,10 +33,10 @@ def token_losses(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross entropy that needs no memory but the logits: backward makes them their own gradient.
+    """Cross entropy without memory besides the logits: backward turns them into their gradient.
 
-    torch's keeps two more tensors as large as the logits, which a CPU spends much of a step on.
-    Logits of shape (tokens, vocabulary); losses in fp32.
+    torch's version keeps two more tensors as large as the logits, which cost a CPU much of a step.
+    Logits have shape (tokens, vocabulary); losses are fp32.
     """
 
     @staticmethod
@@ -53,7 +53,7 @@ class _CrossEntropy(torch.autograd.Function):
         logits, *others = ctx.saved_tensors
         parts = (tensor.split(ctx.size) for tensor in (logits, *others, gradient))
         for part, targets, log_sums, outer in zip(*parts, strict=True):
-            probabilities = part.float().sub_(log_sums[:, None]).exp_()  # fp32: the part itself
+            probabilities = part.float().sub_(log_sums[:, None]).exp_()  # fp32: no copy
             probabilities.scatter_add_(1, targets[:, None], -torch.ones_like(log_sums)[:, None])
             part.copy_(probabilities.mul_(outer[:, None]))
         return logits, None

@@ -1,9 +1,9 @@
-"""Which learning rate fits a base: from random weights, pretrained, or with LoRA adapters.
+"""The learning rate that fits a base: from random weights, pretrained, or with LoRA adapters.
 
 The peak rates of pre-training are those of Pythia (Biderman et al. 2023, arXiv:2304.01373, table 1;
 14M and 31M: their configurations in EleutherAI/pythia) and of GPT-NeoX-20B (Black et al. 2022,
-arXiv:2204.06745). A tenth of it is where pre-training itself ended, and where a pretrained model
-goes on. LoRA wants ten times the rate of all weights (Schulman et al. 2025, LoRA Without Regret,
+arXiv:2204.06745). Pre-training itself ends at a tenth of the peak, and fine-tuning starts there.
+LoRA needs ten times the rate of full fine-tuning (Schulman et al. 2025, LoRA Without Regret,
 thinkingmachines.ai/blog/lora).
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from neoxkit.models import loading
 from neoxkit.settings import TINY
 
-TINY_RATE = 2e-3  # by which the built-in model learns the sample in two minutes
+TINY_RATE = 2e-3  # with it the built-in model learns the sample in two minutes
 # Parameters -> the model of that size, and the peak rate of its pre-training.
 PRETRAINED_WITH = {
     14e6: ("Pythia-14m", 1e-3),
@@ -28,33 +28,33 @@ PRETRAINED_WITH = {
     12e9: ("Pythia-12b", 1.2e-4),
     20e9: ("GPT-NeoX-20B", 0.97e-4),
 }
-TUNED, LORA = 0.1, 10  # times the rate of pre-training; times the rate of all weights
-FAR_ABOVE = 5  # times what fits: such a rate is told of
+TUNED, LORA = 0.1, 10  # times the pre-training rate; times the full fine-tuning rate
+FAR_ABOVE = 5  # times the rate that fits: above this, a rate is reported
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The rate that fits a base, and why, in words that follow a number."""
+    """The rate that fits a base, and the reason, in words that follow a number."""
 
     rate: float
     why: str
 
 
 def of(base: str, from_scratch: bool = False, lora: bool = False) -> Fit:
-    """The rate that fits a base by its name; reads its shape where the name is not `tiny`."""
+    """Return the rate that fits a base by its name; read its shape unless it is `tiny`."""
     size = 0 if base == TINY else loading.without_weights(base).num_parameters()
     return by_size(base, size, from_scratch, lora)
 
 
 def by_size(base: str, num_parameters: int, from_scratch: bool = False, lora: bool = False) -> Fit:
-    """The same where the number of parameters is known; the model nearest to it (in the ratio of
-    their sizes) says the rate.
+    """Return the rate that fits a base of known size: that of the model nearest in the ratio of
+    sizes.
 
     >>> by_size("EleutherAI/pythia-410m", 405_334_016)
     Fit(rate=3e-05, why='0.1 of what Pythia-410m was pre-trained with')
     """
     if base == TINY:
-        return Fit(TINY_RATE, "tiny begins with random weights")
+        return Fit(TINY_RATE, "tiny starts from random weights")
     nearest = min(PRETRAINED_WITH, key=lambda size: abs(math.log(size / num_parameters)))
     model, rate = PRETRAINED_WITH[nearest]
     if from_scratch:
@@ -65,7 +65,7 @@ def by_size(base: str, num_parameters: int, from_scratch: bool = False, lora: bo
 
 
 def beside(rate: float, fit: Fit) -> str:
-    """A rate beside the one that fits, for the row of a table.
+    """Describe a rate beside the one that fits, for a table row.
 
     >>> beside(1e-5, Fit(3e-05, "0.1 of what Pythia-410m was pre-trained with"))
     '1e-05; what fits this base is 3e-05 (0.1 of what Pythia-410m was pre-trained with)'
@@ -77,7 +77,7 @@ def beside(rate: float, fit: Fit) -> str:
 
 
 def doubt(rate: float, fit: Fit) -> str:
-    """A sentence on a rate that is far above what fits; empty for every other.
+    """Describe a rate that is far above the one that fits; return "" for any other.
 
     >>> doubt(2e-3, Fit(3e-05, "for this reason")), doubt(1e-4, Fit(3e-05, "for this reason"))
     ('learning_rate 0.002 is 67 times what fits this base (3e-05, for this reason)', '')

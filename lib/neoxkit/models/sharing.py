@@ -1,4 +1,4 @@
-"""A finished model for others: shown to answer by itself, and pushed to the hub where asked to."""
+"""Sharing a finished model: proof that it answers on its own, and the push to the hub."""
 
 import json
 import math
@@ -23,38 +23,40 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def whole_model(folder: Path) -> Path:
-    """A run's model as one folder that needs nothing else: merged where it was trained by LoRA."""
+    """Return the folder of a run's whole model, which is merged/ after training with LoRA."""
     if not lora.base_of(folder / "model"):
         return folder / "model"
     if (folder / "merged").is_dir():
         return folder / "merged"
-    raise UserError("model", "holds adapters alone", f"neoxkit merge {folder.name}")
+    raise UserError("model", "holds only adapters", f"neoxkit merge {folder.name}")
 
 
 def answer(model: Path, names: Names) -> str:
-    """What a model folder answers when it is asked as its card says: by transformers' pipeline, in
-    a fresh process that has neither the kit nor a network; refused where it doesn't."""
+    """Ask a model folder QUESTION as its card says, and return the answer; refuse one that fails.
+
+    transformers' pipeline asks, in a fresh process without the kit and without a network.
+    """
     done = subprocess.run(
         [sys.executable, "-I", "-c", usage(str(model), names)],
         capture_output=True, text=True, check=False, env={**os.environ, **OFFLINE},
     )  # fmt: skip
     if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         what = f"does not answer through a plain pipeline ({shorten(why)})"
-        raise UserError(paths.short(model), what, "train it anew, or report this")
+        raise UserError(paths.short(model), what, "train it again, or report this")
     return done.stdout.strip()
 
 
 def share(run: str, hub_model_id: str = "") -> list[str]:
-    """Show that a run's model answers by itself; push it to the hub if a repository is named.
+    """Show that a run's model answers on its own; push it to the hub if a repository is named.
 
-    Nothing leaves this machine without that name. The repository is made if it is not there, and
-    is private until its owner opens it.
+    Nothing leaves this machine without that name. A missing repository is created, private until
+    its owner opens it.
     """
     folder = paths.run(run)
     names = Names.of(finished_facts(folder))
     if not hub_model_id and lora.base_of(folder / "model"):
-        said = f"adapters alone: neoxkit merge {run} makes a model that answers by itself"
+        said = f"only adapters: neoxkit merge {run} makes a model that answers on its own"
         return [said]
     model = whole_model(folder)
     asked = f"asked {QUESTION!r} by a plain pipeline"
@@ -66,8 +68,8 @@ def share(run: str, hub_model_id: str = "") -> list[str]:
 
 
 def push(model: Path, hub_model_id: str) -> str:
-    """Upload a model folder into a private repository of the hub; its address."""
-    from httpx import HTTPError  # what huggingface_hub asks the network with
+    """Upload a model folder to a private repository on the hub; return its address."""
+    from httpx import HTTPError  # huggingface_hub's network client
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -82,17 +84,18 @@ def push(model: Path, hub_model_id: str) -> str:
 
 
 def merge(run: str) -> Path:
-    """Write runs/RUN/merged, which opens with plain from_pretrained; returns it."""
+    """Write runs/RUN/merged, which plain from_pretrained opens; return its path."""
     folder = paths.run(run)
     finished_facts(folder)
-    if not machine.num_gpus():  # else DeepSpeed tells that it looked for one
+    if not machine.num_gpus():  # otherwise DeepSpeed reports that it looked for one
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adapters = folder / "model"
     if not lora.base_of(adapters):
         raise UserError(
-            "RUN", f"{run} was not trained with lora_rank", "its model/ is whole already"
+            "RUN", f"{run} was not trained with lora_rank", "its model/ is already whole"
         )
-    model = loading.load_model(str(adapters)).merge_and_unload()
+    adapted: Any = loading.load_model(str(adapters))  # peft's, with its methods
+    model = adapted.merge_and_unload()
     part, target = folder / ".merged.part", folder / "merged"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
@@ -109,10 +112,11 @@ def merge(run: str) -> Path:
 
 
 def usage(model: str, names: Names) -> str:
-    """A program of plain transformers, 4 and 5, that asks a model QUESTION and prints its answer.
+    """Return a program in plain transformers, 4 or 5, that asks a model QUESTION and prints the
+    answer.
 
-    The end mark ends a reply by itself; where the model hands the turn back instead, with a blank
-    line and the next label, a pipeline has to be told.
+    A pipeline stops at the end mark; it must be told to stop at a blank line and the next label,
+    with which the model may hand over the turn instead.
     """
     return "\n".join(
         [
@@ -128,8 +132,8 @@ def usage(model: str, names: Names) -> str:
 
 
 def chat_template(names: Names) -> str:
-    """The kit's text format as a chat template, so that `apply_chat_template` gives the prompt that
-    was trained: turns with a blank line between, and the agent's label without a blank after it."""
+    """Return the kit's text format as a chat template, so that `apply_chat_template` gives the
+    trained prompt: blank lines between turns, and the agent's label without a space after it."""
     agent, user = json.dumps(names.label("agent")), json.dumps(names.label("user"))
     return (
         "{%- for message in messages -%}"
@@ -154,7 +158,7 @@ SETTINGS = (
 def card(
     facts: Mapping[str, Any], manifest: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> str:
-    """The model card: base, data, settings, scores (Markdown with the hub's front matter).
+    """Return the model card: base, data, settings, scores (Markdown with the hub's front matter).
 
     Files and folders of this machine are named without the folders above them.
     """
@@ -168,9 +172,13 @@ def card(
     text = Path(source["path"]).name
     made = "its shape, from random weights" if facts["from_scratch"] else ""
     made = f"LoRA adapters of rank {facts['lora_rank']}" if facts["lora_rank"] else made
-    place = "what neoxkit merge writes" if facts["lora_rank"] else "this repository, or its folder"
+    place = (
+        "the folder that neoxkit merge writes"
+        if facts["lora_rank"]
+        else "this repository, or its folder"
+    )
     loss = facts["eval_loss"]
-    scores = "none: the eval side was empty"
+    scores = "none: the held-out set was empty"
     if loss is not None:
         scores = f"loss {loss:.4f} per trained token (perplexity {math.exp(min(loss, 700)):.3f})"
     versions = ", ".join(f"{name} {of}" for name, of in run_card.versions().items())
@@ -197,7 +205,7 @@ def card(
             usage("PLACE", names),
             "```",
             "",
-            f"**Scores on the eval side.** {scores}.",
+            f"**Scores on the held-out set.** {scores}.",
             "",
             f"**Training.** {facts['step']:,} steps, {facts['trained_tokens']:,} trained tokens, "
             f"{facts['train_seconds']:,} seconds of steps, {facts['precision']}. With {versions}.",
@@ -211,10 +219,10 @@ def card(
 
 
 def for_older_readers(folder: Path) -> None:
-    """Add to a saved model the names that transformers 4 and llama.cpp's converter look for.
+    """Add the names to a saved model that transformers 4 and llama.cpp's converter look for.
 
-    Version 5 has the rotary settings of GPT-NeoX elsewhere, and a class of its own for tokenizers
-    that are described by their files alone; it reads the older names as well.
+    Version 5 keeps the rotary settings of GPT-NeoX elsewhere and has a new class for tokenizers
+    that their files alone describe; it reads the older names too.
     """
     place = folder / "config.json"
     if place.is_file():  # adapters have none

@@ -19,7 +19,7 @@ TINY_SEED = 0
 
 
 def tiny_folder() -> Path:
-    """data/models/tiny, made on first use: the same bytes every time."""
+    """Return data/models/tiny, made on first use: the same bytes every time."""
     folder = paths.root() / "data" / "models" / TINY
     if not (folder / "config.json").is_file():
         part = folder.with_name(f".tiny.{os.getpid()}.part")
@@ -27,7 +27,7 @@ def tiny_folder() -> Path:
         try:
             make_tiny(part)
             if folder.is_dir() and not (folder / "config.json").is_file():
-                shutil.rmtree(folder)  # not a whole one
+                shutil.rmtree(folder)  # left incomplete
             if not folder.is_dir():  # another process may have been first, with the same bytes
                 part.rename(folder)
         finally:
@@ -41,7 +41,7 @@ def make_tiny(folder: Path) -> None:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    if not torch.cuda.is_available():  # else DeepSpeed, imported on the way, warns of it
+    if not torch.cuda.is_available():  # otherwise DeepSpeed, imported here, warns about it
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     tokenizer = _train_tiny_tokenizer()
     tokenizer.save_pretrained(folder)
@@ -71,7 +71,7 @@ def make_tiny(folder: Path) -> None:
 
 
 def _train_tiny_tokenizer() -> "PreTrainedTokenizerBase":
-    """A byte-level BPE like GPT-NeoX's: NFC, end mark 0, padding 1."""
+    """Train a byte-level BPE like GPT-NeoX's: NFC, end mark 0, padding 1."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

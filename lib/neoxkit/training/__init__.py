@@ -1,4 +1,4 @@
-"""What each rank of a training does, in torch and DeepSpeed.
+"""The work of each rank of a training, in torch and DeepSpeed.
 
-Notebooks use nothing of it: `launch` starts it in processes of its own.
+Notebooks import nothing from here: `launch` starts it in processes of its own.
 """

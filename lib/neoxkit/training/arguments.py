@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -16,7 +16,7 @@ from neoxkit.errors import UserError, near
 from neoxkit.models import loading
 from neoxkit.settings import ATTENTIONS
 
-# What transformers 5 renamed or dropped: old flag -> (new flag, or None; fixed value or None).
+# Renamed or dropped in transformers 5: old flag -> (new flag, or None; fixed value or None).
 RENAMED: dict[str, tuple[str | None, str | None]] = {
     "evaluation_strategy": ("eval_strategy", None),
     "no_cuda": ("use_cpu", None),
@@ -27,10 +27,10 @@ RENAMED: dict[str, tuple[str | None, str | None]] = {
     "save_safetensors": (None, None),
 }
 
-# What the kit needs of the Trainer, whatever the caller says.
+# Arguments that the kit sets itself, whatever the caller says.
 FIXED = {
     "remove_unused_columns": False,
-    "logging_nan_inf_filter": False,  # else a NaN is logged as loss 0.0
+    "logging_nan_inf_filter": False,  # otherwise a NaN is logged as loss 0.0
     "disable_tqdm": True,
     "label_names": ["labels"],
     "average_tokens_across_devices": True,
@@ -39,27 +39,27 @@ FIXED = {
 
 REFUSED = {
     "label_smoothing_factor": "is not part of the loss per trained token",
-    "save_only_model": "leaves checkpoints that nothing can go on from",
+    "save_only_model": "leaves checkpoints that no run can resume from",
     "enable_jit_checkpoint": "saves weights one step ahead of their state under DeepSpeed",
 }
 
 
 @dataclass
 class KitArguments:
-    """What the trainer takes besides transformers' TrainingArguments."""
+    """The trainer's arguments besides transformers' TrainingArguments."""
 
     model_name_or_path: str = field(
         default="",
         metadata={"help": "The base: tiny, a hub name or a folder; default: the dataset's."},
     )
     from_scratch: bool = field(
-        default=False, metadata={"help": "Draw random weights of its shape."}
+        default=False, metadata={"help": "Start from random weights of its shape."}
     )
     lora_rank: int = field(
         default=0, metadata={"help": "Train LoRA adapters of this rank; 0: all weights."}
     )
     dataset: str = field(default="", metadata={"help": "The folder that 01_tokenize wrote."})
-    dataset_sha256: str = field(default="", metadata={"help": "Of its manifest; else refused."})
+    dataset_sha256: str = field(default="", metadata={"help": "Its manifest's SHA-256; checked."})
     block_size: int = field(default=0, metadata={"help": "Longest conversation; 0: the dataset's."})
     layout: str = field(
         default="packed", metadata={"help": "packed or padded.", "choices": ["packed", "padded"]}
@@ -80,48 +80,45 @@ class KitArguments:
     )
     lr_range_from: float = field(
         default=0.0,
-        metadata={"help": "A range test: the rate rises from here to learning_rate; 0: none."},
+        metadata={"help": "Range test: the rate rises from here to learning_rate; 0: none."},
     )
-    trial: bool = field(
-        default=False, metadata={"help": "A trial: neither checkpoint nor model is written."}
-    )
+    trial: bool = field(default=False, metadata={"help": "Write neither a checkpoint nor a model."})
     num_replies: int = field(
         default=3, metadata={"help": "Questions answered at every evaluation; 0: none."}
     )
     allow_change: list[str] = field(
         default_factory=list,
-        metadata={"help": "Arguments that may differ from those the run began with."},
+        metadata={"help": "Arguments that may differ from those the run started with."},
     )
     use_fast_tokenizer: bool = field(
-        default=True, metadata={"help": "Accepted as in the examples; always fast."}
+        default=True, metadata={"help": "Accepted for the examples' sake; always fast."}
     )
     overwrite_cache: bool = field(
-        default=False, metadata={"help": "Accepted as in the examples; nothing is cached."}
+        default=False, metadata={"help": "Accepted for the examples' sake; nothing is cached."}
     )
 
 
 @dataclass
 class Parsed:
-    """The two argument classes and what a person should read once."""
+    """The arguments of both classes, and the notices that a person should read once."""
 
     kit: KitArguments
     training: TrainingArguments
     notices: list[str]
-    flags: dict[str, str] | None = None  # what a shell said; None when a notebook wrote a file
-    fitting_rate: float | None = None  # what fits the base, once that is known
+    flags: dict[str, str] | None = None  # from a shell; None where a notebook wrote a file
+    fitting_rate: float | None = None  # the rate that fits the base, once known
 
 
 class _Parser(HfArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError("command line", message[:150], "see python -m neoxkit.train --help")
 
 
 def parse(argv: Sequence[str]) -> Parsed:
-    """Read flags, or the one JSON file that the notebook wrote; both give the same arguments."""
+    """Read flags, or the JSON file that a notebook wrote; both give the same arguments."""
     notices: list[str] = []
-    argv = [
-        a for a in argv if not a.startswith("--local_rank")
-    ]  # the launcher's; LOCAL_RANK says it
+    # The launcher adds this one; the environment's LOCAL_RANK says the same.
+    argv = [a for a in argv if not a.startswith("--local_rank")]
     if len(argv) == 1 and argv[0].endswith(".json"):
         values = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
         return build(_rename(values, notices), notices)
@@ -132,8 +129,9 @@ def parse(argv: Sequence[str]) -> Parsed:
 
 
 def _from_flags(argv: Sequence[str], notices: list[str]) -> dict[str, Any]:
-    # allow_abbrev: else `--see 3` would set the seed
-    parser = _Parser((KitArguments, TrainingArguments), allow_abbrev=False)
+    # allow_abbrev: otherwise `--see 3` would set the seed. transformers' hint asks for a NewType.
+    classes: Any = (KitArguments, TrainingArguments)
+    parser = _Parser(classes, allow_abbrev=False)
     parser.set_defaults(logging_steps=10)
     argv = [
         re.sub(r"^--[^=]+", lambda m: m[0].replace("-", "_").replace("__", "--", 1), a)
@@ -177,15 +175,15 @@ def _rename(values: dict[str, Any], notices: list[str]) -> dict[str, Any]:
 
 
 def _notice_rename(old: str, new: str | None, notices: list[str]) -> None:
-    if old.lstrip("-") == "gradient_checkpointing":  # the notebooks' own word for it
+    if old.lstrip("-") == "gradient_checkpointing":  # the notebooks use the old name
         return
     notices.append(
-        f"{old} is {new} in transformers 5" if new else f"{old} is gone in transformers 5"
+        f"{old} is {new} in transformers 5" if new else f"transformers 5 no longer has {old}"
     )
 
 
 def known_names() -> list[str]:
-    """Every argument name that `parse` takes."""
+    """Return every argument name that `parse` takes."""
     return [f.name for f in fields(KitArguments)] + [
         f.name for f in fields(TrainingArguments) if f.init
     ]
@@ -197,7 +195,7 @@ def _unknown(name: str, dashes: str = "") -> UserError:
 
 
 def build(values: dict[str, Any], notices: list[str]) -> Parsed:
-    """Values to checked arguments; raises UserError for what can't work."""
+    """Make checked arguments of values; raise UserError for what can't work."""
     names = {f.name for f in fields(KitArguments)}
     for name in values:
         if name not in known_names():
@@ -220,7 +218,7 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     training["deepspeed"] = _deepspeed(training.get("deepspeed"), notices)
     _set_precision(kit, training, notices)
     if not torch.cuda.is_available():
-        training["use_cpu"] = True  # without it accelerate takes every rank for the only one
+        training["use_cpu"] = True  # otherwise accelerate takes every rank for the only one
         training["dataloader_pin_memory"] = False
     try:
         return Parsed(kit, TrainingArguments(**training), notices)
@@ -230,7 +228,7 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
 
 
 def _deepspeed(value: str | None, notices: list[str]) -> dict[str, Any] | None:
-    """The configuration's content; ZeRO-3 always gathers the weights it saves."""
+    """Read the configuration; ZeRO-3 always gathers the weights it saves."""
     if not value:
         return None
     config = json.loads(paths.ds_config("deepspeed", value).read_text(encoding="utf-8"))
@@ -238,7 +236,7 @@ def _deepspeed(value: str | None, notices: list[str]) -> dict[str, Any] | None:
     gather = "stage3_gather_16bit_weights_on_model_save"
     if zero.get("stage") == 3 and not zero.get(gather):
         zero[gather] = True
-        notices.append(f"{gather} is set: without it no model would be saved")
+        notices.append(f"{gather} is set to true: otherwise no model would be saved")
     return config
 
 
@@ -247,7 +245,7 @@ def _default(name: str) -> Any:
 
 
 def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[str]) -> None:
-    """bf16 where the device multiplies it fast, else fp32; a choice is kept or refused."""
+    """Set auto to bf16 where the device is fast at it, else fp32; keep or refuse a choice."""
     for name in ("bf16", "fp16"):
         if training.get(name):
             kit.precision = name
@@ -259,14 +257,14 @@ def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[st
             "fp16", "needs a GPU and there is none", "leave it out, or use precision fp32"
         )
     if kit.precision == "bf16" and not on_gpu:
-        notices.append("bf16 on a CPU is several times slower than fp32 where it has no AMX")
+        notices.append("bf16 is several times slower than fp32 on a CPU without AMX")
     if kit.precision != "fp32" and on_gpu and is_torch_tf32_available():
-        training.setdefault("tf32", True)  # what is left in fp32 is finer than the rest still
+        training.setdefault("tf32", True)  # still finer than the half precision of the rest
     training["bf16"], training["fp16"] = kit.precision == "bf16", kit.precision == "fp16"
 
 
 def zero_stage(args: TrainingArguments) -> int | None:
-    """DeepSpeed's ZeRO stage; None without DeepSpeed."""
+    """Return DeepSpeed's ZeRO stage; None without DeepSpeed."""
     if args.hf_deepspeed_config is None:
         return None
     return args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)

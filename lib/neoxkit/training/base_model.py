@@ -1,4 +1,4 @@
-"""The model a training starts from: what it needs, its weights, and how its rows are laid out."""
+"""The model a training starts from: the room it needs, its weights, the layout of its rows."""
 
 import shutil
 from pathlib import Path
@@ -17,12 +17,12 @@ from neoxkit.models import loading, lora, memory, rates
 from neoxkit.runs.folder import state_of
 from neoxkit.training import arguments, distributed
 
-# Model families whose packed rows are known to be exact; every run checks its own as well.
+# Model families whose packed rows are known to be exact; each run also checks its own model.
 PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
 
 
 def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
-    """The base; a family that is not known to pack exactly turns the layout to padded."""
+    """Load the base; set layout to padded for a family that is not known to pack exactly."""
     kit = parsed.kit
     name = kit.model_name_or_path
     if kit.from_scratch:
@@ -43,16 +43,17 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
     set_row_tokens(kit, model.config._attn_implementation)
     _find_fitting_rate(parsed, model)
     if kit.lora_rank:
-        checkpointing = parsed.training.gradient_checkpointing
+        checkpointing = bool(parsed.training.gradient_checkpointing)
         return lora.add(model, kit.lora_rank, kit.model_name_or_path, checkpointing)
     return model
 
 
 def _find_fitting_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None:
-    """Keep the rate that fits, with a notice of one far above it; a range test goes there on
-    purpose."""
+    """Record the rate that fits, and add a notice of one far above it (not in a range test)."""
     kit = parsed.kit
-    size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())  # ZeRO-3: of a shard
+    size = sum(
+        getattr(p, "ds_numel", p.numel()) for p in model.parameters()
+    )  # ZeRO-3: p is a shard
     fit = rates.by_size(kit.model_name_or_path, size, kit.from_scratch, kit.lora_rank > 0)
     parsed.fitting_rate = fit.rate
     said = rates.doubt(parsed.training.learning_rate, fit)
@@ -61,17 +62,17 @@ def _find_fitting_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None
 
 
 def files(kit: arguments.KitArguments, folder: Path) -> Path:
-    """Where the files of a run's base lie, once it was loaded."""
+    """Return the folder of a run's base, once it has been loaded."""
     return folder / "base" if kit.from_scratch else loading.files(kit.model_name_or_path)
 
 
 def set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
-    """How long packed rows are, by the attention kernel.
+    """Set the length of packed rows, by the attention kernel.
 
     Flash attention sees where conversations begin only if a micro-batch is one row; in more rows
     they would leak into each other. The other kernels build masks that grow with the square of a
     row: on a CPU rows of one block size were fastest (benchmarks/bare_loop.py --row-tokens); a GPU
-    wants fewer and longer ones.
+    is faster with fewer and longer ones.
     """
     if attention.startswith("flash"):
         if kit.row_tokens:
@@ -84,16 +85,16 @@ def set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
 
 
 def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
-    """runs/<run>/base: the random weights a run from scratch starts from, written once by rank 0.
+    """Return runs/<run>/base, the random weights of a run from scratch; rank 0 writes them once.
 
-    Written whole and then loaded by every rank, so that they are the same under every ZeRO stage
-    and 03 can compare with them.
+    They are written whole and then loaded by every rank, so that they are the same under every
+    ZeRO stage and 03 can compare with them.
     """
     base, part = folder / "base", folder / ".base.part"
     if distributed.is_first() and (state_of(folder) == "new" or not base.is_dir()):
-        shutil.rmtree(base, ignore_errors=True)  # of a start that made no step, with another seed
+        shutil.rmtree(base, ignore_errors=True)  # from a start without a step, with another seed
         shutil.rmtree(part, ignore_errors=True)
-        unset_hf_deepspeed_config()  # else ZeRO-3 would shard the model as it is made
+        unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard the model as it is made
         loading.random_model(name, args.seed).save_pretrained(part)
         loading.load_tokenizer(name).save_pretrained(part)
         flush_all(part)
@@ -105,7 +106,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
 
 
 def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
-    """Refuse what this machine has no room for, before a weight is loaded."""
+    """Refuse a training that this machine has no room for, before a weight is loaded."""
     kit, args = parsed.kit, parsed.training
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
     num_parameters, num_trained = _num_parameters(kit, args)
@@ -128,8 +129,8 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
 
 
 def _num_parameters(kit: arguments.KitArguments, args: TrainingArguments) -> tuple[int, int]:
-    """Of a model, and how many of them are trained, without its weights."""
-    unset_hf_deepspeed_config()  # else ZeRO-3 would shard what is not there
+    """Return how many parameters a model has and how many are trained, without its weights."""
+    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard weights that are not there
     try:
         model = loading.without_weights(kit.model_name_or_path)
         total = model.num_parameters()

@@ -1,4 +1,4 @@
-"""The Trainer's callbacks: metrics.jsonl, replies, stops, whole checkpoints, heartbeats."""
+"""The Trainer's callbacks: metrics.jsonl, replies, stops, sealed checkpoints, heartbeats."""
 
 import hashlib
 import importlib.metadata
@@ -25,11 +25,11 @@ from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.training import distributed, resume
 from neoxkit.training.arguments import Parsed, zero_stage
 
-REPLY_TOKENS = 32  # longest reply during training
+REPLY_TOKENS = 32  # the longest reply during training
 
 
 class Metrics(TrainerCallback):
-    """Writes metrics.jsonl (rank 0 alone)."""
+    """The callback that writes metrics.jsonl, on rank 0 alone."""
 
     def __init__(self, folder: Path, parsed: Parsed, matmul_peak: float) -> None:
         self.folder, self.parsed, self.matmul_peak = folder, parsed, matmul_peak
@@ -56,7 +56,7 @@ class Metrics(TrainerCallback):
             micro_batch=args.train_batch_size,
             learning_rate=args.learning_rate,
             fitting_rate=self.parsed.fitting_rate,
-            model_gib=round(flops.memory_gib(), 3),  # with gradients' and optimizer's places
+            model_gib=round(flops.memory_gib(), 3),  # with room for gradients and optimizer
             dataset=kit.dataset,
             model=kit.model_name_or_path,
             model_type=model.config.model_type,
@@ -86,9 +86,10 @@ class Metrics(TrainerCallback):
         self.seconds += now - self.last
         self.last = now
         if control.should_save or state.global_step >= state.max_steps:
-            control.should_log = True  # so that no step is counted twice, or not at all, on resume
+            control.should_log = True  # so that a resume counts every step once
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         if "loss" in logs:
             seconds = max(self.seconds, 1e-9)
             keys = [
@@ -114,9 +115,8 @@ class Metrics(TrainerCallback):
             self.seconds = 0.0
         self.last = time.perf_counter()
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        metrics = kwargs["metrics"]
         loss = metrics["eval_loss"]
         self.write(
             "eval",
@@ -134,7 +134,7 @@ class Metrics(TrainerCallback):
 
 
 class Replies(TrainerCallback):
-    """Writes what the model answers to the same few questions at every evaluation."""
+    """The callback that writes replies to the same few questions at every evaluation."""
 
     def __init__(
         self, folder: Path, questions: Sequence[Question], tokenizer: Any, names: Names
@@ -142,12 +142,14 @@ class Replies(TrainerCallback):
         self.folder, self.questions = folder, questions
         self.tokenizer, self.names = tokenizer, names
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         together = is_deepspeed_zero3_enabled()  # every rank holds a part of the weights
         if not self.questions or not (state.is_world_process_zero or together):
             return
         prompts = [question.prompt for question in self.questions]
-        answers = reply(model, self.tokenizer, prompts, self.names, max_new_tokens=REPLY_TOKENS)
+        answers = reply(
+            kwargs["model"], self.tokenizer, prompts, self.names, max_new_tokens=REPLY_TOKENS
+        )
         if state.is_world_process_zero:
             told = [
                 {"asked": asked(question, self.names), "reply": answer.text, "ended": answer.ended}
@@ -157,10 +159,11 @@ class Replies(TrainerCallback):
 
 
 class StepCheck(TrainerCallback):
-    """After each step, all ranks agree: was anything not finite, and did somebody ask to stop?
+    """The callback by which all ranks agree, after each step, whether to stop.
 
-    A bad number ends the training at this step, before anything is saved or logged of it. A wish
-    (the STOP file, or TERM or INT to a rank) ends it with a checkpoint of this step.
+    A fault (no trained token, or a number that is not finite) ends the training before this step
+    is saved or logged. A stop request (the STOP file, or TERM or INT to a rank) ends it with a
+    checkpoint of this step.
     """
 
     def __init__(self, folder: Path, trainer: Any) -> None:
@@ -168,28 +171,28 @@ class StepCheck(TrainerCallback):
         self._signalled = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):  # until now they ended it at once
+        for number in (signal.SIGTERM, signal.SIGINT):  # until now they end it at once
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, *_: Any) -> None:
         self._signalled = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        wish = self._signalled or lock.asked_to_stop(self.folder)
-        told = torch.tensor([wish, *self.trainer.step_faults()], dtype=torch.int32)
+        stop = self._signalled or lock.asked_to_stop(self.folder)
+        flags = torch.tensor([stop, *self.trainer.step_faults()], dtype=torch.int32)
         if args.world_size > 1:
-            told = told.to(args.device)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        wish, *bad = told.tolist()
+            flags = flags.to(args.device)
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        stop, *bad = flags.tolist()
         if any(bad):
             raise _not_finite(self.folder, state.global_step, *bad)
-        if wish and state.global_step < state.max_steps:
+        if stop and state.global_step < state.max_steps:
             self.stopped = True
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopped:  # the epoch did not end: no second save into the checkpoint, no evaluation
+        if self.stopped:  # inside the epoch: no second save of the checkpoint, no evaluation
             control.should_save = control.should_evaluate = control.should_log = False
 
 
@@ -197,7 +200,7 @@ def _not_finite(folder: Path, step: int, masked: int, loss: int, gradient: int) 
     saved = checkpoints.saved_step(folder)
     kept = f"step {saved} is saved" if saved else "nothing was saved"
     if masked:
-        what = f"no token is trained on in step {step}: every label is -100; {kept}"
+        what = f"step {step} has no trained token: every label is -100; {kept}"
         return UserError("dataset", what, "look at the audit of 01_tokenize")
     what = "the loss" if loss else "the gradient"
     what = f"{what} is not finite at step {step}; {kept}"
@@ -205,7 +208,7 @@ def _not_finite(folder: Path, step: int, masked: int, loss: int, gradient: int) 
 
 
 class SaveWhole(TrainerCallback):
-    """Seals a checkpoint when every rank has written its part, then deletes the oldest."""
+    """The callback that seals a checkpoint once every rank has written it, then rotates."""
 
     def __init__(self, folder: Path, parsed: Parsed, limit: int | None) -> None:
         self.folder, self.parsed, self.limit, self.stepped = folder, parsed, limit, False
@@ -222,7 +225,7 @@ class SaveWhole(TrainerCallback):
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
         names = [f"rng_state_{rank}.pth" for rank in range(args.world_size)]
         for name in names if len(names) > 1 else ["rng_state.pth"]:
-            # One that is missing would be passed over when the run goes on.
+            # transformers would resume without a missing one and say nothing.
             if not (checkpoint / name).is_file():
                 raise RuntimeError(f"{checkpoint.name}: {name} was not written")
         arguments = self.folder / ARGUMENTS
@@ -240,7 +243,7 @@ class SaveWhole(TrainerCallback):
 
 
 class Alive(TrainerCallback):
-    """Signs of life of this rank (heartbeat.py); `trainer.evaluation_loop` gives them as well."""
+    """The callback that writes this rank's heartbeats; `trainer.evaluation_loop` does so too."""
 
     def __init__(self, signs: heartbeat.Signs) -> None:
         self.signs, self.begun = signs, 0.0

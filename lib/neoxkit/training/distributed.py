@@ -1,4 +1,4 @@
-"""The processes of a training among themselves."""
+"""Communication between the ranks of a training."""
 
 import os
 from collections.abc import Sequence
@@ -10,33 +10,33 @@ from deepspeed.runtime.zero import stage_1_and_2
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, which writes what is written once."""
+    """Tell whether this is rank 0, which writes the files that are written once."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def is_alone() -> bool:
-    """Whether it is the only one."""
+    """Tell whether this rank is the only one."""
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def barrier() -> None:
-    """Wait for the others."""
+    """Wait for the other ranks."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 def of_first(values: list[Any]) -> list[Any]:
-    """Rank 0's values, in every rank."""
+    """Return rank 0's values in every rank."""
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(values)
     return values
 
 
 def use_broadcasts() -> None:
-    """Let ZeRO 1 and 2 share the new weights by broadcasts, which gloo is quicker at.
+    """Make ZeRO 1 and 2 share the new weights by broadcasts, at which gloo is faster.
 
-    For ranks on a CPU only; call it before training. DeepSpeed 0.19 documents a setting for it,
-    `allgather_partitions`, and does not read it.
+    For CPU ranks only; call it before training. DeepSpeed 0.19 documents a setting for it,
+    `allgather_partitions`, but does not read it.
     """
     stage_1_and_2.all_gather_dp_groups = broadcast_partitions
 
@@ -46,7 +46,7 @@ def broadcast_partitions(
     dp_process_group: Sequence[Any],
     **_: Any,
 ) -> None:
-    """Each rank's partition of each parameter group to all: what DeepSpeed's gather does."""
+    """Send each rank's partition of each parameter group to all, as DeepSpeed's gather does."""
     for partitions, group in zip(partitioned_param_groups, dp_process_group, strict=True):
         for rank, partition in enumerate(partitions):
             source = torch.distributed.get_global_rank(group, rank)
@@ -54,9 +54,9 @@ def broadcast_partitions(
 
 
 def restrict() -> None:
-    """Let torch.load of this process refuse all but tensors, plain data and four harmless classes.
+    """Make this process's torch.load refuse all but tensors, plain data and four harmless classes.
 
-    DeepSpeed opens its checkpoints as any pickle, and a stranger's pickle is code that runs.
+    DeepSpeed opens its checkpoints as arbitrary pickles, and a stranger's pickle can run code.
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

@@ -1,10 +1,8 @@
-"""The model folder a run leaves: weights, tokenizer, card; then FINISHED.json."""
+"""The model folder that a run leaves: weights, tokenizer, card; then FINISHED.json."""
 
 import shutil
 from pathlib import Path
 from typing import Any
-
-from transformers import Trainer
 
 from neoxkit import files
 from neoxkit.data.conversation import Names
@@ -14,10 +12,11 @@ from neoxkit.runs import health
 from neoxkit.runs.events import append_event, history, read_events, totals
 from neoxkit.runs.folder import FINISHED
 from neoxkit.training.arguments import KitArguments
+from neoxkit.training.trainer import KitTrainer
 
 
 def finish(
-    trainer: Trainer,
+    trainer: KitTrainer,
     tokenizer: Any,
     kit: KitArguments,
     manifest: dict[str, Any],
@@ -59,7 +58,7 @@ def finish(
         tokenizer.model_max_length = trainer.model.config.max_position_embeddings
         tokenizer.save_pretrained(part)
         sharing.for_older_readers(part)
-        # A pickle: nobody needs it to use the model.
+        # A pickle, and not needed to use the model.
         (part / "training_args.bin").unlink(missing_ok=True)
         card = sharing.card(facts, manifest, trainer.args.to_dict())
         (part / "README.md").write_text(card, "utf-8")

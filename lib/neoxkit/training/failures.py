@@ -1,4 +1,4 @@
-"""What a failure inside a training means, in one line; None for what nobody foresaw."""
+"""Failures inside a training, explained in one line."""
 
 import errno
 import shutil
@@ -14,11 +14,11 @@ from neoxkit.runs.events import history, read_events
 from neoxkit.training.arguments import Parsed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NEARLY_FULL_BYTES = 2**22  # a writer in C++ does not say why it failed
+_NEARLY_FULL_BYTES = 2**22  # a C++ writer does not say why it failed
 
 
 def explain(fault: Exception, parsed: Parsed | None, folder: Path | None) -> UserError | None:
-    """The line for memory that ran out, a full disk, or a loss scale that can't be lowered."""
+    """Explain exhausted memory, a full disk or a stuck loss scale; return None for the rest."""
     if not (parsed and folder):
         return None
     text = str(fault)
@@ -34,7 +34,7 @@ def explain(fault: Exception, parsed: Parsed | None, folder: Path | None) -> Use
 
 
 def _where(folder: Path) -> str:
-    """The last step that was seen, and what is saved."""
+    """Name the last step that was logged, and the one that is saved."""
     steps = [e["step"] for e in history(read_events(folder)) if "step" in e]
     saved = checkpoints.saved_step(folder)
     kept = f"step {saved} is saved" if saved else "nothing is saved yet"

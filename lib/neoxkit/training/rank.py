@@ -1,4 +1,4 @@
-"""One rank's training from its start to the exported model."""
+"""The training of one rank, from its start to the exported model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +27,10 @@ from neoxkit.training.trainer import KitTrainer
 def run(parsed: arguments.Parsed) -> bool:
     """Load, train (from the newest whole checkpoint if there is one), evaluate, export.
 
-    False where somebody asked it to stop: what is there is saved, and it can go on.
+    Return False if it was asked to stop: its last step is saved, and it can be resumed.
     """
     kit, args = parsed.kit, parsed.training
+    assert args.output_dir is not None  # arguments.build requires it
     if args.hf_deepspeed_config:
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
         if not torch.cuda.is_available():
@@ -41,7 +42,7 @@ def run(parsed: arguments.Parsed) -> bool:
     tokenizer = loading.load_tokenizer(kit.model_name_or_path)
     tokenized.check_tokenizer(tokenizer, manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841 - until this is over
+    held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841 - held until this returns
     if parsed.flags is not None:
         resume.record_flags(folder, parsed.flags, kit.allow_change)
     resume.keep_manifest(folder, manifest, kit.allow_change)
@@ -56,6 +57,7 @@ def run(parsed: arguments.Parsed) -> bool:
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
     trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest)
+    assert trainer.signs is not None
     if distributed.is_first():
         run_card.begin(folder, _made_of(parsed, folder, manifest), base_model.files(kit, folder))
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -78,9 +80,12 @@ def _trainer(
     sides: Mapping[str, Dataset],
     manifest: dict[str, Any],
 ) -> tuple[KitTrainer, StepCheck]:
-    """The Trainer with the kit's callbacks, and the one that knows whether it was stopped."""
+    """Make the Trainer with the kit's callbacks; return it and the one that stops it."""
     kit, args = parsed.kit, parsed.training
-    limit, args.save_total_limit = args.save_total_limit, None  # SaveWhole deletes, and later
+    limit, args.save_total_limit = (
+        args.save_total_limit,
+        None,
+    )  # SaveWhole deletes instead, once sealed
     signs = heartbeat.Signs(folder, args.process_index)
     trainer = KitTrainer(
         model=model,
@@ -96,7 +101,7 @@ def _trainer(
     check = StepCheck(folder, trainer)
     trainer.add_callback(check)
     if kit.num_replies and len(sides["eval"]):
-        # Of a large eval side only some rows are looked at; a few of them may have no reply.
+        # Only some rows of a large held-out set are looked at; a few of them may have no reply.
         some = spread(range(len(sides["eval"])), 10 * kit.num_replies)
         asked, _ = questions_for(manifest, sides["eval"].select(some), tokenizer)
         some_asked = spread(asked, kit.num_replies)
@@ -108,7 +113,7 @@ def _trainer(
 
 
 def _made_of(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run card says beside the base's files and the starts."""
+    """Return the run card's facts besides the base's files and the starts."""
     kit, args = parsed.kit, parsed.training
     config = args.hf_deepspeed_config.config if args.hf_deepspeed_config else {}
     return {
@@ -124,7 +129,7 @@ def _made_of(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]
 
 
 def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The rows of both sides that fit, and the manifest, from which empty arguments are filled."""
+    """Return both sides' rows that fit, and the manifest; fill empty arguments from it."""
     kit = parsed.kit
     folder = paths.find("dataset", kit.dataset or "(none given)", file=False)
     tokenized.check_sha256(folder, kit.dataset_sha256)
@@ -137,12 +142,12 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
         raise UserError("block_size", "no conversation is this short", "raise it")
     if not len(sides["eval"]):
         parsed.training.eval_strategy = "no"
-        parsed.notices.append("the eval side is empty: no eval loss will be shown")
+        parsed.notices.append("the held-out set is empty: no eval loss will be shown")
     return sides, manifest
 
 
 def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
-    """FLOP/s of the fastest matrix products of all ranks together, in the training's precision."""
+    """Measure the FLOP/s of matrix products, over all ranks, in the training's precision."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     peak = flops.matmul_peak(trainer.args.device, dtype)
     here = torch.tensor([peak], dtype=torch.float64, device=trainer.args.device)

@@ -1,4 +1,4 @@
-"""Where a training goes on from, under which settings, and how it says that it stopped."""
+"""Resuming a training: its checkpoint, the settings that must be the same, and its stop."""
 
 import argparse
 import shutil
@@ -15,18 +15,21 @@ from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS, DATASET, state_of
 from neoxkit.training import arguments, distributed
 
-FOLDER = ".universal"  # in the run folder, while a training begins
+FOLDER = ".universal"  # in the run folder, while a training starts
 _TRAINERS = ("trainer_state.json", "scheduler.pt")
 
 
 def newest_checkpoint(folder: Path, parsed: arguments.Parsed) -> str | None:
-    """Where to go on from. Rank 0 looks at every byte of it, and the others take its word."""
-    args, found = parsed.training, [None, False]
+    """Return the checkpoint to resume from. Rank 0 reads every byte of it; the others trust it."""
+    args = parsed.training
+    found: list[Any] = [None, False]
     if distributed.is_first():
         checkpoint, aside = checkpoints.newest(folder)
         parsed.notices += aside
-        other = checkpoint and checkpoints.manifest(checkpoint)["num_ranks"] != args.world_size
-        found = [str(convert(checkpoint) if other else checkpoint or ""), other]
+        if checkpoint and checkpoints.manifest(checkpoint)["num_ranks"] != args.world_size:
+            found = [str(convert(checkpoint)), True]
+        else:
+            found = [str(checkpoint or ""), False]
     path, is_universal = distributed.of_first(found)
     if is_universal:
         args.hf_deepspeed_config.config["checkpoint"] = {"load_universal": True}
@@ -34,7 +37,7 @@ def newest_checkpoint(folder: Path, parsed: arguments.Parsed) -> str | None:
 
 
 def record_flags(folder: Path, flags: dict[str, str], allowed: Sequence[str]) -> None:
-    """What a shell said, kept as the notebook keeps it: going on with other flags is refused."""
+    """Keep a shell's flags as a notebook's are kept, and refuse to resume with other flags."""
     path = folder / ARGUMENTS
     if path.exists() and state_of(folder) != "new":
         resuming.refuse_changes(files.read_json(path), flags, allowed)
@@ -44,28 +47,25 @@ def record_flags(folder: Path, flags: dict[str, str], allowed: Sequence[str]) ->
 
 
 def keep_manifest(folder: Path, manifest: dict[str, Any], allowed: Sequence[str]) -> None:
-    """The run keeps what its data was made of: 01_tokenize may write another dataset there."""
+    """Copy the dataset's manifest into the run: 01_tokenize may replace the dataset."""
     if distributed.is_first() and (state_of(folder) == "new" or "dataset" in allowed):
         files.write_json(folder / DATASET, manifest)
 
 
 def say_stopped(folder: Path, step: int) -> None:
-    """The wish was granted: step `step` is saved."""
-    distributed.barrier()  # no rank looks for the wish any more
+    """Record that the run stopped as asked, with step `step` saved; remove the stop request."""
+    distributed.barrier()  # no rank looks for the stop request any more
     if distributed.is_first():
         append_event(folder, "stop", step=step)
         lock.answer_stop(folder)
-        print(
-            f"stopped after step {step} as asked; the same command goes on from there", flush=True
-        )
+        print(f"stopped after step {step} as asked; the same command resumes there", flush=True)
 
 
 def convert(checkpoint: Path) -> Path:
-    """Make DeepSpeed's universal checkpoint, in a process of its own; return its folder.
+    """Make DeepSpeed's universal checkpoint, in a separate process; return its folder.
 
-    Any number of ranks can resume from it, under ZeRO 1 and 2 with the same losses. Under ZeRO 3
-    the losses were others (DeepSpeed 0.19).
-    The ranks' random numbers are left out: where a model has dropout, they begin anew.
+    Any number of ranks can resume from it, with the same losses under ZeRO 1 and 2, but not under
+    ZeRO 3 (DeepSpeed 0.19). The ranks' random states are left out: dropout, if any, starts anew.
     """
     folder = checkpoint.parent / FOLDER / checkpoint.name
     shutil.rmtree(folder.parent, ignore_errors=True)
@@ -97,7 +97,7 @@ def main() -> None:
             num_merge_workers=2,
             keep_temp_folder=False,
             strict=True,
-            inject_missing_state=True,  # what Megatron writes and the Trainer does not
+            inject_missing_state=True,  # Megatron writes it and the Trainer does not
         )
     )
 

@@ -4,28 +4,28 @@ import math
 from typing import Any
 
 import torch
-from accelerate.data_loader import SeedableRandomSampler
+from accelerate.data_loader import SeedableRandomSampler  # type: ignore[import-untyped]  # no types
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.models import flops
-from neoxkit.models.batches import EvenRanks, even_rows, packed, padded
+from neoxkit.models.batches import Collator, EvenRanks, even_rows, packed, padded
 from neoxkit.models.losses import token_losses
 from neoxkit.runs.heartbeat import Signs
 
-NUM_CHECKED = 4  # conversations, the shortest, in the check of packing
+NUM_CHECKED = 4  # the shortest conversations, on which packing is checked
 
 
 class _Epochs(TrainerCallback):
-    """Tells the sampler which epoch begins.
+    """A callback that tells the sampler which epoch begins.
 
-    accelerate does so as well, but does not reach it where a run goes on inside an epoch: several
-    ranks would be served the first epoch's order.
+    accelerate does so too, but does not reach the sampler when a run resumes inside an epoch:
+    several ranks would get the first epoch's order.
     """
 
     def __init__(self, sampler: EvenRanks) -> None:
@@ -38,31 +38,36 @@ class _Epochs(TrainerCallback):
 class KitTrainer(Trainer):
     """A Trainer whose loss is per trained token of the whole step, over all ranks."""
 
+    # Narrower than the Trainer's own hints.
+    model: PreTrainedModel
+    train_dataset: Dataset
+    eval_dataset: Dataset
+    data_collator: Collator
+
     def __init__(
         self, signs: Signs | None = None, lr_range_from: float = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.signs, self.lr_range_from = signs, lr_range_from
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
-        self.model_accepts_loss_kwargs = (
-            True  # so that num_items_in_batch is counted, for any model
-        )
-        self.shape = flops.shape(self.model)
-        # Tokens, pairs, trained tokens, cells of the batches since the last log; kept on the
+        self.model_accepts_loss_kwargs = True  # so that num_items_in_batch is always counted
+        self.shape = flops.work(self.model)
+        # Tokens, pairs, trained tokens and cells of the batches since the last log; kept on the
         # device, so that counting never waits for it.
         self.counts = torch.zeros(4, dtype=torch.float64, device=self.args.device)
-        # Of the micro-batches of a step: is no token trained, is a loss not finite?
+        # Over a step's micro-batches: was no token trained, was a loss not finite?
         self.flags = torch.zeros(2, dtype=torch.bool, device=self.args.device)
         self.grad_norm: float | None = None
         self.packing_checked = False
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """The Trainer's order; several ranks share each step of it so that none waits long."""
+        """Return the Trainer's order, each step shared out so that no rank waits long."""
         rows = self.train_dataset if train_dataset is None else train_dataset
         sampler = super()._get_train_sampler(rows)
         if self.args.world_size == 1 or type(sampler) not in (RandomSampler, SequentialSampler):
             return sampler
-        if type(sampler) is RandomSampler:  # what accelerate would make of it
+        assert isinstance(sampler, RandomSampler | SequentialSampler)
+        if type(sampler) is RandomSampler:  # accelerate would replace it by this one
             sampler = SeedableRandomSampler(rows, data_seed=self.args.data_seed)
         size = self.args.per_device_train_batch_size
         shared = EvenRanks(sampler, rows["length"][:], self.args.world_size, size)
@@ -76,10 +81,10 @@ class KitTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Sum of the losses over the trained tokens of the step; a scalar.
+        """Return the micro-batch's share of the loss per trained token of the step; a scalar.
 
-        `num_items_in_batch` counts over all ranks and DeepSpeed averages gradients over them, so
-        the sum is multiplied by the number of ranks.
+        `num_items_in_batch` counts the tokens of all ranks and DeepSpeed averages gradients over
+        the ranks, so the sum is multiplied by their number.
         """
         tokens, pairs = inputs.pop("counts")
         if not self.packing_checked:
@@ -100,26 +105,26 @@ class KitTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LRScheduler:
-        """The Trainer's; in a range test the rate rises by the same factor at each step."""
+        """Make the Trainer's scheduler; in a range test each step multiplies the rate."""
         if not self.lr_range_from or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         lowest = self.lr_range_from / self.args.learning_rate
         last = max(num_training_steps - 1, 1)
-        self.lr_scheduler = LambdaLR(
-            optimizer or self.optimizer, lambda step: lowest ** (1 - min(step, last) / last)
-        )
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        self.lr_scheduler = LambdaLR(optimizer, lambda step: lowest ** (1 - min(step, last) / last))
         return self.lr_scheduler
 
-    def _run_epoch(self, **kwargs: Any) -> None:
-        """Nothing where a run goes on from its last step: the Trainer would make one step more."""
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing when a run resumes from its last step: the Trainer would take one more."""
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(**kwargs)
+            super()._run_epoch(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """A checkpoint brings its own learning rate along; another one (allow_change) wins."""
+        """Load both; a learning rate changed by allow_change wins over the checkpoint's."""
         super()._load_optimizer_and_scheduler(checkpoint)
         scheduler = self.lr_scheduler
-        if not isinstance(scheduler, LambdaLR):  # the Trainer's own kinds, but for the plateau
+        if not isinstance(scheduler, LambdaLR):  # all of the Trainer's are, except the plateau
             return
         for i, (group, share) in enumerate(
             zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True)
@@ -130,9 +135,9 @@ class KitTrainer(Trainer):
                 scheduler._last_lr[i] = group["lr"]
 
     def step_faults(self) -> tuple[bool, bool, bool]:
-        """Of the step that ended: no token trained, loss not finite, gradient not finite.
+        """Return the faults of the last step: no token trained, loss or gradient not finite.
 
-        In fp16 a gradient that overflows is no fault: DeepSpeed skips the step, lowers the loss
+        In fp16 an overflowing gradient is not a fault: DeepSpeed skips the step, lowers the loss
         scale, and raises when it can't be lowered further.
         """
         masked, loss = self.flags.tolist()
@@ -142,10 +147,10 @@ class KitTrainer(Trainer):
 
     @torch.no_grad()
     def _check_packing(self, model: torch.nn.Module) -> None:
-        """Stop where conversations of a packed row change each other's loss.
+        """Refuse a model in which conversations of a packed row change each other's loss.
 
-        The measure is what padding changes: nothing but rounding, which is coarse in half
-        precision.
+        The measure is the change that padding causes: it is rounding alone, which is coarse in
+        half precision.
         """
         self.packing_checked = True
         rows, pad_id = self.train_dataset, self.data_collator.pad_id
@@ -155,7 +160,7 @@ class KitTrainer(Trainer):
         chosen = [rows[i] for i in shortest]
         lengths = [len(row["input_ids"]) for row in chosen]
         places = even_rows(lengths, 2 if self.data_collator.row_tokens else 1)  # as in training
-        # In the order in which a packed batch holds them, which is that of its losses.
+        # In the order of a packed batch, which is also the order of its losses.
         in_order = [chosen[i] for items in places for i in items]
         model.eval()
         together, side_by_side, *alone = (
@@ -178,7 +183,7 @@ class KitTrainer(Trainer):
             )
 
     def evaluation_loop(self, *_: Any, **__: Any) -> EvalLoopOutput:
-        """Mean loss per trained token of the eval side, whatever the batches and ranks."""
+        """Return the held-out set's mean loss per trained token, however it is batched."""
         self.model_wrapped.eval()
         rank, world = self.args.process_index, self.args.world_size
         order = sorted(
@@ -205,17 +210,18 @@ class KitTrainer(Trainer):
             self.signs.give(silent=True)  # a save, or the end, may follow
         loss_sum, count = self.accelerator.reduce(totals, "sum").tolist()
         metrics = {"eval_loss": loss_sum / count, "eval_trained_tokens": int(count)}
-        return EvalLoopOutput(None, None, metrics, len(order))
+        # The Trainer itself returns None here when it computes the loss alone.
+        return EvalLoopOutput(None, None, metrics, len(order))  # type: ignore[arg-type]
 
     def evaluate_once(self) -> None:
-        """Evaluate at the end, unless the last step was evaluated already."""
+        """Evaluate at the end, unless the last step has been evaluated already."""
         if self.args.load_best_model_at_end or not any(
             "eval_loss" in e and e["step"] == self.state.global_step for e in self.state.log_history
         ):
             self.evaluate()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what the step's tokens were; every rank calls this at the same steps."""
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """Add token counts and memory to the logs; every rank calls this at the same steps."""
         if "loss" in logs:
             memory = torch.tensor([flops.peak_memory_gib()], dtype=torch.float64)
             tokens, pairs, trained, cells = self.accelerator.reduce(self.counts, "sum").tolist()
