@@ -1,4 +1,4 @@
-"""main.py and doctor.py: a wrong word is refused in one line, before anything slow is imported."""
+"""main.py and doctor.py: mistakes are refused in one line, before slow imports."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ FACTS = {"dataset": "data/tokenized/sample", "dataset_sha256": ""}
 
 
 class Failure(Exception):
-    """Stands in for PapermillExecutionError."""
+    """A stand-in for PapermillExecutionError."""
 
     def __init__(self, ename: str, evalue: str) -> None:
         super().__init__(evalue)
@@ -34,7 +34,7 @@ class Failure(Exception):
 
 
 def write_results(notebook: str, data: Path, run: Path) -> None:
-    """What a notebook leaves behind, as far as `neoxkit run` reads it."""
+    """Write what a notebook leaves behind, as far as `neoxkit run` reads it."""
     data.mkdir(parents=True, exist_ok=True)
     if notebook == "01_tokenize":
         counts = {"read": 60, "cut_lines": [], "dropped_lines": {"no reply": [7]}}
@@ -51,7 +51,7 @@ def write_results(notebook: str, data: Path, run: Path) -> None:
 
 
 class Papermill(ModuleType):
-    """Stands in for papermill: keeps what it was asked to execute."""
+    """A stand-in for papermill: keeps what it was asked to execute."""
 
     def __init__(self) -> None:
         super().__init__("papermill")
@@ -59,7 +59,7 @@ class Papermill(ModuleType):
         self.exceptions.PapermillExecutionError = Failure
         self.calls: list[tuple[str, Path, dict[str, Any]]] = []
         self.failure: Failure | None = None
-        self.faults: list[Exception] = []  # raised one after the other, before anything is done
+        self.faults: list[Exception] = []  # raised in turn, before anything is done
         self.fails_at = "01_tokenize"
 
     def execute_notebook(self, source: str, target: str, **options: Any) -> None:
@@ -73,7 +73,7 @@ class Papermill(ModuleType):
         write_results(Path(source).stem, paths.tokenized(name), Path(target).parent)
 
     def given(self) -> dict[str, dict[str, Any]]:
-        """Of each notebook what is not its documented default; every parameter is injected."""
+        """Return each notebook's values that are not defaults; every parameter is injected."""
         stages = {stage.notebook: stage for stage in NOTEBOOKS}
         for stem, _, injected in self.calls:
             assert [*injected] == [field.name for field in fields(stages[stem])]
@@ -103,7 +103,7 @@ def papermill(monkeypatch: pytest.MonkeyPatch) -> Papermill:
 
 @pytest.fixture
 def finished(folder: Path) -> Path:
-    """A finished run `demo` on the dataset `sample`."""
+    """Make a finished run `demo` on the dataset `sample`."""
     run = folder / "runs" / "demo"
     run.mkdir(parents=True)
     write_results("02_train", folder / "data" / "tokenized" / "sample", run)
@@ -111,7 +111,7 @@ def finished(folder: Path) -> Path:
 
 
 def refused(capsys: CapSys, *argv: str) -> str:
-    """The one line on stderr with which a command is refused."""
+    """Return the one line on stderr that refuses a command."""
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("error: ")
@@ -189,7 +189,7 @@ def test_without_parameters_the_default_run_is_made(papermill: Papermill, capsys
 
 
 def save(folder: Path, notebook: str, parameters: str) -> None:
-    """A notebook as JupyterLab saves it, with its parameters cell alone."""
+    """Save a notebook as JupyterLab does, with only its parameters cell."""
     cell = {"cell_type": "code", "source": parameters, "metadata": {"tags": ["parameters"]}}
     kernel = {"name": "julia", "language": "julia"}
     saved = {"cells": [cell], "metadata": {"kernelspec": kernel}}
@@ -199,7 +199,7 @@ def save(folder: Path, notebook: str, parameters: str) -> None:
 def test_what_is_saved_in_the_notebooks_does_not_count(
     papermill: Papermill, folder: Path, capsys: CapSys
 ) -> None:
-    """It is said in a line each, but for what was given, and what is the default all the same."""
+    """Each is reported in one line, except given values and those equal to the default."""
     save(folder, "01_tokenize", 'train_file = "data/other.txt"\nblock_size = 64\nseed = 9\n')
     save(folder, "02_train", 'dataset = "sample"\nlearning_rate: float = 5e-05  # peak')
     save(folder, "03_evaluate", 'seed = 0\nmy_questions: list = ["Who is Ann?"]\nbatch_size = 2**3')
@@ -246,7 +246,7 @@ def test_what_does_not_count_is_said_before_it_is_why_something_is_refused(
 def test_a_sweep_skips_what_is_finished_whatever_03_holds(
     papermill: Papermill, folder: Path, finished: Path
 ) -> None:
-    """And a private question in it reaches no run."""
+    """A private question in it reaches no run either."""
     save(folder, "03_evaluate", 'num_questions = 7\nmy_questions = ["Who is Ann?"]')
     assert cli.main(["run", "--only", "03_evaluate"]) == 0
     ((_, _, injected),) = papermill.calls
@@ -296,7 +296,7 @@ def test_flags_win_over_files_and_later_files_over_earlier(
     [
         ("seed: 1\nrun: : x\n", "bad.yaml:2: is not YAML"),
         ("seed: 1\nrun: x\n\tblock_size: 3\n", "bad.yaml:3: is not YAML"),
-        ("- seed\n", "bad.yaml:1: is no mapping"),
+        ("- seed\n", "bad.yaml:1: is not a mapping"),
         (
             "sead: 1\n",
             "bad.yaml:1: sead: is not a parameter of these notebooks -- did you mean seed?",
@@ -342,14 +342,14 @@ def test_only_runs_the_chosen_notebooks_and_refuses_others_parameters(
     capsys: CapSys, papermill: Papermill, finished: Path
 ) -> None:
     said = refused(capsys, "run", "--only", "01_tokenize", "-p", "max_new_tokens", "5")
-    assert said.startswith("max_new_tokens: is no parameter of the chosen notebooks")
+    assert said.startswith("max_new_tokens: is not a parameter of the chosen notebooks")
     assert papermill.calls == []
     assert cli.main(["run", "--only", "03_evaluate", "-p", "max_new_tokens", "5"]) == 0
     assert papermill.given() == {"03_evaluate": {"max_new_tokens": 5}}
 
 
 def test_run_names_the_folder_of_every_notebook(capsys: CapSys, papermill: Papermill) -> None:
-    """Also of 01, which has no such parameter itself."""
+    """This includes 01, which has no such parameter itself."""
     assert cli.main(["run", "--only", "01_tokenize", "-p", "run", "mine"]) == 0
     assert papermill.given() == {"01_tokenize": {}}
     assert "runs/mine/01_tokenize.ipynb" in capsys.readouterr().out
@@ -368,9 +368,9 @@ def test_01_alone_goes_beside_no_other_run(papermill: Papermill, folder: Path) -
         (["-p", "ds_config", "zero9"], "ds_config: 'zero9' is not in ds_configs/"),
         (["-p", "train_file", "no.txt"], "train_file: 'no.txt' does not exist in "),
         (["-p", "questions_file", "no.jsonl"], "questions_file: 'no.jsonl' does not exist in "),
-        (["-p", "model_name_or_path", "gpt"], "model_name_or_path: 'gpt' is no folder here"),
+        (["-p", "model_name_or_path", "gpt"], "model_name_or_path: 'gpt' is not a folder here"),
         (["-p", "num_ranks", "10000"], "num_ranks: got 10000"),
-        (["--only", "02_train"], "dataset: data/tokenized/sample is no tokenized dataset"),
+        (["--only", "02_train"], "dataset: data/tokenized/sample is not a tokenized dataset"),
         (["--only", "03_evaluate", "-p", "run", "x"], "run: runs/x does not exist -- run 02_train"),
     ],
 )
@@ -395,7 +395,7 @@ def test_03_alone_refuses_a_dataset_tokenized_anew(
 ) -> None:
     files.write_json(finished / "FINISHED.json", {**FACTS, "dataset_sha256": "of the old one"})
     said = refused(capsys, "run", "--only", "03_evaluate")
-    assert said.startswith("dataset: data/tokenized/sample was tokenized anew since the run was")
+    assert said.startswith("dataset: data/tokenized/sample was tokenized again after the run")
     assert papermill.calls == []
 
 
@@ -428,7 +428,7 @@ def test_a_kernel_that_did_not_start_is_started_again(capsys: CapSys, papermill:
     died = RuntimeError("Kernel died before replying to kernel_info")
     papermill.faults = [died, died]
     assert cli.main(["run", "--only", "01_tokenize"]) == 0
-    assert capsys.readouterr().out.count("its kernel did not start; once more") == 2
+    assert capsys.readouterr().out.count("its kernel did not start; trying again") == 2
     assert [stem for stem, _, _ in papermill.calls] == ["01_tokenize"]
     for faults in ([died] * 3, [RuntimeError("out of luck")]):
         papermill.faults = [*faults]
@@ -466,7 +466,7 @@ NEEDED = ("Python", "torch", "DeepSpeed", "C++ compiler", "ninja", "free disk", 
 
 
 def lines(report: str) -> dict[str, str]:
-    """The doctor's table: what -> found, remedies (lines that begin with blanks) left out."""
+    """Return the doctor's table as what -> found, without remedies (indented lines)."""
     rows = [line.split("  ", 1) for line in report.splitlines() if not line.startswith(" ")]
     assert len({what for what, _ in rows}) == len(rows), "a line stands twice"
     return {what: found.strip() for what, found in rows}
@@ -495,7 +495,7 @@ def test_doctor_works_on_a_machine_with_nothing(
     assert set(NEEDED) <= set(found)
     assert found["C++ compiler"] == found["ninja"] == "missing"
     rows = out.splitlines()
-    for name in ("C++ compiler", "ninja"):  # what is missing has its remedy straight below
+    for name in ("C++ compiler", "ninja"):  # a missing thing has its remedy on the next line
         at = next(i for i, row in enumerate(rows) if row.startswith(name))
         assert rows[at + 1].strip().startswith("-> ")
 
@@ -564,8 +564,8 @@ def test_the_first_signal_asks_and_the_second_ends(
         heartbeat.Signs(run, 0).give()
         signal.raise_signal(number)
         assert lock.asked_to_stop(run)
-        lock.answer_stop(run)  # saved, and not over yet
+        lock.answer_stop(run)  # saved, but not over yet
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
-    assert capsys.readouterr().out.count("finishes its step and saves") == 1
+    assert capsys.readouterr().out.count("finishing the step and saving") == 1
     assert signal.getsignal(number) is before

@@ -1,4 +1,4 @@
-"""Every mistake is one line before anything slow starts; what is odd and right is taken."""
+"""Every mistake gives one line before anything slow starts; odd but valid values are accepted."""
 
 import json
 import subprocess
@@ -84,7 +84,7 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("allow_change", "[model_name_or_path]")],
     [("report_to", "wandbb")],
 ]
-DATA = {  # what is wrong with a conversation file: its name and content
+DATA = {  # faulty conversation files: the fault -> name and content
     "empty": ("a.txt", ""),
     "blank": ("a.txt", "\n \n"),
     "a picture": ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4),
@@ -107,7 +107,7 @@ DATA = {  # what is wrong with a conversation file: its name and content
     "content that is no text": ("a.jsonl", '{"messages": [{"role": "user", "content": 5}]}\n'),
     "a Git LFS pointer": ("a.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
 }
-FLAGS = [  # of the trainer
+FLAGS = [  # the trainer's
     ["--lerning_rate", "1e-5"],
     ["--see", "3"],
     ["--learning_rate", "fast"],
@@ -190,7 +190,7 @@ def folder(home: Path) -> Path:
 
 
 def one_line(said: str) -> bool:
-    """Where, what, and what to do, in a line that is short enough."""
+    """The message says where, what, and what to do, in one short line."""
     where, _, rest = said.partition(": ")
     what, _, remedy = rest.rpartition(" -- ")
     return bool(where and what and remedy) and len(f"error: {said}") <= MOST_CHARACTERS
@@ -201,7 +201,7 @@ def flags(values: list[tuple[str, str]]) -> list[str]:
 
 
 def check(values: list[tuple[str, str]]) -> None:
-    """What `neoxkit run` refuses before it starts papermill."""
+    """Return what `neoxkit run` refuses before it starts papermill."""
     given = cli.parameters.read([], values)
     first, train, last = (
         kind(**{k: v for k, v in given.items() if k in kind.__dataclass_fields__})

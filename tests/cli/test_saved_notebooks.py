@@ -1,4 +1,4 @@
-"""What JupyterLab saved into a notebook, and `neoxkit run` and papermill with real kernels."""
+"""`neoxkit run` and papermill on notebooks that JupyterLab saved, with real kernels."""
 
 import json
 import os
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kit with a file that was uploaded beside the notebooks."""
+    """Make a kit with a file that was uploaded beside the notebooks."""
     home = make_home(tmp_path_factory.mktemp("home"))
     (home / "data" / "small.txt").rename(home / "notebooks" / "my talks.txt")
     return home
 
 
 def save(home: Path, more: str = "", kernel: str = "python3") -> None:
-    """01 as a person left it: another block size, a slip, a line of their own, another kernel."""
+    """Save 01 as a user left it: another block size, a slip, an own line, another kernel."""
     saved = json.loads((REPOSITORY / "notebooks" / "01_tokenize.ipynb").read_text())
     (cell,) = [c for c in saved["cells"] if "parameters" in c["metadata"].get("tags", [])]
     lines = "".join(cell["source"])
@@ -41,7 +41,7 @@ def save(home: Path, more: str = "", kernel: str = "python3") -> None:
 
 @pytest.fixture(scope="module")
 def said(home: Path) -> str:
-    """What `neoxkit run` says that tokenizes the uploaded file in the kit's folder."""
+    """Tokenize the uploaded file with `neoxkit run` in the kit's folder; return its output."""
     save(home, more="\nblok_size = 32", kernel="julia")
     done = shell(home, "neoxkit run --only 01_tokenize -p train_file 'my talks.txt'")
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def said(home: Path) -> str:
 
 
 def shell(home: Path, line: str) -> subprocess.CompletedProcess:
-    """A line in the kit's folder, with its environment activated."""
+    """Run a command in the kit's folder, with its environment activated."""
     bin = Path(sys.executable).parent
     env = os.environ | {"NEOXKIT_HOME": str(home), "PATH": f"{bin}:{os.environ['PATH']}"}
     return subprocess.run(
@@ -62,7 +62,7 @@ def manifest(home: Path) -> dict:
 
 
 def printed(home: Path) -> list[str]:
-    """What the last cell of the executed notebook printed."""
+    """Return what the last cell of the executed notebook printed."""
     nb = nbformat.read(home / "runs" / "my-talks" / "01_tokenize.ipynb", as_version=4)
     return "".join(output.text for output in nb.cells[-1].outputs).splitlines()
 
@@ -101,7 +101,7 @@ def test_a_printed_line_gives_the_same_dataset(home: Path, said: str, number: in
 def test_01_replaces_no_dataset_that_a_run_was_trained_on(
     home: Path, said: str, tmp_path: Path, settings_say: int, dial_says: int, stopped_at: str
 ) -> None:
-    """In the settings cell, before anything slow; what a dial made of them before it is written."""
+    """Parameters are checked in the settings cell; the dial's values, before they are written."""
     notebook = nbformat.read(REPOSITORY / "notebooks" / "01_tokenize.ipynb", as_version=4)
     (dial,) = [c for c in notebook.cells if c.source.startswith("control = ")]
     dial.source += f"\ncontrol._moved('block_size', {dial_says})"

@@ -1,4 +1,4 @@
-"""Sweeps: which runs there are, and (marked slow) that a killed sweep ends with all of them."""
+"""sweep.py: which runs there are, and (marked slow) that a killed sweep completes them all."""
 
 import json
 import os
@@ -53,14 +53,24 @@ def test_a_name_is_a_run_name_whatever_the_values() -> None:
     ("fixed", "swept", "paired", "said"),
     [
         ({}, {}, False, "no parameter has several values"),
-        ({}, {"seed": [1, 1]}, False, "g.seed=1 would be two runs -- give each value once"),
+        ({}, {"seed": [1, 1]}, False, "two runs would be named g.seed=1 -- give each value once"),
         ({"run": "z 1"}, {"seed": [1, 2]}, False, "run: 'z 1' is not a name"),
         ({}, {"run": ["a", "b"]}, False, "run: has several values -- give one"),
         ({}, {"seed": [1, 2], "block_size": [8, 9, 10]}, True, "got 2 of seed, 3 of block_size"),
-        ({}, {"train_file": ["a", "b"]}, False, "train_file: is no parameter of 02_train -- name"),
-        ({"runs": []}, {"seed": [1, 2]}, False, "runs: is no parameter of 02_train -- name"),
-        ({"max_new_tokens": 8}, {"seed": [1, 2]}, False, "max_new_tokens: is no parameter of 02"),
-        ({"restart": True}, {"seed": [1, 2]}, False, "restart: would begin every run anew"),
+        (
+            {},
+            {"train_file": ["a", "b"]},
+            False,
+            "train_file: is not a parameter of 02_train -- name",
+        ),
+        ({"runs": []}, {"seed": [1, 2]}, False, "runs: is not a parameter of 02_train -- name"),
+        (
+            {"max_new_tokens": 8},
+            {"seed": [1, 2]},
+            False,
+            "max_new_tokens: is not a parameter of 02",
+        ),
+        ({"restart": True}, {"seed": [1, 2]}, False, "restart: would restart every run"),
         ({"hub_model_id": "a/b"}, {"seed": [1, 2]}, False, "hub_model_id: would push every run"),
         ({}, {"learning_rate": [1e-5, 3.0]}, False, "learning_rate: must be at most 1"),
     ],
@@ -134,7 +144,7 @@ def test_a_negative_number_at_once_is_refused() -> None:
 
 @pytest.fixture
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
-    """Two variants of which a child only sleeps; nothing is checked or compared."""
+    """Make two variants whose child only sleeps; nothing is checked or compared."""
     for name in ("notebooks", "ds_configs", "runs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
@@ -153,7 +163,7 @@ def sleeps(seconds: float) -> subprocess.Popen:
 def test_after_a_signal_no_variant_begins(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the first ends at that very moment, and its slot is free."""
+    """This holds though the first ends at that very moment, which frees its slot."""
     begun: list[str] = []
 
     def child(variant: sweep.Variant, *_: object) -> subprocess.Popen:
@@ -175,7 +185,7 @@ def test_a_signal_reaches_a_child_that_was_just_started(
     def child(*_: object) -> subprocess.Popen:
         children.append(started := sleeps(60))
         time.sleep(0.5)  # until it can be interrupted
-        os.kill(os.getpid(), signal.SIGTERM)  # before the sweep knows of it
+        os.kill(os.getpid(), signal.SIGTERM)  # before the sweep knows about it
         time.sleep(0.2)
         return started
 
@@ -204,7 +214,7 @@ def test_a_variant_that_still_saves_is_waited_for(
 def test_what_may_not_fit_is_said_before_the_first_begins(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Of those that are still to be trained; each is tried all the same."""
+    """Only unfinished ones are doubted, and they are tried anyway."""
 
     def doubts(settings: list[TrainSettings], at_once: int) -> list[str]:
         assert ([one.seed for one in settings], at_once) == ([2], 1)
@@ -214,9 +224,9 @@ def test_what_may_not_fit_is_said_before_the_first_begins(
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
     two[0].folder.mkdir()
     files.write_json(two[0].folder / FINISHED, {})
-    assert sweep.run("g", two, ["02_train"], at_once=2) == 0  # of which one is left
+    assert sweep.run("g", two, ["02_train"], at_once=2) == 0  # one of them is left
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "note: g.seed=2, DOES NOT FIT; it is tried all the same"
+    assert said[0] == "note: g.seed=2, DOES NOT FIT; trying anyway"
 
 
 def test_what_the_notebooks_hold_is_said_once_and_never_a_question(
@@ -249,7 +259,7 @@ def test_a_rate_far_above_what_fits_is_said_of_its_run(
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
     assert notes == [
         "note: g.learning_rate=0.5: learning_rate 0.5 is 250 times what fits this base "
-        "(0.002, tiny begins with random weights)"
+        "(0.002, tiny starts from random weights)"
     ]
 
 
@@ -259,7 +269,7 @@ def test_a_rate_far_above_what_fits_is_said_of_its_run(
 def test_a_run_that_was_interrupted_has_not_failed(
     two: list[sweep.Variant], code: int, state: str
 ) -> None:
-    """Its own files say how it stands; here, that it made nothing yet."""
+    """Its own files give its state; here, that it has made nothing yet."""
     two[0].folder.mkdir()
     end: Future = Future()
     end.set_result(code)
@@ -300,7 +310,7 @@ def test_on_gpus_a_variant_has_the_ranks_of_its_share() -> None:
 
 
 def processes(home: Path) -> list[int]:
-    """Of this home's trainings and notebooks."""
+    """Return the processes of this home's trainings and notebooks."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -338,7 +348,7 @@ def test_a_sweep_that_was_killed_ends_with_every_run_and_the_right_table(home: P
            if (f / FINISHED).exists()}  # fmt: skip
     again = subprocess.run(line, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    chosen = compare_runs.load(["grid.*"])
+    chosen = compare_runs.load_runs(["grid.*"])
     assert [run.state for run in chosen] == ["finished"] * 6
     assert all((f / FINISHED).stat().st_mtime_ns == at for f, at in old.items())
     assert all((home / "runs" / run.name / "02_train.ipynb").is_file() for run in chosen)

@@ -1,4 +1,4 @@
-"""terminal.py: what `neoxkit run` says while 02 trains, and before and after it."""
+"""terminal.py: the output of `neoxkit run` before, during and after 02's training."""
 
 import io
 import re
@@ -24,7 +24,7 @@ TRAIN = {
 
 
 class Screen(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -33,7 +33,7 @@ class Screen(io.StringIO):
 def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
-    append_event(folder, "train", step=99, **TRAIN)  # of an earlier start
+    append_event(folder, "train", step=99, **TRAIN)  # from an earlier start
     with terminal.following(folder, out):
         append_event(folder, "start", **START)
         append_event(folder, "train", step=4, **TRAIN)
@@ -47,7 +47,7 @@ def test_into_a_file_each_state_is_a_line(tmp_path: Path, monkeypatch: pytest.Mo
     lines = follow(tmp_path, io.StringIO(), monkeypatch).splitlines()
     assert re.fullmatch(
         r" {6}step 4 of 8 · loss 2\.5000 · \d+ s left · rate 0\.002 · batch 16 · block 280 · "
-        r"epoch 1\.00 · 900 useful tokens/s · padding 1% · MFU 40% · 0\.6 GiB a rank",
+        r"epoch 1\.00 · 900 useful tokens/s · padding 1% · MFU 40% · 0\.6 GiB per rank",
         lines[-1],
     )
     assert len(set(lines)) == len(lines) and not any("step 99" in line for line in lines)
@@ -62,7 +62,7 @@ def test_on_a_terminal_one_line_is_written_over(
     assert said.split("\r\x1b[K")[-1].startswith("      step 4 of 8 · ")
     shown = [line.rstrip() for line in said.split("\r\x1b[K")]
     assert all(len(line) < 80 for line in shown)
-    assert shown[-1].endswith(" · rate 0.002 · batch 16")  # whole parts alone
+    assert shown[-1].endswith(" · rate 0.002 · batch 16")  # only whole parts
 
 
 @pytest.mark.parametrize("out", [io.StringIO(), Screen()])
@@ -91,10 +91,10 @@ def test_a_warning_stands_above_the_line_once(
 def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
     assert terminal.outset(tmp_path) == ""
     append_event(tmp_path, "train", step=3)
-    assert terminal.outset(tmp_path) == "begins anew: no checkpoint was saved"
+    assert terminal.outset(tmp_path) == "starting over: no checkpoint was saved"
     (tmp_path / "checkpoint-8").mkdir()
     checkpoints.seal(tmp_path / "checkpoint-8")
-    assert terminal.outset(tmp_path) == "goes on from step 8"
+    assert terminal.outset(tmp_path) == "resuming from step 8"
     files.write_json(tmp_path / FINISHED, {})
     assert terminal.outset(tmp_path) == "already trained: shown as it is"
 

@@ -1,4 +1,4 @@
-"""Losses looked at closely, on numbers made up so that the answer is known."""
+"""compare_models.py on made-up losses whose answer is known."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ A, B = 7, NOT_TRAINED  # trained, not trained
 
 
 def simulated(chance: np.random.Generator, num: int, effect: float) -> tuple[list, list]:
-    """Conversations of other lengths and difficulties; tuning moves each by about `effect`."""
+    """Make conversations that vary in length and difficulty; tuning moves each by `effect`."""
     base, tuned = [], []
     for _ in range(num):
         tokens = int(chance.integers(5, 60))
@@ -31,7 +31,7 @@ def simulated(chance: np.random.Generator, num: int, effect: float) -> tuple[lis
 
 
 def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
-    """95 % of the time: of 100 cases, 90 to 99."""
+    """An interval that holds in 95 % of cases should hold in 90 to 99 of 100."""
     chance = np.random.default_rng(6)
     covered = 0
     for case in range(100):
@@ -41,24 +41,24 @@ def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
 
 
 def test_a_difference_is_weighted_by_token_and_paired() -> None:
-    """Two conversations of 1 and 3 tokens, hard and easy: what they share cancels out."""
+    """A hard and an easy conversation of 1 and 3 tokens: what they share cancels out."""
     base = [np.array([9.0]), np.array([1.0, 1.0, 1.0])]
     tuned = [np.array([8.0]), np.array([1.0, 2.0, 3.0])]
     found = compare_models.difference(base, tuned)
     assert (found.mean, found.low, found.high, found.better) == (0.5, None, None, 1)
     assert found.detectable is None
     said = found.text()
-    assert "fewer than 20 conversations (here 2) is too narrow to be believed" in said
-    assert "between" not in said and "would be seen" not in said
+    assert "fewer than 20 conversations (here 2) is too narrow to trust" in said
+    assert "between" not in said and "would show" not in said
     same = compare_models.difference(base * 10, base * 10)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
-    assert "no difference is possible, too" in same.text() and "seen" not in same.text()
+    assert "the interval includes zero" in same.text() and "would show" not in same.text()
 
 
 @pytest.mark.parametrize("num", [20, 150])
 def test_the_difference_that_would_be_seen_is_seen_in_80_percent_of_cases(num: int) -> None:
-    """Tuned by d more in every token, mean and bounds are d more: so one series of cases tells for
-    every d how often 0 is outside of them. The figure is right within 20 % of that d."""
+    """If tuning adds d to every token, mean and bounds rise by d: so one series of cases tells how
+    often 0 is outside them for every d. The figure is right within 20 % of that d."""
     chance = np.random.default_rng(9)
     found = [compare_models.difference(*simulated(chance, num, -2.0), seed=i) for i in range(300)]
     simulated_d = np.quantile([-2.0 - one.low for one in found], compare_models.POWER)
@@ -73,7 +73,7 @@ def test_the_difference_that_would_be_seen_is_said_and_shrinks_with_the_conversa
         for num in (25, 400)
     }
     assert found[25].detectable == pytest.approx(4 * found[400].detectable, rel=0.4)
-    said = f"; with these 400 conversations a difference of {found[400].detectable:.2g} nats would"
+    said = f"; these 400 conversations would show a difference of {found[400].detectable:.2g} nats"
     assert said in found[400].text()
 
 
@@ -85,7 +85,7 @@ def test_fewer_than_20_conversations_have_no_interval(num: int, has_interval: bo
 
 
 def test_each_conversation_is_drawn_with_its_own_length() -> None:
-    """The same gain a token in all: then their lengths don't matter, unless they are mixed up."""
+    """With the same gain per token in all, lengths don't matter unless they are mixed up."""
     chance = np.random.default_rng(1)
     base = [chance.normal(3, 1, n) for n in chance.integers(1, 400, 40)]
     tuned = [losses - 0.3 + chance.normal(0, 1e-3) for losses in base]
@@ -113,7 +113,7 @@ def test_a_conversation_of_which_nothing_is_trained_on_says_nothing() -> None:
         assert compare_models.worst([none, *base], [none, *tuned]) == [
             i + 1 for i in compare_models.worst(base, tuned)
         ]
-        lengths = [1, *[2] * 9, 200]  # of the shorter ones, a part of their own, nothing is
+        lengths = [1, *[2] * 9, 200]  # the shorter ones, a part of their own, have nothing
         rows = [{"labels": [B, B], "length": n} for n in lengths[:-1]]
         rows.append({"labels": [B, A], "length": 200})
         one = [none] * 10 + [np.array([1.0])]
@@ -154,7 +154,7 @@ def test_bits_per_byte_is_the_loss_in_bits_over_the_text(home: Path) -> None:
 
 
 def test_a_score_keeps_each_conversations_losses_in_the_order_of_the_rows(home: Path) -> None:
-    """Against one conversation at a time, though batches are made by length."""
+    """Compare with one conversation at a time; batches are made by length."""
     rows = load_from_disk(paths.tokenized("small"))["eval"].select(range(7))
     model = loading.load_model("tiny").eval()
     found = scoring.score(model, rows, batch_size=3, pad_id=1)

@@ -1,4 +1,4 @@
-"""Scores, replies, and the comparison of two models."""
+"""evaluate.py and scoring.py: scores, replies, and the comparison of two models."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_no_question_has_no_reply(home: Path, model: object, tokenizer: object) 
 
 
 class Parrot(torch.nn.Module):
-    """Stands in for a model: says what it is told to, token by token, padded with the end mark."""
+    """A stand-in for a model: says what it is told to, token by token, padded with the end mark."""
 
     def __init__(self, said: dict[str, str], tokenizer: object) -> None:
         super().__init__()

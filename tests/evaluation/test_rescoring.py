@@ -1,4 +1,4 @@
-"""Runs scored on the same conversations."""
+"""rescoring.py: runs scored on the same conversations."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from neoxkit.runs.folder import FINISHED
 
 @pytest.fixture
 def two(home: Path) -> Iterator[list[compare_runs.Run]]:
-    """Two finished runs of the built-in model, of which one has a smaller block size."""
+    """Make two finished runs of the built-in model, one with a smaller block size."""
     made = []
     for name, block_size in (("whole", 280), ("short", 60)):
         folder = home / "runs" / f"again-{name}"

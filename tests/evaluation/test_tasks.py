@@ -1,4 +1,4 @@
-"""Standard tasks through lm-evaluation-harness, on a task file of the kit's own."""
+"""tasks.py: lm-evaluation-harness on the kit's own task file."""
 
 import importlib.util
 import json
@@ -47,7 +47,7 @@ def model(session_home: Path) -> Any:
 def test_the_sample_task_counts_what_the_kit_counts(
     home: Path, model: Any, tokenizer: Any, capfd: pytest.CaptureFixture
 ) -> None:
-    """Questions of which every third has the model's own reply as its reference."""
+    """Write questions; every third has the model's own reply as its reference."""
     asked = read_questions(home / "data" / "sample_questions.jsonl", Names())[:40]
     said = generation.reply(model, tokenizer, [q.prompt for q in asked], Names(), max_new_tokens=8)
     lines = (home / "data" / "sample_questions.jsonl").read_text().splitlines()
@@ -75,7 +75,7 @@ def test_the_sample_task_counts_what_the_kit_counts(
 
 @installed
 def test_choices_are_made_by_the_models_own_loss(home: Path, model: Any, tokenizer: Any) -> None:
-    """Two choices each, the likelier first in every other: half are right."""
+    """Write questions with two choices, the likelier one first in every other: half are right."""
     words = ["Hi", "What is 7 plus 3?", "Name a colour.", "Why?"]
     lines = []
     for i, word in enumerate(words):
@@ -94,7 +94,7 @@ def test_choices_are_made_by_the_models_own_loss(home: Path, model: Any, tokeniz
 
 
 def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor:
-    """The summed loss of a choice behind a context."""
+    """Return the summed loss of a choice after a context."""
     before, whole = (tokenizer(text)["input_ids"] for text in (context, context + choice))
     with torch.no_grad():
         logits = model(torch.tensor([whole])).logits[0, len(before) - 1 : -1]

@@ -1,4 +1,4 @@
-"""Runs beside each other, from files written by hand."""
+"""comparison.py and compare_runs.py, on run files written by hand."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def make(
     eval_tokens: int = 50,
     **changes: object,
 ) -> Path:
-    """A run with so many trained tokens between two evaluations, which are ten steps apart."""
+    """Make a run with `tokens` trained tokens between evaluations, which are ten steps apart."""
     folder = home / "runs" / name
     folder.mkdir(parents=True)
     values = STARTED_WITH | {"output_dir": f"runs/{name}"} | changes
@@ -61,17 +61,17 @@ def make(
 def test_only_what_differs_is_shown(home: Path) -> None:
     make(home, "a", 100, [3.0])
     make(home, "b", 100, [2.0], learning_rate=2e-3, adam_beta1=0.8)
-    assert compare_runs.differing(compare_runs.load([])) == {
+    assert compare_runs.differing(compare_runs.load_runs([])) == {
         "learning_rate": [1e-3, 2e-3],
         "adam_beta1": [0.9, 0.8],
     }
 
 
 def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
-    """a: 100 and 200 tokens; b: 150 alone. There a is halfway between its evaluations."""
+    """a: 100 and 200 tokens; b: only 150. There, a is halfway between its evaluations."""
     make(home, "a", 100, [4.0, 2.0])
     make(home, "b", 150, [2.5], learning_rate=2e-3)
-    chosen = compare_runs.load(["a", "b"])
+    chosen = compare_runs.load_runs(["a", "b"])
     assert compare_runs.equal_tokens(chosen) == 150
     assert [compare_runs.eval_loss_at(run, 150) for run in chosen] == [3.0, 2.5]
     assert compare_runs.eval_loss_at(chosen[0], 99) is None  # before the first evaluation
@@ -85,7 +85,7 @@ def test_a_run_that_failed_early_does_not_move_the_place_where_runs_are_compared
 ) -> None:
     make(home, "a", 100, [4.0, 2.0])
     (make(home, "b", 100, [9.0], learning_rate=2e-3) / FINISHED).unlink()
-    chosen = compare_runs.load([])
+    chosen = compare_runs.load_runs([])
     assert compare_runs.equal_tokens(chosen) == 200
     assert [line["equal_loss"] for line in compare_runs.scores(chosen)] == [2.0, None]
     assert compare_runs.equal_tokens(chosen[1:]) == 100
@@ -95,7 +95,7 @@ def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -
     make(home, "a", 100, [4.0, 2.0])
     folder = make(home, "b", 100, [float("nan")], learning_rate=2e-3)
     assert json.loads((folder / METRICS).read_text().splitlines()[-1])["loss"] is None
-    chosen = compare_runs.load([])
+    chosen = compare_runs.load_runs([])
     assert compare_runs.equal_tokens(chosen) == 200
     assert [line["equal_loss"] for line in compare_runs.scores(chosen)] == [2.0, None]
     assert comparison.table(chosen).text
@@ -106,11 +106,11 @@ def test_a_run_from_a_shell_or_one_that_failed_early_is_compared_as_well(home: P
     flags = {"learning_rate": "0.001", "gradient_checkpointing": "None", "dataset_sha256": "d"}
     files.write_json(make(home, "b", 100, [3.0]) / ARGUMENTS, flags | {"report_to": "none"})
     (make(home, "c", 100, [2.0]) / ARGUMENTS).unlink()
-    make(home, "d", 100, [1.0], lr_scheduler_type="polynomial")  # a file of a person's own
-    chosen = compare_runs.load([])
+    make(home, "d", 100, [1.0], lr_scheduler_type="polynomial")  # a user's own file
+    chosen = compare_runs.load_runs([])
     assert [run.name for run in chosen] == ["a", "b", "c", "d"]
     assert compare_runs.differing(chosen)["learning_rate"] == [1e-3, "0.001", None, 1e-3]
-    assert compare_runs.notes(chosen) == []  # no card is no other data
+    assert compare_runs.notes(chosen) == []  # a missing card is not other data
 
 
 def test_the_ranks_are_those_of_the_last_start(home: Path) -> None:
@@ -118,62 +118,62 @@ def test_the_ranks_are_those_of_the_last_start(home: Path) -> None:
     lines = (folder / METRICS).read_text()
     failed = json.dumps({"event": "start", "step": 0, "num_ranks": 2}) + "\n"
     (folder / METRICS).write_text(failed + lines)
-    assert compare_runs.load(["a"])[0].settings["num_ranks"] == 1
+    assert compare_runs.load_runs(["a"])[0].settings["num_ranks"] == 1
 
 
 def test_evaluations_between_two_logged_steps_count_what_was_trained_by_then(home: Path) -> None:
     folder = make(home, "a", 100, [4.0])
     append_event(folder, "eval", step=5, loss=5.0, trained_tokens=50)
-    (run,) = compare_runs.load(["a"])
+    (run,) = compare_runs.load_runs(["a"])
     assert run.trained_tokens([0, 5, 10]).tolist() == [0, 50, 100]
 
 
 def test_other_eval_sides_and_unfinished_runs_are_told(home: Path) -> None:
     make(home, "a", 100, [3.0])
     (make(home, "b", 100, [2.0], eval_tokens=40) / FINISHED).unlink()
-    sides, state = compare_runs.notes(compare_runs.load([]))
+    sides, state = compare_runs.notes(compare_runs.load_runs([]))
     assert "40 and 50 trained tokens" in sides and state == "b is killed"
-    assert compare_runs.notes(compare_runs.load(["a"])) == []
+    assert compare_runs.notes(compare_runs.load_runs(["a"])) == []
 
 
 def test_labels_are_the_values_that_differ_or_the_names(home: Path) -> None:
     make(home, "a", 100, [3.0])
     make(home, "b", 100, [2.0], learning_rate=2e-3)
-    assert compare_runs.labels(compare_runs.load([])) == ("learning_rate", ["0.001", "0.002"])
+    assert compare_runs.labels(compare_runs.load_runs([])) == ("learning_rate", ["0.001", "0.002"])
     make(home, "c", 100, [2.0], learning_rate=2e-3)
-    assert compare_runs.labels(compare_runs.load([])) == ("run", ["a", "b", "c"])
+    assert compare_runs.labels(compare_runs.load_runs([])) == ("run", ["a", "b", "c"])
 
 
 def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
-    """At the 100 tokens that all were trained on, though one of them went on."""
+    """Compare at the 100 tokens that all reached, though one run went further."""
     for name, rate, size, losses in (
         ("a", 2e-3, 8, [1.0]), ("b", 1e-3, 8, [2.0]), ("c", 1e-3, 16, [3.0, 0.5]),
     ):  # fmt: skip
         make(home, name, 100, losses, learning_rate=rate, block_size=size)
-    found = compare_runs.grid(compare_runs.load([]))
+    found = compare_runs.grid(compare_runs.load_runs([]))
     assert (found["row_name"], found["rows"]) == ("block_size", [8, 16])
     assert (found["column_name"], found["columns"]) == ("learning_rate", [1e-3, 2e-3])
     assert np.array_equal(found["losses"], [[2.0, 1.0], [3.0, np.nan]], equal_nan=True)
     assert found["counts"].tolist() == [[1, 1], [1, 0]]
-    assert compare_runs.grid(compare_runs.load(["a", "b"])) is None
+    assert compare_runs.grid(compare_runs.load_runs(["a", "b"])) is None
 
 
 def test_a_trial_is_taken_where_it_is_named(home: Path) -> None:
-    """Not by a pattern: its few tokens would be where all runs are compared."""
+    """A pattern leaves trials out: all runs would be compared at their few tokens."""
     make(home, "lr.1", 100, [3.0])
     make(home, "lr.1.probe", 5, [9.0], trial=True)
-    assert [run.name for run in compare_runs.load(["lr.*"])] == ["lr.1"]
-    assert [run.name for run in compare_runs.load([])] == ["lr.1"]
-    assert [run.name for run in compare_runs.load(["lr.1.probe"])] == ["lr.1.probe"]
+    assert [run.name for run in compare_runs.load_runs(["lr.*"])] == ["lr.1"]
+    assert [run.name for run in compare_runs.load_runs([])] == ["lr.1"]
+    assert [run.name for run in compare_runs.load_runs(["lr.1.probe"])] == ["lr.1.probe"]
 
 
 def test_an_evaluation_between_two_logged_steps_is_where_runs_are_compared(home: Path) -> None:
-    """Half of a step of 99 tokens: no whole number."""
+    """Half a step of 99 tokens is not a whole number."""
     folder = make(home, "a", 99, [3.0])
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     lines[-1]["step"] = 5
     (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run,) = compare_runs.load([])
+    (run,) = compare_runs.load_runs([])
     assert compare_runs.equal_tokens([run]) == 49.5
     assert compare_runs.eval_loss_at(run, 49.5) == 3.0
 
@@ -183,18 +183,18 @@ def test_a_cell_of_the_grid_is_the_mean_over_its_seeds(home: Path) -> None:
         ("a", 1e-3, 8, 1, 1.0), ("b", 1e-3, 8, 2, 2.0), ("c", 2e-3, 16, 1, 4.0),
     ):  # fmt: skip
         make(home, name, 100, [loss], learning_rate=rate, block_size=size, seed=seed)
-    found = compare_runs.grid(compare_runs.load([]))
+    found = compare_runs.grid(compare_runs.load_runs([]))
     assert (found["row_name"], found["column_name"]) == ("block_size", "learning_rate")
     assert np.array_equal(found["losses"], [[1.5, np.nan], [np.nan, 4.0]], equal_nan=True)
     assert found["counts"].tolist() == [[2, 0], [0, 1]]
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
-    """By hand: 1 and 2 have mean 1.5, a standard error of 0.5, and t = 12.706 at 95 %."""
+    """By hand: 1 and 2 have mean 1.5, standard error 0.5, and t = 12.706 at 95 %."""
     for rate, seed, loss in ((1e-3, 1, 1.0), (1e-3, 2, 2.0), (2e-3, 1, 1.5), (2e-3, 2, 2.7)):
         make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
     (make(home, "killed", 100, [0.1], learning_rate=1e-3, seed=3) / FINISHED).unlink()
-    chosen = compare_runs.load([])
+    chosen = compare_runs.load_runs([])
     first, second = compare_runs.over_seeds(chosen)
     assert (first.differs, first.by_seed) == ({"learning_rate": 1e-3}, {1: 1.0, 2: 2.0})
     assert (second.differs, second.mean) == ({"learning_rate": 2e-3}, pytest.approx(2.1))
@@ -208,10 +208,10 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
 def test_without_seeds_or_with_something_else_there_is_no_such_line(home: Path) -> None:
     make(home, "a", 100, [3.0], seed=1)
     make(home, "b", 100, [2.0], seed=2, learning_rate=2e-3)
-    assert compare_runs.over_seeds(compare_runs.load([])) == []
-    assert "No two finished runs" in comparison.seeds(compare_runs.load([])).text
+    assert compare_runs.over_seeds(compare_runs.load_runs([])) == []
+    assert "No two finished runs" in comparison.seeds(compare_runs.load_runs([])).text
     make(home, "c", 100, [1.0], seed=3)
-    assert [group.by_seed for group in compare_runs.over_seeds(compare_runs.load([]))] == [
+    assert [group.by_seed for group in compare_runs.over_seeds(compare_runs.load_runs([]))] == [
         {1: 3.0, 3: 1.0},
         {2: 2.0},
     ]
@@ -228,52 +228,52 @@ def carded(folder: Path, base: str, **code: object) -> None:
 def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> None:
     for seed, scratch in ((1, True), (2, True), (3, False), (4, False)):
         carded(make(home, f"{seed}", 100, [3.0], seed=seed, from_scratch=scratch), f"{seed}")
-    found = [group.by_seed for group in compare_runs.over_seeds(compare_runs.load([]))]
+    found = [group.by_seed for group in compare_runs.over_seeds(compare_runs.load_runs([]))]
     assert found == [{1: 3.0, 2: 3.0}, {3: 3.0}, {4: 3.0}]
-    assert len(comparison.seeds(compare_runs.load([])).text.splitlines()) == 4
+    assert len(comparison.seeds(compare_runs.load_runs([])).text.splitlines()) == 4
 
 
 def test_other_code_makes_no_other_group_and_is_told(home: Path) -> None:
-    """A commit over night, or a file that was changed, is no setting."""
+    """A commit made overnight, or a changed file, is not a setting."""
     carded(make(home, "a", 100, [3.0], seed=1), "b", commit="x", clean=True)
     carded(make(home, "b", 100, [2.0], seed=2), "b", commit="y", clean=False)
-    chosen = compare_runs.load([])
+    chosen = compare_runs.load_runs([])
     (group,) = compare_runs.over_seeds(chosen)
     assert (group.differs, group.by_seed) == ({}, {1: 3.0, 2: 2.0})
     (note,) = compare_runs.notes(chosen)
-    assert note == "not only settings differ, but code commit, code clean as well"
+    assert note == "besides settings, these differ: code commit, code clean"
 
 
 def test_a_seed_that_was_trained_twice_counts_once_and_is_told(home: Path) -> None:
     for name, seed, loss in (("a", 1, 1.0), ("b", 2, 2.0), ("b.repeat-1", 2, 4.0)):
         make(home, name, 100, [loss], seed=seed)
-    (group,) = compare_runs.over_seeds(compare_runs.load([]))
+    (group,) = compare_runs.over_seeds(compare_runs.load_runs([]))
     assert (group.by_seed, group.mean) == ({1: 1.0, 2: 3.0}, 2.0)
-    assert "1, 2 (2 runs)" in comparison.seeds(compare_runs.load([])).text
+    assert "1, 2 (2 runs)" in comparison.seeds(compare_runs.load_runs([])).text
 
 
 def test_other_eval_sides_are_not_held_against_each_other(home: Path) -> None:
     for size, seed in ((8, 1), (8, 2), (16, 1), (16, 2)):
         loss = size + seed
         make(home, f"{size}.{seed}", 100, [loss], eval_tokens=size, block_size=size, seed=seed)
-    lines = comparison.seeds(compare_runs.load([])).text.splitlines()
-    assert lines[2].endswith("another eval side")
+    lines = comparison.seeds(compare_runs.load_runs([])).text.splitlines()
+    assert lines[2].endswith("another held-out set")
 
 
 def test_seeds_of_a_shell_or_without_one_are_numbers(home: Path) -> None:
-    """A shell's flags are texts; a file of a person's own may leave the seed to the default."""
+    """A shell's flags are strings; a file of the user's own may leave the seed to the default."""
     flags = {"seed": "7", "from_scratch": "False", "report_to": "none", "dataset_sha256": "d"}
     for name, base in (("a", "aaa"), ("b", "bbb")):
         folder = make(home, name, 100, [3.0])
         files.write_json(folder / ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
         carded(folder, base)
-    assert compare_runs.over_seeds(compare_runs.load([])) == []  # their bases differ
+    assert compare_runs.over_seeds(compare_runs.load_runs([])) == []  # their bases differ
     carded(folder, "aaa")
-    (group,) = compare_runs.over_seeds(compare_runs.load([]))
+    (group,) = compare_runs.over_seeds(compare_runs.load_runs([]))
     assert group.by_seed == {7: 3.0, 8: 3.0}
     del flags["seed"]
     files.write_json(folder / ARGUMENTS, flags)
-    (group,) = compare_runs.over_seeds(compare_runs.load([]))
+    (group,) = compare_runs.over_seeds(compare_runs.load_runs([]))
     assert group.by_seed == {7: 3.0, 42: 3.0}
 
 
@@ -282,14 +282,14 @@ def test_seeds_that_were_not_evaluated_where_runs_are_compared_are_told(home: Pa
     for name, rate, size in (("a", 1e-3, 8), ("b", 2e-3, 16)):
         make(home, name, 100, [3.0], learning_rate=rate, block_size=size, seed=1)
     make(home, "c", 5, [3.0], learning_rate=2e-3, block_size=8, seed=2)
-    chosen = compare_runs.load([])
+    chosen = compare_runs.load_runs([])
     assert "were evaluated at 5 tokens" in comparison.seeds(chosen).text
 
 
 def test_means_over_other_seeds_have_no_interval_between_them(home: Path) -> None:
     for rate, seed, loss in ((1e-3, 1, 1.0), (1e-3, 2, 2.0), (2e-3, 2, 3.0)):
         make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
-    lines = comparison.seeds(compare_runs.load([])).text.splitlines()
+    lines = comparison.seeds(compare_runs.load_runs([])).text.splitlines()
     assert lines[2].split() == ["0.002", "2", "3.0000", "+1.5000"]
 
 
@@ -298,27 +298,29 @@ def test_runs_are_chosen_by_name_pattern_or_folder(home: Path, tmp_path: Path) -
         make(home, name, 100, [3.0])
     copied = tmp_path / "elsewhere" / "copied"
     shutil.copytree(home / "runs" / "other", copied)
-    assert [r.name for r in compare_runs.load(["lr.*"])] == ["lr.1", "lr.2"]
-    assert [r.name for r in compare_runs.load(["lr.2", "lr.*", str(copied)])] == [
+    assert [r.name for r in compare_runs.load_runs(["lr.*"])] == ["lr.1", "lr.2"]
+    assert [r.name for r in compare_runs.load_runs(["lr.2", "lr.*", str(copied)])] == [
         "lr.2",
         "lr.1",
         "copied",
     ]
-    assert [r.name for r in compare_runs.load(["runs/lr.1"])] == ["lr.1"]  # below the root
+    assert [r.name for r in compare_runs.load_runs(["runs/lr.1"])] == ["lr.1"]  # below the root
     twice = copied.with_name("lr.1")
     copied.rename(twice)
-    assert [r.name for r in compare_runs.load(["lr.1", str(twice)])] == [
+    assert [r.name for r in compare_runs.load_runs(["lr.1", str(twice)])] == [
         "runs/lr.1",
         "elsewhere/lr.1",
     ]
-    with pytest.raises(UserError, match=r"runs: 'lr\.3' is no run here -- did you mean lr\.[12]"):
-        compare_runs.load(["lr.3"])
+    with pytest.raises(
+        UserError, match=r"runs: 'lr\.3' is not a run here -- did you mean lr\.[12]"
+    ):
+        compare_runs.load_runs(["lr.3"])
 
 
 def test_the_figures_are_saved_as_they_were_logged(home: Path) -> None:
     make(home, "a", 100, [10 / 3])
     scored = {"runs/a": "is stopped"}
-    comparison.save(compare_runs.load([]), CompareSettings(name="night"), scored)
+    comparison.save(compare_runs.load_runs([]), CompareSettings(name="night"), scored)
     saved = json.loads((home / "runs" / "night" / "comparison.json").read_text())
     assert saved["scores"][0]["eval_loss"] == 10 / 3 and saved["runs"] == ["a"]
     assert saved["on_the_same_conversations"] == scored

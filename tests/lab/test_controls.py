@@ -1,4 +1,4 @@
-"""controls.py without a browser: sliders show the parameters, and change nothing in silence."""
+"""controls.py without a browser: sliders show the parameters, and change nothing silently."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 
 from neoxkit import machine, paths
 from neoxkit.data import selection
-from neoxkit.data.table import Part, Store, Table
+from neoxkit.data.table import EncodedPart, Store, Table
 from neoxkit.errors import UserError
 from neoxkit.lab import controls, frontend, view
 from neoxkit.launch import forecast, measured
@@ -17,7 +17,7 @@ from neoxkit.settings import TokenizeSettings, TrainSettings
 
 
 class Screen:
-    """Stands in for IPython's display: the current content of each output, in order."""
+    """A stand-in for IPython's display: the current content of each output, in order."""
 
     def __init__(self) -> None:
         self.shown: list[Any] = []
@@ -39,9 +39,9 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def table(*lengths: int) -> Table:
-    """Conversations of so many tokens, one a line, the second half of each a reply."""
+    """Make conversations of these lengths, one per line, the second half of each a reply."""
     parts = [
-        Part(
+        EncodedPart(
             ids=np.arange(n, dtype=np.int32),
             replies=np.array([[n // 2, n - 1, n]], np.int32),
             length=np.array([n], np.int32),
@@ -68,7 +68,7 @@ ROWS = table(10, 50, 70, 70, 130, 300)
 
 
 def dial(control: controls.Controls, label: str) -> list[ipywidgets.Widget]:
-    """Its slider, its field, and the message beside them."""
+    """Return its slider, its field, and the message beside them."""
     rows = [w for w in control.box.children if isinstance(w, ipywidgets.HBox)]
     return next(list(row.children) for row in rows if row.children[0].description == label)
 
@@ -90,7 +90,7 @@ TRAIN = TrainSettings(learning_rate=2e-3)  # what fits tiny
 
 
 def training(**changes: Any) -> controls.Controls:
-    """02's dials over three conversations."""
+    """Make 02's dials over three conversations."""
     return controls.training(TRAIN.replace(**changes), [10, 130, 300], [5, 60, 150], manifest(300))
 
 
@@ -135,7 +135,7 @@ def test_moving_overrides_in_sight_and_reset_restores(screen: Screen) -> None:
     assert control.overrides() == {"block_size": (280, 64)}
     assert "block_size: 280 → 64" in screen.shown[1].text
     assert "block_size: 280 → 64" in screen.shown[1].html
-    assert settings == TokenizeSettings(block_size=280, seed=3)  # the parameters are as they were
+    assert settings == TokenizeSettings(block_size=280, seed=3)  # the parameters are unchanged
     press(control, "Reset")
     assert control.settings == settings and control.overrides() == {}
     assert slider(control, "block size").value == 280
@@ -189,7 +189,7 @@ def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
 def test_a_wrong_value_is_refused_in_a_line(
     screen: Screen, label: str, text: str, said: str
 ) -> None:
-    """Beside its own dial; the field shows the value in use again."""
+    """The message is beside its own dial; the field shows the value in use again."""
     settings, control = TRAIN, training()
     before, shown = list(screen.shown), field(control, label).value
     field(control, label).value = text
@@ -229,17 +229,17 @@ def test_a_rate_of_0_is_a_number_on_the_dial(screen: Screen) -> None:
 
 def test_a_rate_far_above_what_fits_is_told_of(screen: Screen) -> None:
     control = training()
-    assert facts(screen)["learning rate"] == "0.002 (tiny begins with random weights)"
+    assert facts(screen)["learning rate"] == "0.002 (tiny starts from random weights)"
     slider(control, "learning rate").value = 1e-2  # five times
     assert facts(screen)["learning rate"].startswith("0.01; what fits this base is 0.002 (")
     field(control, "learning rate").value = "0.011"
     assert facts(screen)["learning rate"] == (
-        "FAR ABOVE WHAT FITS: 0.011 is 6 times 0.002 (tiny begins with random weights)"
+        "FAR ABOVE WHAT FITS: 0.011 is 6 times 0.002 (tiny starts from random weights)"
     )
 
 
 def test_what_the_dial_no_longer_shows_is_not_written(screen: Screen) -> None:
-    """In 01: the remedy is to run the cells below the dial again, which take what it says."""
+    """In 01 the remedy is to run the cells below the dial again, which use its value."""
     control = controls.block_size(TokenizeSettings(block_size=280), ROWS)
     chosen = control.settings
     control.require(chosen)
@@ -299,12 +299,12 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     said = facts(screen)
     assert said["conversations trained on"] == "20 of 20"
     assert said["trained tokens left out"] == "0.0%"
-    assert said["optimizer steps"] == "9 (3 an epoch)"  # 10 rows a rank, 5 batches, 3 steps
-    assert said["a step (effective batch)"] == "8 conversations, about 260 tokens, 2 rank(s)"
-    assert said["rows an epoch, padded"] == "20 of 280 tokens, 88% padding"
+    assert said["optimizer steps"] == "9 (3 per epoch)"  # 10 rows per rank, 5 batches, 3 steps
+    assert said["effective batch (one step)"] == "8 conversations, about 260 tokens, 2 rank(s)"
+    assert said["rows per epoch, padded"] == "20 of 280 tokens, 88% padding"
     assert said["time"].startswith("unknown") and "; not measured: " in said["by the formulas"]
     slider(control, "batch size").value = 64  # more than there are
-    assert facts(screen)["a step (effective batch)"].startswith(
+    assert facts(screen)["effective batch (one step)"].startswith(
         "256 conversations, all there are, about 650"
     )
     slider(control, "batch size").value = 2
@@ -312,8 +312,8 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     said = facts(screen)
     assert said["conversations trained on"] == "15 of 20"
     assert said["trained tokens left out"] == "62.5%"
-    assert said["optimizer steps"] == "6 (2 an epoch)"
-    assert said["rows an epoch, padded"] == "15 of 64 tokens, 84% padding"
+    assert said["optimizer steps"] == "6 (2 per epoch)"
+    assert said["rows per epoch, padded"] == "15 of 64 tokens, 84% padding"
     rates = screen.shown[2].axes[0].get_lines()[0].get_ydata()
     assert len(rates) == 6 and max(rates) <= control.settings.learning_rate == 2e-3
 
@@ -329,13 +329,13 @@ def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
         asked.append(settings)
         return forecast.Forecast({"weights": 0.2}, 1.0, 9)
 
-    monkeypatch.setattr(forecast, "of", forecast_of)
+    monkeypatch.setattr(forecast, "forecast", forecast_of)
     control = controls.training(TrainSettings(), [100] * 40, [50] * 40, manifest(100))
     slider(control, "batch size").value = 64  # more than there are
     assert asked[-1] == control.settings and asked[-1].per_device_train_batch_size == 64
     said = facts(screen)
-    assert said["memory of a rank"] == "about 0.2 GiB, 1 are there"
-    assert said["time"].startswith("about 3 min")  # 4 epochs of 40 x 100 at 100 a second
+    assert said["memory per rank"] == "about 0.2 GiB, 1 available"
+    assert said["time"].startswith("about 3 min")  # 4 epochs of 40 x 100 at 100 per second
     controls.block_size(TokenizeSettings(block_size=280), table(50, 150))
     assert "about 3 GiB with 1,600 tokens" in screen.shown[4].text  # 16 of 100
 

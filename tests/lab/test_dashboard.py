@@ -1,4 +1,4 @@
-"""Watching without a browser: what the cell shows, and what an interrupt and a closed tab do."""
+"""dashboard.py without a browser: what the cell shows, what an interrupt and a closed tab do."""
 
 import signal
 from pathlib import Path
@@ -28,7 +28,7 @@ TRAIN = {
 
 
 class Process:
-    """A guard that ends when `script` (one callable a poll) has run out."""
+    """A guard that ends when `script` (one callable per poll) has run out."""
 
     def __init__(self, *script: Any, code: int = 0) -> None:
         self.script, self.code = list(script), code
@@ -93,13 +93,13 @@ def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> No
     guard = Process(lambda: begin(folder, 5), nothing, lambda: finish(folder))
     assert dashboard.watch(process.Training(folder, guard, 0))["step"] == 40
     line, picture, replies, log = outputs
-    assert "finished" in line.text and "1.2 to 1.5 GiB a rank" in line.text
+    assert "finished" in line.text and "1.2 to 1.5 GiB per rank" in line.text
     assert len(picture.axes[0].get_lines()[0].get_xdata()) == 1
     assert replies == log == NOTHING
 
 
 def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Outputs) -> None:
-    """While it trains, and when it has finished."""
+    """They are shown while it trains, and when it has finished."""
     append_event(folder, "start", **START, vocabulary=1024)
     seen = []
 
@@ -129,7 +129,7 @@ def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Out
         lambda: said.append(lock.asked_to_stop(folder)),
         lambda: said.append(outputs[0].text),
         interrupt,
-        nothing,  # while it is ended
+        nothing,  # while it is being ended
     )
     with pytest.raises(Stopped, match="mine: stopped before the first checkpoint -- run it again"):
         dashboard.watch(process.Training(folder, guard, 0))
@@ -143,7 +143,7 @@ def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs
         append_event(folder, "stop", step=7)
 
     guard = Process(lambda: begin(folder, 5), interrupt, stop, code=75)
-    with pytest.raises(Stopped, match="mine: stopped, step 7 is saved -- run it again to go on"):
+    with pytest.raises(Stopped, match="mine: stopped, step 7 is saved -- run it again to resume"):
         dashboard.watch(process.Training(folder, guard, 0))
     assert not guard.closed
     assert "stopped" in outputs[0].text
@@ -156,7 +156,7 @@ def test_an_interrupt_before_the_first_step_ends_it_at_once(folder: Path, output
     assert guard.closed and not lock.asked_to_stop(folder)
 
 
-@pytest.mark.parametrize("code", [75, -signal.SIGQUIT])  # its own word; it did not listen yet
+@pytest.mark.parametrize("code", [75, -signal.SIGQUIT])  # its exit code; too early for signals
 def test_a_guard_that_was_told_to_end_is_a_stop(folder: Path, code: int) -> None:
     with pytest.raises(Stopped, match="before the first checkpoint"):
         process.Training(folder, Process(code=code), 0).check()
@@ -168,7 +168,7 @@ def test_a_closed_browser_ends_the_cell_and_not_the_training(
     tabs = [1, 0]
     monkeypatch.setattr(frontend, "num_tabs", lambda: tabs.pop(0))
     guard = Process(lambda: begin(folder, 5), *[nothing] * 9)
-    with pytest.raises(Stopped, match="the browser was closed; the training goes on"):
+    with pytest.raises(Stopped, match="the browser was closed; the training continues"):
         dashboard.watch(process.Training(folder, guard, 0))
     assert not guard.closed and not lock.asked_to_stop(folder)
 
@@ -207,10 +207,10 @@ def test_interrupting_who_only_watches_stops_nothing(
     held = lock.hold(folder)
     times = iter(range(5))
     monkeypatch.setattr(dashboard.time, "sleep", lambda seconds: next(times) < 9 and interrupt())
-    with pytest.raises(Stopped, match=r"mine: it trains on without this cell .* neoxkit stop mine"):
+    with pytest.raises(Stopped, match=r"mine: it keeps training without this cell .* stop mine"):
         dashboard.watch("mine")
     assert not lock.asked_to_stop(folder)
-    assert "left" in outputs[0].text  # drawn as what it is: running
+    assert "left" in outputs[0].text  # drawn as it is: running
     held.close()
 
 

@@ -1,4 +1,4 @@
-"""figure.py: the schedule is transformers' own, and every figure draws with little or no data."""
+"""The figures: the schedule is transformers' own, and all draw with little or no data."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
 
 
 def stepped(kind: str, steps: int, peak: float, warmup_steps: float) -> list[float]:
-    """What a real optimizer gets at each step."""
+    """Return the rate that a real optimizer gets at each step."""
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=peak)
     few = TrainingArguments(output_dir="unused", warmup_steps=warmup_steps, use_cpu=True)
@@ -173,7 +173,7 @@ def test_histogram_counts_every_conversation_once(lengths: list[int], block_size
     assert sum(over) == sum(n > block_size for n in lengths)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [
-        f"{int(sum(fits)):,} conversations up to it",
+        f"{int(sum(fits)):,} conversations that fit",
         f"{int(sum(over)):,} longer",
     ]
 

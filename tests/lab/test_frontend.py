@@ -1,4 +1,4 @@
-"""frontend.py without one: who started the kernel, and what its server tells."""
+"""frontend.py without a browser: who started the kernel, and what its server says."""
 
 import json
 import threading
@@ -40,7 +40,7 @@ def test_widgets_are_shown_where_somebody_can_move_them(
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list]]:
-    """A server that answers as Jupyter's does; gives its address and what it was asked."""
+    """Start a server that answers like Jupyter's; yield its address and the requests it got."""
     asked: list = [{"connections": 2}]
 
     class Handler(BaseHTTPRequestHandler):

@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def opened(home: Path) -> Iterator[Open]:
-    """Opens a notebook, or a copy of it that is named by its run and has other parameters."""
+    """Open a notebook, or a copy named after its run with other parameters."""
     with lab_driver.jupyterlab(home) as address, lab_driver.chromium() as browser:
 
         def open_notebook(name: str, /, **parameters: object) -> lab_driver.Notebook:
@@ -105,7 +105,7 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab.outputs(pages).locator(".noUi-handle").focus()
     tab.page.keyboard.press("ArrowRight")
     tab.wait_for(pages, "line 4:")
-    for part in ("audit.audit(", "tokenized.save("):  # of cells that were run with 280
+    for part in ("audit.audit(", "tokenized.save("):  # cells that were run with 280
         tab.run(part)
         tab.wait_for(part, "block_size: the dial says 64, the cells below it were run with 280")
     assert files.read_json(written) == in_the_browser

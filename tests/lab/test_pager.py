@@ -63,7 +63,7 @@ def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
 
 def test_the_longer_kind_after_a_shorter_one_pages_on(shown: Outputs) -> None:
     pager = pages(shown)
-    pager.kind.value = "train: repeats another one to the letter"
+    pager.kind.value = "train: repeats another one exactly"
     assert pager.number.max == 1 and shown[1] == page_of(TRAIN[1])
     pager.kind.value = "the train side"
     assert pager.number.max == 5 and shown[1] == page_of(TRAIN[0])

@@ -29,7 +29,7 @@ TAGS = re.compile(r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|strong|progr
 
 
 def seen(html: str) -> str:
-    """An HTML view's text; it may hold only the tags that views writes, and no raw control."""
+    """Return an HTML view's text; only view.py's tags and no raw controls are allowed."""
     for tag in re.findall(r"<[^>]*>", html):
         assert TAGS.fullmatch(tag), tag
     text = re.sub(r"<[^>]*>", "", html)
@@ -79,7 +79,7 @@ def test_table_holds_the_same_in_both_forms() -> None:
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance of #rrggbb (WCAG 2)."""
+    """Return the relative luminance of #rrggbb (WCAG 2)."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
@@ -87,7 +87,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("background", ["#ffffff", "#111111"])
 def test_an_alert_is_seen_in_both_themes(background: str) -> None:
-    """3 to 1 is what WCAG 2 asks of a graphical mark; the words have the theme's own colour."""
+    """WCAG 2 asks for 3 to 1 in graphical marks; the words have the theme's colour."""
     shown = view.alert(["the loss rose", "so did the other"])
     assert f"border-left:6px solid {view.ALERT_COLOUR};" in shown.html
     assert not re.search(r"[;\"]color:", shown.html)
@@ -113,7 +113,7 @@ def test_settings_table_marks_what_was_changed() -> None:
 
 
 class Letters:
-    """A tokenizer with one token a byte; `~` is its special token."""
+    """A tokenizer with one token per byte; `~` is its special token."""
 
     all_special_ids = (ord("~"),)
 
@@ -213,7 +213,7 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
     lines = show.replies(asked, base, tuned, most=12).text.splitlines()[1:]
     shown = [line.split() for line in lines]
     numbers = [int(q[1:]) for q, *_ in shown]
-    assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each beside its own replies
+    assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each with its own replies
     assert len(numbers) == min(count, 12) == len(set(numbers)) and numbers == sorted(numbers)
     if count >= 12:
         gaps = np.diff([*numbers, count])
@@ -257,7 +257,7 @@ def test_tasks_carry_their_errors() -> None:
 
 
 class Display:
-    """Stands in for IPython's display: what was shown and each update of it."""
+    """A stand-in for IPython's display: what was shown and each update of it."""
 
     def __init__(self) -> None:
         self.views: list[Any] = []
@@ -276,7 +276,7 @@ def test_progress_draws_at_most_twice_a_second_and_always_the_end(
     now, screen = [100.0], Display()
     monkeypatch.setattr(view, "display", screen)
     monkeypatch.setattr(view.time, "monotonic", lambda: now[0])
-    progress = view.Progress("<b>scoring")
+    progress = view.ProgressBar("<b>scoring")
     for done in range(1, 101):  # 100 calls in ten seconds
         now[0] += 0.1
         progress(done, 100)

@@ -1,4 +1,4 @@
 """The commands, and what the terminal shows.
 
-Notebooks use nothing of it.
+Notebooks use none of it.
 """

@@ -1,4 +1,4 @@
-"""python -m neoxkit.cli: the same as the `neoxkit` command."""
+"""Run the `neoxkit` command with python -m neoxkit.cli."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`neoxkit`: strict papermill over the notebooks, and what is done with runs."""
+"""Run the neoxkit notebooks through papermill, with checked parameters, and manage runs."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a notebook failed, 2 a person's mistake, 75 a training stopped."""
+    """Run a command; return 0 done, 1 notebook failed, 2 user's mistake, 75 training stopped."""
     try:
         options = _parser().parse_args(_protected(sys.argv[1:] if argv is None else argv))
         code = options.call(options)
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # head, say, has seen enough
+    except BrokenPipeError:  # the reader (head, say) has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as fault:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {where}: {fault.strerror} -- check the folder", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped -- run the same command again to go on", file=sys.stderr)
+        print("stopped -- run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -49,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _protected(argv: Sequence[str]) -> list[str]:
-    """A value like -1e-5 after a blank, with which argparse does not take it for a flag."""
+    """Put a blank before a value like -1e-5, so that argparse does not take it for a flag."""
     words = list(argv)
     for i in range(2, len(words)):
         if words[i - 2] == "-p" and words[i].startswith("-"):
@@ -71,65 +71,67 @@ def _parser() -> argparse.ArgumentParser:
     )
     _takes_parameters(run, "VALUE", "a YAML file of parameters; -p wins")
     run.add_argument("--only", choices=[s.notebook for s in NOTEBOOKS], action="append",
-                     help="this notebook alone (repeat for more)")  # fmt: skip
+                     help="only this notebook (repeat for more)")  # fmt: skip
     run.set_defaults(call=_run)
     sweep = commands.add_parser(
         "sweep",
-        help="one run for each combination of values, and a table of all",
+        help="make one run per combination of values, and a table of all",
         allow_abbrev=False,
-        description="Run 02_train (and 03_evaluate, if it is named) once for each combination of "
-        "the values given, into runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The "
-        "same command again skips what is finished and goes on with the rest.",
+        description="Run 02_train (and 03_evaluate, if named) once per combination of the values "
+        "given, into runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The same command "
+        "again skips finished runs and resumes the rest.",
     )
     sweep.add_argument("notebooks", nargs="+", metavar="NOTEBOOK",
                        choices=[s.notebook for s in (TrainSettings, EvaluateSettings)],
                        help="02_train, 03_evaluate")  # fmt: skip
-    _takes_parameters(sweep, "V1,V2,...", "a YAML file in which a list is the values to sweep")
+    _takes_parameters(sweep, "V1,V2,...", "a YAML file; a list in it means: sweep these values")
     sweep.add_argument("--paired", action="store_true",
-                       help="the n-th values together, not all combinations")  # fmt: skip
+                       help="combine the n-th values, not all with all")  # fmt: skip
     sweep.add_argument("--at-once", type=int, default=0, metavar="N",
-                       help="trainings that share the machine; 0: by the GPUs")  # fmt: skip
+                       help="trainings at once; 0: as many as the GPUs allow")  # fmt: skip
     sweep.set_defaults(call=_sweep)
     doctor = commands.add_parser(
-        "doctor", allow_abbrev=False, help="what this machine has and what is missing"
+        "doctor", allow_abbrev=False, help="show what this machine has and what is missing"
     )
     doctor.set_defaults(call=lambda _: _doctor())
-    listed = commands.add_parser("runs", allow_abbrev=False, help="every run and how it stands")
+    listed = commands.add_parser(
+        "runs", allow_abbrev=False, help="list every run with its state, step and losses"
+    )
     listed.set_defaults(call=lambda _: _list_runs())
     _about_a_run(
-        commands, "repeat", _repeat, "train a finished run once more and compare the bytes",
+        commands, "repeat", _repeat, "train a finished run again and compare the bytes",
         "Train runs/RUN again as its run card says, into runs/RUN.repeat-N, and compare the "
-        "weights. On a CPU they are the same to the byte; exit code 1 where not.",
+        "weights. On a CPU they are the same to the byte; exit code 1 if not.",
     )  # fmt: skip
     fits = commands.add_parser(
-        "fit", allow_abbrev=False, help="does a training fit here; what fits on which machine",
-        description="With parameters of 02_train: what that training takes of a rank here, and its "
-        "largest micro-batch (-p probe_steps 3 measures); those of other notebooks are passed "
-        "over, so that the flags of neoxkit run do. Exit code 1: it does not fit. Without any: "
-        "for each model and machine the first configuration in which a training fits, and its "
-        "largest micro-batch: bf16, gradient checkpointing, conversations of 280 tokens.",
+        "fit", allow_abbrev=False, help="show whether a training fits here, or what fits where",
+        description="Given parameters of 02_train, show the memory that training needs per rank "
+        "here, and its largest micro-batch (-p probe_steps 3 measures); exit code 1 if it does not "
+        "fit. The flags of neoxkit run work: other notebooks' parameters are ignored. Without "
+        "parameters, show for each model and machine the first configuration that fits, and its "
+        "largest micro-batch (bf16, gradient checkpointing, conversations of 280 tokens).",
     )  # fmt: skip
     _takes_parameters(fits, "VALUE", "a YAML file of parameters; -p wins")
     fits.add_argument("--lora-rank", type=int, default=0, metavar="N",
-                      help="of the table: train adapters alone")  # fmt: skip
+                      help="for the table: train adapters only")  # fmt: skip
     fits.add_argument("--machine", action="append", default=[], metavar="GPUSxGIB",
-                      help="there, not here: 4x24 (repeat for more in the table)")  # fmt: skip
+                      help="another machine: 4x24 (repeat for more in the table)")  # fmt: skip
     fits.set_defaults(call=_fit)
-    _about_a_run(commands, "merge", _merge, "write a LoRA run as a whole model: runs/RUN/merged")
+    _about_a_run(commands, "merge", _merge, "merge a LoRA run into a whole model: runs/RUN/merged")
     _about_a_run(
-        commands, "report", _report, "write runs/RUN/report.html: all of a run on one page"
+        commands, "report", _report, "write runs/RUN/report.html: the whole run on one page"
     )
     stop = _about_a_run(
         commands, "stop", _stop, "stop a training: it finishes its step and saves",
         "Ask the training in runs/RUN to finish its step, save and stop, and wait until it has. "
-        "The same command that started it goes on from there.",
+        "The command that started it resumes from there.",
     )  # fmt: skip
     stop.add_argument("--now", action="store_true", help="end it at once, without saving")
     return parser
 
 
 def _takes_parameters(parser: argparse.ArgumentParser, value: str, of_a_file: str) -> None:
-    """-p NAME VALUE and -f FILE.yaml, each as often as one likes."""
+    """Add -p NAME VALUE and -f FILE.yaml, each repeatable."""
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", value),
                         dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
     parser.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
@@ -139,7 +141,7 @@ def _takes_parameters(parser: argparse.ArgumentParser, value: str, of_a_file: st
 def _about_a_run(
     commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str, more: str = ""
 ) -> argparse.ArgumentParser:
-    """A command that is given the name of a run."""
+    """Add a command that takes the name of a run."""
     parser = commands.add_parser(name, allow_abbrev=False, help=help, description=more or help)
     parser.add_argument("run", metavar="RUN")
     parser.set_defaults(call=call)
@@ -184,12 +186,12 @@ def _fit(options: argparse.Namespace) -> int:
     from neoxkit.launch.machines import MACHINES, choices, configurations, machine
 
     flags = [(name, value.strip()) for name, value in options.parameters]
-    machines = [machine(text) for text in options.machine]
+    machines: Sequence[Machine] = [machine(text) for text in options.machine]
     if options.lora_rank < 0:
         raise UserError("--lora-rank", f"got {options.lora_rank}", "give 0 or more")
     if chosen := parameters.read(options.files, flags):
         if options.lora_rank:
-            what = "is of the table, not of one training"
+            what = "is for the table, not for one training"
             raise UserError("--lora-rank", what, f"write -p lora_rank {options.lora_rank}")
         own = {k: v for k, v in chosen.items() if k in TrainSettings.__dataclass_fields__}
         return _fits(TrainSettings(**own), machines)
@@ -197,21 +199,21 @@ def _fit(options: argparse.Namespace) -> int:
     rows = choices(configurations(), options.lora_rank, machines)
     print(view.table(rows, ("model", *map(str, machines))).text)
     print(
-        "ds_config, how many conversations of 280 tokens each GPU holds at once, GiB of the host; "
-        "by formulas (lib/neoxkit/fit.py) that were measured on CPUs, not yet on GPUs"
+        "ds_config, how many conversations of 280 tokens fit on each GPU, GiB of host memory; by "
+        "formulas (lib/neoxkit/models/memory.py) that were checked on CPUs, not yet on GPUs"
     )
     return 0
 
 
 def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
-    """The forecast of a training, here or on a machine; exit code 1 where it does not fit."""
+    """Forecast a training, here or on a machine; return exit code 1 if it does not fit."""
     from neoxkit.lab import view
     from neoxkit.launch import forecast, trials
 
     if len(machines) > 1:
         raise UserError("--machine", f"got {len(machines)} for one training", "give one")
     if machines and settings.probe_steps:
-        raise UserError("probe_steps", "are made here, not on --machine", "leave one of them out")
+        raise UserError("probe_steps", "run here, not on --machine", "leave one of them out")
     if not machines:
         trials.probe(settings, terminal.Counting)
     found = forecast.on_dataset(settings, machine=machines[0] if machines else None)
@@ -235,11 +237,11 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    """Returns when the training is gone; 0 where it saved and stopped, or had come to its end."""
+    """Stop a training and wait until it is gone; return 0 if it saved and stopped, or finished."""
     run, now = options.run, options.now
     folder = paths.run(run)
     while (pid := lock.locked_by(folder)) == lock.UNKNOWN:
-        time.sleep(0.05)  # it has just begun
+        time.sleep(0.05)  # it has just started
     if not pid:
         raise UserError("RUN", f"{run} is not training", "see neoxkit runs")
     if now:
@@ -249,7 +251,7 @@ def _stop(options: argparse.Namespace) -> int:
         print(f"{run} finishes its step and saves ...", flush=True)
     while lock.locked_by(folder):
         time.sleep(0.2)
-    lock.answer_stop(folder)  # a training that was just over has not looked
+    lock.answer_stop(folder)  # a training that had just ended did not see it
     standing = standing_of(folder)
     print(terminal.how_it_stands(standing))
     return 0 if now or standing.state in ("stopped", "finished") else 1

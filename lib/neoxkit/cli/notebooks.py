@@ -1,4 +1,4 @@
-"""The three notebooks in order through papermill: what is refused first, what is said meanwhile."""
+"""Execute the notebooks in order through papermill, after checking everything they need."""
 
 import logging
 import os
@@ -29,25 +29,25 @@ from neoxkit.settings import (
     TrainSettings,
 )
 
-OWNER = "NEOXKIT_OWNER"  # the process that started this one for itself, where there is one
+OWNER = "NEOXKIT_OWNER"  # process that started this one and that it must not outlive
 KERNEL_STARTS = 3
 KERNEL_DIED = "Kernel died before replying"  # jupyter_client's words
-MISTAKES = tuple(KINDS)  # by these names a notebook's failure is known
+MISTAKES = tuple(KINDS)  # names by which papermill reports our errors
 
 
 def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
-    """Execute the notebooks in order; stops at the first that fails, its copy kept.
+    """Execute the notebooks in order; stop at the first that fails, and keep its copy.
 
-    Everything that can be refused is refused before the first of them writes anything.
+    Everything that can be refused is refused before the first one writes anything.
     """
     _end_with_owner()
     stages = [s for s in NOTEBOOKS if (s.notebook in only if only else s in STAGES)]
     settings = _settings(stages, parameters)
     for name in parameters:
         if name != "run" and not any(name in stage.__dataclass_fields__ for stage in stages):
-            raise UserError(name, "is no parameter of the chosen notebooks", "leave out --only")
+            raise UserError(name, "is not a parameter of the chosen notebooks", "leave out --only")
     folder = _folder(settings, parameters.get("run"))
-    for one in settings.values():  # first, for it may be why something is refused
+    for one in settings.values():  # first: it may be why something is refused
         _note(unused(one, parameters))
     _note(_check_before(settings))
     _note(_doubts(settings))
@@ -60,16 +60,16 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
         begun = time.monotonic()
         if stage is TrainSettings and settings[stage].probe_steps:
-            _say("first a probe, which takes as long as a start")
+            _say("a probe comes first; it takes as long as a start")
         if stage is TrainSettings and settings[stage].range_test_steps:
-            _say("first a range test and three short runs, which take as long as four starts")
+            _say("a range test and three short runs come first; they take as long as four starts")
         with _watched(stage, folder):
             fault = _execute(settings[stage], target)
         if fault:
             return _failed(fault, target)
         _say(f"{time.monotonic() - begun:.0f} s")
         if stage is TokenizeSettings:
-            manifest = files.read_json(_dataset(settings) / files.MANIFEST)
+            manifest = files.read_json(paths.tokenized(settings[stage].dataset) / files.MANIFEST)
             counted = terminal.tokenized_note(manifest)
             for line in (*manifest["notes"], counted, *manifest["split_notes"]):
                 _say(line)
@@ -82,7 +82,7 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
 def _settings(
     stages: Sequence[type[Settings]], parameters: Mapping[str, Any]
 ) -> dict[type[Settings], Any]:
-    """The settings of each stage, bad values refused; 02 trains on the dataset that 01 writes."""
+    """Return each stage's settings, or refuse bad values; 02 uses the dataset that 01 writes."""
     made: dict[type[Settings], Any] = {}
     for stage in stages:
         own = {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
@@ -93,10 +93,10 @@ def _settings(
 
 
 def unused(settings: Settings, given: Container[str]) -> list[str]:
-    """A sentence on what is saved in a notebook's parameters cell and not used, if anything is.
+    """Return a sentence on saved values of a notebook's parameters cell that are not used, if any.
 
-    Nothing is said of parameters that a person gave. What a list holds is not shown: it may be a
-    private question.
+    Parameters that the user gave are not mentioned. The contents of lists are not shown: they may
+    be private questions.
     """
     saved = {k: v for k, v in settings.saved_otherwise().items() if k not in given}
     if not saved:
@@ -110,14 +110,14 @@ def unused(settings: Settings, given: Container[str]) -> list[str]:
 
 
 def _in_short(value: Any) -> str:
-    """A number or a text as a shell takes it; dots for all else."""
+    """Return a number or a text as a shell takes it; dots for anything else."""
     if isinstance(value, int | float) or (isinstance(value, str) and value.isprintable()):
         return shlex.quote(as_flags({"": value})[-1])
     return "..."
 
 
 def _end_with_owner() -> None:
-    """Where another process started this one for itself: ask this one to end when it is gone."""
+    """Stop this process when its owner, if it has one, is gone."""
     owner = int(os.environ.pop(OWNER, 0))
 
     def wait() -> None:
@@ -130,7 +130,7 @@ def _end_with_owner() -> None:
 
 
 def _folder(settings: Mapping[type[Settings], Any], run: str | None) -> Path:
-    """Where the executed notebooks go: the run's folder; the dataset's name if there is no run."""
+    """Return the folder for the executed notebooks: the run's, or one named after the dataset."""
     alone = next(iter(settings.values())) if len(settings) == 1 else None
     own = {TokenizeSettings: "dataset", CompareSettings: "name"}.get(type(alone))
     return paths.run(run or (getattr(alone, own) if own else TrainSettings.run))
@@ -144,11 +144,11 @@ def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
 def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
     """Refuse now what a notebook would refuse later, after others have written their files.
 
-    Returns what is replaced, in a sentence.
+    Return what is replaced, in a sentence.
     """
     first, train, last = (settings.get(stage) for stage in STAGES)
     if CompareSettings in settings:
-        compare_runs.load(settings[CompareSettings].runs)
+        compare_runs.load_runs(settings[CompareSettings].runs)
     if first:
         checks.check_files(first, last.questions_file if last else "")
     if train:
@@ -165,14 +165,14 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
 
 
 def _doubts(settings: Mapping[type[Settings], Any]) -> list[str]:
-    """What a person should know of the training that is started all the same."""
+    """Return doubts about the training that don't keep it from starting."""
     first = settings.get(TokenizeSettings)
     return command.doubts(settings.get(TrainSettings), first.model_name_or_path if first else "")
 
 
 @contextmanager
 def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
-    """Around 02: how the run begins, where its log is, and how it goes."""
+    """Around 02, say how the run begins and where its log is, and show its progress."""
     if stage is not TrainSettings:
         yield
         return
@@ -200,9 +200,9 @@ def on_signals(ask: Callable[[int, Any], None]) -> Iterator[None]:
 
 @contextmanager
 def _signals_stop(folder: Path) -> Iterator[None]:
-    """While the block runs, the first Ctrl-C or TERM asks the training to save and stop.
+    """While the block runs, let the first Ctrl-C or TERM ask the training to save and stop.
 
-    One that has made no step yet has nothing to save, and is ended at once.
+    A training without a finished step has nothing to save, and is ended at once.
     """
     asked = False
 
@@ -212,7 +212,7 @@ def _signals_stop(folder: Path) -> Iterator[None]:
             raise KeyboardInterrupt
         asked = True
         lock.ask_to_stop(folder)
-        _say("finishes its step and saves; once more, and it ends at once")
+        _say("finishing the step and saving; interrupt again to end it at once")
 
     with on_signals(ask):
         yield
@@ -228,16 +228,15 @@ def _say(text: str) -> None:
 
 
 def _execute(settings: Settings, target: Path) -> Any:
-    """Execute one notebook; papermill's error of the cell that failed, if one did.
+    """Execute one notebook; return papermill's error if a cell failed.
 
-    Every setting is injected, and the kernel named: what JupyterLab saved in the notebook's
-    parameters and metadata does not count. A kernel that dies before it answers has run nothing,
-    and is started again: between the search for free ports and their use another process may have
-    taken one.
+    Every setting is injected and the kernel named, so what JupyterLab saved in the notebook's
+    parameters and metadata does not count. A kernel that dies before it answers has run nothing
+    and is started again: another process may have taken one of the ports that were found free.
     """
-    import papermill  # slow: after every value was checked
+    import papermill  # slow, so only once every value is checked
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # else it tells of slow autosaves
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # else it reports slow autosaves
     from papermill.exceptions import PapermillExecutionError
 
     for start in range(1, KERNEL_STARTS + 1):
@@ -249,7 +248,7 @@ def _execute(settings: Settings, target: Path) -> Any:
                 kernel_name="python3",
                 language="python",
                 autosave_cell_every=1,
-                # 02 has a line of its own
+                # 02 has its own status line
                 progress_bar=sys.stderr.isatty() and not isinstance(settings, TrainSettings),
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # else a warning about TCP
             )
@@ -259,11 +258,11 @@ def _execute(settings: Settings, target: Path) -> Any:
         except RuntimeError as fault:
             if not str(fault).startswith(KERNEL_DIED) or start == KERNEL_STARTS:
                 raise
-            _say("its kernel did not start; once more")
+            _say("its kernel did not start; trying again")
 
 
 def _failed(fault: Any, target: Path) -> int:
-    """Say what a failed cell said; the exit code."""
+    """Print the error of a failed cell; return the exit code."""
     if fault.ename == Stopped.__name__:
         print(fault.evalue, file=sys.stderr)
         return STOPPED

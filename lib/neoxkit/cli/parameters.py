@@ -1,4 +1,4 @@
-"""The parameters of `neoxkit run`: from YAML files and flags, each known and of its own type."""
+"""Read the parameters of `neoxkit run` from YAML files and flags, checking name and type."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from neoxkit.settings import NOTEBOOKS
 
 
 def read(files: Sequence[str], flags: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The parameters of YAML files and of (name, value) flags together; flags win."""
+    """Read the parameters of YAML files and of (name, value) flags; flags win."""
     given = {name: _checked(name, value, where) for name, value, where in _from_files(files)}
     return given | {name: _checked(name, _literal(name, value)) for name, value in flags}
 
@@ -22,10 +22,10 @@ def read(files: Sequence[str], flags: Sequence[tuple[str, str]]) -> dict[str, An
 def read_swept(
     files: Sequence[str], flags: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """The same, where a flag's value may be several with commas, and a file's a list of them.
+    """Read the parameters of a sweep: a flag may have several values with commas, a file a list.
 
-    Returns the parameters with one value, and those with several. What is a list itself (like
-    `my_questions`) is swept by a list of lists, in a file alone.
+    Return the parameters with one value, and those with several. A parameter that is itself a list
+    (like `my_questions`) is swept by a list of lists, only in a file.
     """
     given = {name: (value, where) for name, value, where in _from_files(files)}
     given |= {name: (_several(name, value), "") for name, value in flags}
@@ -46,15 +46,15 @@ def read_swept(
 
 
 def _several(name: str, value: str) -> Any:
-    """A flag's value, or its values where it has commas."""
+    """Return a flag's value, or its values if it has commas."""
     kind = _fields()[name].type if name in _fields() else str
     if kind in (list, dict) or name == "report_to" or "," not in value:
-        return _literal(name, value)  # reporters are named with commas themselves
+        return _literal(name, value)  # its own value may have commas
     return [part.strip() for part in value.split(",")]
 
 
 def _from_files(files: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
-    """Each parameter of YAML files: its name, its value, and where it stands."""
+    """Yield each parameter of YAML files: its name, its value, and its place in the file."""
     for name in files:
         path = paths.find("-f", name)
         try:
@@ -67,16 +67,18 @@ def _from_files(files: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
             mark = getattr(fault, "problem_mark", None)
             where = f"{paths.short(path)}:{mark.line + 1 if mark else 1}"
             why = getattr(fault, "problem", None) or "it can't be parsed"
-            remedy = "write one `name: value` a line, none indented"
+            remedy = "write one `name: value` per line, not indented"
             raise UserError(where, f"is not YAML ({why})", remedy) from None
         if not isinstance(values, dict):
-            raise UserError(f"{paths.short(path)}:1", "is no mapping", "write `name: value` lines")
+            raise UserError(
+                f"{paths.short(path)}:1", "is not a mapping", "write `name: value` lines"
+            )
         for key, value in values.items():
             yield str(key), value, f"{paths.short(path)}:{_line_of(text, str(key))}: "
 
 
 def _line_of(text: str, name: str) -> int:
-    """Where a name is given in a YAML file."""
+    """Return the line on which a YAML file gives a name."""
     found = re.search(rf"(?m)^[ \t{{\"']*{re.escape(name)}[\"']?[ \t]*:", text)
     return text[: found.start()].count("\n") + 1 if found else 1
 
@@ -86,7 +88,7 @@ def _fields() -> dict[str, Field]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-6 is a number, as it is in Python and JSON."""
+    """A YAML loader that reads 1e-6 as a number, as Python and JSON do."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -102,7 +104,7 @@ def _from_yaml(text: str) -> Any:
 
 
 def _literal(name: str, value: str) -> Any:
-    """A flag's text; lists and dicts are written as YAML."""
+    """Return a flag's text; lists and dicts are read as YAML."""
     kind = _fields()[name].type if name in _fields() else str
     if kind not in (list, dict):
         return value
@@ -113,7 +115,7 @@ def _literal(name: str, value: str) -> Any:
 
 
 def _checked(name: str, value: Any, where: str = "") -> Any:
-    """The value as its parameter's type; `where` it was given, for a file."""
+    """Convert a value to its parameter's type; `where`: its place in a file."""
     known = _fields()
     if name not in known:
         remedy = near(name, known, shorten(f"known are {', '.join(known)}"))

@@ -1,4 +1,4 @@
-"""`neoxkit repeat`: a finished run once more, and whether the same bytes came out."""
+"""`neoxkit repeat`: train a finished run again, and compare the bytes."""
 
 import os
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from neoxkit.settings import TrainSettings
 
 
 def repeat(run: str) -> int:
-    """Train a run again, into a folder of its own, and compare; the exit code.
+    """Train a run again, into its own folder, and compare; return the exit code.
 
-    On a CPU the same code, packages, threads and kind of machine give the same bytes; 1 where they
-    did not. A GPU adds up in no fixed order: there the losses are told.
+    On a CPU the same code, packages, threads and kind of machine give the same bytes; return 1 if
+    they did not. A GPU adds in no fixed order: there the losses are reported.
     """
     folder = paths.run(run)
     facts, card = finished_facts(folder), run_card.read(folder)
     if not card.get("commands"):
-        why = "was started at a shell" if card else "is of an earlier version and has no run card"
+        why = "was started in a shell" if card else "is from an earlier version and has no run card"
         raise UserError("RUN", f"{run} {why}", "give its command again with another --output_dir")
     tokenized.check_sha256(
         paths.find("dataset", facts["dataset"], file=False), facts["dataset_sha256"]
@@ -40,32 +40,32 @@ def repeat(run: str) -> int:
 
 
 def _settings(folder: Path) -> TrainSettings:
-    """What the run was started with, under the first name that no finished repeat has: one that was
-    stopped goes on."""
+    """Return the run's settings, under the first name that no finished repeat has, so that a
+    stopped repeat is resumed."""
     number = 1
     while state_of(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
         number += 1
     start = [e for e in read_events(folder) if e["event"] == "start"][-1]
     arguments = files.read_json(folder / ARGUMENTS)
     if changed := arguments["allow_change"]:
-        print(
-            f"note: {', '.join(changed)} changed on the way; the repeated run has the last values"
-        )
+        print(f"note: {', '.join(changed)} changed during the run; the repeat has the last values")
     settings = command.settings_of(arguments, start["num_ranks"])
     return settings.replace(run=f"{folder.name}.repeat-{number}", allow_change=[])
 
 
 def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
-    """Say whether the weights are the same; the exit code."""
+    """Print whether the weights are the same; return the exit code."""
     new = finished_facts(paths.run(again))
     if new["model_sha256"] == facts["model_sha256"]:
         for name, sha256 in new["model_sha256"].items():
-            print(f"the same bytes: {name} of {run} and of {again} is {sha256}")
+            print(f"same bytes: {name} of {run} and {again} is {sha256}")
         return 0
     was, is_ = (run_card.read(paths.run(name)) for name in (run, again))
     for name in ("base_sha256", "ds_config"):
         if was[name] != is_[name]:
-            print(f"note: {name} is another one than that of {run}")
-    print(f"other bytes: eval loss {facts['eval_loss']} in {run}, {new['eval_loss']} in {again}")
+            print(f"note: {name} differs from that of {run}")
+    print(
+        f"different bytes: eval loss {facts['eval_loss']} in {run}, {new['eval_loss']} in {again}"
+    )
     start = read_events(paths.run(again))[0]
     return 1 if start["device"] == "cpu" else 0

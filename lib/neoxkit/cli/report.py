@@ -1,4 +1,4 @@
-"""`neoxkit report`: a run as one HTML page that opens anywhere and asks the network for nothing."""
+"""`neoxkit report`: a run as one HTML page that opens anywhere and needs no network."""
 
 import base64
 import time
@@ -17,7 +17,7 @@ from neoxkit.runs.folder import standing_of
 from neoxkit.settings import NOTEBOOKS
 
 REPORT = "report.html"
-# Nothing is fetched and no script runs, whatever a notebook holds.
+# Nothing is fetched and no script runs, whatever the notebook contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -39,7 +39,7 @@ TEMPLATE = """
 
 
 def write(run: str) -> Path:
-    """Write runs/RUN/report.html from the run's files and its executed notebooks; returns it."""
+    """Write runs/RUN/report.html from the run's files and executed notebooks; return its path."""
     folder = paths.run(run)
     if not (folder / METRICS).is_file() and not _notebooks(folder):
         raise UserError("RUN", f"{run} has neither metrics nor notebooks", "see neoxkit runs")
@@ -62,13 +62,13 @@ def write(run: str) -> Path:
 
 
 def _notebooks(folder: Path) -> list[Path]:
-    """The executed notebooks of a run, in their order."""
+    """Return the executed notebooks of a run, in order."""
     found = [folder / f"{stage.notebook}.ipynb" for stage in NOTEBOOKS]
     return [path for path in found if path.is_file()]
 
 
 def _overview(folder: Path) -> str:
-    """How the run stands, its card, its curve, and what its evaluation says."""
+    """Show the run's state, card, curve and evaluation."""
     parts = [view.table(run_card.rows(folder)).html]
     if (folder / METRICS).is_file():
         standing, events = standing_of(folder), history(read_events(folder))
@@ -93,7 +93,7 @@ def _picture(figure: Picture) -> str:
 
 
 def _notebook(path: Path) -> str:
-    """The body of an executed notebook, its code folded."""
+    """Return the body of an executed notebook, its code folded."""
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -104,6 +104,6 @@ def _notebook(path: Path) -> str:
         extra_loaders=[DictLoader({"folded.html.j2": TEMPLATE})],
     )
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("widgets", None)  # for scripts, which don't run here
+    notebook.metadata.pop("widgets", None)  # they need scripts, which don't run here
     html, _ = exporter.from_notebook_node(notebook)
     return html

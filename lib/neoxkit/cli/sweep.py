@@ -1,4 +1,4 @@
-"""`neoxkit sweep`: one run a variant, each an executed notebook in its own folder, and a table."""
+"""`neoxkit sweep`: one run per variant, each in its own folder, and a table of all."""
 
 import itertools
 import os
@@ -29,15 +29,15 @@ from neoxkit.runs.events import METRICS
 from neoxkit.runs.folder import standing_of, state_of
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 
-MOST_CHARACTERS = 80  # of a run's name: ".range-check-1.0e-03" behind it must be one as well
-LOG = "run.log"  # what `neoxkit run` said of a variant
+MOST_CHARACTERS = 80  # in a run's name: with ".range-check-1.0e-03" added it must still be valid
+LOG = "run.log"  # the output of a variant's `neoxkit run`
 LOOK_SECONDS = 1.0
-INTERRUPTED = 130  # of `neoxkit run` by Ctrl-C where no training was asked to stop
+INTERRUPTED = 130  # `neoxkit run` after Ctrl-C, if no training was asked to stop
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One run of a sweep: what `neoxkit run` is given, and the settings of 02 in it."""
+    """One run of a sweep: the parameters of its `neoxkit run`, and its 02 settings."""
 
     parameters: dict[str, Any]
     settings: TrainSettings
@@ -53,10 +53,11 @@ def variants(
     paired: bool = False,
     notebooks: Sequence[str] = (TrainSettings.notebook,),
 ) -> list[Variant]:
-    """The runs of a sweep: every combination of the swept values, or (`paired`) the n-th of each.
+    """Return the runs of a sweep: all combinations of the swept values, or (`paired`) the n-th of
+    each.
 
-    `fixed["run"]` is the sweep's name, with which the names of its runs begin; the others are
-    parameters of the notebooks that are run.
+    `fixed["run"]` is the sweep's name, with which its runs' names begin; the others are parameters
+    of the notebooks that are run.
 
     >>> made = variants({"run": "lr"}, {"learning_rate": [1e-5, 3e-5]})
     >>> [v.settings.run for v in made]
@@ -67,7 +68,7 @@ def variants(
         raise UserError("-p", what, "give for example -p learning_rate 1e-5,3e-5")
     if paired and len({len(values) for values in swept.values()}) > 1:
         counts = ", ".join(f"{len(values)} of {name}" for name, values in swept.items())
-        raise UserError("--paired", f"got {counts}", "give as many values of each")
+        raise UserError("--paired", f"got {counts}", "give the same number of each")
     together = zip(*swept.values(), strict=True) if paired else itertools.product(*swept.values())
     if "run" in swept:
         raise UserError("run", "has several values", "give one, the sweep's own name")
@@ -77,8 +78,8 @@ def variants(
     made = [_variant(fixed, dict(zip(swept, values, strict=True))) for values in together]
     names = [variant.settings.run for variant in made]
     if twice := {name for name in names if names.count(name) > 1}:
-        what = f"{twice.pop()} would be two runs"
-        raise UserError("-p", what, "give each value once, and values that letters tell apart")
+        what = f"two runs would be named {twice.pop()}"
+        raise UserError("-p", what, "give each value once, and values that differ in their letters")
     return made
 
 
@@ -89,20 +90,20 @@ def _variant(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> Variant:
 
 
 def _check_name(name: str, notebooks: Sequence[str]) -> None:
-    """Refuse what is no parameter of the notebooks, and what makes no sense in a sweep."""
+    """Refuse what is not a parameter of the notebooks, and what makes no sense in a sweep."""
     stages = [s for s in (TrainSettings, EvaluateSettings) if s.notebook in notebooks]
     if not any(name in stage.__dataclass_fields__ for stage in stages) and name != "run":
-        what = f"is no parameter of {' or '.join(notebooks)}"
+        what = f"is not a parameter of {' or '.join(notebooks)}"
         raise UserError(name, what, "name its notebook, or tokenize into several datasets first")
     if name == "restart":
-        what = "would begin every run anew at each start"
+        what = "would restart every run each time"
         raise UserError(name, what, "give the sweep another run name")
     if name == "hub_model_id":
         raise UserError(name, "would push every run to the same place", "push the best one")
 
 
 def _name(sweep: str, chosen: Mapping[str, Any]) -> str:
-    """The run of a variant: its swept values in its name, cut where that would be too long."""
+    """Name the run of a variant by its swept values, cut if that would be too long."""
     parts = [f"{name}={value}" for name, value in chosen.items()]
     name = ".".join([sweep, *(re.sub(r"[^\w.+=-]+", "-", part) for part in parts)])
     if len(name) <= MOST_CHARACTERS:
@@ -111,7 +112,7 @@ def _name(sweep: str, chosen: Mapping[str, Any]) -> str:
 
 
 def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: int = 0) -> int:
-    """Run every variant that has not come to its end, then 04_compare over all; the exit code.
+    """Run every unfinished variant, then 04_compare over all; return the exit code.
 
     `at_once` trainings share the machine; 0: as many as the GPUs allow, one on a CPU. A variant
     that fails does not stop the others.
@@ -125,7 +126,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     to_train = [v for v in made if state_of(v.folder) != "finished"]
     wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
     for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
-        print(f"note: {doubt}; it is tried all the same", flush=True)
+        print(f"note: {doubt}; trying anyway", flush=True)
     for settings in (made[0].settings, EvaluateSettings()):
         if settings.notebook in notebooks:
             for line in unused(settings, made[0].parameters):
@@ -137,7 +138,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     for part in parts:
         slots.put(part)
     children: dict[str, subprocess.Popen] = {}
-    asked: list[int] = []  # signals that came
+    asked: list[int] = []  # signals received
 
     def carry_out(variant: Variant) -> int:
         if _is_done(variant, notebooks):
@@ -145,12 +146,12 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
         part = slots.get()
         try:
             while lock.locked_by(variant.folder) and not asked:
-                time.sleep(LOOK_SECONDS)  # that of a sweep that was killed still saves
+                time.sleep(LOOK_SECONDS)  # the training of a killed sweep still saves
             if asked:
                 return STOPPED
             child = _child(variant, notebooks, part)
             children[variant.settings.run] = child
-            if asked:  # while it was started
+            if asked:  # while it was starting
                 child.send_signal(signal.SIGINT)
             return child.wait()
         finally:
@@ -166,14 +167,14 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
                     pool.shutdown(wait=False, cancel_futures=True)
             show([_line(v, ends[v.settings.run]) for v in made])
     if asked:
-        print("stopped -- run the same command again to go on", file=sys.stderr)
+        print("stopped -- run the same command again to resume", file=sys.stderr)
         return STOPPED
     codes = [end.result() for end in ends.values()]
     return _compare(name, made) or next((code for code in codes if code), 0)
 
 
 def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSettings:
-    """The settings with as many ranks as there are GPUs in its part of the machine."""
+    """Return the settings with as many ranks as its part of the machine has GPUs."""
     ids = part.get("CUDA_VISIBLE_DEVICES")
     return (
         settings
@@ -183,7 +184,7 @@ def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSe
 
 
 def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[str, str]]:
-    """What each of the trainings that share the machine is told of its part: GPUs, or cores."""
+    """Return the environment of each training that shares the machine: its GPUs or cores."""
     if at_once < 0:
         raise UserError("--at-once", f"got {at_once}", "give 0 or more")
     ranks = max(one.num_ranks for one in settings)
@@ -204,7 +205,7 @@ def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[s
 
 
 def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
-    """Whether there is nothing left to do for a variant."""
+    """Return whether nothing is left to do for a variant."""
     if state_of(variant.folder) != "finished":
         return False
     if EvaluateSettings.notebook not in notebooks:
@@ -219,7 +220,7 @@ def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
 
 
 def _child(variant: Variant, notebooks: Sequence[str], part: Mapping[str, str]) -> subprocess.Popen:
-    """`neoxkit run` of a variant, in a session of its own, which ends when this process is gone."""
+    """Start a variant's `neoxkit run` in its own session; it ends when this process is gone."""
     variant.folder.mkdir(parents=True, exist_ok=True)
     words = [word for name in notebooks for word in ("--only", name)]
     words += as_flags(variant.parameters)
@@ -236,9 +237,9 @@ def _child(variant: Variant, notebooks: Sequence[str], part: Mapping[str, str]) 
 
 @contextmanager
 def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -> Iterator[None]:
-    """While the block runs, Ctrl-C and TERM go on to the children, which save and stop.
+    """While the block runs, pass Ctrl-C and TERM to the children, which save and stop.
 
-    The signals that came are added to `asked`.
+    Signals received are added to `asked`.
     """
 
     def ask(number: int, _: Any) -> None:
@@ -252,12 +253,12 @@ def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -
 
 
 def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
-    """A run, its state, and how far it is."""
+    """Return a run, its state, and how far it is."""
     name, folder = variant.settings.run, variant.folder
     if not end.running() and not end.done():
         return name, "waiting", ""
     if end.cancelled() or not folder.is_dir():
-        return name, "not begun", ""
+        return name, "not started", ""
     standing = standing_of(folder)
     if end.done():
         code = end.result()
@@ -270,8 +271,10 @@ def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
 
 
 def _compare(name: str, made: Sequence[Variant]) -> int:
-    """The table of all variants, here and as 04_compare in the sweep's own folder."""
-    chosen = compare_runs.load([v.settings.run for v in made if (v.folder / METRICS).is_file()])
+    """Print the table of all variants, and execute 04_compare into the sweep's own folder."""
+    chosen = compare_runs.load_runs(
+        [v.settings.run for v in made if (v.folder / METRICS).is_file()]
+    )
     if not chosen:
         return 1
     print(comparison.table(chosen).text)

@@ -1,4 +1,4 @@
-"""What `neoxkit run` says on the terminal: how a run begins, how it goes, what came out."""
+"""The terminal output of `neoxkit run`: how a run begins, its progress, its result."""
 
 import shutil
 import sys
@@ -16,14 +16,14 @@ from neoxkit.runs import checkpoints, health, lock
 from neoxkit.runs.events import METRICS, EventReader, history
 from neoxkit.runs.folder import Standing, finished_facts, state_of
 
-REWRITE_SECONDS = 1.0  # on a terminal: one line, written over
-LINE_SECONDS = 30.0  # into a file or a pipe: a new line at most so often
+REWRITE_SECONDS = 1.0  # on a terminal: one line, overwritten
+LINE_SECONDS = 30.0  # into a file or a pipe: at most one line in this time
 INDENT = " " * 6
 PART = " · "  # between the parts of a status line
 
 
 def outset(folder: Path) -> str:
-    """How a training in this folder begins, where it has begun before; else empty."""
+    """Say how a training in this folder begins; empty if it is new."""
     state = state_of(folder)
     if state == "finished":
         return "already trained: shown as it is"
@@ -32,7 +32,7 @@ def outset(folder: Path) -> str:
     step = checkpoints.saved_step(folder)
     if step is None and checkpoints.folders(folder):
         return ""  # the training says what is wrong with them
-    return f"goes on from step {step}" if step else "begins anew: no checkpoint was saved"
+    return f"resuming from step {step}" if step else "starting over: no checkpoint was saved"
 
 
 @contextmanager
@@ -62,12 +62,12 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
     pause = REWRITE_SECONDS if on_terminal else LINE_SECONDS
     while not over.wait(pause):
         events += reader.poll()
-        if not events and not lock.locked_by(reader.folder):  # trials may come before it
+        if not events and not lock.locked_by(reader.folder):  # trials may come first
             begun = time.monotonic()
             continue
         said = dashboard.status(events, time.monotonic() - begun).text
         if not warned and (lines := health.warnings(history(events))):
-            warned = True  # once: its figures move from log to log
+            warned = True  # once: its figures change with every log
             _show_above(view.alert(lines).text, on_terminal, out)
         if said != shown:
             _show(said, on_terminal, out)
@@ -87,7 +87,7 @@ def _show(text: str, on_terminal: bool, out: TextIO) -> None:
 
 
 def _cut(text: str, width: int) -> str:
-    """The parts of a status line that fit, each of them whole: half a number is another number.
+    """Return the parts of a status line that fit, each whole: half a number is another number.
 
     >>> _cut("step 5 of 9 · batch 16", 21), _cut("step 5 of 9 · batch 16", 22)
     ('step 5 of 9', 'step 5 of 9 · batch 16')
@@ -98,13 +98,13 @@ def _cut(text: str, width: int) -> str:
 
 
 def _show_above(text: str, on_terminal: bool, out: TextIO) -> None:
-    """Lines that stay, above the one that is written over."""
+    """Print lines that stay, above the one that is overwritten."""
     begin = "\r\x1b[K" if on_terminal else ""
     print(f"{begin}{textwrap.indent(text, INDENT)}", file=out, flush=True)
 
 
 class Counting:
-    """A line for a long loop: call it with (done, of). Where no terminal is, its end alone."""
+    """A progress line for a long loop: call it with (done, of). Only its end without a terminal."""
 
     def __init__(self, label: str) -> None:
         self.label, self.done = label, -1
@@ -120,10 +120,10 @@ class Counting:
 
 @contextmanager
 def live(out: TextIO | None = None) -> Iterator[Callable[[Sequence[Sequence[str]]], None]]:
-    """Show a table while it changes: the block calls what it is given with the rows of each moment.
+    """Show a table that changes: yield a function that the block calls with the current rows.
 
-    A row begins with its name and its state. On a terminal the table is written over; elsewhere a
-    row is written when its state is another one.
+    A row begins with its name and its state. On a terminal the table is overwritten; elsewhere a
+    row is written when its state changes.
     """
     out = out or sys.stdout
     before: list[str] = []
@@ -139,7 +139,7 @@ def live(out: TextIO | None = None) -> Iterator[Callable[[Sequence[Sequence[str]
         width, height = shutil.get_terminal_size()
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         lines = [f"{r[0]:{widths[0]}}  {r[1]:{widths[1]}}  {r[2]}"[: width - 1] for r in rows]
-        if len(lines) >= height:  # those that go on are what one wants to see
+        if len(lines) >= height:  # show those in training
             going = [line for line, row in zip(lines, rows, strict=True) if row[1] == "training"]
             lines = [f"{len(rows)} runs, {len(going)} of them in training", *going][: height - 1]
         up = f"\x1b[{len(before)}F" if before else ""
@@ -155,11 +155,11 @@ def live(out: TextIO | None = None) -> Iterator[Callable[[Sequence[Sequence[str]
 
 
 def runs_table(standings: Sequence[Standing]) -> str:
-    """A line a run: state, step, losses, and when it last changed."""
-    from neoxkit.lab import view  # IPython, which no other command needs at its start
+    """Return one line per run: state, step, losses, and when it last changed."""
+    from neoxkit.lab import view  # imports IPython, which other commands don't need at the start
 
     if not standings:
-        return "no run yet -- neoxkit run, or 02_train in JupyterLab"
+        return "no runs yet -- use neoxkit run, or 02_train in JupyterLab"
     header = ("run", "state", "step", "train loss", "eval loss", "changed")
     rows = [
         (
@@ -177,13 +177,13 @@ def runs_table(standings: Sequence[Standing]) -> str:
 
 
 def how_it_stands(standing: Standing) -> str:
-    """One sentence on a run that has just ended."""
-    remedy = "" if standing.state == "finished" else " -- the command that started it goes on"
+    """Return one sentence on a run that has just ended."""
+    remedy = "" if standing.state == "finished" else " -- the command that started it resumes it"
     return f"{standing.run}: {standing.state} at step {_steps(standing)}{remedy}"
 
 
 def reached(standing: Standing) -> str:
-    """How far a run is: its steps and its newest losses."""
+    """Say how far a run is: its steps and its newest losses."""
     if standing.planned is None:
         return ""
     losses = (("train", standing.train_loss), ("eval", standing.eval_loss))
@@ -202,7 +202,7 @@ def _loss_of(loss: float | None) -> str:
 
 
 def _ago(then: float) -> str:
-    """How long ago a time (seconds since 1970) was.
+    """Say how long ago a time (seconds since 1970) was.
 
     >>> _ago(time.time() - 30), _ago(time.time() - 7300), _ago(time.time() - 3 * 86400)
     ('30 s ago', '2 h ago', '3 days ago')
@@ -215,7 +215,7 @@ def _ago(then: float) -> str:
 
 
 def counted(manifest: Mapping[str, Any], where: bool = False) -> str:
-    """What 01 read, dropped and cut; with `where` the reasons and the lines, too.
+    """Say what 01 read, dropped and cut; with `where`, also the reasons and the lines.
 
     >>> counts = {"read": 60, "dropped_lines": {"no reply": [7]}, "cut_lines": []}
     >>> counted({"counts": {"train": counts}}), counted({"counts": {"train": counts}}, True)
@@ -239,13 +239,13 @@ def _counted_side(counts: Mapping[str, Any], where: bool) -> str:
 
 
 def tokenized_note(manifest: Mapping[str, Any]) -> str:
-    """What became of a file's conversations."""
+    """Say what became of a file's conversations."""
     sides = {side: numbers["conversations"] for side, numbers in manifest["sides"].items()}
     return f"{counted(manifest, True)}; {sides['train']:,} train, {sides['eval']:,} eval"
 
 
 def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
-    """What a row of notebooks came to, from the files they wrote."""
+    """Summarise what the notebooks made, from the files they wrote."""
     parts = []
     if dataset:
         parts.append(counted(files.read_json(dataset / files.MANIFEST)))
@@ -258,7 +258,7 @@ def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
 
 
 def _loss(run: Path, evaluated: bool) -> str:
-    """The eval loss of the tuned model, after the base's where 03 has measured that."""
+    """Return the tuned model's eval loss, after the base's if 03 has measured that."""
     if evaluated:
         scores = files.read_json(run / "evaluation.json")["eval_loss"]
         losses = [scores[which]["loss"] for which in ("base", "tuned") if scores[which]]

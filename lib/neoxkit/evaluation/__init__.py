@@ -1,5 +1,5 @@
-"""Base beside tuned, and runs beside each other, in figures.
+"""Compare base and tuned, and runs with each other, in figures.
 
-Notebooks use evaluate.load, examine, look, losses_by_step, save and ask; tasks.load_tasks;
-compare_runs.load and notes; rescoring.scores and facts.
+Notebooks use evaluate.load_side, examine, look, losses_by_step, save and ask; tasks.load_tasks;
+compare_runs.load_runs and notes; rescoring.scores and facts.
 """

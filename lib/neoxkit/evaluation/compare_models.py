@@ -1,4 +1,4 @@
-"""Two models' losses looked at closely: how sure the difference is, and where it lies."""
+"""Compare two models' losses: how sure the difference is, and where it lies."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,21 @@ from neoxkit.data.table import NOT_TRAINED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-RESAMPLES = 2000  # of the bootstrap
+RESAMPLES = 2000  # bootstrap resamples
 CONFIDENCE = 0.95
 POWER = 0.8  # how often a difference as large as `Difference.detectable` would be seen
-ROUNDING = 1e-9  # nats: differences of conversations that are no difference
+ROUNDING = 1e-9  # nats: smaller differences between conversations are rounding errors
 
 Row = Mapping[str, Any]
-Losses = Sequence[np.ndarray]  # of each conversation: the loss of each trained token, in nats
+Losses = Sequence[np.ndarray]  # per conversation: the loss of each trained token, in nats
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Tuned minus base in nats per trained token, and between what bounds it is to 95 %.
+    """Tuned minus base in nats per trained token, with its 95 % interval.
 
     With fewer than LEAST_HELD_OUT conversations the bounds and `detectable` are None. `better`:
-    conversations whose loss fell. `detectable`: see that function.
+    conversations whose loss fell. `detectable`: see the function of that name.
     """
 
     mean: float
@@ -38,19 +38,19 @@ class Difference:
     detectable: float | None
 
     def text(self, noun: str = "conversations") -> str:
-        """In one sentence; `noun`: what was drawn again."""
+        """Return it in one sentence; `noun`: what was resampled."""
         said = f"tuned minus base: {self.mean:+.4f} nats per trained token"
-        if self.low is None:
+        if self.low is None or self.high is None:
             return (
-                f"{said}; whether that is chance can't be told: an interval from fewer than "
-                f"{LEAST_HELD_OUT} {noun} (here {self.conversations}) is too narrow to be believed"
+                f"{said}; it may be chance: an interval from fewer than {LEAST_HELD_OUT} {noun} "
+                f"(here {self.conversations}) is too narrow to trust"
             )
-        sign = "" if self.low * self.high > 0 else "; no difference is possible, too"
+        sign = "" if self.low * self.high > 0 else "; the interval includes zero"
         seen = ""
         if self.detectable:
             seen = (
-                f"; with these {self.conversations:,} {noun} a difference of "
-                f"{self.detectable:.2g} nats would be seen ({POWER:.0%} power)"
+                f"; these {self.conversations:,} {noun} would show a difference of "
+                f"{self.detectable:.2g} nats ({POWER:.0%} power)"
             )
         return (
             f"{said}, between {self.low:+.4f} and {self.high:+.4f} (95 % bootstrap interval over "
@@ -59,14 +59,14 @@ class Difference:
 
 
 def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
-    """The paired difference of two models on the same conversations.
+    """Return the paired difference of two models on the same conversations.
 
-    Conversations are drawn again, not tokens: those of one conversation hang together. The bounds
-    are the bias-corrected ones (BCa) of Efron (1987), by scipy.stats.bootstrap.
+    Conversations are resampled, not tokens, because tokens of one conversation are correlated. The
+    bounds are bias-corrected (BCa; Efron, 1987), from scipy.stats.bootstrap.
     """
     from scipy import stats
 
-    pairs = [(a, b) for a, b in zip(base, tuned, strict=True) if len(a)]  # the others say nothing
+    pairs = [(a, b) for a, b in zip(base, tuned, strict=True) if len(a)]  # others have no loss
     tokens = np.array([len(a) for a, _ in pairs], dtype=float)
     gained = np.array([b.sum() - a.sum() for a, b in pairs])
     mean = gained.sum() / tokens.sum()
@@ -89,13 +89,13 @@ def difference(base: Losses, tuned: Losses, seed: int = 0) -> Difference:
 
 
 def detectable(gained: np.ndarray, tokens: np.ndarray) -> float:
-    """The smallest true difference in nats per trained token that these conversations would show:
-    its 95 % interval would leave out 0 in 80 % of cases.
+    """Return the smallest true difference, in nats per trained token, whose 95 % interval on these
+    conversations would exclude 0 in 80 % of cases.
 
     `gained`: tuned minus base, summed over each conversation's trained tokens; `tokens`: how many
-    those are. (t(0.975) + t(0.8)) standard errors, Student's t of n - 1 degrees of freedom (Bloom,
-    "Minimum Detectable Effects", Evaluation Review 19, 1995); the standard error is that of a ratio
-    of sums (Cochran, Sampling Techniques, 1977, equation 6.13).
+    those are. (t(0.975) + t(0.8)) standard errors, Student's t with n - 1 degrees of freedom
+    (Bloom, "Minimum Detectable Effects", Evaluation Review 19, 1995); the standard error is that of
+    a ratio of sums (Cochran, Sampling Techniques, 1977, equation 6.13).
     """
     from scipy import stats
 
@@ -107,17 +107,17 @@ def detectable(gained: np.ndarray, tokens: np.ndarray) -> float:
 
 
 def worst(base: Losses, tuned: Losses, most: int = 10) -> list[int]:
-    """The conversations whose loss per trained token rose most, the worst first; none that fell."""
+    """Return the conversations whose loss per trained token rose most, worst first."""
     pairs = enumerate(zip(base, tuned, strict=True))
     rose = {i: change for i, (a, b) in pairs if len(a) and (change := b.mean() - a.mean()) > 0}
     return sorted(rose, key=lambda i: -rose[i])[:most]
 
 
 def turns(labels: Sequence[int]) -> np.ndarray:
-    """Which of the agent's turns each trained token of a conversation belongs to, from 1.
+    """Return the number of the agent's turn (from 1) that each trained token belongs to.
 
-    Trained tokens without an untrained one between them are one turn. The first token of a
-    conversation is never predicted, so it doesn't count.
+    Consecutive trained tokens are one turn. The first token of a conversation is never predicted,
+    so it doesn't count.
 
     >>> turns([-100, -100, 5, 6, -100, -100, 7])
     array([1, 1, 2])
@@ -129,7 +129,7 @@ def turns(labels: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Depth:
-    """All of this module's answers about two models on the same rows.
+    """This module's figures about two models on the same rows.
 
     `worst` are indices of rows; `plain` is the difference on the plain text, if there is one.
     """
@@ -138,29 +138,29 @@ class Depth:
     tuned: Losses
     difference: Difference
     worst: list[int]
-    turns: "list[Part]"
-    lengths: "list[Part]"
+    turns: "list[Slice]"
+    lengths: "list[Slice]"
     plain: Difference | None
 
     def facts(self) -> dict[str, Any]:
-        """The figures alone."""
+        """Return the figures, without losses and row indices."""
         names = ("difference", "turns", "lengths", "plain")
         return {k: v for k, v in asdict(self).items() if k in names}
 
 
 def sentences(facts: Mapping[str, Any] | None) -> list[str]:
-    """The differences of `Depth.facts` in words."""
+    """Return the differences of `Depth.facts` in words."""
     if not facts:
         return []
-    said = [f"eval side, {Difference(**facts['difference']).text()}"]
+    said = [f"held-out set, {Difference(**facts['difference']).text()}"]
     if facts["plain"]:
         said.append(f"plain text, {Difference(**facts['plain']).text('pieces')}")
     return said
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some of the trained tokens: which, how many, and both models' mean loss on them."""
+class Slice:
+    """A share of the trained tokens: its name, its size, and both models' mean loss on it."""
 
     name: str
     tokens: int
@@ -168,8 +168,8 @@ class Part:
     tuned: float
 
 
-def by_turn(rows: Sequence[Row], base: Losses, tuned: Losses, most: int = 8) -> list[Part]:
-    """The losses by the number of the agent's turn; later ones than the last share a part."""
+def by_turn(rows: Sequence[Row], base: Losses, tuned: Losses, most: int = 8) -> list[Slice]:
+    """Return the losses by the number of the agent's turn; turns from `most` on share a part."""
     numbers = np.concatenate([np.zeros(0, int), *(turns(row["labels"]) for row in rows)])
     shared = np.minimum(numbers, most)
     names = {n: f"{n}" if n < most or numbers.max() == most else f"{n} and later"
@@ -177,9 +177,9 @@ def by_turn(rows: Sequence[Row], base: Losses, tuned: Losses, most: int = 8) -> 
     return _parts(shared, names, base, tuned)
 
 
-def by_length(rows: Sequence[Row], base: Losses, tuned: Losses) -> list[Part]:
-    """The losses by the length of the conversation (tokens), in up to five parts of about equally
-    many conversations."""
+def by_length(rows: Sequence[Row], base: Losses, tuned: Losses) -> list[Slice]:
+    """Return the losses by conversation length (tokens), in up to five parts of about equally many
+    conversations."""
     lengths = np.array([row["length"] for row in rows])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 6), method="lower"))[1:]
     of_row = np.searchsorted(edges, lengths)
@@ -190,10 +190,10 @@ def by_length(rows: Sequence[Row], base: Losses, tuned: Losses) -> list[Part]:
 
 def _parts(
     of_token: np.ndarray, names: Mapping[int, str], base: Losses, tuned: Losses
-) -> list[Part]:
+) -> list[Slice]:
     one, other = np.concatenate(base), np.concatenate(tuned)
     return [
-        Part(
+        Slice(
             names[n],
             int((of_token == n).sum()),
             float(one[of_token == n].mean()),
@@ -205,14 +205,15 @@ def _parts(
 
 
 def num_bytes(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """UTF-8 bytes of the text that is trained on, special tokens left out."""
+    """Return the UTF-8 size of the text that is trained on, without special tokens."""
     trained = [[label for label in row["labels"][1:] if label != NOT_TRAINED] for row in rows]
     texts = tokenizer.batch_decode(trained, skip_special_tokens=True)
     return sum(len(text.encode()) for text in texts)
 
 
 def bits_per_byte(losses: Losses, size: int) -> float | None:
-    """The loss of all trained tokens in bits, over the bytes of their text: it does not depend on
-    how a tokenizer cuts the text. The end mark's loss counts, its letters don't."""
+    """Return the loss of all trained tokens in bits, divided by the bytes of their text.
+
+    It does not depend on the tokenizer. The end mark's loss counts, its letters don't."""
     total = sum(float(one.sum(dtype=np.float64)) for one in losses)
     return total / math.log(2) / size if size else None

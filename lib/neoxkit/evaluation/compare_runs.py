@@ -1,4 +1,4 @@
-"""Several runs as their files tell them: what differs between them, and how far each one got."""
+"""Compare runs by their files: what differs between them, and how far each one got."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from neoxkit.runs.events import METRICS, history, read_events, totals
 from neoxkit.runs.folder import ARGUMENTS, is_trial, standing_of
 from neoxkit.settings import TrainSettings
 
-MADE_OF = ("dataset_sha256", "base_sha256")  # of a run card
+MADE_OF = ("dataset_sha256", "base_sha256")  # keys of a run card
 LAST_START = (
     ("code", "commit"), ("code", "clean"), ("versions", "torch"), ("machine", "cpu"),
     ("machine", "gpus"),
@@ -28,7 +28,7 @@ MOST_IN_LABEL = 3  # settings
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its files tell it: every setting, what it was made of, and its events."""
+    """A run as its files describe it: its settings, what it was made of, and its events."""
 
     name: str
     folder: Path
@@ -38,22 +38,22 @@ class Run:
     events: list[dict[str, Any]]
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """Its events of one kind; an evaluation whose loss is no number is none."""
+        """Return its events of one kind, without evaluations whose loss is not a number."""
         found = [e for e in self.events if e["event"] == event]
         return [e for e in found if e["loss"] is not None] if event == "eval" else found
 
     def trained_tokens(self, steps: Sequence[int]) -> np.ndarray:
-        """Tokens that were trained on until each of some steps; in between, a straight line."""
+        """Return the tokens trained on by each of these steps, interpolated linearly."""
         train = self.of("train")
         at = [0, *(e["step"] for e in train)]
         return np.interp(steps, at, np.cumsum([0, *(e["trained_tokens"] for e in train)]))
 
 
-def load(names: Sequence[str]) -> list[Run]:
-    """Runs by name, by pattern ("grid.*") or by folder (copied from elsewhere); [] is all here.
+def load_runs(names: Sequence[str]) -> list[Run]:
+    """Load runs by name, pattern ("grid.*") or folder (copied from elsewhere); [] loads all here.
 
-    A trial is taken where it is named, not by a pattern. Runs of the same name, from several
-    machines, are told by their folders.
+    A trial is loaded only by its name, not by a pattern. Runs of the same name, from several
+    machines, are named by their folders.
     """
     folders = dict.fromkeys(folder for name in names or ["*"] for folder in _folders(name))
     found = [run for run in map(_load, folders) if run.of("train")]
@@ -73,13 +73,13 @@ def _folders(name: str) -> list[Path]:
         if (place / METRICS).is_file():
             return [place.resolve()]
     remedy = near(name, [f.name for f in here], "see neoxkit runs, or give a run's folder")
-    raise UserError("runs", f"{name!r} is no run here", remedy)
+    raise UserError("runs", f"{name!r} is not a run here", remedy)
 
 
 def _load(folder: Path) -> Run:
     card, events = run_card.read(folder), read_events(folder)
     path = folder / ARGUMENTS
-    arguments = files.read_json(path) if path.is_file() else {}  # it did not get so far
+    arguments = files.read_json(path) if path.is_file() else {}  # the run ended before writing them
     made_of = {"dataset_sha256": arguments.get("dataset_sha256")}
     made_of |= {name: card[name] for name in MADE_OF if card}
     made_of |= {f"{a} {b}": card["starts"][-1][a].get(b) for a, b in LAST_START if card}
@@ -94,7 +94,7 @@ def _load(folder: Path) -> Run:
 
 
 def _settings(arguments: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of 02_train, by name; a run that was started at a shell has the flags it was given."""
+    """Return the settings of 02_train; for a run started in a shell, the flags it was given."""
     starts = [e for e in events if e["event"] == "start"]
     found = command.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
     if found is None:
@@ -104,7 +104,7 @@ def _settings(arguments: dict[str, Any], events: Sequence[Mapping[str, Any]]) ->
 
 
 def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
-    """What is not the same in all runs, and each run's value of it (None: it has none)."""
+    """Return what differs between the runs, with each run's value (None: it has none)."""
     skipped = ("run", "output_dir", "allow_change", "restart")
     every = [{**run.settings, **run.made_of} for run in chosen]
     names = [name for name in dict.fromkeys(n for one in every for n in one) if name not in skipped]
@@ -113,16 +113,16 @@ def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def settings_that_differ(chosen: Sequence[Run]) -> dict[str, list[Any]]:
-    """Of what differs the settings alone, without code, machine and data."""
+    """Return the settings that differ, without code, machine and data."""
     made_of = {*MADE_OF, *AT_LAST_START}
     return {name: of for name, of in differing(chosen).items() if name not in made_of}
 
 
 def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
-    """A short label for each run, and what the labels are of.
+    """Return what the labels show, and a short label for each run.
 
-    The values of the settings that differ, where those are few and tell the runs apart; else the
-    runs' names.
+    Labels are the values of the settings that differ, if those are few and tell the runs apart;
+    else the runs' names.
     """
     found = settings_that_differ(chosen)
     values = [", ".join(map(str, of)) for of in zip(*found.values(), strict=True)]
@@ -132,8 +132,8 @@ def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
 
 
 def equal_tokens(chosen: Sequence[Run]) -> float:
-    """The most trained tokens that every finished run reached, of those that were evaluated; where
-    none is finished, that every run reached. 0 for none."""
+    """Return the fewest trained tokens at which a finished run (any run, if none is finished) was
+    last evaluated; 0 if none was."""
     evaluated = [run for run in chosen if run.of("eval")]
     last = [
         run.trained_tokens([run.of("eval")[-1]["step"]])[0]
@@ -143,7 +143,8 @@ def equal_tokens(chosen: Sequence[Run]) -> float:
 
 
 def eval_loss_at(run: Run, num_tokens: float) -> float | None:
-    """The eval loss after so many trained tokens: a straight line between two evaluations."""
+    """Return the eval loss after this many trained tokens, interpolated linearly; None outside the
+    evaluated range."""
     evals = run.of("eval")
     if not evals:
         return None
@@ -154,7 +155,7 @@ def eval_loss_at(run: Run, num_tokens: float) -> float | None:
 
 
 def scores(chosen: Sequence[Run]) -> list[dict[str, Any]]:
-    """A line a run: the best eval loss first, those without one last."""
+    """Return one line per run: the lowest eval loss first, runs without one last."""
     equal = equal_tokens(chosen)
     lines = [_score(run, equal) for run in chosen]
     return sorted(lines, key=lambda s: (s["eval_loss"] is None, s["eval_loss"] or 0))
@@ -174,19 +175,19 @@ def _score(run: Run, equal: float) -> dict[str, Any]:
 
 
 def notes(chosen: Sequence[Run]) -> list[str]:
-    """What a reader must know before comparing the figures."""
+    """Return what a reader must know before comparing the figures."""
     said = []
     sides = sorted({run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")})
     if len({run.made_of["dataset_sha256"] for run in chosen} - {None}) > 1:
-        said.append("the datasets differ: their eval losses do not compare like with like")
+        said.append("the datasets differ: their eval losses can't be compared")
     elif len(sides) > 1:
         numbers = " and ".join(f"{n:,}" for n in sides)
         said.append(
-            f"the eval sides differ (of {numbers} trained tokens): these eval losses do not "
-            "compare like with like -- set score_again"
+            f"the held-out sets differ ({numbers} trained tokens): these eval losses can't be "
+            "compared -- set score_again"
         )
     if others := [name for name in AT_LAST_START if name in differing(chosen)]:
-        said.append(f"not only settings differ, but {', '.join(others)} as well")
+        said.append(f"besides settings, these differ: {', '.join(others)}")
     said += [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
     return said + [f"{run.name}: {line}" for run in chosen for line in health.warnings(run.events)]
 
@@ -195,8 +196,8 @@ def notes(chosen: Sequence[Run]) -> list[str]:
 class Group:
     """Finished runs that differ in their seed alone: their eval losses at equal tokens, by seed.
 
-    `differs`: what tells this group from the others. `side`: the dataset and the trained tokens of
-    the eval side that the losses are of.
+    `differs`: what tells this group from the others. `side`: the dataset, and the trained tokens of
+    its held-out set.
     """
 
     differs: dict[str, Any]
@@ -205,7 +206,7 @@ class Group:
 
     @property
     def by_seed(self) -> dict[int, float]:
-        """Of each seed the mean, where it was trained more than once."""
+        """Return the loss of each seed: the mean, if it was trained more than once."""
         return {seed: float(np.mean(losses)) for seed, losses in sorted(self.losses.items())}
 
     @property
@@ -213,12 +214,12 @@ class Group:
         return float(np.mean([*self.by_seed.values()]))
 
     def interval(self) -> tuple[float, float] | None:
-        """Between what bounds the mean is to 95 %."""
+        """Return the 95 % interval of the mean."""
         return mean_interval([*self.by_seed.values()])
 
     def above(self, other: "Group") -> tuple[float, float] | None:
-        """Between what bounds the mean is above another group's to 95 %, seed by seed; None where
-        they don't have the same seeds."""
+        """Return the 95 % interval of the difference to another group's mean, paired by seed; None
+        if their seeds differ."""
         one, two = self.by_seed, other.by_seed
         if one.keys() != two.keys():
             return None
@@ -226,7 +227,7 @@ class Group:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % confidence interval of a mean (Student's t); None for fewer than two values.
+    """Return the 95 % confidence interval of a mean (Student's t); None for fewer than two values.
 
     >>> [round(bound, 3) for bound in mean_interval([1.0, 2.0, 3.0])]
     [-0.484, 4.484]
@@ -241,19 +242,23 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def over_seeds(chosen: Sequence[Run]) -> list[Group]:
-    """The finished runs in groups that differ in their seed alone, the lowest mean first.
+    """Group the finished runs that differ in their seed alone, the lowest mean first.
 
-    Empty where no two of them do. Other code or another machine makes no other group (notes tells
-    of it); random weights of a base from scratch go by the seed.
+    Empty if no two of them do. Other code or another machine does not split a group (`notes`
+    mentions it); nor do the random weights of a base from scratch, which depend on the seed.
     """
     equal = equal_tokens(chosen)
-    losses = {run.folder: eval_loss_at(run, equal) for run in chosen if run.state == "finished"}
-    finished = [run for run in chosen if losses.get(run.folder) is not None]
+    losses = {
+        run.folder: loss
+        for run in chosen
+        if run.state == "finished" and (loss := eval_loss_at(run, equal)) is not None
+    }
+    finished = [run for run in chosen if run.folder in losses]
     values = {k: v for k, v in differing(finished).items() if k not in ("seed", *AT_LAST_START)}
     groups: list[Group] = []
     for i, run in enumerate(finished):
         what = {name: of[i] for name, of in values.items()}
-        if str(run.settings.get("from_scratch")) == "True":  # a shell's flags are texts
+        if str(run.settings.get("from_scratch")) == "True":  # a shell's flags are strings
             what.pop("base_sha256", None)
         group = next((one for one in groups if one.differs == what), None)
         if group is None:
@@ -266,11 +271,11 @@ def over_seeds(chosen: Sequence[Run]) -> list[Group]:
 
 
 def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
-    """Two settings differ and nothing else, the seed left aside: their values, and the eval loss of
-    each pair at equal tokens, the mean where there are several runs of it.
+    """Return the values of the two settings that differ, and the eval loss of each pair at equal
+    tokens, averaged over its runs; None unless exactly two settings (besides the seed) differ.
 
-    `losses` and `counts` (of runs) have shape (len(rows), len(columns)); a loss is NaN where there
-    is no run that reached so many tokens.
+    `losses` and `counts` (of runs) have shape (len(rows), len(columns)); a loss is NaN where no run
+    reached that many tokens.
     """
     equal = equal_tokens(chosen)
     values = settings_that_differ(chosen)
@@ -295,7 +300,7 @@ def grid(chosen: Sequence[Run]) -> Mapping[str, Any] | None:
 
 
 def _in_order(values: Sequence[Any]) -> list[Any]:
-    """Each value once, numbers by size."""
+    """Return each value once, numbers sorted by size."""
     once = [value for i, value in enumerate(values) if value not in values[:i]]
     numbers = all(isinstance(value, int | float) for value in once)
     return sorted(once) if numbers else sorted(once, key=str)

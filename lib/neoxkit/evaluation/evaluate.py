@@ -1,4 +1,4 @@
-"""Base beside tuned: both models examined on the same questions and conversations."""
+"""Examine base and tuned model on the same questions and conversations."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints
 from neoxkit.settings import EvaluateSettings
 
-SHORT_WORDS = 20  # of a reference that a reply may be expected to equal
+SHORT_WORDS = 20  # a reply is compared to the letter with references up to this long
 
 
-def load(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
-    """The base or the tuned model of a finished run, in the run's precision, on the GPU if any."""
+def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
+    """Load the base or the tuned model of a finished run, in its precision, on the GPU if any."""
     if which == "tuned":
         name = str(folder / "model")
     else:
@@ -35,7 +35,7 @@ def load(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
 
 
 def _dtype(facts: Mapping[str, Any]) -> str:
-    """The run's precision on a GPU; float32 on a CPU."""
+    """Return the run's precision on a GPU; float32 on a CPU."""
     dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(facts["precision"], "float32")
     return dtype if torch.cuda.is_available() else "float32"
 
@@ -43,7 +43,7 @@ def _dtype(facts: Mapping[str, Any]) -> str:
 def scoreboard(
     questions: Sequence[Question], base: Sequence[Reply], tuned: Sequence[Reply]
 ) -> list[dict[str, Any]]:
-    """Exact answers by set and kind, each set's total last; only short references count."""
+    """Count exact answers by set and kind, each set's total last; only short references count."""
     keys: dict[tuple[str, str], dict[str, Any]] = {}
     for question, one, other in zip(questions, base, tuned, strict=True):
         if not has_short_reference(question):
@@ -67,12 +67,12 @@ def scoreboard(
 
 
 def has_short_reference(question: Question) -> bool:
-    """Whether it has a reference that a reply can be expected to equal to the letter."""
+    """Return whether a reply can be expected to equal the reference to the letter."""
     return question.reference is not None and len(question.reference.split()) <= SHORT_WORDS
 
 
 def endings(replies: Sequence[Reply]) -> dict[str, int]:
-    """How many replies ended by themselves, and how many ran on."""
+    """Count how the replies ended: by themselves, or cut."""
     counts = dict.fromkeys(ENDINGS, 0)
     for answer in replies:
         counts[answer.ended] += 1
@@ -81,8 +81,8 @@ def endings(replies: Sequence[Reply]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Examination:
-    """One model's score on the eval side (None when that is empty), its replies, its score on the
-    plain text (None where there is none), and its results in the tasks (see harness)."""
+    """One model's score on the held-out set (None if that is empty), its replies, its score on the
+    plain text (None if there is none), and its task results (see tasks.results)."""
 
     score: Score | None
     replies: list[Reply]
@@ -101,9 +101,9 @@ def examine(
     name: str = "",
     tasks: Mapping[str, Any] | None = None,
 ) -> Examination:
-    """Score a model on the eval side, let it answer, and have it do the tasks (harness.load's).
+    """Score a model on the held-out set, let it answer, and run the tasks (from tasks.load_tasks).
 
-    `show` makes a progress line of a label, which begins with the model's `name`.
+    `show` makes a progress line for a label, which begins with the model's `name`.
     """
     options = {"batch_size": settings.batch_size, "pad_id": loading.pad_id(tokenizer)}
 
@@ -136,7 +136,7 @@ def ask(
     names: Names,
     settings: EvaluateSettings,
 ) -> Reply:
-    """Answer one question of a person's own."""
+    """Answer one question that the user wrote."""
     prompt = own_questions([question], names)[0].prompt
     return _reply(model, tokenizer, names, [prompt], settings, silent)[0]
 
@@ -164,7 +164,7 @@ def losses_by_step(
     tokenizer: PreTrainedTokenizerBase,
     show: Callable[[str], Progress] = lambda label: silent,
 ) -> dict[int, float]:
-    """The loss on the eval side at step 0 (the base), at every kept checkpoint, and at the end."""
+    """Return the held-out loss at step 0 (the base), at every kept checkpoint, and at the end."""
     if not base.score or not tuned.score:
         return {}
     losses = {0: base.score.loss}
@@ -173,20 +173,20 @@ def losses_by_step(
         if (step := checkpoints.step_of(checkpoint)) < facts["step"]:
             model = loading.for_inference(str(checkpoint), _dtype(facts))
             progress = show(f"{checkpoint.name} scores conversations")
-            losses[step] = score(model, rows, **options, progress=progress).loss
+            found = score(model, rows, **options, progress=progress)
+            assert found  # the base has a score, so there are rows
+            losses[step] = found.loss
     return losses | {facts["step"]: tuned.score.loss}
 
 
 def look(rows: Dataset, base: Examination, tuned: Examination) -> compare_models.Depth | None:
-    """Everything there is to know; None where the eval side is empty."""
+    """Compare both models on the held-out set; None if it is empty."""
     if not base.score or not tuned.score:
         return None
     one, other = base.score.losses, tuned.score.losses
-    plain = (
-        base.plain
-        and tuned.plain
-        and compare_models.difference(base.plain.losses, tuned.plain.losses)
-    )
+    plain = None
+    if base.plain and tuned.plain:
+        plain = compare_models.difference(base.plain.losses, tuned.plain.losses)
     return compare_models.Depth(
         one,
         other,
@@ -208,7 +208,7 @@ def save(
     deep: compare_models.Depth | None = None,
     by_step: Mapping[int, float] | None = None,
 ) -> dict[str, Any]:
-    """Write evaluation.json and replies.jsonl into the run folder; returns the former."""
+    """Write evaluation.json and replies.jsonl into the run folder; return the former."""
     both = {"base": base, "tuned": tuned}
     evaluation = {
         "eval_loss": {name: e.score.facts() if e.score else None for name, e in both.items()},

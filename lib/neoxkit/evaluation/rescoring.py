@@ -1,4 +1,4 @@
-"""Runs scored once more, on the same conversations: those that every one of them evaluates."""
+"""Score runs again on the same conversations: those that all of them evaluate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -25,16 +25,16 @@ Scored = Mapping[str, "Score | str | None"]
 def scores(
     chosen: Sequence[Run], show: Callable[[str], Progress]
 ) -> "dict[str, Score | str | None]":
-    """Each run's score on the first one's eval side, up to the smallest block size of all.
+    """Score each run on the first one's held-out set, up to the smallest block size of all.
 
-    Where a run can't be scored there, the reason.
+    A run that can't be scored gets the reason instead.
     """
     facts = [_facts(run) for run in chosen]
     finished = [found for found in facts if found]
     block_size = min((found["block_size"] for found in finished), default=0)
     data = finished[0]["dataset_sha256"] if finished else ""
     return {
-        run.name: _why_not(run, own, data) or _score(run, own, block_size, show)
+        run.name: _score_or_reason(run, own, data, block_size, show)
         for run, own in zip(chosen, facts, strict=True)
     }
 
@@ -43,10 +43,20 @@ def _facts(run: Run) -> dict[str, Any] | None:
     return files.read_json(run.folder / FINISHED) if run.state == "finished" else None
 
 
-def _why_not(run: Run, facts: Mapping[str, Any] | None, data: str) -> str:
-    """What stands in the way of scoring a run, or nothing."""
+def _score_or_reason(
+    run: Run,
+    facts: Mapping[str, Any] | None,
+    data: str,
+    block_size: int,
+    show: Callable[[str], Progress],
+) -> "Score | str | None":
     if not facts:
         return f"is {run.state}"
+    return _why_not(run, facts, data) or _score(run, facts, block_size, show)
+
+
+def _why_not(run: Run, facts: Mapping[str, Any], data: str) -> str:
+    """Return what stands in the way of scoring a finished run; empty if nothing does."""
     if facts["dataset_sha256"] != data:
         return "was trained on other data"
     place = paths.root() / facts["dataset"]
@@ -63,7 +73,7 @@ def _score(
 
     dataset, _ = tokenized.load(paths.root() / facts["dataset"])
     try:
-        model = evaluate.load(facts, run.folder, "tuned")
+        model = evaluate.load_side(facts, run.folder, "tuned")
     except UserError as why:  # adapters whose base is not here, say
         return str(why)
     return scoring.score(
@@ -76,7 +86,7 @@ def _score(
 
 
 def facts(scored: Scored) -> dict[str, Any]:
-    """The table's figures, unrounded; in words why a run has none."""
+    """Return the table's figures, unrounded; for a run without a score, the reason."""
     found: dict[str, Any] = {name: one for name, one in scored.items() if isinstance(one, str)}
     for name, score, above in ranked(scored):
         found[name] = {**score.facts(), "above_the_first": above and asdict(above)}
@@ -84,7 +94,7 @@ def facts(scored: Scored) -> dict[str, Any]:
 
 
 def ranked(scored: Scored) -> "list[tuple[str, Score, Difference | None]]":
-    """The runs that have a score, the lowest loss first, and how far each is above that."""
+    """Return the runs that have a score, the lowest loss first, and how far each is above it."""
     found = [(name, one) for name, one in scored.items() if one and not isinstance(one, str)]
     found.sort(key=lambda pair: pair[1].loss)
     return [

@@ -1,4 +1,4 @@
-"""The loss of a model on rows, of each conversation and each of its trained tokens."""
+"""Score a model: the loss of each conversation and each of its trained tokens."""
 
 import math
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from neoxkit.models.batches import padded
 from neoxkit.models.losses import token_losses
 from neoxkit.parallel import Progress, silent
 
-WINDOW_TOKENS = 512  # of a plain text that are scored together
+WINDOW_TOKENS = 512  # tokens of a plain text that are scored together
 
 
 @dataclass(frozen=True)
 class Score:
     """Mean loss in nats per trained token, its exponential, and how many tokens it rests on.
 
-    `losses`: of each conversation, in the order of the rows, the loss of each trained token.
-    `bits_per_byte` is known where the text is (depth.bits_per_byte).
+    `losses`: per conversation, in the order of the rows, the loss of each trained token.
+    `bits_per_byte` is set if the text is known (compare_models.bits_per_byte).
     """
 
     loss: float
@@ -36,7 +36,7 @@ class Score:
     losses: Sequence[np.ndarray] = field(default=(), repr=False, compare=False)
 
     def facts(self) -> dict[str, float]:
-        """The figures, without what they were made of."""
+        """Return the figures, without the losses they were computed from."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "losses"}
 
 
@@ -63,16 +63,17 @@ def score(
         parts = losses.cpu().split(counts)
         by_row |= {i: part.numpy() for i, part in zip(indices, parts, strict=True)}
         progress(min(start + batch_size, len(order)), len(order))
-    losses = [by_row[i] for i in range(len(rows))]
-    count = sum(map(len, losses))
-    mean = sum(float(one.sum(dtype=np.float64)) for one in losses) / count
-    return Score(mean, math.exp(min(mean, 700)), count, len(losses), losses=losses)
+    found = [by_row[i] for i in range(len(rows))]
+    count = sum(map(len, found))
+    mean = sum(float(one.sum(dtype=np.float64)) for one in found) / count
+    return Score(mean, math.exp(min(mean, 700)), count, len(found), losses=found)
 
 
 def text_rows(text: str, tokenizer: PreTrainedTokenizerBase, window: int) -> Dataset:
-    """A plain text as rows of at most so many tokens, each behind an end mark, all of them scored.
+    """Cut a plain text into rows of at most `window` tokens; each begins with an end mark, and all
+    other tokens are scored.
 
-    Special tokens' letters in the text are text.
+    Special tokens spelled out in the text are plain text.
     """
     ids = tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
     first = tokenizer.eos_token_id
@@ -87,7 +88,7 @@ def text_rows(text: str, tokenizer: PreTrainedTokenizerBase, window: int) -> Dat
 
 
 def plain_rows(path: Path, model: PreTrainedModel, tokenizer: Any) -> tuple[Dataset, int]:
-    """The rows of a plain text file, and the bytes of its text."""
+    """Return the rows of a plain text file, and the size of its text in bytes."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

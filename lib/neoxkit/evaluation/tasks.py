@@ -1,6 +1,6 @@
-"""Standard tasks: a model through lm-evaluation-harness, where tasks are named and it is installed.
+"""Standard tasks: run a model through lm-evaluation-harness, if it is installed.
 
-Its tasks are named as it names them (`lm-eval ls tasks`), or are YAML files of one's own, as
+Tasks have the harness's names (`lm-eval ls tasks`), or are your own YAML files, like
 data/sample_task.yaml; a dataset's path in such a file is relative to the kit's root.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from neoxkit.settings import EvaluateSettings
 
 FILES = (".yaml", ".yml")
-BOOTSTRAP = 1000  # drawings, of metrics whose error has no formula
+BOOTSTRAP = 1000  # resamples, for metrics whose error has no formula
 KINDS = {
     "loglikelihood": "scores answers",
     "loglikelihood_rolling": "scores texts",
@@ -31,7 +31,7 @@ KINDS = {
 
 
 def check(tasks: Sequence[str]) -> None:
-    """What can be refused before anything is loaded: no harness, no such file."""
+    """Refuse a missing harness or task file before anything is loaded."""
     if tasks and importlib.util.find_spec("lm_eval") is None:
         raise UserError("tasks", "lm_eval is not installed", "pip install lm_eval")
     for name in tasks:
@@ -40,7 +40,7 @@ def check(tasks: Sequence[str]) -> None:
 
 
 def load_tasks(tasks: Sequence[str]) -> dict[str, Any]:
-    """The tasks with their data, as lm_eval.evaluate takes them; empty where none are named."""
+    """Load the tasks with their data, as lm_eval.evaluate takes them; empty if none are named."""
     check(tasks)
     if not tasks:
         return {}
@@ -55,7 +55,7 @@ def load_tasks(tasks: Sequence[str]) -> dict[str, Any]:
                 raise UserError("tasks", f"{name!r} is not a task of lm_eval", remedy)
         try:
             return manager.load([own.get(name, name) for name in tasks])
-        except Exception as fault:  # of any kind: a hub, a cache, a file of a person's own
+        except Exception as fault:  # the hub, the cache, or the user's own file
             what = f"{', '.join(tasks)} can't be loaded ({shorten(str(fault), 90)})"
             raise UserError("tasks", what, "check the file, or the network") from fault
 
@@ -67,9 +67,9 @@ def results(
     settings: "EvaluateSettings",
     show: Callable[[str], Progress] = lambda label: silent,
 ) -> list[dict[str, Any]]:
-    """One row for each task and metric: its value, its standard error (None where there is none).
+    """Return one row per task and metric: its value and its standard error (None if unknown).
 
-    Every model is asked the same examples, with the same ones shown before (few-shot).
+    Every model gets the same examples, with the same few-shot examples before them.
     """
     if not tasks:
         return []
@@ -96,7 +96,7 @@ def results(
 
 
 def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What lm_eval.evaluate found, as plain rows.
+    """Return the results of lm_eval.evaluate as plain rows.
 
     >>> one = {"alias": " - lucky", "acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 26}
     >>> rows({"results": {"lucky": one}, "higher_is_better": {"lucky": {"acc": True}}})
@@ -130,7 +130,7 @@ def _wrapped(
     batch_size: int,
     show: Callable[[str], Progress],
 ) -> Any:
-    """The model as the harness asks it, in parts, so that its progress is seen."""
+    """Wrap the model for the harness; it is asked in parts, so that progress shows."""
     from lm_eval.models.huggingface import HFLM
 
     class Shown(HFLM):
@@ -157,7 +157,7 @@ def _wrapped(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """In the kit's root, without the harness's log and progress bars; its faults are raised."""
+    """Run the block in the kit's root, without the harness's log and progress bars."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with contextlib.chdir(paths.root()), contextlib.redirect_stderr(io.StringIO()):
         yield

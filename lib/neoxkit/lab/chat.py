@@ -1,4 +1,4 @@
-"""Talk to the base and to the tuned model, side by side, in a notebook."""
+"""Talk to the base and the tuned model, side by side, in a notebook."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from neoxkit.models.generation import Reply
 
-KEPT = "chat.txt"  # conversations that were kept, in a run's folder
+KEPT = "chat.txt"  # kept conversations, in the run's folder
 _TURN = "white-space:pre-wrap;margin:4px 0;padding:4px 8px;border-radius:6px"
 _COLOURS = {"user": "background:rgba(128,128,128,0.18)", "agent": "background:rgba(0,114,178,0.22)"}
 _ENDINGS = {
     "ran on": "cut at the longest reply",
-    "too long": "no room left: begin a new conversation",
+    "too long": "no room left: start a new conversation",
 }
 
-Model = Callable[[], Any]  # loads it at the first question
+Model = Callable[[], Any]  # loads the model at the first question
 
 
 class Side:
@@ -44,7 +44,7 @@ class Side:
         self.draw()
 
     def draw(self, growing: str | None = None) -> None:
-        """Show the turns, and a reply that is not whole yet."""
+        """Show the turns, and a reply that is still growing."""
         turns = self.turns + ([Turn("agent", f"{growing} ▌")] if growing is not None else [])
         body = "".join(
             f'<div style="{_TURN};{_COLOURS[turn.role]}">'
@@ -55,14 +55,14 @@ class Side:
         self.shown.value = f"<b>{view.escape(self.name)}</b>{body}{note}"
 
     def ask(self, question: str, answer: "Callable[..., Reply]") -> None:
-        """Add the question and the model's answer to it; `answer` does the work."""
+        """Add the question and the model's reply, which `answer` makes."""
         self.turns.append(Turn("user", question))
         self.note = ""
         self.draw("")
         asked = prompt(Conversation(0, tuple(self.turns)), self.names)
         said = answer(self.model(), asked, self.draw)
         self.turns.append(Turn("agent", said.text))
-        self.note = _ENDINGS.get(said.ended, "" if said.text else "it said nothing")
+        self.note = _ENDINGS.get(said.ended, "" if said.text else "the reply is empty")
         self.draw()
 
     def clear(self) -> None:
@@ -70,7 +70,7 @@ class Side:
         self.draw()
 
     def keep_it(self) -> None:
-        """Append the conversation to the file, as 01_tokenize reads it."""
+        """Append the conversation to the file, in the format that 01_tokenize reads."""
         if not self.turns or not all(turn.text for turn in self.turns):
             self.note = "not kept: a turn is empty" if self.turns else "not kept: nothing was said"
         else:
@@ -82,7 +82,7 @@ class Side:
 
 
 class Chat:
-    """The box: a question for both models, the length and temperature of their replies."""
+    """A box with a question for both models, and the length and temperature of their replies."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Chat:
         temperature = settings.temperature if settings.do_sample else 0.0
         self.temperature = widgets.FloatSlider(
             value=temperature, min=0, max=max(2.0, temperature), step=0.1,
-            description="temperature", tooltip="0: always the likeliest token", **wide,
+            description="temperature", tooltip="0: always the most likely token", **wide,
         )  # fmt: skip
         longest = settings.max_new_tokens
         self.length = widgets.IntSlider(
@@ -109,8 +109,8 @@ class Chat:
             layout={"width": "98%"},
         )  # fmt: skip
         self.question.observe(lambda change: self.ask(change["new"]), "value")
-        new = widgets.Button(description="Clear", tooltip="Begin a new conversation")
-        new.on_click(lambda _: [side.clear() for side in self.sides])
+        new = widgets.Button(description="Clear", tooltip="Start a new conversation")
+        new.on_click(self._clear)
         self.box = widgets.VBox(
             [
                 widgets.HBox(
@@ -122,17 +122,21 @@ class Chat:
         )
 
     def show(self) -> "Chat":
-        """Display the box; returns itself."""
+        """Display the box; return itself."""
         frontend.show(self.box, "(chat box, with a kernel)")
         return self
 
     def ask(self, question: str) -> None:
-        """Ask every model, one after another; the replies grow as they are made."""
+        """Ask the models one after another; replies appear as they are generated."""
         if not question.strip():
             return
         self.question.value = ""
         for side in self.sides:
             side.ask(question.strip(), self._answer)
+
+    def _clear(self, _: Any) -> None:
+        for side in self.sides:
+            side.clear()
 
     def _answer(self, model: "PreTrainedModel", asked: str, show: Callable[[str], None]) -> "Reply":
         sampled = self.temperature.value > 0
@@ -161,11 +165,11 @@ def chat(
     names: Names,
     settings: EvaluateSettings,
 ) -> Chat:
-    """A box for the base (loaded at the first question) and the tuned model of a run; shown."""
+    """Show a box for a run's base (loaded at the first question) and tuned model; return it."""
     from neoxkit.evaluation import evaluate
 
     models: dict[str, Model] = {
-        "base": cache(lambda: evaluate.load(facts, folder, "base")),
+        "base": cache(lambda: evaluate.load_side(facts, folder, "base")),
         "tuned": lambda: tuned,
     }
     return Chat(models, tokenizer, names, settings, folder / KEPT).show()

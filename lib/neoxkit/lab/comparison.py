@@ -1,4 +1,4 @@
-"""What 04_compare shows: runs beside each other, as tables and pictures."""
+"""The tables and pictures of 04_compare: runs beside each other."""
 
 import math
 import re
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from neoxkit.evaluation.compare_models import Difference
 
 SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
-OFF = "score_again is off: each eval loss above is of the run's own eval side."
+OFF = "score_again is off: each eval loss above is on the run's own held-out set."
 
 
 def overlay(chosen: Sequence[Run]) -> Picture:
-    """The curves of all runs, over the tokens that were trained on."""
+    """Draw the curves of all runs over the tokens they were trained on."""
     title, _ = compare_runs.labels(chosen)
     return _overlay(curves(chosen), title, compare_runs.equal_tokens(chosen))
 
 
 def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
-    """What is drawn of each run."""
+    """Return what is drawn for each run."""
     _, names = compare_runs.labels(chosen)
     return [
         {
-            "label": f" {label or '(empty)'}",  # matplotlib leaves out one that begins with _
+            "label": f" {label or '(empty)'}",  # matplotlib hides labels that begin with _
             "tokens": run.trained_tokens([e["step"] for e in run.of("train")]),
             "losses": [e["loss"] for e in run.of("train")],
             "eval_tokens": run.trained_tokens([e["step"] for e in run.of("eval")]),
@@ -59,7 +59,7 @@ def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def table(chosen: Sequence[Run]) -> view.View:
-    """The scoreboard: the lowest eval loss first."""
+    """Show the scoreboard, the lowest eval loss first."""
     lines = compare_runs.scores(chosen)
     equal = f"eval loss at {compare_runs.equal_tokens(chosen):,.0f} tokens"
     rows = [
@@ -78,14 +78,14 @@ def table(chosen: Sequence[Run]) -> view.View:
     ]
     header = (
         "run", "state", "eval loss", "perplexity", equal, "tokens trained on", "useful tokens/s",
-        "memory of a rank (GiB)", "seconds of steps",
+        "memory per rank (GiB)", "seconds of steps",
     )  # fmt: skip
     return view.table(rows, header)
 
 
 def seeds(chosen: Sequence[Run]) -> view.View:
-    """Runs that differ in their seed alone, together: the mean eval loss with its 95 % interval,
-    and how far it is above that of the best (of the same eval side)."""
+    """Show the groups of runs that differ in their seed alone: the mean eval loss with its 95 %
+    interval, and how far it is above the best mean on the same held-out set."""
     groups = compare_runs.over_seeds(chosen)
     at = f"{compare_runs.equal_tokens(chosen):,.0f} tokens"
     if not groups:
@@ -111,11 +111,11 @@ def _seed(seed: int, losses: Sequence[float]) -> str:
 
 
 def _above(group: Group, first: Group) -> str:
-    """The difference of two means and its interval; nothing for the first itself."""
+    """Return the difference of two means and its interval; nothing for the first itself."""
     if group is first:
         return ""
     if group.side != first.side:
-        return "another eval side"
+        return "another held-out set"
     bounds = _bounds(group.above(first), "+")
     return f"{group.mean - first.mean:+.4f}" + (f" ({bounds})" if bounds else "")
 
@@ -129,7 +129,7 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def differences(chosen: Sequence[Run]) -> view.View:
-    """What differs between the runs, and only that: a line a run, a column a setting."""
+    """Show only what differs between the runs: one line per run, one column per setting."""
     found = compare_runs.differing(chosen)
     if not found:
         return view.sentences([], none="Nothing differs between these runs.")
@@ -139,7 +139,7 @@ def differences(chosen: Sequence[Run]) -> view.View:
 
 
 def _value(value: Any) -> str:
-    """A setting; of hashes and of lists of them the beginnings."""
+    """Return a setting as text, hashes shortened."""
     if isinstance(value, dict):
         return ", ".join(f"{_value(v)}" for k, v in value.items() if k.endswith(".safetensors"))
     text = "" if value is None else str(value)
@@ -147,10 +147,10 @@ def _value(value: Any) -> str:
 
 
 def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
-    """The picture of two settings, where two differ."""
+    """Draw the eval loss over two settings, if exactly two differ."""
     found = compare_runs.grid(chosen)
     if found is None:
-        return view.sentences([], none="There are not exactly two settings that differ.")
+        return view.sentences([], none="The runs don't differ in exactly two settings.")
     if np.isnan(found["losses"]).all():
         return view.sentences([], none="No run was evaluated.")
     return _heat_map(**found)
@@ -170,8 +170,8 @@ def _means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> view.View:
-    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures as logged, those of
-    the seeds together, and those on the same conversations (rescore.facts)."""
+    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures, the means over
+    seeds, and the scores on the same conversations (rescoring.facts)."""
     folder = paths.run(settings.name)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
@@ -189,10 +189,10 @@ def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, 
 def _overlay(
     curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: float = 0
 ) -> Picture:
-    """Several runs' losses over what they were trained on.
+    """Draw several runs' losses over the tokens they were trained on.
 
     A curve has `label`, `tokens` and `losses` of its steps, `eval_tokens` and `eval_losses`;
-    `title` says what the labels are of. Of more runs than there are colours, lighter is later.
+    `title` says what the labels show. If runs outnumber the colours, lighter is later.
     """
     longest = max((len(one["label"]) for one in curves), default=1)
     columns = min(max(90 // (longest + 8), 1), 6)
@@ -234,8 +234,8 @@ def _heat_map(
     column_name: str,
     equal_tokens: float,
 ) -> Picture:
-    """The eval loss of each pair of two settings after so many trained tokens; NaN where no run
-    reached them. The best is framed."""
+    """Draw the eval loss of each pair of values after `equal_tokens` trained tokens; NaN where no
+    run reached them. The best is framed."""
     figure, axes = new_figure(1.6 + 0.55 * len(rows))
     drawn = axes.imshow(losses, cmap="viridis", aspect="auto")
     low, high = np.nanmin(losses), np.nanmax(losses)
@@ -260,11 +260,11 @@ def _heat_map(
 
 
 def same_conversations(scored: Scored) -> view.View:
-    """The runs' losses on the same conversations, the lowest first, and how sure it is that another
-    one's is higher: the paired difference with its interval (see depth)."""
+    """Show the runs' losses on the same conversations, the lowest first, and how far each one is
+    above it: the paired difference with its interval (see compare_models)."""
     if not scored:
         return view.sentences([], none=OFF)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             name,
             f"{score.loss:.4f}",
@@ -275,7 +275,7 @@ def same_conversations(scored: Scored) -> view.View:
         )
         for name, score, above in rescoring.ranked(scored)
     ]
-    said = {name: one or "the eval side is empty" for name, one in scored.items()}
+    said = {name: one or "the held-out set is empty" for name, one in scored.items()}
     rows += [(name, why, *[""] * 4) for name, why in said.items() if isinstance(why, str)]
     header = ("run", "eval loss", "perplexity", "above the first", "trained tokens", "rows")
     return view.table(rows, header)

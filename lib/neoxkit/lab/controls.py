@@ -1,7 +1,7 @@
-"""Dials that override a parameter in sight: what they change, and what follows from it.
+"""Dials that override a parameter, and show what follows from it.
 
 A dial never acts by itself: the cell below reads `controls.settings`. Under papermill nobody
-turns a dial, so the parameters win and the same cells show the same consequences.
+turns a dial, so the parameters count, and the same cells show the same consequences.
 """
 
 import math
@@ -34,7 +34,7 @@ _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
 
 
 class Dial:
-    """A slider and a field that show one value; any value that is put widens the slider."""
+    """A slider and a field for one value; a value new to the slider is added to it."""
 
     def __init__(self, label: str, values: Sequence[Any], value: Any) -> None:
         self._values, self._quiet = {*values, value}, False
@@ -50,7 +50,7 @@ class Dial:
         )
         self.field = widgets.Text(
             value=str(value),
-            tooltip=f"{label}: any other value, then Enter",
+            tooltip=f"{label}: type any other value, then Enter",
             continuous_update=False,
             layout={"width": "8em"},
         )
@@ -58,21 +58,28 @@ class Dial:
         self.box = widgets.HBox([self.slider, self.field, self.mistake])
 
     def on_change(self, moved: Callable[[Any], None], typed: Callable[[str], None]) -> None:
-        """Call `moved` with a new value of the dial, `typed` with what was typed into its field."""
+        """Call `moved` with the dial's new value, `typed` with what was typed into its field."""
         self._moved = moved
-        self.slider.observe(lambda change: self._quiet or self.put(change["new"]), "value")
-        self.field.observe(lambda change: self._quiet or typed(change["new"]), "value")
+        self.slider.observe(self._unless_quiet(self.put), "value")
+        self.field.observe(self._unless_quiet(typed), "value")
+
+    def _unless_quiet(self, take: Callable[[Any], None]) -> Callable[[dict[str, Any]], None]:
+        def observed(change: dict[str, Any]) -> None:
+            if not self._quiet:
+                take(change["new"])
+
+        return observed
 
     def refuse(self, html: str) -> None:
-        """Show the value in use again, and beside it why what was typed can't be."""
+        """Show the value in use again, and beside it why the typed one is refused."""
         self._quiet = True
         self.field.value = str(self.slider.value)
         self._quiet = False
-        self.mistake.value = f'<div style="line-height:1.3">{html}</div>'  # of a widget: 28 px
+        self.mistake.value = f'<div style="line-height:1.3">{html}</div>'  # a widget's is 28 px
 
     def put(self, value: Any) -> None:
-        """Turn to a value; one that the slider does not have yet widens it."""
-        self._quiet = True  # new options move a slider to the first of them
+        """Set a value; one that the slider does not have yet is added."""
+        self._quiet = True  # new options move a slider to its first one
         if value not in self._values:
             self._values.add(value)
             self.slider.options = sorted(self._values)
@@ -83,7 +90,7 @@ class Dial:
 
 
 class Controls:
-    """Dials over a settings object; `settings` is the settings with what the dials say."""
+    """Dials over a settings object; `settings` holds what the dials show."""
 
     def __init__(
         self,
@@ -92,18 +99,20 @@ class Controls:
         consequences: Callable[[Any], tuple[View, figure.Picture]],
         complete: Callable[[Any], Any] = lambda settings: settings,
     ) -> None:
-        """`complete` makes a number of a typed value that stands for one."""
+        """`complete` replaces a typed value that stands for another (0: by the base)."""
         self.settings = self._given = settings
         self._dials, self._consequences, self._complete = dials, consequences, complete
         self._handles: tuple[Any, Any] | None = None
         for name, dial in dials.items():
             dial.on_change(partial(self._moved, name), partial(self._typed, name))
-        reset = widgets.Button(description="Reset", tooltip="Back to the parameters cell")
+        reset = widgets.Button(
+            description="Reset", tooltip="Restore the values of the parameters cell"
+        )
         reset.on_click(lambda _: self.reset())
         self.box = widgets.VBox([*(d.box for d in dials.values()), reset])
 
     def show(self) -> "Controls":
-        """Display the sliders, their consequences and the picture; returns itself."""
+        """Display the sliders, their consequences and the picture; return itself."""
         names = ", ".join(f"{n} {getattr(self.settings, n)}" for n in self._dials)
         frontend.show(self.box, f"(dials, with a kernel: {names})")
         table, picture = self._views()
@@ -111,17 +120,17 @@ class Controls:
         return self
 
     def reset(self) -> None:
-        """Back to what the parameters cell says."""
+        """Restore the values of the parameters cell."""
         self._forget_mistakes()
         for name, dial in self._dials.items():
             dial.put(getattr(self._given, name))
 
     def overrides(self) -> dict[str, tuple[Any, Any]]:
-        """What the sliders changed: name -> (parameter, now)."""
+        """Return what the sliders changed: name -> (parameter, now)."""
         return self._differences(self._given, self.settings)
 
     def require(self, chosen: Settings) -> None:
-        """Refuse to go on in 01 with settings that its dial does not show any more."""
+        """Refuse to continue in 01 with settings that its dial no longer shows."""
         for name, (was, now) in self._differences(chosen, self.settings).items():
             what = f"the dial says {now}, the cells below it were run with {was}"
             raise UserError(name, what, f"run them again from {BELOW_THE_DIAL!r}")
@@ -131,7 +140,7 @@ class Controls:
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def _typed(self, name: str, text: str) -> None:
-        """Take over what stands in a field; what can't be is refused in a line."""
+        """Take what was typed into a field, or refuse it in one line."""
         rule = type(self.settings).__dataclass_fields__[name]
         try:
             if rule.type is int and _GROUPED.fullmatch(text.strip()):
@@ -172,7 +181,7 @@ class Controls:
 
 
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
-    """01's slider: what a block size keeps, cuts and drops of these conversations."""
+    """Show 01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
     last = measured.last_run(settings.model_name_or_path)
 
@@ -180,9 +189,9 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
         _, counts = selection.fit(encoded, chosen.block_size, too_long)
         rows = counts.rows() + _rows(counts.kept, counts.tokens, chosen.block_size)
-        rows.append(("time an epoch", _time(last, counts.tokens)))
+        rows.append(("time per epoch", _time(last, counts.tokens)))
         mean = counts.tokens / max(counts.kept, 1)
-        rows.append(("memory of a rank", _memory(last, mean)))
+        rows.append(("memory per rank", _memory(last, mean)))
         return view.table(rows), data.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
@@ -191,13 +200,13 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
 
 
 def _rows(conversations: int, tokens: int, block_size: int) -> list[tuple[str, str]]:
-    """Rows an epoch, packed and padded to the block size."""
+    """Return the rows per epoch, packed and padded to the block size."""
     padding = 1 - tokens / max(conversations * block_size, 1)
     packed = f"about {math.ceil(tokens / block_size):,} of {block_size:,} tokens, little padding"
     return [
-        ("rows an epoch, packed", packed),
+        ("rows per epoch, packed", packed),
         (
-            "rows an epoch, padded",
+            "rows per epoch, padded",
             f"{conversations:,} of {block_size:,} tokens, {padding:.0%} padding",
         ),
     ]
@@ -205,14 +214,14 @@ def _rows(conversations: int, tokens: int, block_size: int) -> list[tuple[str, s
 
 def _time(last: measured.Measured | None, num_tokens: float) -> str:
     if not last:
-        return "unknown: this model was not trained on this machine yet"
+        return "unknown: this model has not been trained on this machine yet"
     return f"{last.time(num_tokens)}, {last.speed()}"
 
 
 def _memory(last: measured.Measured | None, tokens: float) -> str:
-    """Of micro-batches of as many conversations as in the last run, of so many tokens."""
+    """Estimate the memory of the last run's micro-batch with `tokens` per conversation."""
     if not last:
-        return "unknown until a first run"
+        return "unknown until the first run"
     return last.memory(last.micro_batch * tokens)
 
 
@@ -220,11 +229,11 @@ def training(
     settings: TrainSettings,
     lengths: Sequence[int],
     trained: Sequence[int],
-    manifest: Mapping[str, Any],
+    manifest: dict[str, Any],
 ) -> Controls:
-    """02's sliders: the learning rate's schedule over the real steps, and what a step is made of.
+    """Show 02's sliders: the learning-rate schedule over the real steps, and what makes up a step.
 
-    `lengths` and `trained`: tokens and trained tokens of each conversation of the train side.
+    `lengths` and `trained`: tokens and trained tokens of each training conversation.
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
     ranks = machine.num_ranks(settings)
@@ -254,14 +263,14 @@ def training(
             ("conversations trained on", f"{kept:,} of {len(fits):,}"),
             ("trained tokens left out", f"{lost:.1%}"),
             packed if chosen.layout == "packed" else padded,
-            ("optimizer steps", f"{steps:,} ({an_epoch:,} an epoch)"),
+            ("optimizer steps", f"{steps:,} ({an_epoch:,} per epoch)"),
             (
-                "a step (effective batch)",
+                "effective batch (one step)",
                 f"{conversations:,} conversations{more}, about {a_step:,.0f} tokens, "
                 f"{ranks} rank(s)",
             ),
             ("time", _time(last, steps * a_step)),
-            *forecast.of(chosen, manifest, all_lengths, all_trained).rows(),
+            *forecast.forecast(chosen, manifest, all_lengths, all_trained).rows(),
         ]
         planned = schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type

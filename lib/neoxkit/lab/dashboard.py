@@ -1,4 +1,4 @@
-"""Watch a training in a notebook: one status line and one plot, redrawn from metrics.jsonl."""
+"""Watch a training in a notebook: a status line and a plot, redrawn from metrics.jsonl."""
 
 import itertools
 import time
@@ -17,21 +17,21 @@ from neoxkit.runs import health
 from neoxkit.runs.events import EventReader, history
 from neoxkit.runs.folder import LOG
 
-REDRAW_SECONDS = 1.0  # at most one redraw in this time
-DRAWING_SHARE = 0.05  # at most this share of a core goes into drawing: on a CPU it slows training
-LOG_LINES = 15  # of the end of train.log
-SHOWN_EVALUATIONS = 6  # in the table of replies: the first, and the last ones
+REDRAW_SECONDS = 1.0  # at least this long between redraws
+DRAWING_SHARE = 0.05  # of one core at most: on a CPU, drawing slows training
+LOG_LINES = 15  # from the end of train.log
+SHOWN_EVALUATIONS = 6  # in the table of replies: the first and the last ones
 
 
 def watch(training: Training | str) -> dict[str, Any]:
-    """Follow a training (or a run, by its name) until it ends; returns what FINISHED.json says.
+    """Watch a training (or a run, by its name) until it ends; return what FINISHED.json says.
 
-    Raises when it failed. A run that was finished before is shown as it is; nothing is trained.
+    Raise if it failed. A run that was already finished is shown as it is; nothing is trained.
 
     Interrupting the cell lets a training that was started here finish its step, save and stop (the
-    second interrupt ends it at once); running the cell again goes on. A training that another
-    process started goes on without the cell. When the browser is closed, the cell ends and the
-    training goes on: opened again, the cell watches it again.
+    second interrupt ends it at once); running the cell again resumes it. A training that another
+    process started continues without the cell. If the browser is closed, the cell ends and the
+    training continues: run the cell again to watch it.
     """
     training = process.attach(training) if isinstance(training, str) else training
     screen = _Screen(training)
@@ -41,7 +41,7 @@ def watch(training: Training | str) -> dict[str, Any]:
                 if training.poll() is not None:
                     break
                 screen.draw()
-                if turn % 3 == 0:  # a browser that returns needs longer than these 0.6 s
+                if turn % 3 == 0:  # a browser that returns needs longer than 0.6 s
                     _leave_if_nobody_looks(training)
                 time.sleep(0.2)
             except KeyboardInterrupt:
@@ -57,22 +57,24 @@ def watch(training: Training | str) -> dict[str, Any]:
 
 
 def _leave_if_nobody_looks(training: Training) -> None:
-    """End the cell, not the training: a busy kernel could show nothing to a browser that returns.
+    """End the cell, not the training: a busy kernel can't show anything to a browser that returns.
 
-    The notebook that is opened again has new outputs, which this cell does not know.
+    The reopened notebook has new outputs, which this cell does not know.
     """
     if frontend.num_tabs() == 0:
-        what = "the browser was closed; the training goes on"
+        what = "the browser was closed; the training continues"
         raise Stopped(training.folder.name, what, "run this cell again to watch it")
 
 
 class _Screen:
-    """The outputs of a watching cell: status line, plot, replies, and the log folded away."""
+    """The outputs of a watching cell: status line, plot, replies, and the folded log."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.folder = training, training.folder
-        self.reader, self.events = EventReader(self.folder), []
-        self.begun, self.next_drawing, self.num_drawn, self.log = time.monotonic(), 0.0, 0, None
+        self.reader = EventReader(self.folder)
+        self.events: list[dict[str, Any]] = []
+        self.log: View | None = None
+        self.begun, self.next_drawing, self.num_drawn = time.monotonic(), 0.0, 0
         self.alert = view.NOTHING
         self.line = display(status([], 0.0), display_id=True)
         self.picture = display(view.NOTHING, display_id=True)
@@ -80,7 +82,7 @@ class _Screen:
         self.log_end = display(view.NOTHING, display_id=True)
 
     def draw(self) -> None:
-        """Draw what is new, but not too often."""
+        """Draw what is new, if the last drawing is long enough ago."""
         now = time.monotonic()
         if now >= self.next_drawing:
             self._draw(None)
@@ -88,7 +90,7 @@ class _Screen:
             self.next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
 
     def draw_last(self) -> None:
-        """Draw how it ended, or how it stands where only the watching ended."""
+        """Draw how it ended, or its current state if only the watching ended."""
         self.num_drawn = -1
         self._draw(self.training.poll())
 
@@ -112,7 +114,7 @@ class _Screen:
 
 
 def replies(events: Sequence[Mapping[str, Any]]) -> View:
-    """What the model answered to the same questions at its evaluations, the newest last."""
+    """Show the model's replies to the same questions at its evaluations, the newest last."""
     told = [e for e in events if e["event"] == "replies"]
     if not told:
         return view.NOTHING
@@ -126,7 +128,7 @@ def replies(events: Sequence[Mapping[str, Any]]) -> View:
 
 
 def log_end(path: Any) -> View:
-    """The last lines of a training's log, folded away; what the plot shows is left out."""
+    """Show the last lines of a training's log, folded, without what the plot shows."""
     if not path.is_file():
         return view.NOTHING
     with path.open("rb") as file:
@@ -143,9 +145,9 @@ def status(
     ended: int | None = None,
     stopping: bool = False,
 ) -> View:
-    """The status line: what matters most first, as a narrow terminal cuts its end.
+    """Return the status line, what matters most first, because a narrow terminal cuts its end.
 
-    Step, loss, time left; learning rate (its peak), batch (conversations a step), block size;
+    Step, loss, time left; peak learning rate, batch (conversations per step), block size;
     epoch, speed (see flops.py), memory.
     """
     start = next((e for e in reversed(events) if e["event"] == "start"), None)
@@ -153,7 +155,7 @@ def status(
     finished = any(e["event"] == "done" for e in events)
     stopped = bool(events) and events[-1]["event"] == "stop"
     if start is None:
-        text = "Loading the model" if ended is None else "It ended before the first step"
+        text = "Loading the model" if ended is None else "Ended before the first step"
         return _line(f"{text} ... {seconds:.0f} s", None, 1)
     planned, step = start["planned_steps"], train[-1]["step"] if train else start["resumed_step"]
     parts = [f"step {step:,} of {planned:,}"]
@@ -185,10 +187,10 @@ def status(
 
 
 def _memory(train: Mapping[str, Any]) -> str:
-    """Peak memory, of every rank or GPU."""
+    """Return the peak memory of the ranks or GPUs."""
     by_rank = [f"{gib:.1f}" for gib in train.get("memory_gib_by_rank", [train["memory_gib"]])]
     least, most = min(by_rank, key=float), max(by_rank, key=float)
-    return f"{least} to {most} GiB a rank" if least != most else f"{most} GiB a rank"
+    return f"{least} to {most} GiB per rank" if least != most else f"{most} GiB per rank"
 
 
 def _left(train: Sequence[Mapping[str, Any]], planned: int) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Pager:
     """A list of kinds and a slider over the conversations of the chosen one.
 
-    The slider's handle takes the arrow keys; the buttons go one back and one on.
+    The slider's handle takes the arrow keys; the buttons go one back or forward.
     """
 
     def __init__(self, groups: Mapping[str, Table], tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -32,7 +32,7 @@ class Pager:
         self.kind = widgets.Dropdown(options=options, description="show", **wide)
         self.number = widgets.IntSlider(min=1, max=1, description="conversation", **wide)
         back, on = (widgets.Button(description=text, layout={"width": "3em"}) for text in "◀▶")
-        back.tooltip, on.tooltip = "the one before", "the next one"
+        back.tooltip, on.tooltip = "previous", "next"
         back.on_click(lambda _: self._step(-1))
         on.on_click(lambda _: self._step(1))
         self.box = widgets.VBox([self.kind, widgets.HBox([self.number, back, on])])
@@ -42,13 +42,13 @@ class Pager:
         self.number.observe(lambda _: self._draw(), "value")
 
     def show(self) -> "Pager":
-        """Display the widgets and the first conversation; returns itself."""
+        """Display the widgets and the first conversation; return itself."""
         frontend.show(self.box, f"(with a kernel: pages through {self.kind.options[0][0]})")
         self._handle = display(self.page(), display_id=True)
         return self
 
     def page(self) -> view.View:
-        """The conversation that the slider stands at."""
+        """Return the conversation that the slider is at."""
         return trained_tokens(self._rows[self.number.value - 1], self._tokenizer)
 
     def _choose(self, name: str) -> None:
@@ -59,7 +59,7 @@ class Pager:
         self.number.value = 1
 
     def _step(self, by: int) -> None:
-        self.number.value += by  # the slider itself stays within its ends
+        self.number.value += by  # the slider keeps it within its range
 
     def _draw(self) -> None:
         if self._handle:
@@ -69,7 +69,7 @@ class Pager:
 def pages(
     sides: Mapping[str, Table], found: Sequence[Finding], tokenizer: "PreTrainedTokenizerBase"
 ) -> Pager:
-    """A pager over the sides of a dataset, and over what was found in them; shown."""
+    """Show a pager over the sides of a dataset and over what was found in them; return it."""
     groups = {f"the {side} side": rows for side, rows in sides.items()}
     for finding in found:
         groups |= {f"{side}: {finding.what}": rows for side, rows in finding.rows.items()}
@@ -82,10 +82,10 @@ _MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
 
 
 def trained_tokens(row: Encoded, tokenizer: "PreTrainedTokenizerBase") -> View:
-    """One conversation as the model sees it: trained tokens coloured, the others grey.
+    """Show one conversation as the model sees it: trained tokens coloured, the others grey.
 
-    Special tokens are shown as marks; the same letters typed in a text are not special, and show as
-    what they are. In plain text, trained parts stand in ⟦brackets⟧.
+    Special tokens are shown in boxes; the same letters typed in a text are not special, and shown
+    as text. In plain text, trained parts are in ⟦brackets⟧.
     """
     parts, text, before = [], "", False
     for piece, ids, trained in _pieces(row, tokenizer):
@@ -106,12 +106,13 @@ def trained_tokens(row: Encoded, tokenizer: "PreTrainedTokenizerBase") -> View:
 def _pieces(
     row: Encoded, tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[str, list[int], bool]]:
-    """Text, ids and whether it is trained: of each token, or of those that share a character."""
+    """Yield text, ids and whether it is trained, per token or per tokens that share a character."""
     waiting: list[int] = []
     tokens = list(zip(row.ids.tolist(), row.trained.tolist(), strict=True))
     for at, (token, trained) in enumerate(tokens):
         waiting.append(token)
         text = tokenizer.decode(waiting)
+        assert isinstance(text, str)  # a list of texts only for a list of lists
         last = at + 1 == len(tokens) or tokens[at + 1][1] != trained
         if not text.endswith("\ufffd") or len(waiting) == 8 or last:
             yield text, waiting, trained
@@ -119,7 +120,7 @@ def _pieces(
 
 
 def findings(found: Sequence[Finding]) -> View:
-    """What is worth a look, with how many conversations of each side and their lines."""
+    """Show what is worth a look, with the number of conversations on each side and their lines."""
     sides = list(found[0].rows)
     rows = [(finding.what, *(_counted(finding.rows[side]) for side in sides)) for finding in found]
     return view.table(rows, ("a conversation ...", *(f"{side} side" for side in sides)))
@@ -130,7 +131,7 @@ def _counted(rows: Table) -> str:
 
 
 def audit(checks: Sequence[Check]) -> View:
-    """The audit, line by line, each passed or a reason to stop."""
+    """Show the audit line by line, each passed or a reason to stop."""
     rows = [
         (
             "✓" if check.passed else "✗ stop",
@@ -143,12 +144,12 @@ def audit(checks: Sequence[Check]) -> View:
     return view.table(rows, ("", "checked", "found", "what to change"))
 
 
-def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
-    """How long the conversations are (tokens), and which ones are over the block size."""
+def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Picture:
+    """Draw how long the conversations are (tokens), and which exceed the block size."""
     figure, axes = new_figure()
     values = np.asarray(lengths)
     top = max(int(values.max(initial=1)), block_size)
-    # Few very long conversations must not flatten the rest: the last bin collects them.
+    # A few very long conversations must not flatten the rest: the last bin collects them.
     shown = max(int(np.percentile(values, 99)), block_size) if len(values) else top
     edges = np.linspace(0, shown * 1.05, 60)
     fits, over = values[values <= block_size], values[values > block_size]
@@ -157,7 +158,7 @@ def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
         bins=edges,
         stacked=True,
         color=[BLUE, ORANGE],
-        label=[f"{len(fits):,} conversations up to it", f"{len(over):,} longer"],
+        label=[f"{len(fits):,} conversations that fit", f"{len(over):,} longer"],
     )
     axes.axvline(block_size, color=RED, linewidth=1.5, linestyle="--")
     axes.text(
@@ -174,7 +175,7 @@ def length_histogram(lengths: Sequence[int], block_size: int) -> Picture:
 
 
 def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
-    """How long the turns of each role are (tokens)."""
+    """Draw how long the turns of each role are (tokens)."""
     figure, axes = new_figure(2.6)
     every = np.concatenate([np.zeros(0, int), *lengths.values()])
     shown = max(int(np.percentile(every, 99)) if len(every) else 1, 1)

@@ -1,4 +1,4 @@
-"""What an evaluation came to, as tables: scores, what got worse, replies side by side."""
+"""The tables and pictures of 03_evaluate: scores, what got worse, replies side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ from neoxkit.lab.view import NOTHING, View, sentences, table
 
 if TYPE_CHECKING:
     from neoxkit.data.questions import Question
-    from neoxkit.evaluation.compare_models import Depth, Part
+    from neoxkit.evaluation.compare_models import Depth, Slice
     from neoxkit.models.generation import Reply
 
 
 def scoreboard(evaluation: Mapping[str, Any]) -> View:
-    """Exact replies by set and kind, base beside tuned, and how many replies ended in which way."""
+    """Show exact replies by set and kind, base beside tuned, and how the replies ended."""
     lines = [
         (
             r["set"],
@@ -39,8 +39,8 @@ def replies(
     tuned: Sequence["Reply"],
     most: int = 12,
 ) -> View:
-    """Questions with both models' replies: at most `most`, spread evenly over them."""
-    from neoxkit.data.questions import spread  # needs torch, which whoever has replies has loaded
+    """Show at most `most` questions, spread evenly over all, with both models' replies."""
+    from neoxkit.data.questions import spread  # needs torch, which is loaded once there are replies
 
     at = spread(range(len(questions)), most)
     rows = [
@@ -61,9 +61,12 @@ def _said(reply: "Reply", most: int = 160) -> str:
 
 
 def scores(evaluation: Mapping[str, Any]) -> View:
-    """Losses on the eval side and on the plain text, what each rests on, and how sure the
+    """Show losses on the held-out set and the plain text, with their counts, and how sure the
     difference is."""
-    sides = {"eval side": evaluation["eval_loss"], "plain text": evaluation.get("plain_text", {})}
+    sides = {
+        "held-out set": evaluation["eval_loss"],
+        "plain text": evaluation.get("plain_text", {}),
+    }
     rows = [
         (
             side,
@@ -79,16 +82,16 @@ def scores(evaluation: Mapping[str, Any]) -> View:
         if found
     ]
     if not rows:
-        return sentences([], none="The eval side is empty: there is no loss to show.")
+        return sentences([], none="The held-out set is empty: there is no loss to show.")
     header = (
-        "text", "model", "loss (nats a token)", "perplexity", "bits a byte", "tokens", "rows"
+        "text", "model", "loss (nats per token)", "perplexity", "bits per byte", "tokens", "rows",
     )  # fmt: skip
     said = compare_models.sentences(evaluation.get("depth"))
     return table(rows, header) + sentences(said, none="There is no difference to measure.")
 
 
 def tasks(evaluation: Mapping[str, Any]) -> View:
-    """Base beside tuned in each task and metric, with standard errors."""
+    """Show each task and metric, base beside tuned, with standard errors."""
     base, tuned = evaluation["tasks"]["base"], evaluation["tasks"]["tuned"]
     if not tuned:
         return sentences([], none="No tasks were named.")
@@ -111,17 +114,19 @@ def _with_error(row: Mapping[str, Any]) -> str:
 
 
 def where(deep: "Depth | None") -> "Picture | View":
-    """Where the difference lies, as a picture."""
+    """Draw where the difference lies; nothing without a held-out set."""
     return depth(deep) if deep else NOTHING
 
 
 def checkpoints(evaluation: Mapping[str, Any]) -> "Picture | View":
-    """The losses of base, checkpoints and tuned model as a picture; none without an eval side."""
+    """Draw the losses of base, checkpoints and tuned model; nothing without a held-out set."""
     return checkpoint_curve(evaluation) if evaluation["losses_by_step"] else NOTHING
 
 
 def worst(deep: "Depth | None", rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> View:
-    """The conversations whose loss rose most, worst first, with the beginning of each."""
+    """Show the conversations whose loss rose most, worst first, with the beginning of each."""
+    if not deep or not deep.worst:
+        return sentences([], none="No held-out conversation got worse.")
     found = [
         (
             f"{deep.base[i].mean():.3f}",
@@ -129,10 +134,8 @@ def worst(deep: "Depth | None", rows: Sequence[Mapping[str, Any]], tokenizer: An
             f"{len(deep.base[i]):,}",
             _beginning(tokenizer.decode(rows[i]["input_ids"], skip_special_tokens=True)),
         )
-        for i in (deep.worst if deep else ())
+        for i in deep.worst
     ]
-    if not found:
-        return sentences([], none="No conversation of the eval side got worse.")
     return table(found, ("base", "tuned", "trained tokens", "conversation"))
 
 
@@ -141,19 +144,19 @@ def _beginning(text: str, most: int = 300) -> str:
 
 
 def _endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
-    """How many replies ended in which way."""
+    """Show how many replies ended in each way."""
     kinds = list(next(iter(by_model.values())))
     rows = [(name, *(f"{counts[k]:,}" for k in kinds)) for name, counts in by_model.items()]
     return table(rows, ("model", *kinds))
 
 
 def answer(question: str, reply: "Reply") -> View:
-    """One question and its reply."""
+    """Show one question and its reply."""
     return table([("asked", question), ("tuned", _said(reply, most=2000))])
 
 
 def depth(deep: "Depth") -> Picture:
-    """How the loss of each conversation changed, and both models' losses by turn and by length."""
+    """Draw each conversation's change of loss, and both models' losses by turn and by length."""
     figure, (left, middle, right) = new_figure(3.2, 3, width_ratios=[4, 3, 4])
     pairs = zip(deep.base, deep.tuned, strict=True)
     changes = np.array([b.mean() - a.mean() for a, b in pairs if len(a)])
@@ -165,27 +168,29 @@ def depth(deep: "Depth") -> Picture:
     left.axvline(found.mean, color=RED, linewidth=1.5)
     if found.low is not None:
         left.axvspan(found.low, found.high, color=RED, alpha=0.25, linewidth=0)
-    label_axes(left, "tuned minus base (nats a token)", "conversations", "mean and 95 % in red")
+    label_axes(left, "tuned minus base (nats per token)", "conversations", "mean and 95 % in red")
     _pairs(middle, deep.turns, "agent's turn")
     _pairs(right, deep.lengths, "length of the conversation (tokens)")
-    middle.set_ylabel("loss (nats a token)")
+    middle.set_ylabel("loss (nats per token)")
     right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15), fontsize=8)
     return figure
 
 
-def _pairs(axes: Axes, parts: "Sequence[Part]", what: str) -> None:
-    """Two bars a part: base and tuned."""
+def _pairs(axes: Axes, parts: "Sequence[Slice]", what: str) -> None:
+    """Draw two bars per part: base and tuned."""
     at = np.arange(len(parts))
     for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
         heights = [getattr(part, model) for part in parts]
         axes.bar(at + offset, heights, width=0.4, color=colour, label=model)
-    tilt = {"rotation": 30, "ha": "right"} if max(len(part.name) for part in parts) > 3 else {}
+    tilt: dict[str, Any] = {}
+    if max(len(part.name) for part in parts) > 3:
+        tilt = {"rotation": 30, "ha": "right"}
     axes.set_xticks(at, [part.name for part in parts], fontsize=8, **tilt)
     label_axes(axes, what, "")
 
 
 def checkpoint_curve(evaluation: Mapping[str, Any]) -> Picture:
-    """The loss on the eval side by step: base (step 0), kept checkpoints, tuned model."""
+    """Draw the held-out loss by step: base (step 0), kept checkpoints, tuned model."""
     figure, axes = new_figure(2.4)
     losses = {int(step): loss for step, loss in evaluation["losses_by_step"].items()}
     steps = sorted(losses)
@@ -193,22 +198,22 @@ def checkpoint_curve(evaluation: Mapping[str, Any]) -> Picture:
     for step in steps:
         axes.annotate(f"{losses[step]:.3f}", (step, losses[step]), xytext=(0, 6),
                       textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
-    label_axes(axes, "optimizer step (0: the base)", "eval loss (nats a token)")
+    label_axes(axes, "optimizer step (0: the base)", "eval loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.2)
     return figure
 
 
 def comparison(evaluation: Mapping[str, Any]) -> Picture:
-    """Two panels, base beside tuned: loss on the eval side, and exact answers by set."""
+    """Draw two panels, base beside tuned: held-out loss, and exact answers by set."""
     figure, (left, right) = new_figure(3.2, 2, width_ratios=[1, 2])
     losses = {k: v["loss"] for k, v in evaluation["eval_loss"].items() if v}
     bars = left.bar(list(losses), list(losses.values()), color=[GREY, BLUE], width=0.6)
     left.bar_label(bars, fmt="%.3f", fontsize=9)
-    label_axes(left, "", "loss (nats per trained token)", "eval side")
+    label_axes(left, "", "loss (nats per trained token)", "held-out set")
     rows = [r for r in evaluation["exact"] if r["kind"] == "total"]
     if not losses:
-        left.text(0.5, 0.5, "the eval side is empty", ha="center", transform=left.transAxes)
+        left.text(0.5, 0.5, "the held-out set is empty", ha="center", transform=left.transAxes)
     at = np.arange(len(rows))
     for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
         shares = [100 * r[model] / r["questions"] for r in rows]

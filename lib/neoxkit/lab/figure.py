@@ -1,7 +1,7 @@
-"""A run and its data as figures. Each function returns a Picture.
+"""The style of the kit's figures.
 
-Figures are made without pyplot (which would show them a second time), in one style: colours that
-colour-blind people tell apart, labels with units, legible at notebook width in both themes.
+Figures are made without pyplot (which would show them twice): colours that colour-blind people can
+tell apart, labels with units, legible at notebook width in both themes.
 """
 
 import io
@@ -16,7 +16,7 @@ SMOOTHED_FROM = 50  # points; fewer are drawn as they are
 
 
 class Picture(Figure):
-    """A Figure that a notebook shows by itself, sharp on dense screens."""
+    """A Figure that a notebook displays by itself, sharp on high-resolution screens."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         file = io.BytesIO()
@@ -27,13 +27,13 @@ class Picture(Figure):
 def new_figure(
     height: float = 3.2, columns: int = 1, rows: int = 1, **options: Any
 ) -> tuple[Picture, Any]:
-    """A figure in the kit's style, this many inches high, and its axes."""
+    """Return a figure in the kit's style, `height` inches high, and its axes."""
     figure = Picture(figsize=(8, height), dpi=100, layout="constrained", facecolor="white")
     return figure, figure.subplots(rows, columns, **options)
 
 
 def label_axes(axes: Axes, x: str, y: str, title: str = "") -> None:
-    """Name both axes, and take away what is not needed."""
+    """Label both axes, and remove what is not needed."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if title:

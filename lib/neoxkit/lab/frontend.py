@@ -1,4 +1,4 @@
-"""Is anybody looking? How many browser tabs are connected to this kernel, by its Jupyter server."""
+"""Find out whether anybody is looking: the browser tabs connected to this kernel."""
 
 import json
 import os
@@ -14,9 +14,9 @@ UNATTENDED = {"papermill", "neoxkit", "nbconvert", "jupyter-nbconvert", "jupyter
 
 
 def show(box: widgets.Widget, text: str) -> None:
-    """Display a widget; where nobody can move it, the text that stands for it alone.
+    """Display a widget, or only its text where nobody can move it.
 
-    A widget in a notebook that papermill executed is an empty place in its HTML.
+    In the HTML of a notebook that papermill executed, a widget is an empty space.
     """
     bundle = {} if unattended() else box._repr_mimebundle_()
     display({**bundle, "text/plain": text}, raw=True)
@@ -24,7 +24,7 @@ def show(box: widgets.Widget, text: str) -> None:
 
 @cache
 def unattended() -> bool:
-    """Whether this kernel was started by a program that executes notebooks."""
+    """Return whether this kernel was started by a program that executes notebooks."""
     try:
         command = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
@@ -34,7 +34,7 @@ def unattended() -> bool:
 
 
 def num_tabs() -> int | None:
-    """Connections to this process's kernel; None where no Jupyter server tells (papermill, say)."""
+    """Count the connections to this kernel; None without a Jupyter server (as under papermill)."""
     found = _address()
     if not found:
         return None
@@ -49,7 +49,7 @@ def num_tabs() -> int | None:
 
 @cache
 def _address() -> tuple[str, str] | None:
-    """Where this kernel's server tells of it, and the server's token."""
+    """Return the URL at which the Jupyter server describes this kernel, and the server's token."""
     started_by = os.environ.get("JPY_PARENT_PID", "")
     try:
         from ipykernel.connect import get_connection_file

@@ -31,7 +31,7 @@ MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
 
 def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -> np.ndarray:
-    """The learning rate of each step, shape (steps,), as transformers' schedulers give it.
+    """Return each step's learning rate, shape (steps,), as in transformers' schedulers.
 
     `warmup_steps` below 1 is a share of all steps, as in TrainingArguments.
     """
@@ -50,7 +50,7 @@ def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -
 
 
 def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
-    """The learning rate over the run's real steps, epochs marked."""
+    """Draw the learning rate over the run's real steps, epochs marked."""
     figure, axes = new_figure(2.6)
     axes.plot(np.arange(1, len(rates) + 1), rates, color=GREEN, linewidth=2)
     for epoch in range(steps_an_epoch, len(rates), steps_an_epoch):
@@ -62,13 +62,13 @@ def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     return figure
 
 
-def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _thin(points: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
     return points[::stride] + (points[-1:] if (len(points) - 1) % stride else [])
 
 
 def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
-    """Two panels over the steps, from metrics.jsonl: loss and learning rate, and the speed."""
+    """Draw two panels over the steps, from metrics.jsonl: loss and learning rate; speed."""
     train = _thin([e for e in events if e["event"] == "train"])
     evals = [e for e in events if e["event"] == "eval"]
     starts = [e for e in events if e["event"] == "start"]
@@ -110,7 +110,7 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
 
 
 def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
-    """Useful tokens a second, and the shares of padding and of the device's peak (MFU)."""
+    """Draw useful tokens per second, the share of padding, and the share of the peak (MFU)."""
     steps = [e["step"] for e in train]
     share_axes = axes.twinx()
     drawn = axes.plot(
@@ -133,8 +133,8 @@ def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
 
 
 def learning_rates(found: lr_finder.Found | None) -> Picture | View:
-    """Draw the loss over the learning rate with what the learning-rate finder reads from it; say
-    so where no range test was asked for."""
+    """Draw the loss over the learning rate with the learning-rate finder's result; say so if no
+    range test was asked for."""
     if not found:
         return view.sentences([], none="No range test: set range_test_steps to make one.")
     figure, axes = new_figure(3.2)
@@ -148,7 +148,7 @@ def learning_rates(found: lr_finder.Found | None) -> Picture | View:
             axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
     label_axes(axes, "learning rate", "loss (nats per trained token)", found.says)
     axes.set_xscale("log")
-    if len(found.losses):  # the rest of a loss that explodes would flatten all that is of interest
+    if len(found.losses):  # an exploding loss would flatten everything else
         low, first = float(np.min(found.losses)), float(np.max(found.losses[:3]))
         axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low) + 0.1)
     axes.legend(frameon=False)
@@ -162,28 +162,31 @@ def short_runs(rows: Sequence[tuple[str, str]]) -> View:
 
 
 def summary(folder: Path) -> View:
-    """What a finished run took and reached, from its files."""
+    """Show what a finished run took and reached, from its files."""
     facts = finished_facts(folder)
     loss = facts["eval_loss"]
     starts = [e for e in read_events(folder) if e["event"] == "start"]
     peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"
     opens = "opens with from_pretrained"
     if facts.get("lora_rank"):
-        opens = f"adapters alone; neoxkit merge {folder.name} makes a whole one"
+        opens = f"adapters only; neoxkit merge {folder.name} writes the whole model"
     notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
     figures = view.table(
         [
             *(("note", notice) for notice in notices),
             ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
             ("time in training steps", f"{facts['train_seconds']:,} s"),
-            ("tokens", f"{facts['tokens']:,}, of them trained {facts['trained_tokens']:,}"),
+            ("tokens", f"{facts['tokens']:,}, {facts['trained_tokens']:,} of them trained"),
             ("speed", f"{facts['tokens_per_second']:,} useful tokens/s (no padding counted)"),
             ("padding", f"{facts['padding_share']:.1%} of what was computed"),
-            ("MFU", f"{facts['mfu']:.1%} of the matrix products measured at the start ({peak})"),
+            ("MFU", f"{facts['mfu']:.1%} of the matrix-product speed measured first ({peak})"),
             ("attention", _kernel(starts[-1])),
-            ("peak memory of a rank", f"{facts['memory_gib']} GiB"),
+            ("peak memory per rank", f"{facts['memory_gib']} GiB"),
             ("final train loss", f"{facts['train_loss']:.4f}"),
-            ("final eval loss", "none: the eval side is empty" if loss is None else f"{loss:.4f}"),
+            (
+                "final eval loss",
+                "none: the held-out set is empty" if loss is None else f"{loss:.4f}",
+            ),
             ("the model", f"{paths.short(folder / 'model')} ({opens})"),
         ]
     )

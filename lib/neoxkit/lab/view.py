@@ -1,6 +1,6 @@
-"""Tables and coloured text for notebooks: HTML where it is shown, plain text everywhere else.
+"""Tables and coloured text: HTML in notebooks, plain text everywhere else.
 
-Whatever comes from a data file or a model is escaped here, invisible characters included.
+Text from a data file or a model is escaped here, invisible characters included.
 """
 
 import html
@@ -9,14 +9,11 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython.display import display
 
 from neoxkit.fields import Settings
-
-if TYPE_CHECKING:
-    pass
 
 _EVEN = "table-layout:fixed;width:100%;overflow-wrap:anywhere"
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
@@ -34,7 +31,7 @@ class View:
         return {"text/html": self.html, "text/plain": self.text}
 
     def __add__(self, other: "View") -> "View":
-        """One below the other."""
+        """Put one below the other."""
         return View(self.html + other.html, "\n\n".join(filter(None, (self.text, other.text))))
 
 
@@ -42,7 +39,7 @@ NOTHING = View("", "")
 
 
 def visible(text: str) -> str:
-    """Text as it can be looked at safely: control, bidi and unassigned characters become marks.
+    """Make text safe to look at: control, bidi and unassigned characters become marks.
 
     >>> visible("a\\x1b[31m\\u202eb\\n")
     'a\\u241b[31m‹U+202E›b\\n'
@@ -59,12 +56,12 @@ def visible(text: str) -> str:
 
 
 def escape(text: Any) -> str:
-    """Any value as harmless HTML text."""
+    """Return any value as harmless HTML text."""
     return html.escape(visible(str(text)))
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), even: bool = False) -> View:
-    """Rows of plain values; the first column is what the row is about. `even`: equal columns."""
+    """Make a table of plain values; `even`: columns of equal width."""
     cells = [[visible(str(value)) for value in row] for row in rows]
     head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in header)
     body = "".join(
@@ -83,13 +80,13 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), even: bool 
 
 
 def _breakable(value: str) -> str:
-    """A cell's HTML; a long name without blanks, as a sweep's runs have, may break behind a dot."""
+    """Return a cell's HTML; long names without blanks, like a sweep's runs, may break at dots."""
     escaped = html.escape(value)
     return escaped if " " in value else re.sub(r"\.(?=[a-z])", ".<wbr>", escaped)
 
 
 def folded(title: str, text: str) -> View:
-    """A longer text behind its title; in plain text the title alone."""
+    """Fold a longer text behind its title; in plain text, show only the title."""
     if not text:
         return NOTHING
     body = f'<pre style="overflow-x:auto">{escape(text)}</pre>'
@@ -97,7 +94,7 @@ def folded(title: str, text: str) -> View:
 
 
 def command(line: str) -> View:
-    """A line for a shell, with a button that copies it."""
+    """Show a shell command with a button that copies it."""
     copy = (
         "navigator.clipboard.writeText(this.previousElementSibling.textContent)"
         ".then(() => { this.textContent = 'Copied' })"
@@ -109,9 +106,9 @@ def command(line: str) -> View:
 def settings_table(
     settings: Settings, given: Settings | None = None, notes: Sequence[str] = ()
 ) -> View:
-    """Every setting with its value, its help, and a mark where it differs from its default.
+    """Show every setting with its value, its help, and a mark if it differs from its default.
 
-    `given`: the settings before what was left to the base was filled in. `notes`: sentences to show
+    `given`: the settings before those left to the base were filled in. `notes`: sentences to show
     below the table.
     """
     before = (given or settings).as_dict()
@@ -126,28 +123,28 @@ def settings_table(
 
 
 def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
-    """A short list of sentences."""
+    """Show a short list of sentences."""
     if not lines:
         return View(f"<p>{escape(none)}</p>", visible(none))
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return View(f"<ul>{items}</ul>", "\n".join(f"- {visible(line)}" for line in lines))
 
 
-# Red enough to be seen on white and on near-black alike; the words keep the theme's colour.
+# Visible on white and on near-black; the words keep the theme's colour.
 ALERT_COLOUR = "#e53935"
 _ALERT = f"border-left:6px solid {ALERT_COLOUR};background:{ALERT_COLOUR}22;padding:4px 10px"
 
 
 def alert(lines: Sequence[str]) -> View:
-    """What went wrong, each in red; nothing where nothing did."""
+    """Show each warning in red; nothing if there are none."""
     html = "".join(
         f'<p style="{_ALERT}"><strong>warning:</strong> {escape(line)}</p>' for line in lines
     )
     return View(html, "\n".join(f"warning: {visible(line)}" for line in lines))
 
 
-class Progress:
-    """One line in the notebook for a long loop: call it with (done, of)."""
+class ProgressBar:
+    """A progress line in the notebook for a long loop: call it with (done, of)."""
 
     def __init__(self, label: str) -> None:
         self.label, self.begun, self.drawn = label, time.monotonic(), 0.0
