@@ -25,7 +25,7 @@ help:
 	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
 	@echo "make lab     JupyterLab in this folder: open notebooks/01_tokenize.ipynb"
 	@echo "make doctor  what this machine has and what is missing"
-	@echo "make lint    ruff over everything"
+	@echo "make lint    ruff over everything, mypy over the library"
 	@echo "make picture the README's pictures (needs chromium)"
 	@echo "make bench   the benchmark, beside the usual way and TRL (needs BENCH_DATA; BENCH_FLAGS=--list)"
 	@echo "make clean   delete the demo's run and dataset"
@@ -89,7 +89,7 @@ test-crash: $(READY)
 	@$(BIN)/python -m pytest -m crash
 
 lint: $(READY)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 lab: $(READY)
 	@$(if $(AS_ROOT),echo "note: you are root -- JupyterLab gets $(AS_ROOT) and listens on 127.0.0.1 alone")
