@@ -105,7 +105,7 @@ def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path
 
 
 def test_the_summary_tells_the_speed_and_how_it_was_reached(executed: Path) -> None:
-    cell = next(c for c in notebook(executed, "02_train").cells if "dashboard.summary" in c.source)
+    cell = next(c for c in notebook(executed, "02_train").cells if "training.summary" in c.source)
     said = dict(line.split("  ", 1) for line in cell.outputs[0].data["text/plain"].splitlines())
     facts = finished_facts(executed / "runs" / "e2e")
     assert f"{facts['tokens_per_second']:,} useful tokens/s" in said["speed"]
@@ -362,7 +362,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
 
 
 def wait_for_a_step(folder: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not any(e["event"] == "train" for e in read_events(folder)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
@@ -385,7 +385,7 @@ def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> N
     assert len(training_processes(folder)) >= 4  # guard, runner, launcher, rank
     papermill.send_signal(number)
     papermill.wait(timeout=PATIENCE_SECONDS)
-    deadline = time.monotonic() + 12
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while training_processes(folder):
         assert time.monotonic() < deadline
         time.sleep(0.1)

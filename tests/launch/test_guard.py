@@ -188,7 +188,7 @@ def test_a_killed_owner_takes_everything_along(tmp_path: Path) -> None:
     """Kill the owner, a separate process, without a chance to clean up."""
     owner_code = f"""
         import subprocess, sys, time
-        sys.path[:0] = [{str(Path(__file__).parent)!r}]
+        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
         from pathlib import Path
         from test_guard import start
         start(Path({str(tmp_path)!r}))

@@ -342,7 +342,7 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
     monkeypatch.setattr(notebooks, "execute", execute)
     assert repeat.repeat("unbroken") == 0
     said = capsys.readouterr().out
-    assert f"of unbroken and of unbroken.repeat-1 is {weights_sha256(unbroken)}" in said
+    assert f"of unbroken and unbroken.repeat-1 is {weights_sha256(unbroken)}" in said
     (unbroken.parent / "unbroken.repeat-2").mkdir()  # one that was stopped
     assert repeat._settings(unbroken).run == "unbroken.repeat-2"
     other = unbroken.with_name("other")
