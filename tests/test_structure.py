@@ -63,6 +63,7 @@ def imports(module: str) -> set[str]:
         else:
             continue
         inside = [name.partition(".")[2] for name in names if name.startswith("neoxkit")]
+        inside = [f"{name}.__init__" if name in MAY_IMPORT else name for name in inside]
         found |= {name if name in MODULES else name.rpartition(".")[0] for name in inside}
     return found - {""}
 

@@ -87,3 +87,17 @@ def test_a_training_begins_with_its_launcher(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name), take, name], check=True)
         kept[name] = lock.asked_to_stop(tmp_path / name)
     assert kept == {"deepspeed": True, "another": False}
+
+
+def test_a_parent_whose_command_line_is_hidden_is_no_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on clusters that hide the processes of other users."""
+
+    def hidden(process: psutil.Process) -> list[str]:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "cmdline", hidden)
+    lock.ask_to_stop(tmp_path)
+    lock.hold(tmp_path).close()
+    assert lock.asked_to_stop(tmp_path)

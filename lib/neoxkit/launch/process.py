@@ -151,11 +151,13 @@ def start(
         resuming.refuse_changes(began, arguments, settings.allow_change, dials)
         return own
     lock.refuse_locked(folder)
-    if settings.restart and state_of(folder) != "new":
+    state = state_of(folder)
+    if settings.restart and state != "new":
         set_aside(folder)
+        state = "new"
     metrics = folder / METRICS
     since = metrics.stat().st_size if metrics.exists() else 0
-    if state_of(folder) == "finished":
+    if state == "finished":
         return Training(folder, None, since)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / ARGUMENTS, arguments)
@@ -164,7 +166,7 @@ def start(
         files.write_json(folder / DIALS, dialled)
     lock.answer_stop(folder)
     ranks = machine.num_ranks(settings)
-    if state_of(folder) == "new":
+    if state == "new":
         run_card.announce(folder, command.as_started(arguments, ranks))
     guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(

@@ -80,8 +80,15 @@ def _forget_stale_stop(folder: Path) -> None:
 def _started() -> float:
     """Return when this training began: this process, or DeepSpeed's launchers above it."""
     me = psutil.Process()
-    above = itertools.takewhile(lambda p: "deepspeed" in " ".join(p.cmdline()), me.parents())
+    above = itertools.takewhile(_is_deepspeed, me.parents())
     return min(p.create_time() for p in (me, *above))
+
+
+def _is_deepspeed(process: psutil.Process) -> bool:
+    try:
+        return "deepspeed" in " ".join(process.cmdline())
+    except psutil.Error:  # another user's, whose command line is hidden on some clusters
+        return False
 
 
 def ask_to_stop(folder: Path) -> None:
