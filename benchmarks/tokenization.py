@@ -56,9 +56,8 @@ def kit_seconds(path: Path) -> float:
     import transformers  # noqa: F401
 
     from neoxkit import paths
-    from neoxkit.data import (
-        encoding,  # noqa: F401
-    )
+    from neoxkit.data import encoding, reading, selection, tokenized  # noqa: F401
+    from neoxkit.models import loading  # noqa: F401
 
     folder = paths.tokenized(path.stem)
     shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,7 @@ from neoxkit.models import loading
 from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import FINISHED, LOG, state_of
 from neoxkit.settings import EvaluateSettings, TokenizeSettings, TrainSettings
-from neoxkit.training import resume
+from neoxkit.training import universal
 
 
 class Evil:
@@ -94,7 +94,7 @@ def test_nor_where_it_is_converted(stopped: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     folder = poisoned(stopped, "zero_pp_rank_0_mp_rank_00_optim_states.pt", canary)
     with pytest.raises(UserError, match="checkpoint-4 can't be converted"):
-        resume.convert(folder / "checkpoint-4")
+        universal.convert(folder / "checkpoint-4")
     assert not canary.exists()
 
 

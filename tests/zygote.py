@@ -61,7 +61,7 @@ class Job:
     ranks: int = 1
     sabotage: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
-    seconds: float = 900.0  # only what hangs takes this long
+    seconds: float = 300.0  # only what hangs takes this long
 
 
 def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
@@ -71,7 +71,7 @@ def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
     arguments, ranks = command.trainer_arguments(settings), settings.num_ranks or 1
     files.write_json(folder / ARGUMENTS, arguments)
     if state_of(folder) == "new":
-        run_card.announce(folder, command.as_started(arguments, ranks))
+        run_card.announce(folder, ranks, command.as_started(arguments, ranks))
     return Job(
         arguments=str(folder / ARGUMENTS),
         log=str(folder / LOG),

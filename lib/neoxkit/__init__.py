@@ -5,9 +5,9 @@ Eight folders; each imports only from those below it in this table, and from the
 ==============  ==================================================================================
 cli/            the commands, and what the terminal shows
 lab/            a notebook's displays and inputs: a module per notebook, dials, live view, chat
-evaluation/     base model against tuned model, and runs against each other, in figures
-launch/         starting and supervising a training: its settings, refusals and process
-training/       the work of each rank, in torch and DeepSpeed; only train.py runs it
+evaluation/     base model against tuned model, and runs against each other, in numbers
+launch/         starting a training: its command, checks and process
+training/       the work of each rank, in torch and DeepSpeed; of it launch imports arguments alone
 models/         loading a model, batches, loss, replies, memory and time, sharing it
 runs/           one folder per run: files, events, lock, checkpoints, card, resume checks
 data/           conversation files become a tokenized dataset

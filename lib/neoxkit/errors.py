@@ -93,8 +93,8 @@ def from_fields(event: Mapping[str, str]) -> UserError:
 
 def sentence(event: Mapping[str, str]) -> str:
     """Return an error event as one line; a failure that is nobody's mistake has only a `what`."""
-    if not event["where"]:
-        return event["what"]
+    if not event.get("where"):
+        return event.get("what", "")
     return f"{event['where']}: {event['what']} -- {event['remedy']}"
 
 
@@ -105,9 +105,9 @@ def _counted(fault: UserError, count: int) -> str:
     return str(UserError(fault.where, what, fault.remedy))
 
 
-def _again(kind: type[UserError], sentence: str, parts: Mapping[str, str]) -> UserError:
+def _again(kind: type[UserError], text: str, parts: Mapping[str, str]) -> UserError:
     fault = kind.__new__(kind)
-    ValueError.__init__(fault, sentence)
+    ValueError.__init__(fault, text)
     vars(fault).update(parts)
     return fault
 
@@ -144,5 +144,5 @@ def shorten(text: str, most: int = 120) -> str:
     """
     line = text.strip().partition("\n")[0]
     short = textwrap.shorten(line, most, placeholder=" ...")
-    sentence, dot, rest = short.removesuffix(" ...").rpartition(". ")
-    return f"{sentence}. ..." if dot and rest and short.endswith(" ...") else short
+    whole, dot, rest = short.removesuffix(" ...").rpartition(". ")
+    return f"{whole}. ..." if dot and rest and short.endswith(" ...") else short

@@ -105,7 +105,7 @@ class TrainSettings(Settings):
         choices=("packed", "padded"),
     )
     row_tokens: int = setting(
-        0, "approximate length of a packed row, or twice; 0: by the device", least=0
+        0, "approximate length of a packed row, up to twice; 0: by the device", least=0
     )
     attn_implementation: str = setting(
         "auto",
@@ -231,7 +231,7 @@ class CompareSettings(Settings):
 
     runs: list = setting([], 'runs by name, pattern ("lr.*") or folder; empty: every run here')
     name: str = setting("comparison", "name of the output folder: runs/<name>")
-    score_again: bool = setting(False, "score all models on the conversations they share")
+    score_again: bool = setting(False, "score all models on the conversations that all evaluate")
 
     def check(self) -> None:
         paths.check_name("name", self.name)

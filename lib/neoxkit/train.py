@@ -29,8 +29,8 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 distributed.restrict()
 
-OTHERS_SECONDS = 0.5  # rank 0 reports an error that all ranks hit
-LOST_SECONDS = 2.0  # wait for the rank that died to report first
+OTHERS_SECONDS = 0.5  # the other ranks wait, so that rank 0 reports an error that all hit
+LOST_SECONDS = 2.0  # a rank that lost another waits for that one to report first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed = arguments.parse(argv)
         assert parsed.training.output_dir  # parse refuses a missing one
         folder = Path(parsed.training.output_dir)
-        return 0 if rank.run(parsed) else STOPPED
+        return 0 if rank.run(parsed, folder) else STOPPED
     except UserError as mistake:
         return _refuse(folder, mistake)
     except Exception as fault:

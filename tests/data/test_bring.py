@@ -134,12 +134,12 @@ def test_one_conversation_without_an_end_mark_is_one(read: Read) -> None:
     assert read("User: kiwi\n\nAgent: plum").facts.conversations == 1
 
 
-def test_a_file_without_marks_is_one_block(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_marks_is_one_chunk(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     """The places to cut are known only after reading all of it."""
-    monkeypatch.setattr(chunks, "BLOCK_BYTES", 30)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 30)
     file = read(f"Rules.\n\n{UNENDED}", end_mark="none")
     assert [c.preamble for c in file.conversations] == ["Rules.", "", "", ""]
-    assert len(file.blocks) == 1
+    assert len(file.chunks) == 1
 
 
 def test_words_about_the_mark_are_text(read: Read) -> None:

@@ -1,4 +1,4 @@
-"""chunks.py and parallel.py: a file read in blocks, by many processes, is the file read at once."""
+"""chunks.py and parallel.py: a file read in chunks, by many processes, is the file read at once."""
 
 import os
 import signal
@@ -27,19 +27,19 @@ JSON = '{"messages": [{"role": "user", "content": "é"}, {"role": "agent", "cont
 @pytest.mark.parametrize("size", [1, 7, 40, 64, 100, 10_000])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
 @pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
-def test_blocks_change_nothing(
+def test_chunks_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: str, size: int
 ) -> None:
     path = tmp_path / name
     text = "\ufeff" + (TEXT * 3 + "User: last\n\nAgent: no mark" if name == "t.txt" else JSON)
     path.write_bytes(text.replace("\n", end).encode())
     whole = reading.read(path)
-    assert len(whole.blocks) == 1
-    monkeypatch.setattr(chunks, "BLOCK_BYTES", size)
+    assert len(whole.chunks) == 1
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", size)
     monkeypatch.setattr(machine, "num_cores", lambda: 1)
     parts = reading.read(path)
-    assert len(parts.blocks) > 1 or size > 100 or (name, end) == ("t.jsonl", "\r")
-    assert sum(block.size for block in parts.blocks) == path.stat().st_size
+    assert len(parts.chunks) > 1 or size > 100 or (name, end) == ("t.jsonl", "\r")
+    assert sum(chunk.size for chunk in parts.chunks) == path.stat().st_size
     assert parts.conversations == whole.conversations and parts.sha256 == whole.sha256
     assert parts.facts == whole.facts and parts.sentences() == whole.sentences()
 
@@ -50,15 +50,15 @@ def test_a_later_block_can_outvote_the_first(
     path = tmp_path / "t.txt"
     odd, usual = f"User: a\n\nNote: n\n\nJoi: b{END}\n", f"User: a\n\nJoi: b{END}\n"
     path.write_text(odd + usual * 30)
-    monkeypatch.setattr(chunks, "BLOCK_BYTES", len(odd))
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", len(odd))
     file = reading.read(path)
-    assert len(file.blocks) > 10 and file.names.agent == "Joi" and file.facts.replies == 31
+    assert len(file.chunks) > 10 and file.names.agent == "Joi" and file.facts.replies == 31
 
 
 def test_faults_of_all_blocks_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.txt"
     path.write_text(f"User: a\n\nAgent: b{END}\n" * 3 + f"no turns{END}\n" * 3)
-    monkeypatch.setattr(chunks, "BLOCK_BYTES", 30)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 30)
     with pytest.raises(Faults) as caught:
         reading.read(path)
     assert str(caught.value) == (
@@ -67,12 +67,12 @@ def test_faults_of_all_blocks_are_listed(tmp_path: Path, monkeypatch: pytest.Mon
     )
 
 
-def test_a_wrong_byte_is_found_in_a_later_block(
+def test_a_wrong_byte_is_found_in_a_later_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, good = tmp_path / "t.txt", f"User: a\n\nAgent: b{END}\n".encode()
     path.write_bytes(good * 3 + b"User: caf\xe9")
-    monkeypatch.setattr(chunks, "BLOCK_BYTES", len(good))
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", len(good))
     with pytest.raises(Faults, match=rf":10: not UTF-8 at byte {3 * len(good) + 9} \(0xe9\)"):
         reading.read(path)
 
@@ -84,12 +84,12 @@ def test_blocks_on_two_processes_give_the_tokens_of_one_call(
     path.write_text("".join(f"User: {i}?\n\nAgent: It is {i}.{END}\n" for i in range(300)))
     tokenizer = loading.load_tokenizer("tiny")
     whole = encoding.encode(tokenizer, reading.read(path).conversations, Names())
-    monkeypatch.setattr(chunks, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(machine, "num_cores", lambda: 2)
     file = reading.read(path)
     told: list[tuple[int, int]] = []
     table = encoding.encode_file(tokenizer, file, Names(), progress=lambda *now: told.append(now))
-    assert len(file.blocks) > 5 and told[-1] == (300, 300) and len(told) == len(file.blocks)
+    assert len(file.chunks) > 5 and told[-1] == (300, 300) and len(told) == len(file.chunks)
     assert table.line.tolist() == whole.line.tolist()
     assert table.ids().tolist() == whole.ids().tolist()
     assert table.labels(table.ids()).tolist() == whole.labels(whole.ids()).tolist()

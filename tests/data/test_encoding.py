@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from conftest import SHARED_DATA as DATA
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
@@ -22,7 +23,6 @@ from neoxkit.models import loading
 from neoxkit.settings import TokenizeSettings
 
 END = "<|endoftext|>"
-DATA = paths.root().parent / "shared" / "data"
 Tokenizer = PreTrainedTokenizerBase
 
 

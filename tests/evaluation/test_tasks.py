@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import read_questions
 from neoxkit.errors import UserError
-from neoxkit.evaluation.tasks import check, load_tasks, results
+from neoxkit.evaluation.tasks import check, load_tasks, task_results
 from neoxkit.models import generation, loading
 from neoxkit.settings import EvaluateSettings
 
@@ -66,7 +66,7 @@ def test_the_sample_task_counts_what_the_kit_counts(
         shown.append(label)
         return lambda done, of: shown.append(f"{done}/{of}")
 
-    (row,) = results(model, tokenizer, load_tasks(settings.tasks), settings, show)
+    (row,) = task_results(model, tokenizer, load_tasks(settings.tasks), settings, show)
     assert row["value"] == 10 / 30 and 0 < row["stderr"] < 0.1
     assert (row["task"], row["examples"], row["better"]) == ("neoxkit_sample", 30, "higher")
     assert shown == ["writes answers of the tasks", "30/30"]
@@ -88,9 +88,9 @@ def test_choices_are_made_by_the_models_own_loss(home: Path, model: Any, tokeniz
     (home / "data" / "choices.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (home / "data" / "choices.yaml").write_text(CHOICES)
     tasks, settings = load_tasks(["data/choices.yaml"]), EvaluateSettings()
-    (row,) = results(model, tokenizer, tasks, settings)
+    (row,) = task_results(model, tokenizer, tasks, settings)
     assert (row["value"], row["examples"], row["metric"]) == (0.5, 4, "acc")
-    assert results(model, tokenizer, tasks, settings) == [row]
+    assert task_results(model, tokenizer, tasks, settings) == [row]
 
 
 def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor:
@@ -104,6 +104,7 @@ def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor
 
 
 @installed
+@pytest.mark.process  # the first import of lm_eval takes as long as one
 @pytest.mark.parametrize(
     ("task", "said"),
     [

@@ -8,8 +8,7 @@ import pytest
 import torch
 from transformers import TrainingArguments, get_scheduler
 
-from neoxkit.lab import comparison, data, training
-from neoxkit.lab import evaluation as show
+from neoxkit.lab import comparison, data, evaluation, training
 from neoxkit.runs.events import smoothed
 
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -86,9 +85,9 @@ FIGURES = {
     "curve, empty": lambda: training.curve([]),
     "curve, only started": lambda: training.curve([start()]),
     "curve, one": lambda: training.curve([start(), train(1)]),
-    "comparison": lambda: show.comparison(compared(3.0, 2.0, 2)),
-    "comparison, empty": lambda: show.comparison(compared(None, None, 0)),
-    "comparison, one": lambda: show.comparison(compared(3.0, 2.0, 1)),
+    "comparison": lambda: evaluation.comparison(compared(3.0, 2.0, 2)),
+    "comparison, empty": lambda: evaluation.comparison(compared(None, None, 0)),
+    "comparison, one": lambda: evaluation.comparison(compared(3.0, 2.0, 1)),
 }
 
 
@@ -186,7 +185,7 @@ def test_schedule_figure_marks_epochs() -> None:
 
 
 def test_comparison_bars_are_the_evaluations_numbers() -> None:
-    left, right = show.comparison(compared(3.0, 2.0, 2)).axes
+    left, right = evaluation.comparison(compared(3.0, 2.0, 2)).axes
     assert [bar.get_height() for bar in left.patches] == [3.0, 2.0]
     assert [bar.get_height() for bar in right.patches] == [25.0, 25.0, 75.0, 75.0]
     assert {text.get_text() for text in right.texts} == {"1/4", "3/4"}

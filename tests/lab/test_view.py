@@ -9,8 +9,7 @@ import pytest
 
 from neoxkit.data import audit
 from neoxkit.data.table import Encoded
-from neoxkit.lab import data, view
-from neoxkit.lab import evaluation as show
+from neoxkit.lab import data, evaluation, view
 from neoxkit.lab.view import View
 from neoxkit.settings import TrainSettings
 
@@ -198,10 +197,10 @@ def reply(text: str, ended: str = "end mark") -> Any:
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_replies_and_answers_escape(given: str, shown: str) -> None:
     asked = [question(f"User: {given}\n\nJoi:", given)]
-    html, text = both(show.replies(asked, [reply(given)], [reply(given, "ran on")]))
+    html, text = both(evaluation.replies(asked, [reply(given)], [reply(given, "ran on")]))
     for form in (html, text):
         assert form.count(shown) == 4 and f"{shown} [ran on]" in form and "Joi:" not in form
-    html, text = both(show.answer(given, reply(given)))
+    html, text = both(evaluation.answer(given, reply(given)))
     assert html.count(shown) == text.count(shown) == 2
 
 
@@ -210,7 +209,7 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
     asked = [question(f"q{i}\n\nJoi:") for i in range(count)]
     base = [reply(f"b{i}") for i in range(count)]
     tuned = [reply(f"t{i}") for i in range(count)]
-    lines = show.replies(asked, base, tuned, most=12).text.splitlines()[1:]
+    lines = evaluation.replies(asked, base, tuned, most=12).text.splitlines()[1:]
     shown = [line.split() for line in lines]
     numbers = [int(q[1:]) for q, *_ in shown]
     assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each with its own replies
@@ -221,7 +220,7 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
 
 
 def test_a_long_reply_is_cut_visibly() -> None:
-    text = show.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
+    text = evaluation.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
     assert "b" * 160 in text and "b…" not in text
     assert "t" * 160 + "…" in text and "t" * 161 not in text
 
@@ -230,14 +229,14 @@ def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:
     score = {"loss": 1.23456, "perplexity": 1234.5, "bits_per_byte": 0.98765}
     score |= {"trained_tokens": 9876, "conversations": 12}
     none = {"base": None, "tuned": None}
-    html, text = both(show.scores(losses(none | {"tuned": score}, none)))
+    html, text = both(evaluation.scores(losses(none | {"tuned": score}, none)))
     for form in (html, text):
         assert "1.2346" in form and "1,234.500" in form and "9,876" in form and "base" not in form
         assert "0.9877" in form and "plain text" not in form
-    assert "empty" in show.scores(losses(none, none)).text
+    assert "empty" in evaluation.scores(losses(none, none)).text
     line = {"set": "s", "kind": "total", "base": 1, "tuned": 3, "questions": 4}
     counts = {"base": {"end mark": 1, "ran on": 2}, "tuned": {"end mark": 3, "ran on": 0}}
-    board, below = show.scoreboard({"exact": [line], "endings": counts}).text.split("\n\n")
+    board, below = evaluation.scoreboard({"exact": [line], "endings": counts}).text.split("\n\n")
     assert board.splitlines()[1].split()[-1] == "75.0%"
     assert [x.split()[-2:] for x in below.splitlines()[1:]] == [["1", "2"], ["3", "0"]]
 
@@ -250,10 +249,10 @@ def test_tasks_carry_their_errors() -> None:
     row = {"task": "<t>", "metric": "acc", "better": "higher", "value": 0.5}
     base = row | {"stderr": None, "examples": 1234}
     tuned = row | {"stderr": 0.012345, "examples": 1234}
-    text = show.tasks({"tasks": {"base": [base], "tuned": [tuned]}}).text
+    text = evaluation.tasks({"tasks": {"base": [base], "tuned": [tuned]}}).text
     assert text.splitlines()[1].split()[-5:] == ["0.5000", "0.5000", "±", "0.0123", "1,234"]
     assert "higher is better" in text
-    assert show.tasks({"tasks": {"base": [], "tuned": []}}).text == "No tasks were named."
+    assert evaluation.tasks({"tasks": {"base": [], "tuned": []}}).text == "No tasks were named."
 
 
 class Display:

@@ -1,6 +1,7 @@
 """The guard: whatever happens to its owner, no process that it started is left."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from conftest import PATIENCE_SECONDS
 
 from neoxkit.errors import LOCKED, STOPPED
 from neoxkit.launch import command
-from neoxkit.launch.guard import SILENT
+from neoxkit.launch.guard import GRACE_SECONDS, SILENT
 from neoxkit.runs import heartbeat, lock
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG
@@ -107,7 +108,8 @@ def test_a_training_that_makes_steps_is_asked_and_the_second_time_ended(
 def test_signals_in_the_last_moments_do_not_change_the_exit_code(tmp_path: Path) -> None:
     """Python restores the default handlers when it ends: QUIT would turn "stopped" into -3."""
     guard = start(tmp_path)
-    while guard.poll() is None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while guard.poll() is None and time.monotonic() < deadline:
         guard.send_signal(signal.SIGQUIT)
         time.sleep(0.01)
     assert guard.returncode == STOPPED and left(tmp_path) == []
@@ -125,8 +127,28 @@ def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> Non
         beside.kill()
     """
     done = subprocess.run([sys.executable, "-c", owner, str(tmp_path)],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+                          capture_output=True, text=True, check=False,
+                          timeout=PATIENCE_SECONDS)  # fmt: skip
     assert done.stdout == "0 None\n"
+
+
+def test_a_guard_that_can_lead_no_session_says_so(tmp_path: Path) -> None:
+    """As one that is typed at a shell, which makes it the leader of a process group."""
+    guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(tmp_path), "--", "true"]
+    done = subprocess.run(guard, process_group=0, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, check=False, timeout=PATIENCE_SECONDS)  # fmt: skip
+    assert done.returncode == 2 and "use setsid" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_guard_loads_no_numpy() -> None:
+    """It is small, and deaf to signals until it has begun."""
+    code = "import sys, neoxkit.launch.guard; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_left_is_killed_within_ten_seconds() -> None:
+    """The README says so: two periods of grace, for TERM and for KILL."""
+    assert 2 * GRACE_SECONDS <= 10
 
 
 def test_signs_of_an_earlier_start_are_none(tmp_path: Path) -> None:
@@ -162,7 +184,8 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     assert left(tmp_path) == []
     (event,) = read_events(tmp_path)
     assert event["event"] == "error"
-    assert event["what"].startswith("rank 1 gave no heartbeat for ")
+    found = re.match(r"rank 1 sent no heartbeat for (\d+) s;", event["what"])
+    assert found and int(found[1]) < heartbeat.LEAST_SECONDS  # by the environment's, not this one
     assert "in waits_for_the_other" in (tmp_path / LOG).read_text()
 
 

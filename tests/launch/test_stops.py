@@ -4,6 +4,7 @@ The default tier takes a sample; `make test-crash` takes all of them.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from jupyter_client.manager import KernelManager
 from neoxkit import files, paths
 from neoxkit.launch import process
 from neoxkit.launch.guard import SILENT
-from neoxkit.runs import checkpoints, lock
+from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import DATASET, LOG, state_of
 from neoxkit.settings import TrainSettings
 
 pytestmark = pytest.mark.process
 
+LEFT_SECONDS = 10.0  # the README's figure, which the crash series measures on a machine of its own
 BASE = TrainSettings(
     dataset="small",
     max_steps=100_000,
@@ -114,17 +116,17 @@ def kernel(settings: TrainSettings) -> Iterator[KernelManager]:
 def papermill(settings: TrainSettings) -> Iterator[subprocess.Popen]:
     """Start `neoxkit run` of 02_train as a separate process."""
     flags = [w for k, v in settings.changed().items() for w in ("-p", k, str(v))]
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, "-m", "neoxkit.cli", "run", "--only", "02_train", *flags],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    yield process
-    if process.poll() is None:
-        process.wait(timeout=PATIENCE_SECONDS)
-    assert process.returncode != 0, "a stopped run looked like success"
+    yield started
+    if started.poll() is None:
+        started.wait(timeout=PATIENCE_SECONDS)
+    assert started.returncode != 0, "a stopped run looked like success"
 
 
-def stop(how: str, where: str) -> str:
+def stop(how: str, where: str, within_seconds: float = PATIENCE_SECONDS) -> str:
     """Start a training and stop it there in this way; return what is wrong afterwards, or ""."""
     settings = BASE.replace(run=f"{how}-{where}".replace(" ", "-").lower())
     folder = paths.run(settings.run)
@@ -147,13 +149,13 @@ def stop(how: str, where: str) -> str:
                 return f"no {what}"
             part(session, what).send_signal(getattr(signal, f"SIG{number}"))
         begun = time.monotonic()
-        gone = wait_until(lambda: not members(session))
+        gone = wait_until(lambda: not members(session), within_seconds)
         took = time.monotonic() - begun
         if not gone:
             left = [" ".join(p.cmdline())[-60:] for p in members(session)]
             for one in members(session):
                 one.kill()
-            return f"left after {PATIENCE_SECONDS:.0f} s: {left}"
+            return f"left after {within_seconds:.0f} s: {left}"
     if lock.locked_by(folder) or state_of(folder) == "finished":
         return f"after {took:.1f} s: locked or finished"
     return starts_again(settings)
@@ -170,10 +172,12 @@ def starts_again(settings: TrainSettings) -> str:
     """Start the same settings again, or resume; return "" if that works."""
     training = process.start(settings)
     before = len(read_events(training.folder))
-    begun = wait_until(lambda: len(read_events(training.folder)) > before)
-    newest = read_events(training.folder)[-1]["event"]
-    training.stop()
-    return "" if begun and newest != "error" else f"the next start did not work ({newest})"
+    try:
+        begun = wait_until(lambda: len(read_events(training.folder)) > before)
+        newest = [e["event"] for e in read_events(training.folder)[-1:]]
+    finally:
+        training.stop()
+    return "" if begun and newest != ["error"] else f"the next start did not work ({newest})"
 
 
 @pytest.mark.parametrize(
@@ -201,8 +205,10 @@ def stand_still(number: int) -> str:
         return "not found"
     said = read_events(training.folder)[-1]
     stacks = (training.folder / LOG).read_text().count("most recent call first")
-    right = (code, said["event"], bool(stacks)) == (SILENT, "error", True)
-    return "" if right and "gave no heartbeat" in said["what"] else f"{code} {said} {stacks}"
+    found = re.search(r"sent no heartbeat for (\d+) s", said["what"])
+    soon = found is not None and int(found[1]) < heartbeat.LEAST_SECONDS
+    right = soon and (code, said["event"], bool(stacks)) == (SILENT, "error", True)
+    return "" if right else f"{code} {said} {stacks}"
 
 
 def test_a_rank_that_stands_still_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +233,7 @@ def test_two_runs_at_once_work_and_two_in_a_folder_do_not(home: Path) -> None:
 @pytest.mark.crash
 @pytest.mark.parametrize("where", WHERES)
 def test_every_stop(home: Path, where: str) -> None:
-    wrong = {how: said for how in HOWS if (said := stop(how, where))}
+    wrong = {how: said for how in HOWS if (said := stop(how, where, LEFT_SECONDS))}
     print(wrong)
     reliability.add(reliability.SERIES[9], where, f"{len(HOWS) - len(wrong)} of {len(HOWS)}")
     assert wrong == {}

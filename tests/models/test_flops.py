@@ -23,12 +23,12 @@ def test_the_work_of_the_weights_is_what_torch_counts(family: str) -> None:
         token_losses(model, model, batch)
     by_operation = {str(op): flop for op, flop in counter.get_flop_counts()["Global"].items()}
     linear = sum(n for op, n in by_operation.items() if not any(a in op for a in ATTENTION))
-    shape = flops.work(model)
+    work = flops.work(model)
     assert (tokens, pairs) == (20, 210)
-    assert linear == 2 * shape.weights * 20 + 2 * shape.output_weights * 7
-    assert shape.training_flop(20, 7, 0) == 3 * linear
+    assert linear == 2 * work.weights * 20 + 2 * work.output_weights * 7
+    assert work.training_flop(20, 7, 0) == 3 * linear
     # Two layers of width 32: a score and a sum over it, for each token and those before it.
-    assert shape.training_flop(0, 0, pairs) == 3 * 2 * (2 * 32 + 2 * 32) * 210
+    assert work.training_flop(0, 0, pairs) == 3 * 2 * (2 * 32 + 2 * 32) * 210
 
 
 def test_the_peak_is_that_of_the_fastest_product() -> None:

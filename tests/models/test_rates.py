@@ -163,6 +163,7 @@ def test_the_trainer_says_it_whoever_starts_it(
     assert f"note: {start['notices'][-1]}".startswith(NOTE) and len(start["notices"]) == 1
 
 
+@pytest.mark.process
 def test_02_trains_a_pretrained_base_with_a_tenth_of_its_rate(home: Path, pretrained: str) -> None:
     small = {"dataset": "small", "max_steps": 2, "num_replies": 0, "eval_steps": 2}
     values = {"run": "tenth", "model_name_or_path": pretrained, **small}

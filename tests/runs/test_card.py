@@ -95,10 +95,10 @@ def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> Non
     folder.mkdir()
     for name in ("model.safetensors", "config.json", "notes.txt"):
         (base / name).write_text(name)
-    run_card.begin(folder, {"run": "run"}, base)
+    run_card.begin(folder, 1, {"run": "run"}, base)
     append_event(folder, "train", step=1)  # it has begun
     (base / "config.json").write_text("changed since")
-    run_card.begin(folder, {"run": "another"}, base)
+    run_card.begin(folder, 1, {"run": "another"}, base)
     run_card.finish(folder, {"step": 8})
     card = run_card.read(folder)
     assert card["base_sha256"] == {
@@ -111,14 +111,14 @@ def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> Non
 
 
 def test_a_run_that_made_no_step_is_what_its_next_start_makes_of_it(tmp_path: Path) -> None:
-    run_card.begin(tmp_path, {"settings": "too large"}, tmp_path)
-    run_card.begin(tmp_path, {"settings": "smaller"}, tmp_path)
+    run_card.begin(tmp_path, 1, {"settings": "too large"}, tmp_path)
+    run_card.begin(tmp_path, 1, {"settings": "smaller"}, tmp_path)
     card = run_card.read(tmp_path)
     assert (card["settings"], len(card["starts"])) == ("smaller", 2)
 
 
 def test_what_differs_is_named(tmp_path: Path) -> None:
-    run_card.begin(tmp_path, {}, tmp_path)
+    run_card.begin(tmp_path, 1, {}, tmp_path)
     card = run_card.read(tmp_path)
     card["starts"][-1]["versions"]["torch"] = "1.0"
     card["starts"][-1]["machine"]["cpu"] = "Z80"
@@ -131,21 +131,23 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
 
 def test_a_run_without_a_card_says_so(tmp_path: Path) -> None:
     assert run_card.read(tmp_path) == {}
-    assert run_card.rows(tmp_path) == [("run card", "none: the run was made by an earlier version")]
+    said = "none: the run has not begun, or was made by an earlier version"
+    assert run_card.rows(tmp_path) == [("run card", said)]
 
 
-def test_what_was_announced_counts_for_its_arguments_alone(tmp_path: Path) -> None:
-    """Flags from a shell, or a file edited since, are not those settings."""
+@pytest.mark.parametrize(
+    ("text", "num_ranks", "fits"), [("{}", 2, True), ('{"seed": 8}', 2, False), ("{}", 1, False)]
+)
+def test_what_was_announced_counts_for_its_arguments_and_ranks_alone(
+    tmp_path: Path, text: str, num_ranks: int, fits: bool
+) -> None:
+    """A file that was edited since, or another `--num_gpus` in a shell, are not those settings."""
     said = {"settings": {"seed": 7}, "commands": {"repeat": "neoxkit repeat mine"}}
-    for name, edited in (("mine", False), ("edited", True)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / ARGUMENTS).write_text('{"seed": 7}')
-        run_card.announce(folder, said)
-        assert run_card.read(folder) == {}  # it has not begun
-        if edited:
-            (folder / ARGUMENTS).write_text('{"seed": 8}')
-        run_card.begin(folder, {"run": name}, tmp_path)
-        card = run_card.read(folder)
-        assert {k: card[k] for k in said} == ({k: {} for k in said} if edited else said)
-        assert "announced" not in card
+    (tmp_path / ARGUMENTS).write_text("{}")
+    run_card.announce(tmp_path, 2, said)
+    assert run_card.read(tmp_path) == {}  # it has not begun
+    (tmp_path / ARGUMENTS).write_text(text)
+    for _ in range(2):  # a start that died before its first step announces nothing again
+        run_card.begin(tmp_path, num_ranks, {"run": "mine"}, tmp_path)
+        card = run_card.read(tmp_path)
+        assert {k: card[k] for k in said} == (said if fits else {k: {} for k in said})

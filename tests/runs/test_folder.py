@@ -99,7 +99,7 @@ def test_state_and_finished(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^run: .* is not finished -- run 02_train again$"):
         finished_facts(tmp_path)
     append_event(tmp_path, "start", step=0)
-    append_event(tmp_path, "error")
+    append_event(tmp_path, "error", kind="failure", where="", what="it broke", remedy="")
     assert state_of(tmp_path) == "new"  # nothing would be lost
     append_event(tmp_path, "train", step=2)
     assert state_of(tmp_path) == "started"

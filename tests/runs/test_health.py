@@ -340,6 +340,7 @@ def told(session_home: Path) -> Iterator[tuple[str, str]]:
         yield warning, done.stdout
 
 
+@pytest.mark.process
 def test_a_rate_of_1_without_clipping_is_told_of_with_what_to_change(told: tuple[str, str]) -> None:
     assert re.fullmatch(
         r"the train loss was \d+(\.\d+)? at step \d+, where a uniform guess among 1,024 tokens has "
@@ -349,12 +350,14 @@ def test_a_rate_of_1_without_clipping_is_told_of_with_what_to_change(told: tuple
     )
 
 
+@pytest.mark.process
 def test_the_terminal_tells_of_it_before_and_in_the_last_line(told: tuple[str, str]) -> None:
     warning, said = told
     *_, last = said.splitlines()
     assert last.startswith("done: ") and last.endswith(f"; warning: {warning}")
 
 
+@pytest.mark.process
 def test_the_notebooks_status_summary_and_card_show_it_in_red(
     home: Path, told: tuple[str, str]
 ) -> None:
@@ -367,6 +370,7 @@ def test_the_notebooks_status_summary_and_card_show_it_in_red(
     assert told[0] in card["text/plain"]
 
 
+@pytest.mark.process
 def test_files_and_tables_of_runs_name_it(
     home: Path, told: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,6 +385,7 @@ def test_files_and_tables_of_runs_name_it(
     assert page.count(told[0]) >= 4  # overview, its card, the notebook's status and summary
 
 
+@pytest.mark.process
 def test_what_it_says_to_change_helps(home: Path, zygote: Zygote, told: tuple[str, str]) -> None:
     rate, clip = re.search(r"learning_rate to (\S+) .* max_grad_norm to (\S+)", told[0]).groups()
     settings = TrainSettings(

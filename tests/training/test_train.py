@@ -41,6 +41,7 @@ from neoxkit.launch.command import (
     as_started,
     environment,
     free_port,
+    settings_if_any,
     settings_of,
     trainer_arguments,
 )
@@ -373,7 +374,7 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
     assert settings_of(trainer_arguments(settings), 2) == settings
     arguments = trainer_arguments(settings)
     for changed in ({"lr_scheduler_type": "polynomial"}, {"report_to": "none"}):
-        assert as_started(arguments | changed, 2) == {"settings": {}, "commands": {}}
+        assert settings_if_any(arguments | changed, 2) is None
     began = as_started(arguments, 2)
     assert began["settings"] == settings.changed()
     assert began["commands"]["run"] == settings.run_command()

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--paired", action="store_true",
                        help="combine the n-th values, not all with all")  # fmt: skip
     sweep.add_argument("--at-once", type=int, default=0, metavar="N",
-                       help="trainings at once; 0: as many as the GPUs allow")  # fmt: skip
+                       help="trainings at once; 0: as the GPUs allow, one on a CPU")  # fmt: skip
     sweep.set_defaults(call=_sweep)
     doctor = commands.add_parser(
         "doctor", allow_abbrev=False, help="show what this machine has and what is missing"
@@ -183,10 +183,10 @@ def _repeat(options: argparse.Namespace) -> int:
 
 def _fit(options: argparse.Namespace) -> int:
     from neoxkit.lab import view
-    from neoxkit.launch.machines import MACHINES, choices, configurations, machine
+    from neoxkit.launch import machines
 
     flags = [(name, value.strip()) for name, value in options.parameters]
-    machines: Sequence[Machine] = [machine(text) for text in options.machine]
+    asked = [machines.machine(text) for text in options.machine]
     if options.lora_rank < 0:
         raise UserError("--lora-rank", f"got {options.lora_rank}", "give 0 or more")
     if chosen := parameters.read(options.files, flags):
@@ -194,10 +194,10 @@ def _fit(options: argparse.Namespace) -> int:
             what = "is for the table, not for one training"
             raise UserError("--lora-rank", what, f"write -p lora_rank {options.lora_rank}")
         own = {k: v for k, v in chosen.items() if k in TrainSettings.__dataclass_fields__}
-        return _fits(TrainSettings(**own), machines)
-    machines = machines or MACHINES
-    rows = choices(configurations(), options.lora_rank, machines)
-    print(view.table(rows, ("model", *map(str, machines))).text)
+        return _fits(TrainSettings(**own), asked)
+    shown = asked or machines.MACHINES
+    rows = machines.choices(machines.configurations(), options.lora_rank, shown)
+    print(view.table(rows, ("model", *map(str, shown))).text)
     print(
         "ds_config, how many conversations of 280 tokens fit on each GPU, GiB of host memory; by "
         "formulas (lib/neoxkit/models/memory.py) that were checked on CPUs, not yet on GPUs"
@@ -205,18 +205,18 @@ def _fit(options: argparse.Namespace) -> int:
     return 0
 
 
-def _fits(settings: TrainSettings, machines: Sequence["Machine"]) -> int:
-    """Forecast a training, here or on a machine; return exit code 1 if it does not fit."""
+def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
+    """Forecast a training, here or on another machine; return exit code 1 if it does not fit."""
     from neoxkit.lab import view
     from neoxkit.launch import forecast, trials
 
-    if len(machines) > 1:
-        raise UserError("--machine", f"got {len(machines)} for one training", "give one")
-    if machines and settings.probe_steps:
+    if len(asked) > 1:
+        raise UserError("--machine", f"got {len(asked)} for one training", "give one")
+    if asked and settings.probe_steps:
         raise UserError("probe_steps", "run here, not on --machine", "leave one of them out")
-    if not machines:
+    if not asked:
         trials.probe(settings, terminal.Counting)
-    found = forecast.on_dataset(settings, machine=machines[0] if machines else None)
+    found = forecast.on_dataset(settings, machine=asked[0] if asked else None)
     print(view.table(found.rows()).text)
     return 0 if found.fits else 1
 

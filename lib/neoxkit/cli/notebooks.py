@@ -32,7 +32,6 @@ from neoxkit.settings import (
 OWNER = "NEOXKIT_OWNER"  # process that started this one and that it must not outlive
 KERNEL_STARTS = 3
 KERNEL_DIED = "Kernel died before replying"  # jupyter_client's words
-MISTAKES = tuple(KINDS)  # names by which papermill reports our errors
 
 
 def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
@@ -266,7 +265,7 @@ def _failed(fault: Any, target: Path) -> int:
     if fault.ename == Stopped.__name__:
         print(fault.evalue, file=sys.stderr)
         return STOPPED
-    mistake = fault.ename in MISTAKES
+    mistake = fault.ename in KINDS  # papermill names the exception
     said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
     print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)
     return 2 if mistake else 1

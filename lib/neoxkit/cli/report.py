@@ -7,8 +7,7 @@ from pathlib import Path
 from neoxkit import files, paths
 from neoxkit.cli import terminal
 from neoxkit.errors import UserError
-from neoxkit.lab import evaluation as show
-from neoxkit.lab import training, view
+from neoxkit.lab import evaluation, training, view
 from neoxkit.lab.figure import Picture
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
@@ -81,8 +80,8 @@ def _overview(folder: Path) -> str:
             _picture(training.curve(events)),
         ]
     if (folder / "evaluation.json").is_file():
-        evaluation = files.read_json(folder / "evaluation.json")
-        parts += [show.scores(evaluation).html, _picture(show.comparison(evaluation))]
+        found = files.read_json(folder / "evaluation.json")
+        parts += [evaluation.scores(found).html, _picture(evaluation.comparison(found))]
     return "".join(parts)
 
 

@@ -79,7 +79,7 @@ def variants(
     names = [variant.settings.run for variant in made]
     if twice := {name for name in names if names.count(name) > 1}:
         what = f"two runs would be named {twice.pop()}"
-        raise UserError("-p", what, "give each value once, and values that differ in their letters")
+        raise UserError("-p", what, "give each value once, and let letters or digits differ")
     return made
 
 

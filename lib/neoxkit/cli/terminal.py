@@ -51,10 +51,8 @@ def following(folder: Path, out: TextIO | None = None) -> Iterator[None]:
 
 
 def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
-    from neoxkit.lab import (
-        dashboard,
-        view,  # matplotlib and IPython: while the kernel starts
-    )
+    # matplotlib and IPython are loaded while the kernel starts.
+    from neoxkit.lab import dashboard, view
 
     on_terminal = out.isatty()
     events: list[dict[str, Any]] = []
@@ -104,7 +102,10 @@ def _show_above(text: str, on_terminal: bool, out: TextIO) -> None:
 
 
 class Counting:
-    """A progress line for a long loop: call it with (done, of). Only its end without a terminal."""
+    """A progress line for a long loop: call it with (done, of).
+
+    Without a terminal it prints only its end.
+    """
 
     def __init__(self, label: str) -> None:
         self.label, self.done = label, -1

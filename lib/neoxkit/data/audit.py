@@ -95,7 +95,10 @@ def first_questions(rows: Table) -> np.ndarray:
 
 
 def turn_lengths(rows: Table) -> dict[str, np.ndarray]:
-    """Count the tokens of every turn by role; a reply includes what ends it."""
+    """Count the tokens of every turn by role.
+
+    A reply includes what ends it; the user's turn is what comes before it.
+    """
     of, replies = rows.replies()
     before = np.zeros(len(replies), np.int64)
     same = of[1:] == of[:-1]

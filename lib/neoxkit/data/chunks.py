@@ -1,4 +1,4 @@
-"""Cut a text file into blocks of whole conversations, so that no step holds all of it."""
+"""Cut a text file into chunks of whole conversations, so that no step holds all of it."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from neoxkit import paths
 from neoxkit.errors import Faults, UserError
 
-BLOCK_BYTES = 2 << 20
+CHUNK_BYTES = 2 << 20
 HEAD_BYTES = 2 << 20  # read to find out how a file is written
 
 _LINE_ENDS = re.compile(rb"[ \t]*[\r\n]")
@@ -28,31 +28,31 @@ class Chunk(NamedTuple):
 
 
 def cut(path: Path, boundary: Boundary) -> tuple[list[Chunk], str]:
-    """Return a file's blocks and its SHA-256; refuse everything but UTF-8.
+    """Return a file's chunks and its SHA-256; refuse everything but UTF-8.
 
-    A block has about BLOCK_BYTES and ends at a `boundary`; a longer conversation makes it longer.
+    A chunk has about CHUNK_BYTES and ends at a `boundary`; a longer conversation makes it longer.
     """
-    blocks: list[Chunk] = []
+    chunks: list[Chunk] = []
     damage = _Damage(paths.short(path))
     digest, buffer, start, line, searched = hashlib.sha256(), bytearray(), 0, 1, 0
     with path.open("rb") as file:
-        while chunk := file.read(BLOCK_BYTES):
-            digest.update(chunk)
-            buffer += chunk
-            if len(buffer) < BLOCK_BYTES:
+        while raw := file.read(CHUNK_BYTES):
+            digest.update(raw)
+            buffer += raw
+            if len(buffer) < CHUNK_BYTES:
                 break  # the end of the file
             if end := boundary(buffer, searched):
-                blocks.append(Chunk(start, end, line))
-                damage.look(blocks[-1], bytes(buffer[:end]))
+                chunks.append(Chunk(start, end, line))
+                damage.look(chunks[-1], bytes(buffer[:end]))
                 line += _num_line_ends(buffer[:end])
                 start += end
                 del buffer[:end]
             searched = len(buffer)
     if buffer:
-        blocks.append(Chunk(start, len(buffer), line))
-        damage.look(blocks[-1], bytes(buffer))
+        chunks.append(Chunk(start, len(buffer), line))
+        damage.look(chunks[-1], bytes(buffer))
     damage.refuse(start + len(buffer))
-    return blocks, digest.hexdigest()
+    return chunks, digest.hexdigest()
 
 
 def at_lines(buffer: bytearray, searched: int) -> int:
@@ -85,17 +85,17 @@ def _num_line_ends(raw: bytes | bytearray) -> int:
     return raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
 
 
-def read_chunk(path: Path, block: Chunk) -> str:
-    """Read a block's text, with line ends normalised to \\n."""
+def read_chunk(path: Path, chunk: Chunk) -> str:
+    """Read a chunk's text, with line ends normalised to \\n."""
     with path.open("rb") as file:
-        file.seek(block.start)
-        raw = file.read(block.size)
+        file.seek(chunk.start)
+        raw = file.read(chunk.size)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         what = "changed while it was being read"
         raise UserError(paths.short(path), what, "start again") from None
-    return _lines_of_one_kind(text.removeprefix("\ufeff") if block.start == 0 else text)
+    return _lines_of_one_kind(text.removeprefix("\ufeff") if chunk.start == 0 else text)
 
 
 def head(path: Path) -> str:
@@ -144,26 +144,26 @@ class _Wrong(NamedTuple):
 
 @dataclass
 class _Damage:
-    """The bytes of a file that are not UTF-8 text, collected block by block."""
+    """The bytes of a file that are not UTF-8 text, collected chunk by chunk."""
 
     where: str
     nul_lines: list[int] = field(default_factory=list)
     wrong: list[_Wrong] = field(default_factory=list)
     has_utf8: bool = False  # it has valid characters of more than one byte
 
-    def look(self, block: Chunk, raw: bytes) -> None:
-        """Check a block's bytes."""
+    def look(self, chunk: Chunk, raw: bytes) -> None:
+        """Check a chunk's bytes."""
         if b"\0" in raw:
-            self.nul_lines.append(block.line + _num_line_ends(raw[: raw.index(b"\0")]))
+            self.nul_lines.append(chunk.line + _num_line_ends(raw[: raw.index(b"\0")]))
         try:
             raw.decode("utf-8")
             self.has_utf8 = self.has_utf8 or not raw.removeprefix(b"\xef\xbb\xbf").isascii()
         except UnicodeDecodeError:
-            self.wrong += self._wrong_lines(block, raw)
+            self.wrong += self._wrong_lines(chunk, raw)
 
-    def _wrong_lines(self, block: Chunk, raw: bytes) -> Iterator[_Wrong]:
-        at = block.start
-        for number, line in enumerate(re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw), start=block.line):
+    def _wrong_lines(self, chunk: Chunk, raw: bytes) -> Iterator[_Wrong]:
+        at = chunk.start
+        for number, line in enumerate(re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw), start=chunk.line):
             try:
                 line.decode("utf-8")
                 self.has_utf8 = self.has_utf8 or not line.removeprefix(b"\xef\xbb\xbf").isascii()
@@ -192,8 +192,11 @@ class _Damage:
         return UserError(where, what, "probably Windows-1252: iconv -f WINDOWS-1252 -t UTF-8")
 
     def _is_cut_off(self, raw: bytes) -> bool:
-        """Return whether a file's last bytes are the beginning of a character. A single byte might
-        also be a Windows-1252 letter: a text most often ends in one above 0xde."""
+        """Return whether a file's last bytes are the beginning of a character.
+
+        A single byte might also be a Windows-1252 letter: such a text most often ends in one above
+        0xde.
+        """
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as fault:

@@ -36,8 +36,8 @@ def encode_file(
     `train_on` "agent": each agent turn and what ends it (the end mark, or the blank line and the
     next label). "all": every turn, but not the preamble. Special tokens typed in a text stay text.
     """
-    work = partial(_encode_block, tokenizer, file, names, train_on)
-    return _table(_counted(parallel.each(work, file.blocks), file, progress), train_on)
+    work = partial(_encode_chunk, tokenizer, file, names, train_on)
+    return _table(_counted(parallel.each(work, file.chunks), file, progress), train_on)
 
 
 def _counted(
@@ -50,15 +50,15 @@ def _counted(
         progress(done, file.facts.conversations)
 
 
-def _encode_block(
+def _encode_chunk(
     tokenizer: "PreTrainedTokenizerBase",
     file: ConversationFile,
     names: Names,
     train_on: str,
-    block: Chunk,
+    chunk: Chunk,
 ) -> EncodedPart:
     labelled = file.form.format == "text"
-    return _encode(tokenizer, file.read_block(block), names, train_on, labelled)
+    return _encode(tokenizer, file.read_chunk(chunk), names, train_on, labelled)
 
 
 def encode(
@@ -83,7 +83,7 @@ def _encode(
     train_on: str,
     labelled: bool = True,
 ) -> EncodedPart:
-    """Encode a block; `labelled`: its turns were separated by labels in the text."""
+    """Encode a chunk; `labelled`: its turns were separated by labels in the text."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -159,7 +159,9 @@ def _replies(
     token: Callable[[int], int],
     num_tokens: int,
 ) -> list[tuple[int, int, int]]:
-    """Return the turns to learn in tokens: start, end, over; `token` maps a character to a token.
+    """Return the turns to learn in tokens: start, end, over.
+
+    `token` gives the first token from a character on.
 
     A reply is over where the next turn's text begins, or after the end mark.
     """
@@ -177,8 +179,8 @@ def _replies(
 
 def _asking_label(names: Names) -> re.Pattern[str]:
     """Return a pattern for lines that seem to begin a turn of the asking side: its name, with any
-    signs, numbers or brackets around it, or a common name at the start of a paragraph; in a heading
-    or in bold, without a colon."""
+    signs, numbers or brackets around it, or a common name at the start of a paragraph; a heading
+    or bold needs no colon."""
     usual = "|".join({"user", "human"} - {name.casefold() for name in names}) or "(?!)"
     user, odd = re.escape(names.user), r"(?:[^\w\n]|\d)*(?:[ap]m\W{0,3})?(?:</?\w+>)*"
     label = rf"(?:{odd}{user}|(?<=\n\n){odd}(?:{usual}))"
@@ -192,7 +194,7 @@ def _asking_label(names: Names) -> re.Pattern[str]:
 def _behind_labels(
     text: str, spans: Sequence[Span], asks: re.Pattern[str], token: Callable[[int], int]
 ) -> int:
-    """Count the tokens of agent turns after a label of the asking side, except in code blocks."""
+    """Count the tokens of agent turns after a label of the asking side, except in code chunks."""
     count = 0
     for span in spans:
         turn = text[span.start : span.end] if span.role == "agent" else ""

@@ -27,7 +27,7 @@ class _Row(NamedTuple):
     value: Any = None
 
 
-def read_jsonl(
+def read_rows(
     path: Path, text: str, notes: Notes, first_line: int = 1
 ) -> tuple[list[Conversation], list[UserError]]:
     """Return the conversations of a JSON text, and a fault for each row that is not one.

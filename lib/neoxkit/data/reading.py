@@ -1,4 +1,4 @@
-"""Read and check conversation files, block by block, without a tokenizer."""
+"""Read and check conversation files, chunk by chunk, without a tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +19,7 @@ MANY, FEW = 10, 3  # questions per conversation, and end marks per file, that de
 
 @dataclass
 class Examined:
-    """The counts and notes of a file, or of a block of it.
+    """The counts and notes of a file, or of a chunk of it.
 
     `notes`: things read in an unexpected way, with line numbers. `marks`: end marks that ended a
     conversation.
@@ -36,7 +36,7 @@ class Examined:
     votes: Votes = field(default_factory=Votes)
 
     def add(self, other: "Examined") -> None:
-        """Add the facts of a later block of the same file."""
+        """Add the facts of a later chunk of the same file."""
         for f in fields(self):
             if f.type is int:
                 setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
@@ -52,7 +52,7 @@ class ConversationFile:
 
     path: Path
     form: Form
-    blocks: list[Chunk]
+    chunks: list[Chunk]
     sha256: str
     facts: Examined
 
@@ -60,14 +60,14 @@ class ConversationFile:
     def names(self) -> Names:
         return self.form.names
 
-    def read_block(self, block: Chunk) -> list[Conversation]:
-        """Read the conversations of one block."""
-        return _parse(self.path, self.form, block)[0]
+    def read_chunk(self, chunk: Chunk) -> list[Conversation]:
+        """Read the conversations of one chunk."""
+        return _parse(self.path, self.form, chunk)[0]
 
     @property
     def conversations(self) -> list[Conversation]:
         """Read all conversations of a file that fits into memory."""
-        return [c for block in self.blocks for c in self.read_block(block)]
+        return [c for chunk in self.chunks for c in self.read_chunk(chunk)]
 
     def sentences(self) -> list[str]:
         """Say what was read, and each kind of note with its count and first line numbers."""
@@ -151,10 +151,10 @@ def read(
 def _read_text(
     path: Path, head: str, agent_name: str, user_name: str, end_mark: str, names_of: str
 ) -> tuple[Form, list[Chunk], str, Examined]:
-    """Return the form, blocks, hash and facts of a text file that begins with `head`.
+    """Return the form, chunks, hash and facts of a text file that begins with `head`.
 
-    The names in its beginning are nearly always those of the whole file: examine all blocks with
-    them while the blocks vote, and again only if the vote is for others.
+    The names in its beginning are nearly always those of the whole file: examine all chunks with
+    them while the chunks vote, and again only if the vote is for others.
     """
     form, pieces, guess = detect.text_form(path, head, agent_name, user_name, end_mark, names_of)
     marks = end_mark != text_format.NO_MARK
@@ -207,15 +207,15 @@ def _check_sides(path: Path, form: Form, facts: Examined, names_of: str) -> None
 def _examine_all(
     path: Path, form: Form, found: Sequence[Chunk], given: tuple[str, str] | None = None
 ) -> Examined:
-    """Return the facts of all blocks; with `given` (user and agent, or empty) they also vote."""
+    """Return the facts of all chunks; with `given` (user and agent, or empty) they also vote."""
     total = Examined()
     for facts in parallel.each(partial(_examine, path, form, given), found):
         total.add(facts)
     return total
 
 
-def _examine(path: Path, form: Form, given: tuple[str, str] | None, block: Chunk) -> Examined:
-    conversations, facts = _parse(path, form, block, given)
+def _examine(path: Path, form: Form, given: tuple[str, str] | None, chunk: Chunk) -> Examined:
+    conversations, facts = _parse(path, form, chunk, given)
     facts.conversations = len(conversations)
     roles = [turn.role for c in conversations for turn in c.turns]
     facts.questions, facts.replies = roles.count("user"), roles.count("agent")
@@ -225,19 +225,19 @@ def _examine(path: Path, form: Form, given: tuple[str, str] | None, block: Chunk
 
 
 def _parse(
-    path: Path, form: Form, block: Chunk, given: tuple[str, str] | None = None
+    path: Path, form: Form, chunk: Chunk, given: tuple[str, str] | None = None
 ) -> tuple[list[Conversation], Examined]:
-    """Return a block's conversations, and its facts: only notes, faults, marks and votes."""
-    text = chunks.read_chunk(path, block)
+    """Return a chunk's conversations, and its facts: only notes, faults, marks and votes."""
+    text = chunks.read_chunk(path, chunk)
     notes: dict[str, list[int]] = {}
     if form.format == "json":
-        conversations, faults = json_format.read_jsonl(path, text, notes, block.line)
+        conversations, faults = json_format.read_rows(path, text, notes, chunk.line)
         stop = form.names.stop_text
         inside = [c.line for c in conversations if any(stop in turn.text for turn in c.turns)]
         if inside:
             notes[f"a blank line and {form.names.user}: inside a message, read as text"] = inside
         return conversations, Examined(notes=notes, faults=faults)
-    pieces, marks, notes = text_format.split(text, form.end_mark, form.names, block.line)
+    pieces, marks, notes = text_format.split(text, form.end_mark, form.names, chunk.line)
     conversations, faults = text_format.read_text(path, pieces, form.names, notes)
     votes = naming.votes(pieces, *given, form.glued) if given else Votes()
     return conversations, Examined(marks=marks, notes=notes, faults=faults, votes=votes)

@@ -148,7 +148,7 @@ def _starts(lines: Sequence[str], names: Names) -> tuple[list[_Start], list[int]
 def read_text(
     path: Path, pieces: Sequence[Piece], names: Names, notes: Notes
 ) -> tuple[list[Conversation], list[UserError]]:
-    """Turn pieces into conversations, a fault for each that can't be read, and notes."""
+    """Return the pieces' conversations, and a fault for each that can't be read; add to `notes`."""
     faults, conversations = [], []
     glued: list[int] = []
     near: list[int] = []

@@ -107,7 +107,10 @@ def detectable(gained: np.ndarray, tokens: np.ndarray) -> float:
 
 
 def worst(base: Losses, tuned: Losses, most: int = 10) -> list[int]:
-    """Return the conversations whose loss per trained token rose most, worst first."""
+    """Return the conversations whose loss per trained token rose most, worst first.
+
+    None whose loss fell is among them.
+    """
     pairs = enumerate(zip(base, tuned, strict=True))
     rose = {i: change for i, (a, b) in pairs if len(a) and (change := b.mean() - a.mean()) > 0}
     return sorted(rose, key=lambda i: -rose[i])[:most]
@@ -169,26 +172,26 @@ class Slice:
 
 
 def by_turn(rows: Sequence[Row], base: Losses, tuned: Losses, most: int = 8) -> list[Slice]:
-    """Return the losses by the number of the agent's turn; turns from `most` on share a part."""
+    """Return the losses by the number of the agent's turn; turns from `most` on share a slice."""
     numbers = np.concatenate([np.zeros(0, int), *(turns(row["labels"]) for row in rows)])
     shared = np.minimum(numbers, most)
     names = {n: f"{n}" if n < most or numbers.max() == most else f"{n} and later"
              for n in np.unique(shared)}  # fmt: skip
-    return _parts(shared, names, base, tuned)
+    return _slices(shared, names, base, tuned)
 
 
 def by_length(rows: Sequence[Row], base: Losses, tuned: Losses) -> list[Slice]:
-    """Return the losses by conversation length (tokens), in up to five parts of about equally many
+    """Return the losses by conversation length (tokens), in up to five slices of about equally many
     conversations."""
     lengths = np.array([row["length"] for row in rows])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 6), method="lower"))[1:]
     of_row = np.searchsorted(edges, lengths)
     of_token = np.repeat(of_row, [len(losses) for losses in base])
     names = {n: f"{lengths[of_row == n].min()}-{lengths[of_row == n].max()}" for n in set(of_row)}
-    return _parts(of_token, names, base, tuned)
+    return _slices(of_token, names, base, tuned)
 
 
-def _parts(
+def _slices(
     of_token: np.ndarray, names: Mapping[int, str], base: Losses, tuned: Losses
 ) -> list[Slice]:
     one, other = np.concatenate(base), np.concatenate(tuned)
@@ -214,6 +217,8 @@ def num_bytes(rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> int:
 def bits_per_byte(losses: Losses, size: int) -> float | None:
     """Return the loss of all trained tokens in bits, divided by the bytes of their text.
 
-    It does not depend on the tokenizer. The end mark's loss counts, its letters don't."""
+    It does not depend on how the tokenizer splits the text. The end mark's loss counts, its letters
+    don't.
+    """
     total = sum(float(one.sum(dtype=np.float64)) for one in losses)
     return total / math.log(2) / size if size else None

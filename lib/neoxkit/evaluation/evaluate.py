@@ -15,7 +15,7 @@ from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, own_questions
 from neoxkit.evaluation import compare_models
 from neoxkit.evaluation.scoring import Score, plain_rows, score
-from neoxkit.evaluation.tasks import results
+from neoxkit.evaluation.tasks import task_results
 from neoxkit.models import loading
 from neoxkit.models.generation import ENDINGS, Reply, reply
 from neoxkit.parallel import Progress, silent
@@ -125,7 +125,7 @@ def examine(
         scored(rows, compare_models.num_bytes(rows, tokenizer), "scores conversations"),
         _reply(model, tokenizer, names, prompts, settings, named("answers questions")),
         plain,
-        results(model, tokenizer, tasks or {}, settings, named),
+        task_results(model, tokenizer, tasks or {}, settings, named),
     )
 
 

@@ -60,7 +60,7 @@ def load_tasks(tasks: Sequence[str]) -> dict[str, Any]:
             raise UserError("tasks", what, "check the file, or the network") from fault
 
 
-def results(
+def task_results(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     tasks: Mapping[str, Any],
@@ -157,7 +157,7 @@ def _wrapped(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Run the block in the kit's root, without the harness's log and progress bars."""
+    """Run the block in the root, without the harness's log and bars; its errors are raised."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with contextlib.chdir(paths.root()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -139,9 +139,9 @@ class Chat:
             side.clear()
 
     def _answer(self, model: "PreTrainedModel", asked: str, show: Callable[[str], None]) -> "Reply":
-        sampled = self.temperature.value > 0
         from neoxkit.models import generation
 
+        sampled = self.temperature.value > 0
         (said,) = generation.reply(
             model,
             self._tokenizer,

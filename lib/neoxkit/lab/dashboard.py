@@ -9,7 +9,8 @@ from IPython.display import display
 
 from neoxkit import paths
 from neoxkit.errors import Stopped, shorten
-from neoxkit.lab import frontend, training, view
+from neoxkit.lab import frontend, view
+from neoxkit.lab.training import curve
 from neoxkit.lab.view import View
 from neoxkit.launch import process
 from neoxkit.launch.process import Training
@@ -106,7 +107,7 @@ class _Screen:
         if is_new:
             self.num_drawn = len(self.events)
             if any(e["event"] in ("train", "eval") for e in events):
-                self.picture.update(training.curve(events, self.folder.name))
+                self.picture.update(curve(events, self.folder.name))
             self.replies.update(replies(events))
         if (log := log_end(self.folder / LOG)) != self.log:
             self.log = log

@@ -13,10 +13,15 @@ from neoxkit.data.reading import lines_in_short
 from neoxkit.data.table import Encoded, Table
 from neoxkit.lab import frontend, view
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
-from neoxkit.lab.view import _MUTED, View
+from neoxkit.lab.view import View
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"
+_TRAINED = "background:rgba(0,114,178,0.28)"
+_MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
+_MUTED = "opacity:0.6"
 
 
 class Pager:
@@ -47,7 +52,7 @@ class Pager:
         self._handle = display(self.page(), display_id=True)
         return self
 
-    def page(self) -> view.View:
+    def page(self) -> View:
         """Return the conversation that the slider is at."""
         return trained_tokens(self._rows[self.number.value - 1], self._tokenizer)
 
@@ -74,11 +79,6 @@ def pages(
     for finding in found:
         groups |= {f"{side}: {finding.what}": rows for side, rows in finding.rows.items()}
     return Pager({name: rows for name, rows in groups.items() if len(rows)}, tokenizer).show()
-
-
-_TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"
-_TRAINED = "background:rgba(0,114,178,0.28)"
-_MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
 
 
 def trained_tokens(row: Encoded, tokenizer: "PreTrainedTokenizerBase") -> View:

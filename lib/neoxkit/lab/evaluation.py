@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from neoxkit.data.questions import spread
 from neoxkit.evaluation import compare_models
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
 from neoxkit.lab.view import NOTHING, View, sentences, table
@@ -40,8 +41,6 @@ def replies(
     most: int = 12,
 ) -> View:
     """Show at most `most` questions, spread evenly over all, with both models' replies."""
-    from neoxkit.data.questions import spread  # needs torch, which is loaded once there are replies
-
     at = spread(range(len(questions)), most)
     rows = [
         (
@@ -113,16 +112,6 @@ def _with_error(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.4f}" if error is None else f"{row['value']:.4f} ± {error:.4f}"
 
 
-def where(deep: "Depth | None") -> "Picture | View":
-    """Draw where the difference lies; nothing without a held-out set."""
-    return depth(deep) if deep else NOTHING
-
-
-def checkpoints(evaluation: Mapping[str, Any]) -> "Picture | View":
-    """Draw the losses of base, checkpoints and tuned model; nothing without a held-out set."""
-    return checkpoint_curve(evaluation) if evaluation["losses_by_step"] else NOTHING
-
-
 def worst(deep: "Depth | None", rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> View:
     """Show the conversations whose loss rose most, worst first, with the beginning of each."""
     if not deep or not deep.worst:
@@ -155,8 +144,13 @@ def answer(question: str, reply: "Reply") -> View:
     return table([("asked", question), ("tuned", _said(reply, most=2000))])
 
 
-def depth(deep: "Depth") -> Picture:
-    """Draw each conversation's change of loss, and both models' losses by turn and by length."""
+def where(deep: "Depth | None") -> Picture | View:
+    """Draw each conversation's change of loss, and both models' losses by turn and by length.
+
+    Nothing without a held-out set.
+    """
+    if not deep:
+        return NOTHING
     figure, (left, middle, right) = new_figure(3.2, 3, width_ratios=[4, 3, 4])
     pairs = zip(deep.base, deep.tuned, strict=True)
     changes = np.array([b.mean() - a.mean() for a, b in pairs if len(a)])
@@ -189,8 +183,13 @@ def _pairs(axes: Axes, parts: "Sequence[Slice]", what: str) -> None:
     label_axes(axes, what, "")
 
 
-def checkpoint_curve(evaluation: Mapping[str, Any]) -> Picture:
-    """Draw the held-out loss by step: base (step 0), kept checkpoints, tuned model."""
+def checkpoints(evaluation: Mapping[str, Any]) -> Picture | View:
+    """Draw the held-out loss by step: base (step 0), kept checkpoints, tuned model.
+
+    Nothing without a held-out set.
+    """
+    if not evaluation["losses_by_step"]:
+        return NOTHING
     figure, axes = new_figure(2.4)
     losses = {int(step): loss for step, loss in evaluation["losses_by_step"].items()}
     steps = sorted(losses)

@@ -133,8 +133,7 @@ def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
 
 
 def learning_rates(found: lr_finder.Found | None) -> Picture | View:
-    """Draw the loss over the learning rate with the learning-rate finder's result; say so if no
-    range test was asked for."""
+    """Draw the range test's loss over the learning rate, with its result; say if there was none."""
     if not found:
         return view.sentences([], none="No range test: set range_test_steps to make one.")
     figure, axes = new_figure(3.2)

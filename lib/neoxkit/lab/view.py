@@ -17,7 +17,9 @@ from neoxkit.fields import Settings
 
 _EVEN = "table-layout:fixed;width:100%;overflow-wrap:anywhere"
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
-_MUTED = "opacity:0.6"
+# Visible on white and on near-black; the words keep the theme's colour.
+ALERT_COLOUR = "#e53935"
+_ALERT = f"border-left:6px solid {ALERT_COLOUR};background:{ALERT_COLOUR}22;padding:4px 10px"
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,6 @@ def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
         return View(f"<p>{escape(none)}</p>", visible(none))
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return View(f"<ul>{items}</ul>", "\n".join(f"- {visible(line)}" for line in lines))
-
-
-# Visible on white and on near-black; the words keep the theme's colour.
-ALERT_COLOUR = "#e53935"
-_ALERT = f"border-left:6px solid {ALERT_COLOUR};background:{ALERT_COLOUR}22;padding:4px 10px"
 
 
 def alert(lines: Sequence[str]) -> View:

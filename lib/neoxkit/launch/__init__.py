@@ -1,4 +1,4 @@
-"""Starting a training: its arguments, the checks before it, its process.
+"""Starting a training: its command, checks and process.
 
 Notebooks use process.start; command.complete and deepspeed_command; trials.probe; lr_finder.find
 and try_suggestion.

@@ -38,7 +38,7 @@ def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, A
     tokenized.check_block_size(settings.block_size, manifest)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
     arguments = _check_start(settings, base, dialled)
-    if _goes_on(settings) and "dataset" not in settings.allow_change:
+    if _resumes(settings) and "dataset" not in settings.allow_change:
         resuming.refuse_other_data(paths.run(settings.run), manifest, arguments["dataset_sha256"])
     return arguments
 
@@ -46,11 +46,11 @@ def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, A
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
     _check_start(settings, settings.model_name_or_path or first.model_name_or_path)
-    if _goes_on(settings) and "dataset" not in settings.allow_change:
+    if _resumes(settings) and "dataset" not in settings.allow_change:
         resuming.refuse_other_data(paths.run(settings.run), resuming.planned_data(first))
 
 
-def _goes_on(settings: TrainSettings) -> bool:
+def _resumes(settings: TrainSettings) -> bool:
     """Tell whether this start would resume (or show) an earlier one."""
     folder = paths.run(settings.run)
     started = (folder / ARGUMENTS).exists() and state_of(folder) != "new"
@@ -66,7 +66,7 @@ def _check_start(
     if settings.precision == "fp16" and not machine.num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
     ranks = machine.num_ranks(settings)
-    if _goes_on(settings):
+    if _resumes(settings):
         folder = paths.run(settings.run)
         began = files.read_json(folder / ARGUMENTS)
         dials = {*resuming.dialled(folder), *dialled}

@@ -128,13 +128,8 @@ def settings_if_any(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettin
 
 
 def as_started(arguments: Mapping[str, Any], ranks: int) -> dict[str, Any]:
-    """Return the settings that differ from the defaults, and the commands for the same start.
-
-    Both are empty for a shell's flags or a handwritten file.
-    """
-    settings = settings_if_any(arguments, ranks)
-    if settings is None:
-        return {"settings": {}, "commands": {}}
+    """Return the settings that differ from the defaults, and the commands for the same start."""
+    settings = settings_of(arguments, ranks)
     commands = {
         "repeat": f"neoxkit repeat {settings.run}",
         "run": settings.run_command(),
@@ -187,15 +182,8 @@ def deepspeed_command(settings: TrainSettings) -> str:
             flags += [f"--{name}", *map(str, value)]
         else:
             flags += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    return shlex.join(
-        [
-            "deepspeed",
-            f"--num_gpus={machine.num_ranks(settings)}",
-            "--module",
-            "neoxkit.train",
-            *flags,
-        ]
-    )
+    gpus = f"--num_gpus={machine.num_ranks(settings)}"
+    return shlex.join(["deepspeed", gpus, "--module", "neoxkit.train", *flags])
 
 
 # The environment of a training on a CPU, unless the variables are set already.
@@ -220,7 +208,7 @@ def runner_command(ranks: int) -> list[str]:
         runner.append(f"--num_gpus={ranks}")
     elif all(i.strip().isdigit() for i in ids):
         runner.append(f"--include=localhost:{','.join(ids[:ranks])}")
-    elif ranks != len(ids):  # UUIDs: DeepSpeed takes all of them or none
+    elif ranks != len(ids):  # UUIDs: DeepSpeed can use all of them, not choose some
         what = f"can't choose {ranks} of CUDA_VISIBLE_DEVICES={visible}"
         raise UserError(
             "num_ranks", what, "set it to 0, and CUDA_VISIBLE_DEVICES to the GPUs you want"

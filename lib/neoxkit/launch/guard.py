@@ -2,7 +2,8 @@
 
     python -m neoxkit.launch.guard --run runs/NAME -- COMMAND ...
 
-The guard leads a session of its own, runs the command in it with its output in the run's log, and
+The guard leads a session of its own (it can't where it leads a process group already, as when it is
+typed at a shell: begin with setsid), runs the command in it with its output in the run's log, and
 watches its standard input and its parent. At end of file or with another parent it asks the whole
 session to end and kills it soon after. At TERM, INT or HUP it asks the training to finish its step,
 save and stop; at a second one, or at QUIT, it ends everything at once. A training with a rank whose
@@ -39,8 +40,10 @@ def main() -> int:
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    if os.getsid(0) != os.getpid():
-        os.setsid()  # clear_session ends every process in the guard's session
+    if os.getsid(0) != os.getpid():  # clear_session ends every process in the guard's session
+        if os.getpgrp() == os.getpid():
+            parser.error("it leads a process group, so it can't lead a session: use setsid")
+        os.setsid()
     held = lock.take(options.run / lock.LOCK)  # until this process is gone
     if not held:
         return LOCKED
@@ -90,7 +93,7 @@ def _tell(run: Path, watch: heartbeat.Watch, silent: heartbeat.Silent) -> None:
             if os.getsid(pid) == os.getsid(0):
                 os.kill(pid, signal.SIGUSR1)
     time.sleep(STACKS_SECONDS)
-    what = f"rank {silent.rank} gave no heartbeat for {silent.seconds:.0f} s"
+    what = f"rank {silent.rank} sent no heartbeat for {silent.seconds:.0f} s"
     what += f"; the stacks of all ranks are in {LOG}"
     append_event(run, "error", kind="silent", where="", what=what, remedy="")
 

@@ -101,7 +101,7 @@ class Training:
         if code in _KILLED:
             arguments = files.read_json(self.folder / ARGUMENTS)
             remedy = memory.half_the_memory(arguments)
-            return f"one of its processes was killed, most often as memory ran out: {remedy}"
+            return f"one of its processes was killed, usually because memory ran out: {remedy}"
         if (self.folder / FINISHED).is_file():
             return f"exit code {code}, but its result is complete: run it again to use it"
         return f"exit code {code}, no result was written"
@@ -167,7 +167,7 @@ def start(
     lock.answer_stop(folder)
     ranks = machine.num_ranks(settings)
     if state == "new":
-        run_card.announce(folder, command.as_started(arguments, ranks))
+        run_card.announce(folder, ranks, command.as_started(arguments, ranks))
     guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
         [*guard, *command.runner_command(ranks), str(folder / ARGUMENTS)],

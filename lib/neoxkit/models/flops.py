@@ -38,7 +38,7 @@ class Work:
 
 
 def work(model: PreTrainedModel) -> Work:
-    """Return the shape of a model, whole or sharded by ZeRO-3."""
+    """Return the Work of a model, whole or sharded by ZeRO-3."""
     output = model.get_output_embeddings().weight
     embeddings = {m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     matrices = [p for p in model.parameters() if len(_shape(p)) == 2]

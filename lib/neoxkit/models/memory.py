@@ -32,6 +32,10 @@ from neoxkit.machine import GIB
 from neoxkit.runs import checkpoints
 
 OPTIMIZER_BYTES = 12
+LAYER_VALUES = 17  # kept per token and layer, in units of the width
+STEP_BYTES = {False: 12, True: 4}  # CPU (measured), GPU (with a fused AdamW)
+LIBRARIES_GIB = {False: 0.53, True: 1.5}  # CPU (measured), GPU (an allowance)
+MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,6 @@ def half_the_memory(arguments: Mapping[str, Any]) -> str:
     if not (arguments.get("gradient_checkpointing") or arguments.get("activation_checkpointing")):
         return "set gradient_checkpointing (the same steps)"
     return "use zero3_offload, a smaller block_size, or a smaller model"
-
-
-LAYER_VALUES = 17  # kept per token and layer, in units of the width
-STEP_BYTES = {False: 12, True: 4}  # CPU (measured), GPU (with a fused AdamW)
-LIBRARIES_GIB = {False: 0.53, True: 1.5}  # CPU (measured), GPU (an allowance)
-MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default
 
 
 @dataclass(frozen=True)

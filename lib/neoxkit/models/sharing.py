@@ -19,6 +19,11 @@ from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import TINY
 
 QUESTION = "Hello!"
+SETTINGS = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm",
+    "seed",
+)  # fmt: skip
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
@@ -146,13 +151,6 @@ def chat_template(names: Names) -> str:
         "{%- if add_generation_prompt -%}{{ '\\n\\n' + " + agent + " }}"
         "{%- elif messages and messages[-1]['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}"
     )
-
-
-SETTINGS = (
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm",
-    "seed",
-)  # fmt: skip
 
 
 def card(

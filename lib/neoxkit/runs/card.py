@@ -25,20 +25,26 @@ MADE_BY = ("lib", "notebooks", "ds_configs")  # parts of the checkout that affec
 CODE = Path(__file__).resolve().parents[3]  # the checkout that this package is imported from
 
 
-def announce(folder: Path, as_started: Mapping[str, Any]) -> None:
+def announce(folder: Path, num_ranks: int, as_started: Mapping[str, Any]) -> None:
     """Record before a start the settings and command lines behind its arguments.json."""
-    said = {**as_started, "arguments_sha256": files.sha256(folder / ARGUMENTS)}
-    files.write_json(folder / CARD, {**_written(folder), "announced": said})
+    files.write_json(folder / CARD, {**_written(folder), **_key(folder, num_ranks), **as_started})
 
 
-def _announced(folder: Path) -> dict[str, Any]:
+def _key(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """Return what the announced settings belong to: these arguments, on so many ranks."""
+    path = folder / ARGUMENTS
+    sha256 = files.sha256(path) if path.is_file() else None
+    return {"arguments_sha256": sha256, "num_ranks": num_ranks}
+
+
+def _announced(folder: Path, num_ranks: int) -> dict[str, Any]:
     """Return what was announced for these arguments; empty if they came from elsewhere."""
-    said, path = _written(folder).get("announced", {}), folder / ARGUMENTS
-    fits = path.is_file() and said.get("arguments_sha256") == files.sha256(path)
-    return {name: said[name] if fits else {} for name in ("settings", "commands")}
+    card, key = _written(folder), _key(folder, num_ranks)
+    fits = key.items() <= card.items()
+    return key | {name: card[name] if fits else {} for name in ("settings", "commands")}
 
 
-def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
+def begin(folder: Path, num_ranks: int, made_of: Mapping[str, Any], base: Path) -> None:
     """Write the card at a run's first start, and add every start to it.
 
     `made_of`: the run's inputs other than its base model, whose files are in the folder `base`. The
@@ -47,7 +53,12 @@ def begin(folder: Path, made_of: Mapping[str, Any], base: Path) -> None:
     card = read(folder)
     if not card or state_of(folder) == "new":
         starts = card.get("starts", [])
-        card = {**_announced(folder), **made_of, "base_sha256": hashes(base), "starts": starts}
+        card = {
+            **_announced(folder, num_ranks),
+            **made_of,
+            "base_sha256": hashes(base),
+            "starts": starts,
+        }
     card["starts"].append(this_start())
     files.write_json(folder / CARD, card)
 
@@ -58,7 +69,7 @@ def finish(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return a run's card; empty for a run that has not begun."""
+    """Return a run's card; empty for a run that has not begun, or of an earlier version."""
     card = _written(folder)
     return card if "starts" in card else {}
 
@@ -169,7 +180,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     """Return the card as a table for people: inputs, with shortened hashes and commits."""
     card = read(folder)
     if not card:
-        return [("run card", "none: the run was made by an earlier version")]
+        return [("run card", "none: the run has not begun, or was made by an earlier version")]
     base, source = _files(card["base_sha256"]), card["source"]
     last = card["starts"][-1]
     found = last["machine"]

@@ -19,7 +19,8 @@ from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import set_aside
 
 LEAST_KEPT = 2  # one may be damaged while the next is incomplete
-_GOING = ".going-"  # prefix of a checkpoint being deleted, so that its rest does not look like one
+# Prefix of a checkpoint being deleted, so that what is left of it does not look like one.
+_GOING = ".going-"
 
 
 def step_of(checkpoint: Path) -> int:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 METRICS = "metrics.jsonl"
 
@@ -102,12 +103,14 @@ def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def smoothed(values: Sequence[float]) -> np.ndarray:
+def smoothed(values: Sequence[float]) -> "np.ndarray":
     """Return an exponential moving average over about 1/20 of the values, without a start bias.
 
     >>> smoothed([1.0, 1.0, 1.0]).tolist()
     [1.0, 1.0, 1.0]
     """
+    import numpy as np  # the guard, which is to be small, reads and writes events as well
+
     keep = 1 - 2 / (len(values) / 20 + 1) if len(values) > 20 else 0.0
     averages, total, weight = [], 0.0, 0.0
     for value in values:

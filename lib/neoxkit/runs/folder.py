@@ -7,7 +7,7 @@ from typing import Any
 from neoxkit import paths
 from neoxkit.errors import UserError, sentence
 from neoxkit.files import read_json
-from neoxkit.runs import health, lock
+from neoxkit.runs import lock
 from neoxkit.runs.events import history, read_events
 
 LOG = "train.log"
@@ -79,6 +79,8 @@ def standing_of(folder: Path) -> Standing:
     newest = {event["event"]: event for event in events}
     last: dict[str, Any] = events[-1] if events else {"event": "", "time": folder.stat().st_mtime}
     trial = is_trial(folder)
+    from neoxkit.runs import health  # numpy, which the guard has no use for
+
     warnings = [] if trial else [f"warning: {line}" for line in health.warnings(events)]
     return Standing(
         run=folder.name,

@@ -86,9 +86,10 @@ def _started() -> float:
 
 def _is_deepspeed(process: psutil.Process) -> bool:
     try:
-        return "deepspeed" in " ".join(process.cmdline())
+        words = process.cmdline()
     except psutil.Error:  # another user's, whose command line is hidden on some clusters
         return False
+    return any(Path(w).name == "deepspeed" or w.startswith("deepspeed.launcher") for w in words)
 
 
 def ask_to_stop(folder: Path) -> None:

@@ -12,7 +12,7 @@ from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, is_trial, state_of
 from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
 
-MOST_ZERO_STAGE = 2
+MOST_ZERO_STAGE = 2  # under ZeRO 3 a converted checkpoint gave other losses (DeepSpeed 0.19)
 
 # A resumed run may differ from its first start in these settings.
 _MAY_CHANGE = {

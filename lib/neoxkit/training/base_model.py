@@ -51,9 +51,8 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
 def _find_fitting_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None:
     """Record the rate that fits, and add a notice of one far above it (not in a range test)."""
     kit = parsed.kit
-    size = sum(
-        getattr(p, "ds_numel", p.numel()) for p in model.parameters()
-    )  # ZeRO-3: p is a shard
+    # Under ZeRO-3 p is a shard.
+    size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     fit = rates.by_size(kit.model_name_or_path, size, kit.from_scratch, kit.lora_rank > 0)
     parsed.fitting_rate = fit.rate
     said = rates.doubt(parsed.training.learning_rate, fit)

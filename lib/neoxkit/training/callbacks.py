@@ -22,7 +22,7 @@ from neoxkit.models.generation import reply
 from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS
-from neoxkit.training import distributed, resume
+from neoxkit.training import distributed, universal
 from neoxkit.training.arguments import Parsed, zero_stage
 
 REPLY_TOKENS = 32  # the longest reply during training
@@ -215,7 +215,7 @@ class SaveWhole(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and not self.stepped:  # every rank has loaded it
-            shutil.rmtree(self.folder / resume.FOLDER, ignore_errors=True)
+            shutil.rmtree(self.folder / universal.FOLDER, ignore_errors=True)
         self.stepped = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

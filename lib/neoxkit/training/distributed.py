@@ -1,4 +1,4 @@
-"""Communication between the ranks of a training."""
+"""Communication between the ranks of a training, and what its checkpoints may unpickle."""
 
 import os
 from collections.abc import Sequence
@@ -56,7 +56,8 @@ def broadcast_partitions(
 def restrict() -> None:
     """Make this process's torch.load refuse all but tensors, plain data and four harmless classes.
 
-    DeepSpeed opens its checkpoints as arbitrary pickles, and a stranger's pickle can run code.
+    This holds even for a caller that passes weights_only=False, as DeepSpeed does for its
+    checkpoints: a stranger's pickle can run code.
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

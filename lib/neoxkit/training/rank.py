@@ -24,25 +24,24 @@ from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepC
 from neoxkit.training.trainer import KitTrainer
 
 
-def run(parsed: arguments.Parsed) -> bool:
+def run(parsed: arguments.Parsed, folder: Path) -> bool:
     """Load, train (from the newest whole checkpoint if there is one), evaluate, export.
 
     Return False if it was asked to stop: its last step is saved, and it can be resumed.
     """
     kit, args = parsed.kit, parsed.training
-    assert args.output_dir is not None  # arguments.build requires it
     if args.hf_deepspeed_config:
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
         if not torch.cuda.is_available():
             distributed.use_broadcasts()
-    folder = Path(args.output_dir)
     if state_of(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
     sides, manifest = _load_rows(parsed)
     tokenizer = loading.load_tokenizer(kit.model_name_or_path)
     tokenized.check_tokenizer(tokenizer, manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841 - held until this returns
+    # Held until this returns.
+    held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841
     if parsed.flags is not None:
         resume.record_flags(folder, parsed.flags, kit.allow_change)
     resume.keep_manifest(folder, manifest, kit.allow_change)
@@ -59,7 +58,8 @@ def run(parsed: arguments.Parsed) -> bool:
     trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest)
     assert trainer.signs is not None
     if distributed.is_first():
-        run_card.begin(folder, _made_of(parsed, folder, manifest), base_model.files(kit, folder))
+        made_of = _made_of(parsed, folder, manifest)
+        run_card.begin(folder, args.world_size, made_of, base_model.files(kit, folder))
     trainer.train(resume_from_checkpoint=checkpoint)
     if check.stopped:
         resume.say_stopped(folder, trainer.state.global_step)
@@ -82,10 +82,8 @@ def _trainer(
 ) -> tuple[KitTrainer, StepCheck]:
     """Make the Trainer with the kit's callbacks; return it and the one that stops it."""
     kit, args = parsed.kit, parsed.training
-    limit, args.save_total_limit = (
-        args.save_total_limit,
-        None,
-    )  # SaveWhole deletes instead, once sealed
+    # SaveWhole deletes instead, once the new checkpoint is sealed.
+    limit, args.save_total_limit = args.save_total_limit, None
     signs = heartbeat.Signs(folder, args.process_index)
     trainer = KitTrainer(
         model=model,

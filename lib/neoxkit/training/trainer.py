@@ -51,7 +51,7 @@ class KitTrainer(Trainer):
         self.signs, self.lr_range_from = signs, lr_range_from
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch is always counted
-        self.shape = flops.work(self.model)
+        self.work = flops.work(self.model)
         # Tokens, pairs, trained tokens and cells of the batches since the last log; kept on the
         # device, so that counting never waits for it.
         self.counts = torch.zeros(4, dtype=torch.float64, device=self.args.device)
@@ -227,7 +227,7 @@ class KitTrainer(Trainer):
             tokens, pairs, trained, cells = self.accelerator.reduce(self.counts, "sum").tolist()
             logs["tokens"], logs["trained_tokens"] = int(tokens), int(trained)
             logs["padding_share"] = round(1 - tokens / cells, 4) if cells else 0.0
-            logs["flop"] = self.shape.training_flop(tokens, trained, pairs)
+            logs["flop"] = self.work.training_flop(tokens, trained, pairs)
             by_rank = self.accelerator.gather(memory.to(self.args.device)).tolist()
             logs["memory_gib_by_rank"] = [round(gib, 2) for gib in by_rank]
             logs["memory_gib"] = max(logs["memory_gib_by_rank"])
