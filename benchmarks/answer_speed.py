@@ -8,6 +8,7 @@ import time
 
 import inputs
 from neoxkit import paths
+from neoxkit.data.conversation import Names
 from neoxkit.data.questions import read_questions
 from neoxkit.models import generation, loading
 from stepclock import print_result
@@ -19,7 +20,7 @@ def prompts(model: str, count: int) -> list[str]:
         file = inputs.HOME / "data" / "sample_questions.jsonl"
     else:
         file = inputs.data_file("gsm8k")
-    return [question.prompt for question in read_questions(file, "Agent")[:count]]
+    return [question.prompt for question in read_questions(file, Names())[:count]]
 
 
 def main() -> None:
@@ -31,9 +32,9 @@ def main() -> None:
     name = "tiny" if options.model == "tiny" else paths.short(inputs.MODEL)
     model, tokenizer = loading.for_inference(name), loading.load_tokenizer(name)
     asked = prompts(options.model, options.count)
-    generation.reply(model, tokenizer, asked[:1], max_new_tokens=4)  # warm
+    generation.reply(model, tokenizer, asked[:1], Names(), max_new_tokens=4)  # warm
     begun = time.perf_counter()
-    said = generation.reply(model, tokenizer, asked, batch_size=options.batch_size)
+    said = generation.reply(model, tokenizer, asked, Names(), batch_size=options.batch_size)
     seconds = time.perf_counter() - begun
     print_result(seconds=seconds, replies=len(said), tokens=sum(r.num_tokens for r in said))
 
