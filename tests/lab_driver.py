@@ -16,16 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+PATIENCE_SECONDS = 300.0  # only what hangs takes this long
 TOKEN = "of-the-tests"
-READY = """document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'
-    && !/No Kernel/.test(document.querySelector('.jp-KernelName')?.textContent ?? 'No Kernel')"""
+# The toolbar's texts are drawn one after the other: the kernel's name may stand beside an "idle"
+# from before there was a kernel, and cells that are run at that moment do nothing.
+READY = """(() => {
+    const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+    const kernel = context?.session?.kernel;
+    return context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle'
+        && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle';
+})()"""
 SETTINGS = {  # file below lab's settings: what it holds
     "notebook-extension/tracker": {
         "windowingMode": "none"
@@ -95,11 +102,12 @@ class Notebook:
     ) -> None:
         self.faults: list[str] = []
         self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.set_default_timeout(1000 * PATIENCE_SECONDS)
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", lambda request: self._asked(request.url))
         self.page.goto(f"{address}/lab/tree/{name}?token={TOKEN}&reset")
-        self.page.wait_for_function(READY, timeout=60_000)
+        self.wait_until_idle()
 
     def _said(self, message: Any) -> None:
         if message.type == "error":
@@ -153,17 +161,25 @@ class Notebook:
             self.page.locator(".jp-Cell").nth(self.number(part)).locator(".jp-Cell-outputWrapper")
         )
 
-    def wait_for(self, part: str, text: str, seconds: float = 60) -> None:
-        """Until the outputs of a cell hold a text."""
-        self.outputs(part).get_by_text(text).first.wait_for(timeout=1000 * seconds)
+    def wait_for(self, part: str, text: str) -> None:
+        """Until the outputs of a cell hold a text; a failure shows what the notebook shows."""
+        try:
+            self.outputs(part).get_by_text(text).first.wait_for()
+        except TimeoutError as late:
+            raise AssertionError(f"no {text!r} in the outputs of {part!r}:\n{self}") from late
 
-    def wait_until_idle(self, seconds: float = 60) -> None:
-        self.page.wait_for_function(READY, timeout=1000 * seconds)
+    def __str__(self) -> str:
+        """What each code cell shows: its prompt, and the end of its outputs."""
+        cells = self.page.locator(".jp-CodeCell").all_inner_texts()
+        return "\n".join(" ".join(text.split())[-300:] for text in cells)
+
+    def wait_until_idle(self) -> None:
+        self.page.wait_for_function(READY)
 
     def picture(self, part: str) -> str:
         """The newest picture among the outputs of a cell, as its data address."""
         image = self.outputs(part).locator("img[src^='data:image/png']").last
-        return image.get_attribute("src", timeout=60_000) or ""
+        return image.get_attribute("src") or ""
 
     def close(self) -> None:
         self.page.close()

@@ -70,8 +70,8 @@ def events(home: Path, run: str, kind: str) -> list[dict]:
     return [e for e in read_events(home / "runs" / run) if e["event"] == kind]
 
 
-def wait_until(true: Callable[[], object], tab: lab_driver.Notebook, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(true: Callable[[], object], tab: lab_driver.Notebook) -> None:
+    deadline = time.monotonic() + lab_driver.PATIENCE_SECONDS
     while not true():
         assert time.monotonic() < deadline
         tab.page.wait_for_timeout(100)
@@ -144,7 +144,7 @@ def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, open
     turn(tab, 0, "5e-4")
     tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0005")
     tab.run(WATCH, "notebook:run-all-below")
-    tab.wait_for(WATCH, "finished · rate 0.0005 · batch 32 · block 280", seconds=90)
+    tab.wait_for(WATCH, "finished · rate 0.0005 · batch 32 · block 280")
     arguments = files.read_json(home / "runs" / "dialled" / ARGUMENTS)
     assert (arguments["learning_rate"], arguments["per_device_train_batch_size"]) == (5e-4, 32)
     tab.wait_for("papermill_command()", "-p learning_rate 0.0005")
@@ -190,11 +190,11 @@ def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
     wait_until(lambda: pictures.add(tab.picture(WATCH)) or len(pictures) >= 3, tab)
     assert not (home / "runs" / "lab" / FINISHED).exists()
     tab.command("notebook:interrupt-kernel")
-    tab.wait_for(WATCH, "stopped: lab: stopped, step", seconds=30)
+    tab.wait_for(WATCH, "stopped: lab: stopped, step")
     assert standing_of(home / "runs" / "lab").state == "stopped"
     tab.wait_until_idle()
     tab.run_all()
-    tab.wait_for("training.summary(", "final eval loss", seconds=120)
+    tab.wait_for("training.summary(", "final eval loss")
     assert finished_facts(home / "runs" / "lab")["step"] == 200
     (stopped,) = events(home, "lab", "stop")
     assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
@@ -212,10 +212,10 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     step = events(home, "away", "train")[-1]["step"]
     back = opened("02_train-away")
     wait_until(lambda: events(home, "away", "train")[-1]["step"] > step, back)
-    back.wait_until_idle(30)  # the cell has ended, the training has not
+    back.wait_until_idle()  # the cell has ended, the training has not
     assert standing_of(home / "runs" / "away").state == "training"
     back.run(WATCH)
-    back.wait_for(WATCH, "left", seconds=30)
+    back.wait_for(WATCH, "left")
     first = back.picture(WATCH)
     wait_until(lambda: back.picture(WATCH) != first, back)
     cell = nbformat.v4.new_code_cell('from neoxkit.lab import dashboard\n\ndashboard.watch("away")')
@@ -224,9 +224,9 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     nbformat.write(notebook, home / "notebooks" / "second.ipynb")
     second = opened("second")
     second.run_all()
-    second.wait_for("watch", "left", seconds=30)
-    back.wait_for(WATCH, "finished", seconds=120)
-    second.wait_for("watch", "finished", seconds=60)
+    second.wait_for("watch", "left")
+    back.wait_for(WATCH, "finished")
+    second.wait_for("watch", "finished")
     assert [e["resumed_step"] for e in events(home, "away", "start")] == [0]
     assert back.faults == second.faults == []
     back.close()
@@ -237,7 +237,7 @@ def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> Non
     same = {"dataset": "small", "max_steps": 8, "eval_steps": 4}
     tab = opened("02_train", run="run-all", **same)
     tab.run_all()
-    tab.wait_for("training.summary(", "final eval loss", seconds=90)
+    tab.wait_for("training.summary(", "final eval loss")
     facts = finished_facts(home / "runs" / "run-all")
     other = finished_facts(train_to_the_end(TrainSettings(run="elsewhere", **same)))
     assert (facts["train_loss"], facts["eval_loss"]) == (other["train_loss"], other["eval_loss"])
@@ -252,7 +252,7 @@ def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None
     tab.run_all()
     box = "chat.chat("
     field = tab.outputs(box).locator("input[type=text]")
-    field.wait_for(timeout=90_000)
+    field.wait_for()
     tab.wait_until_idle()
     field.fill("What is <b>3</b> plus 4?")
     field.press("Enter")
