@@ -174,8 +174,8 @@ def starts_sooner(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -
                     raise errors.from_fields(last)
                 raise errors.TrainingError(errors.sentence(last))
 
-    def start(settings: TrainSettings) -> Ended:
-        zygote.run(job(settings))
+    def start(settings: TrainSettings, **trial: Any) -> Ended:
+        zygote.run(job(settings, **trial))
         return Ended(paths.run(settings.run))
 
     monkeypatch.setattr(process, "start", start)

@@ -27,6 +27,10 @@ from neoxkit.settings import (
 Kernel = Callable[..., str]
 
 
+def test_every_setting_of_a_training_says_whether_a_resumed_run_may_change_it() -> None:
+    assert TrainSettings.with_role("resume", None) == []
+
+
 def refusal(make: Any, **values: Any) -> str:
     """Return the sentence that refuses a mistake; it is one line."""
     with pytest.raises(UserError) as caught:

@@ -64,11 +64,11 @@ class Job:
     seconds: float = 300.0  # only what hangs takes this long
 
 
-def job(settings: TrainSettings, sabotage: Sabotage | None = None) -> Job:
+def job(settings: TrainSettings, sabotage: Sabotage | None = None, **trial: Any) -> Job:
     """What the guard would start: the run's folder with its arguments."""
     folder = paths.run(settings.run)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments, ranks = command.trainer_arguments(settings), settings.num_ranks or 1
+    arguments, ranks = command.trainer_arguments(settings) | trial, settings.num_ranks or 1
     files.write_json(folder / ARGUMENTS, arguments)
     if state_of(folder) == "new":
         run_card.announce(folder, ranks, command.as_started(arguments, ranks))

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
@@ -20,6 +20,9 @@ _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # types a param
 _NEAR = 0.85
 
 
+UNSET: Any = object()
+
+
 def setting(
     default: Any,
     help: str,
@@ -28,12 +31,30 @@ def setting(
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,
+    resume: Literal["free", "named", "never"] | None = None,
+    trainer: str | None = "",
+    trial: Any = UNSET,
+    memory: bool = False,
+    card: bool = False,
 ) -> Any:
-    """Make a dataclass field with help text and a rule: choices, or bounds (above: exclusive)."""
-    rule = {"help": help, "choices": choices, "least": least, "most": most, "above": above}
+    """Make a dataclass field with help text, a rule, and the roles that the setting has.
+
+    The rule: choices, or bounds (`above`: exclusive). The roles of a training's settings, which
+    say whatever else needs to be known of them:
+
+    resume   may a resumed run have another value? free: yes; named: if allow_change names it; never
+    trainer  the trainer's name of it, if that is another; None: the trainer does not get it
+    trial    the value that it has in a trial, whatever the run's is
+    memory   whether the memory of a rank depends on it
+    card     whether a shared model's card shows it
+    """
+    metadata = {
+        "help": help, "choices": choices, "least": least, "most": most, "above": above,
+        "resume": resume, "trainer": trainer, "trial": trial, "memory": memory, "card": card,
+    }  # fmt: skip
     if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata=rule)
-    return field(default=default, metadata=rule)
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -45,12 +66,17 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = convert(f.name, f.type, getattr(self, f.name), f.default)
-            _check(f.name, value, f.metadata)
+            check(f.name, value, f.metadata)
             object.__setattr__(self, f.name, value)
         self.check()
 
     def check(self) -> None:
         """Check rules that involve more than one setting."""
+
+    @classmethod
+    def with_role(cls, role: str, value: Any = True) -> list[str]:
+        """Return the names of the settings with this value of a role (see `setting`)."""
+        return [f.name for f in fields(cls) if f.metadata[role] == value]
 
     @classmethod
     def from_parameters(cls, names: Mapping[str, Any]) -> Self:
@@ -206,7 +232,8 @@ def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
     raise UserError(name, f"must be {noun}, got {value!r}", example(name, kind, default))
 
 
-def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
+def check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
+    """Refuse a value that breaks its setting's rule (the metadata of its field)."""
     if rule["choices"] and value not in rule["choices"]:
         raise UserError(name, f"got {value!r}", f"choose one of {', '.join(rule['choices'])}")
     if isinstance(value, float) and not math.isfinite(value):

@@ -5,24 +5,18 @@ and the same help texts; a test compares them.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near
-from neoxkit.fields import Settings, setting
+from neoxkit.fields import UNSET, Settings, setting
 
 END_MARK = "<|endoftext|>"
 
 TINY = "tiny"
 
-# A resumed run takes these from its checkpoint.
-_FROM_THE_START = (
-    "run", "model_name_or_path", "from_scratch", "lora_rank", "weight_decay", "precision",
-)  # fmt: skip
-# Settings that the trainer knows by another name.
-TRAINER_NAMES = {"run": "output_dir", "ds_config": "deepspeed"}
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
@@ -91,75 +85,185 @@ class TrainSettings(Settings):
 
     notebook: ClassVar[str] = "02_train"
 
-    run: str = setting("demo", "name of the output folder: runs/<run>")
-    dataset: str = setting("sample", "dataset from 01_tokenize: data/tokenized/<dataset>")
-    model_name_or_path: str = setting("", "base model; empty: the one set in 01_tokenize")
-    from_scratch: bool = setting(False, "start with random weights in the model's shape")
-    lora_rank: int = setting(0, "train LoRA adapters of this rank; 0: all weights", least=0)
+    run: str = setting(
+        "demo", "name of the output folder: runs/<run>", resume="never", trainer="output_dir"
+    )
+    dataset: str = setting(
+        "sample", "dataset from 01_tokenize: data/tokenized/<dataset>", resume="named", memory=True
+    )
+    model_name_or_path: str = setting(
+        "", "base model; empty: the one set in 01_tokenize", resume="never", memory=True
+    )
+    from_scratch: bool = setting(
+        False, "start with random weights in the model's shape", resume="never"
+    )
+    lora_rank: int = setting(
+        0, "train LoRA adapters of this rank; 0: all weights", least=0, resume="never", memory=True
+    )
     block_size: int = setting(
-        0, "0: the dataset's; smaller: leave longer conversations out", least=0
+        0,
+        "0: the dataset's; smaller: leave longer conversations out",
+        least=0,
+        resume="named",
+        memory=True,
     )
     layout: str = setting(
         "packed",
         "packed: little padding, equally exact; padded: to block_size",
         choices=("packed", "padded"),
+        resume="named",
+        memory=True,
     )
     row_tokens: int = setting(
-        0, "approximate length of a packed row, up to twice; 0: by the device", least=0
+        0,
+        "approximate length of a packed row, up to twice; 0: by the device",
+        least=0,
+        resume="named",
     )
     attn_implementation: str = setting(
         "auto",
         "auto: flash attention if it is installed, else sdpa",
         choices=ATTENTIONS,
+        resume="named",
     )
-    torch_compile: bool = setting(False, "compile the model: a slower start, faster steps on a GPU")
+    torch_compile: bool = setting(
+        False, "compile the model: a slower start, faster steps on a GPU", resume="named"
+    )
     ds_config: str = setting(
-        "zero2", "zero2, zero2_offload, zero3, zero3_offload, or a file of your own"
+        "zero2",
+        "zero2, zero2_offload, zero3, zero3_offload, or a file of your own",
+        resume="named",
+        trainer="deepspeed",
+        memory=True,
     )
-    num_ranks: int = setting(0, "GPUs, or CPU processes; 0: every GPU, or one CPU process", least=0)
+    num_ranks: int = setting(
+        0,
+        "GPUs, or CPU processes; 0: every GPU, or one CPU process",
+        least=0,
+        resume="named",
+        trainer=None,
+        memory=True,
+    )
     precision: str = setting(
         "auto",
         "auto: bf16 if the device is good at it",
         choices=("auto", "fp32", "bf16", "fp16"),
+        resume="never",
+        memory=True,
     )
     per_device_train_batch_size: int = setting(
-        16, "conversations per rank and micro-batch", least=1
+        16,
+        "conversations per rank and micro-batch",
+        least=1,
+        resume="named",
+        memory=True,
+        card=True,
     )
-    per_device_eval_batch_size: int = setting(32, "the same for evaluation", least=1)
-    gradient_accumulation_steps: int = setting(1, "micro-batches per optimizer step", least=1)
-    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, slower")
-    num_train_epochs: float = setting(4.0, "passes over the dataset", above=0)
-    max_steps: int = setting(-1, "stop after this many optimizer steps; -1: by epochs", least=-1)
+    per_device_eval_batch_size: int = setting(32, "the same for evaluation", least=1, resume="free")
+    gradient_accumulation_steps: int = setting(
+        1, "micro-batches per optimizer step", least=1, resume="named", card=True
+    )
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations: less memory, slower", resume="named", memory=True
+    )
+    num_train_epochs: float = setting(
+        4.0, "passes over the dataset", above=0, resume="named", card=True
+    )
+    max_steps: int = setting(
+        -1,
+        "stop after this many optimizer steps; -1: by epochs",
+        least=-1,
+        resume="named",
+        card=True,
+    )
     learning_rate: float = setting(
-        0.0, "peak; 0: by the base model (tiny 2e-3, Pythia-410m 3e-5, ...)", least=0
+        0.0,
+        "peak; 0: by the base model (tiny 2e-3, Pythia-410m 3e-5, ...)",
+        least=0,
+        resume="named",
+        card=True,
     )
-    warmup_steps: float = setting(0.05, "steps; below 1: a share of all steps", least=0)
+    warmup_steps: float = setting(
+        0.05, "steps; below 1: a share of all steps", least=0, resume="named", card=True
+    )
     lr_scheduler_type: str = setting(
         "cosine",
         "decay after the warm-up",
         choices=("cosine", "linear", "constant", "constant_with_warmup"),
+        resume="named",
+        card=True,
     )
     probe_steps: int = setting(
-        0, "trial steps first, to estimate time and memory; 0: none", least=0
+        0,
+        "trial steps first, to estimate time and memory; 0: none",
+        least=0,
+        resume="free",
+        trainer=None,
+        trial=0,
     )
     range_test_steps: int = setting(
-        0, "steps of a learning-rate range test first; 0: none", least=0
+        0,
+        "steps of a learning-rate range test first; 0: none",
+        least=0,
+        resume="free",
+        trainer=None,
+        trial=0,
     )
-    weight_decay: float = setting(0.0, "weight decay of AdamW", least=0)
-    max_grad_norm: float = setting(1.0, "clip the gradient's norm; 0: never", least=0)
-    eval_steps: float = setting(0.1, "evaluate every N steps; below 1: a share", above=0)
-    save_steps: float = setting(0.25, "checkpoint every N steps; below 1: a share", above=0)
-    save_total_limit: int = setting(2, "checkpoints to keep", least=1)
-    logging_steps: float = setting(5, "log every N steps; below 1: a share", above=0)
-    seed: int = setting(42, "seed of data order and dropout", least=0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW", least=0, resume="never", card=True)
+    max_grad_norm: float = setting(
+        1.0, "clip the gradient's norm; 0: never", least=0, resume="named", card=True
+    )
+    eval_steps: float = setting(
+        0.1, "evaluate every N steps; below 1: a share", above=0, resume="named"
+    )
+    save_steps: float = setting(
+        0.25, "checkpoint every N steps; below 1: a share", above=0, resume="named"
+    )
+    save_total_limit: int = setting(2, "checkpoints to keep", least=1, resume="free")
+    logging_steps: float = setting(
+        5, "log every N steps; below 1: a share", above=0, resume="free", trial=1
+    )
+    seed: int = setting(42, "seed of data order and dropout", least=0, resume="named", card=True)
     num_replies: int = setting(
-        3, "questions answered at every evaluation, to watch it learn; 0: none", least=0
+        3,
+        "questions answered at every evaluation, to watch it learn; 0: none",
+        least=0,
+        resume="free",
+        trial=0,
     )
-    report_to: str = setting("none", "none, tensorboard, wandb, mlflow, ...")
-    hub_model_id: str = setting("", "owner/name on the hub to push the model to; empty: don't push")
-    restart: bool = setting(False, "start over and keep the old run beside the new one")
-    allow_change: list = setting([], "settings that may differ from the run's first start")
-    training_arguments: dict = setting({}, "any other TrainingArguments field, by name")
+    report_to: str = setting("none", "none, tensorboard, wandb, mlflow, ...", resume="free")
+    hub_model_id: str = setting(
+        "",
+        "owner/name on the hub to push the model to; empty: don't push",
+        resume="free",
+        trainer=None,
+        trial="",
+    )
+    restart: bool = setting(
+        False,
+        "start over and keep the old run beside the new one",
+        resume="free",
+        trainer=None,
+        trial=False,
+    )
+    allow_change: list = setting(
+        [], "settings that may differ from the run's first start", resume="free", trial=[]
+    )
+    training_arguments: dict = setting(
+        {}, "any other TrainingArguments field, by name", resume="named", trainer=None
+    )
+
+    @classmethod
+    def trainer_names(cls) -> dict[str, str]:
+        """Return the settings that the trainer gets, each with the trainer's name of it."""
+        names = {f.name: f.metadata["trainer"] for f in fields(cls)}
+        return {name: other or name for name, other in names.items() if other is not None}
+
+    @classmethod
+    def of_trials(cls) -> dict[str, Any]:
+        """Return the settings that are the same in every trial, with their values."""
+        values = {f.name: f.metadata["trial"] for f in fields(cls)}
+        return {name: value for name, value in values.items() if value is not UNSET}
 
     def check(self) -> None:
         paths.check_name("run", self.run)
@@ -167,7 +271,7 @@ class TrainSettings(Settings):
         if self.block_size and self.block_size < 8:
             raise UserError("block_size", f"must be at least 8, got {self.block_size}", "or 0")
         for name in self.allow_change:
-            if name in _FROM_THE_START:
+            if name in self.with_role("resume", "never"):
                 raise UserError(
                     "allow_change", f"{name} can't change within a run", "start a new run"
                 )

@@ -8,7 +8,7 @@ from conftest import BASE
 from neoxkit import files, paths
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs
-from neoxkit.launch import measured, trials
+from neoxkit.launch import checks, command, measured, trials
 from neoxkit.parallel import silent
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts
 
@@ -47,12 +47,23 @@ def test_no_probe_is_made_unless_asked_for(home: Path) -> None:
     assert not paths.run("unasked.probe").exists()
 
 
+def test_a_trial_is_part_of_no_setting(home: Path) -> None:
+    """What makes a training a trial is the trainer's alone."""
+    settings = trials.trial_settings(BASE.replace(run="asked", learning_rate=1e-3), "trial", 2)
+    asked = checks.check(settings, trial=True, lr_range_from=1e-7)
+    assert asked.arguments["trial"] is True and asked.arguments["lr_range_from"] == 1e-7
+    assert command.settings_of(asked.arguments) == settings
+    for name in ("trial", "lr_range_from", "dataset_sha256"):
+        with pytest.raises(UserError, match=rf"^training_arguments: {name} is "):
+            checks.check(settings.replace(training_arguments={name: 1}))
+
+
 def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -> None:
     first = trials.trial_settings(BASE.replace(run="again"), "trial", 2)
     assert trials.train(first, silent)
     folder = paths.run("again.trial")
     written = (folder / FINISHED).stat().st_mtime_ns
-    trials._forget(first)
+    trials._forget(first, command.trainer_arguments(first) | {"trial": True})
     assert (folder / FINISHED).stat().st_mtime_ns == written
     other = first.replace(per_device_train_batch_size=2)
     assert trials.train(other, silent)

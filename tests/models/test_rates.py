@@ -100,10 +100,10 @@ def test_a_run_that_goes_on_goes_on_with_the_same_number(home: Path, pretrained:
     settings = SMALL.replace(run="goes-on", model_name_or_path=pretrained)
     folder = paths.run("goes-on")
     folder.mkdir(parents=True)
-    files.write_json(folder / ARGUMENTS, checks.check(settings))
+    files.write_json(folder / ARGUMENTS, checks.check(settings).arguments)
     append_event(folder, "train", step=5)
-    assert checks.check(settings)["learning_rate"] == 1e-4
-    assert checks.check(settings.replace(learning_rate=1e-4))["learning_rate"] == 1e-4
+    assert checks.check(settings).arguments["learning_rate"] == 1e-4
+    assert checks.check(settings.replace(learning_rate=1e-4)).arguments["learning_rate"] == 1e-4
 
 
 def test_what_is_far_above_is_said_in_a_sentence(home: Path, pretrained: str) -> None:
@@ -124,7 +124,7 @@ def test_a_sweep_over_0_has_a_name_and_trains_the_number(home: Path) -> None:
         "swept.learning_rate=0.0",
         "swept.learning_rate=0.001",
     ]
-    assert [checks.check(v.settings)["learning_rate"] for v in made] == [2e-3, 1e-3]
+    assert [checks.check(v.settings).arguments["learning_rate"] for v in made] == [2e-3, 1e-3]
 
 
 NOTE = "note: learning_rate 0.002 is 20 times what fits this base (0.0001, "

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from conftest import tokenize
 from neoxkit import files, paths
 from neoxkit.cli import main as cli
 from neoxkit.cli import notebooks
-from neoxkit.errors import UserError
+from neoxkit.errors import MOST_CHARACTERS, UserError
 from neoxkit.launch import checks, command, process
 from neoxkit.runs import resuming
 from neoxkit.runs.events import METRICS, append_event
@@ -220,10 +221,42 @@ def test_the_yes_to_replace_is_no_part_of_the_data(started: Path) -> None:
     assert (paths.tokenized("kept") / files.MANIFEST).read_bytes() == before
 
 
-def test_a_setting_that_came_later_is_no_change() -> None:
-    """Runs of an earlier version resume, and flags from a shell are text."""
-    old = {"learning_rate": 1e-3}
-    resuming.refuse_changes(old, old | {"lora_rank": 0})
-    resuming.refuse_changes(old, {"learning_rate": "0.001", "lora_rank": "0"})
-    with pytest.raises(UserError, match="lora_rank None -> 4"):
-        resuming.refuse_changes(old, old | {"lora_rank": 4})
+def other(name: str) -> object:
+    """Return a value of a setting that differs from its default."""
+    setting = TrainSettings.__dataclass_fields__[name]
+    default = getattr(TrainSettings(), name)
+    if setting.metadata["choices"]:
+        return setting.metadata["choices"][-1]
+    if isinstance(default, bool | int | float):
+        return not default if isinstance(default, bool) else 2 * default + 2
+    return {str: "another", list: ["seed"], dict: {"adam_beta1": 0.8}}[type(default)]
+
+
+@pytest.mark.parametrize("name", TrainSettings().as_dict())
+def test_a_setting_may_change_as_its_role_says(started: Path, name: str) -> None:
+    """Compare the trainer's arguments as a start does, for each setting that the trainer gets."""
+    role = TrainSettings.__dataclass_fields__[name].metadata["resume"]
+    theirs = TrainSettings.trainer_names().get(name)
+    old = files.read_json(started / ARGUMENTS)
+    changed = old | ({theirs: other(name)} if theirs else {})
+    start = resuming.Start(started, changed, 1, 2, files.read_json(started / DATASET))
+    if role == "free" or not theirs:
+        resuming.refuse_changes(start)
+    else:
+        with pytest.raises(UserError, match=rf"^run: was started with other settings \({theirs} "):
+            resuming.refuse_changes(start)
+        resuming.refuse_changes(replace(start, allowed=[name]))
+    if role == "never":
+        with pytest.raises(UserError, match=rf"^allow_change: {name} can't change within a run"):
+            TrainSettings(allow_change=[name])
+    else:
+        TrainSettings(allow_change=[name])
+
+
+def test_however_many_settings_differ_each_is_named_or_counted(started: Path) -> None:
+    three = TRAIN.replace(learning_rate=1e-3, per_device_train_batch_size=4, seed=7)
+    assert "(learning_rate, per_device_train_batch_size, seed) -- " in refusal(FIRST, three)
+    more = three.replace(gradient_accumulation_steps=2, max_steps=9)
+    said = refusal(FIRST, more)
+    assert "(gradient_accumulation_steps, learning_rate, max_steps, and 2 more) -- " in said
+    assert len(said) <= MOST_CHARACTERS

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,16 @@ def test_flags_and_json_give_the_same_arguments(tmp_path: Path) -> None:
     assert {k: (v, second[k]) for k, v in first.items() if v != second[k]} == {}
     assert first["learning_rate"] == 3e-4 and first["activation_checkpointing"] is True
     assert first["deepspeed"]["zero_optimization"]["stage"] == 3
+
+
+def test_the_trainer_takes_each_setting_that_it_gets() -> None:
+    """A setting's default and choices stand once, with 02's settings."""
+    theirs = TrainSettings.trainer_names()
+    assert {*theirs.values()} <= {*arguments.known_names()}
+    own = {f.name for f in fields(arguments.KitArguments)} & {*theirs} - {"dataset"}
+    kit, settings = arguments.KitArguments(), TrainSettings()
+    assert {n: getattr(kit, n) for n in own} == {n: getattr(settings, n) for n in own}
+    assert len(own) == 10
 
 
 NOUGHT = {"max_grad_norm": 0, "num_replies": 0, "warmup_steps": 0}
@@ -116,6 +126,8 @@ def test_the_users_command_is_taken_to_the_letter() -> None:
         (["--layout", "loose"], "command line: argument --layout: invalid choice: 'loose'"),
         (["--deepspeed", "nowhere.json"], "deepspeed: 'nowhere.json' does not exist in"),
         (["--eval_strategy", "sometimes"], "command line: argument --eval_strategy"),
+        (["--lora_rank", "-1"], "lora_rank: must be at least 0, got -1 -- choose 0 or more"),
+        (["--num_train_epochs", "0"], "num_train_epochs: must be above 0, got 0 -- choose more"),
     ],
 )
 def test_mistakes_are_one_line(flags: list[str], sentence: str) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig
 from neoxkit.data.conversation import Names
 from neoxkit.models import sharing
 from neoxkit.models.tiny import tiny_folder
+from neoxkit.settings import TrainSettings
 
 
 def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_path: Path) -> None:
@@ -52,15 +53,15 @@ def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
     }  # fmt: skip
     source = {"path": str(tmp_path / "secret" / "mine.txt"), "sha256": "abc"}
     manifest = {"source": source, "sides": {"train": {"conversations": 7}}, "train_on": "agent"}
-    card = sharing.card(facts, manifest, dict.fromkeys(sharing.SETTINGS, 1))
+    card = sharing.card(facts, manifest, dict.fromkeys(TrainSettings.with_role("card"), 1))
     assert card.startswith("---\nlibrary_name: transformers\n") and "base_model" not in card
     assert "# base, fine-tuned on mine.txt" in card and "`Joi:`" in card
     assert "secret" not in card and "transformers 5." in card
     facts["base"] = "EleutherAI/pythia-70m"
-    card = sharing.card(facts, manifest, dict.fromkeys(sharing.SETTINGS, 1))
+    card = sharing.card(facts, manifest, dict.fromkeys(TrainSettings.with_role("card"), 1))
     assert "base_model: EleutherAI/pythia-70m" in card and "Warning" not in card
     facts["warnings"] = ["the train loss rose"]
-    card = sharing.card(facts, manifest, dict.fromkeys(sharing.SETTINGS, 1))
+    card = sharing.card(facts, manifest, dict.fromkeys(TrainSettings.with_role("card"), 1))
     assert "\n\n**Warning.** the train loss rose\n\n**Data.**" in card
 
 

@@ -50,7 +50,7 @@ from neoxkit.models.generation import ENDINGS
 from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import EventReader, read_events
-from neoxkit.runs.folder import FINISHED, LOG, finished_facts, standing_of, state_of
+from neoxkit.runs.folder import ARGUMENTS, FINISHED, LOG, finished_facts, standing_of, state_of
 from neoxkit.settings import TrainSettings
 
 pytestmark = pytest.mark.process
@@ -503,10 +503,23 @@ def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
     done = command(*line, cwd=home, env=environment(1))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "notice: --evaluation_strategy is --eval_strategy in transformers 5" in done.stdout
-    assert state_of(home / "custom") == "finished"
+    assert finished_facts(home / "custom")["step"] == 6  # neither a trial nor anything else
+    assert files.read_json(home / "custom" / ARGUMENTS)["learning_rate"] == 5e-6
+    alone = command(*line[4:], cwd=home, env=environment(1))  # python -m, without the launcher
+    assert alone.returncode == 2 and alone.stderr.endswith(
+        "error: deepspeed: was asked for without its launcher -- "
+        "start this with deepspeed --module neoxkit.train, or leave --deepspeed out\n"
+    )
     again = command(*line, "--fp16", cwd=home, env=environment(1))
     assert again.returncode == 2
     assert "error: fp16: needs a GPU and there is none" in again.stderr
+
+
+def test_without_deepspeed_one_process_trains(home: Path) -> None:
+    flags = ["--dataset", "data/tokenized/small", "--output_dir", "plain", "--max_steps", "2"]
+    done = command("neoxkit.train", *flags, "--do_train", cwd=home, env=environment(1))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert finished_facts(home / "plain")["step"] == 2
 
 
 def test_from_scratch_under_zero3_keeps_its_base_and_trains_the_real_shape(home: Path) -> None:

@@ -1,6 +1,6 @@
 """The checks before anything slow starts."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from neoxkit.errors import UserError
 from neoxkit.launch import command
 from neoxkit.models import loading
 from neoxkit.runs import resuming
-from neoxkit.runs.folder import ARGUMENTS, finished_facts, state_of
+from neoxkit.runs.folder import finished_facts
+from neoxkit.runs.resuming import Start
 from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
 
 
@@ -27,54 +28,50 @@ def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
         reading.read(questions, *source.names)
 
 
-def check(settings: TrainSettings, dialled: Collection[str] = ()) -> dict[str, Any]:
-    """Check all that can be checked without loading a model; return the trainer's arguments.
+def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) -> Start:
+    """Check all that can be checked without loading a model; return the start.
 
     Refuse a run folder that was started with other settings, other data or other ranks; `dialled`
-    names the settings that dials have changed.
+    names the settings that dials have changed, `trial` are a trial's arguments (trials.py).
     """
-    data = paths.tokenized(settings.dataset)
-    manifest = tokenized.load_manifest(data)
+    manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
     tokenized.check_block_size(settings.block_size, manifest)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
-    arguments = _check_start(settings, base, dialled)
-    if _resumes(settings) and "dataset" not in settings.allow_change:
-        resuming.refuse_other_data(paths.run(settings.run), manifest, arguments["dataset_sha256"])
-    return arguments
+    _check_model(settings, base)
+    arguments = command.trainer_arguments(settings, base) | trial
+    return _check_start(settings, arguments, manifest, dialled)
 
 
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
-    _check_start(settings, settings.model_name_or_path or first.model_name_or_path)
-    if _resumes(settings) and "dataset" not in settings.allow_change:
-        resuming.refuse_other_data(paths.run(settings.run), resuming.planned_data(first))
-
-
-def _resumes(settings: TrainSettings) -> bool:
-    """Tell whether this start would resume (or show) an earlier one."""
-    folder = paths.run(settings.run)
-    started = (folder / ARGUMENTS).exists() and state_of(folder) != "new"
-    return started and not settings.restart
+    base = settings.model_name_or_path or first.model_name_or_path
+    _check_model(settings, base)
+    arguments = command.trainer_arguments(settings, base)
+    del arguments["dataset_sha256"]  # of a dataset that 01_tokenize may replace
+    _check_start(settings, arguments, resuming.planned_data(first))
 
 
 def _check_start(
-    settings: TrainSettings, base: str, dialled: Collection[str] = ()
-) -> dict[str, Any]:
-    """Run the checks that need no dataset; return the trainer's arguments."""
-    _check_model(settings, base)
-    arguments = command.trainer_arguments(settings, base)
+    settings: TrainSettings,
+    arguments: Mapping[str, Any],
+    data: Mapping[str, Any],
+    dialled: Collection[str] = (),
+) -> Start:
     if settings.precision == "fp16" and not machine.num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
-    ranks = machine.num_ranks(settings)
-    if _resumes(settings):
-        folder = paths.run(settings.run)
-        began = files.read_json(folder / ARGUMENTS)
-        dials = {*resuming.dialled(folder), *dialled}
-        resuming.refuse_changes(began, arguments, settings.allow_change, dials)
-        config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
-        stage = config.get("zero_optimization", {}).get("stage", 0)
-        resuming.refuse_other_ranks(folder, ranks, stage, settings.allow_change)
-    return arguments
+    config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
+    start = Start(
+        folder=paths.run(settings.run),
+        arguments=arguments,
+        num_ranks=machine.num_ranks(settings),
+        zero_stage=config.get("zero_optimization", {}).get("stage", 0),
+        data=data,
+        allowed=settings.allow_change,
+        dialled=dialled,
+        restart=settings.restart,
+    )
+    resuming.refuse(start)
+    return start
 
 
 def _check_model(settings: TrainSettings, base: str) -> None:

@@ -7,7 +7,6 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from neoxkit.data import tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.models import loading, rates
 from neoxkit.runs.folder import state_of
-from neoxkit.settings import TINY, TRAINER_NAMES, TrainSettings
+from neoxkit.settings import TINY, TrainSettings
 
 _REPORTERS = (
     "tensorboard",
@@ -28,20 +27,11 @@ _REPORTERS = (
     "trackio",
     "swanlab",
 )
-# Settings that the trainer does not get.
-_NOT_THE_TRAINERS = (
-    "num_ranks",
-    "restart",
-    "training_arguments",
-    "hub_model_id",
-    "probe_steps",
-    "range_test_steps",
-)
-# Arguments that the trainer gets besides the settings.
-_BESIDE = (
-    "output_dir", "dataset_sha256", "do_train", "do_eval", "eval_strategy", "save_strategy",
-    "use_cpu",
-)  # fmt: skip
+# What every start by the kit has in common.
+_ALWAYS = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "save_strategy": "steps"}
+# Arguments of a trial (trials.py), which are not settings either.
+_TRIALS = {"trial", "lr_range_from"}
+_NOT_SETTINGS = {*_ALWAYS, *_TRIALS, "dataset_sha256", "use_cpu"}
 
 
 def fitting_rate(settings: TrainSettings, base: str = "") -> rates.Fit:
@@ -76,20 +66,13 @@ def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]
     Paths below the kit's root are relative to it, so that a checkout can be moved. A learning rate
     of 0 becomes a number (`complete`).
     """
-    values = {
-        TRAINER_NAMES.get(k, k): v
-        for k, v in complete(settings, base).as_dict().items()
-        if k not in _NOT_THE_TRAINERS
-    }
+    given = complete(settings, base)
+    values = {theirs: getattr(given, ours) for ours, theirs in given.trainer_names().items()}
     data = paths.tokenized(settings.dataset)
-    values |= {
+    values |= _ALWAYS | {
         "output_dir": paths.short(paths.run(settings.run)),
         "dataset": paths.short(data),
         "dataset_sha256": tokenized.sha256(data),
-        "do_train": True,
-        "do_eval": True,
-        "eval_strategy": "steps",
-        "save_strategy": "steps",
         "use_cpu": machine.num_gpus() == 0,
     }
     config = paths.ds_config("ds_config", settings.ds_config)
@@ -103,9 +86,9 @@ def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]
 
 def settings_of(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettings:
     """Return the settings of 02_train that gave these `trainer_arguments`, with `ranks` ranks."""
-    ours = {TRAINER_NAMES.get(f.name, f.name): f.name for f in fields(TrainSettings)}
+    ours = {theirs: name for name, theirs in TrainSettings.trainer_names().items()}
     values = {ours[name]: value for name, value in arguments.items() if name in ours}
-    others = arguments.keys() - ours.keys() - {*_BESIDE}
+    others = arguments.keys() - ours.keys() - _NOT_SETTINGS
     values |= {
         "run": Path(arguments["output_dir"]).name,
         "dataset": Path(arguments["dataset"]).name,
@@ -163,7 +146,7 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
         if new := RENAMED.get(name):
             remedy = f"use {new[0]}" if new[0] else "leave it out"
             raise UserError("training_arguments", f"transformers 5 no longer has {name}", remedy)
-        if name not in known_names():
+        if name in _TRIALS or name not in known_names():
             remedy = near(name, known_names(), "see transformers' TrainingArguments")
             raise UserError("training_arguments", f"{name} is not one of them", remedy)
     return dict(settings.training_arguments)

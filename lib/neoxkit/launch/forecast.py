@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEAST_SHOWN_GIB = 0.005  # smaller parts are not shown
-# The settings that memory depends on.
-OF_MEMORY = (
-    "dataset", "model_name_or_path", "lora_rank", "block_size", "layout", "ds_config", "num_ranks",
-    "precision", "per_device_train_batch_size", "gradient_checkpointing",
-)  # fmt: skip
 MISFIT = "DOES NOT FIT: "
 
 
@@ -225,7 +220,7 @@ def doubts(settings: Sequence[TrainSettings], at_once: int = 1) -> list[str]:
     """Name the trainings that may not fit, in words; one for each distinct need of memory."""
     first: dict[tuple, TrainSettings] = {}
     for one in settings:
-        first.setdefault(tuple(getattr(one, name) for name in OF_MEMORY), one)
+        first.setdefault(tuple(getattr(one, name) for name in one.with_role("memory")), one)
     found = {one.run: on_dataset(one, at_once=at_once) for one in first.values()}
     return [f"{run}, {one.misfit}" for run, one in found.items() if not one.fits]
 

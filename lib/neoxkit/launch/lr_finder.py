@@ -86,8 +86,7 @@ def find(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | No
     test = trials.trial_settings(
         settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST
     )
-    rising = test.training_arguments | {"lr_range_from": LOWEST}
-    finite = trials.train(test.replace(training_arguments=rising), show("range test, steps"))
+    finite = trials.train(test, show("range test, steps"), lr_range_from=LOWEST)
     events = history(read_events(paths.run(test.run)))
     train = [e for e in events if e["event"] == "train"]
     return analyse([e["learning_rate"] for e in train], [e["loss"] for e in train], not finite)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxkit import files, machine, paths
+from neoxkit import files, paths
 from neoxkit.errors import (
     KINDS,
     LOCKED,
@@ -131,52 +131,54 @@ def attach(run: str) -> Training:
 
 
 def start(
-    settings: TrainSettings, dialled: Mapping[str, tuple[Any, Any]] | None = None
+    settings: TrainSettings,
+    dialled: Mapping[str, tuple[Any, Any]] | None = None,
+    **trial: Any,
 ) -> Training:
     """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree.
 
     `dialled`: the parameters that dials have changed (`Controls.overrides`), kept with the run in
-    case it is resumed without them.
+    case it is resumed without them. `trial`: the trainer's arguments of a trial (trials.py).
 
     A finished run is not started again: the Training returned has already ended well. Nor is one
     that this process has started and that still runs.
     """
-    folder = paths.run(settings.run)
-    dialled = dialled or {}
-    arguments = checks.check(settings, dialled)
+    asked = checks.check(settings, dialled or {}, **trial)
+    folder = asked.folder
     own = _started.get(folder)
     if own and own.poll() is None:
-        began = files.read_json(folder / ARGUMENTS)
-        dials = {*resuming.dialled(folder), *dialled}
-        resuming.refuse_changes(began, arguments, settings.allow_change, dials)
+        resuming.refuse_changes(asked)
         return own
     lock.refuse_locked(folder)
-    state = state_of(folder)
-    if settings.restart and state != "new":
+    if settings.restart and state_of(folder) != "new":
         set_aside(folder)
-        state = "new"
     metrics = folder / METRICS
     since = metrics.stat().st_size if metrics.exists() else 0
-    if state == "finished":
+    if state_of(folder) == "finished":
         return Training(folder, None, since)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / ARGUMENTS, arguments)
-    (folder / DIALS).unlink(missing_ok=True)
-    if dialled:
-        files.write_json(folder / DIALS, dialled)
-    lock.answer_stop(folder)
-    ranks = machine.num_ranks(settings)
-    if state == "new":
-        run_card.announce(folder, ranks, command.as_started(arguments, ranks))
+    _write(asked, dialled or {})
+    if state_of(folder) == "new":
+        as_started = command.as_started(asked.arguments, asked.num_ranks)
+        run_card.announce(folder, asked.num_ranks, as_started)
     guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(folder), "--"]
     process = subprocess.Popen(
-        [*guard, *command.runner_command(ranks), str(folder / ARGUMENTS)],
+        [*guard, *command.runner_command(asked.num_ranks), str(folder / ARGUMENTS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd=paths.root(),
-        env=command.environment(ranks) | {lock.GUARDED: "1"},
+        env=command.environment(asked.num_ranks) | {lock.GUARDED: "1"},
     )
     _started[folder] = Training(folder, process, since)
     return _started[folder]
+
+
+def _write(asked: resuming.Start, dialled: Mapping[str, tuple[Any, Any]]) -> None:
+    """Write what a start leaves in the run folder for the trainer, and for a later start."""
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(asked.folder / ARGUMENTS, asked.arguments)
+    (asked.folder / DIALS).unlink(missing_ok=True)
+    if dialled:
+        files.write_json(asked.folder / DIALS, dialled)
+    lock.answer_stop(asked.folder)

@@ -17,21 +17,20 @@ from neoxkit.settings import TrainSettings
 
 def trial_settings(settings: TrainSettings, name: str, steps: int, **changes: Any) -> TrainSettings:
     """Return the settings of a trial of `steps` steps, runs/<run>.<name>, evaluated at the end."""
-    others = settings.training_arguments | {"trial": True}
-    return settings.replace(
-        run=f"{settings.run}.{name}", max_steps=steps, logging_steps=1, save_steps=steps,
-        eval_steps=steps, num_replies=0, probe_steps=0, range_test_steps=0, hub_model_id="",
-        restart=False, allow_change=[], training_arguments=others,
-    ).replace(**changes)  # fmt: skip
+    once = dict.fromkeys(("max_steps", "save_steps", "eval_steps"), steps)
+    run = f"{settings.run}.{name}"
+    return settings.replace(**settings.of_trials(), **once, run=run).replace(**changes)
 
 
-def train(settings: TrainSettings, progress: Progress) -> bool:
+def train(settings: TrainSettings, progress: Progress, **arguments: Any) -> bool:
     """Train to the end (True), or to the step whose loss or gradient is not finite (False).
 
     A finished trial with the same settings is not run again; one with other settings is replaced.
+    `arguments`: more of the trainer's arguments.
     """
-    _forget(settings)
-    training = process.start(settings)
+    arguments["trial"] = True
+    _forget(settings, command.trainer_arguments(settings) | arguments)
+    training = process.start(settings, **arguments)
     reader, step = EventReader(training.folder), 0
     try:
         while training.poll() is None:
@@ -55,12 +54,12 @@ def probe(settings: TrainSettings, show: Callable[[str], Progress]) -> None:
     """
     if settings.probe_steps:
         test = trial_settings(settings, "probe", settings.probe_steps)
-        _forget(test, even_the_same=True)
+        _forget(test)
         train(test, show("probe, steps"))
 
 
-def _forget(settings: TrainSettings, even_the_same: bool = False) -> None:
-    """Delete the earlier trial of this name if it had other settings.
+def _forget(settings: TrainSettings, unless: dict[str, Any] | None = None) -> None:
+    """Delete the earlier trial of this name, unless it had these of the trainer's arguments.
 
     Nothing else is deleted: a person's own run of that name is refused as usual.
     """
@@ -68,6 +67,5 @@ def _forget(settings: TrainSettings, even_the_same: bool = False) -> None:
     if not is_trial(folder):
         return
     lock.refuse_locked(folder)
-    began = files.read_json(folder / ARGUMENTS)
-    if even_the_same or began != command.trainer_arguments(settings):
+    if files.read_json(folder / ARGUMENTS) != unless:
         shutil.rmtree(folder)

@@ -16,14 +16,9 @@ from neoxkit.errors import UserError, shorten
 from neoxkit.models import loading, lora
 from neoxkit.runs import card as run_card
 from neoxkit.runs.folder import finished_facts
-from neoxkit.settings import TINY
+from neoxkit.settings import TINY, TrainSettings
 
 QUESTION = "Hello!"
-SETTINGS = (
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm",
-    "seed",
-)  # fmt: skip
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
@@ -210,7 +205,7 @@ def card(
             "",
             "| setting | value |",
             "|---|---|",
-            *(f"| {name} | {arguments[name]} |" for name in SETTINGS),
+            *(f"| {name} | {arguments[name]} |" for name in TrainSettings.with_role("card")),
             "",
         ]
     )

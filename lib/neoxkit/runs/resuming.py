@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +11,66 @@ from neoxkit.data import tokenized
 from neoxkit.errors import UserError, shorten
 from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, is_trial, state_of
-from neoxkit.settings import TRAINER_NAMES, TokenizeSettings
+from neoxkit.settings import TokenizeSettings, TrainSettings
 
 MOST_ZERO_STAGE = 2  # under ZeRO 3 a converted checkpoint gave other losses (DeepSpeed 0.19)
 
-# A resumed run may differ from its first start in these settings.
-_MAY_CHANGE = {
-    "logging_steps",
-    "num_replies",
-    "report_to",
-    "per_device_eval_batch_size",
-    "save_total_limit",
-    "allow_change",
-}
-_LATER = {"lora_rank": 0}  # values for runs of earlier versions, which lacked the setting
-_OF_THE_DATA = {"dataset_sha256"}  # refuse_other_data reports it in words
+_OF_THE_DATA = "dataset_sha256"  # refuse_other_data reports it in words
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
+_ROOM = 70  # characters of a refusal for the settings that differ
 
 
-def refuse_changes(
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    allowed: Sequence[str] = (),
-    dialled: Collection[str] = (),
-) -> None:
-    """Refuse to resume a run with other settings, with a list old -> new.
+@dataclass(frozen=True)
+class Start:
+    """What a run is to be started with, again if it resumes.
 
-    `dialled`: settings whose parameter a dial changed, at the start or now.
+    `arguments` are the trainer's, `data` the dataset's manifest or what is known of it before
+    01_tokenize runs (`planned_data`; then there is no dataset_sha256 among the arguments).
+    `allowed` names the settings that may differ from the run's first start (allow_change),
+    `dialled` those that dials have changed now; `restart` sets an earlier run aside.
     """
-    free = _MAY_CHANGE | _OF_THE_DATA | {TRAINER_NAMES.get(name, name) for name in allowed}
+
+    folder: Path
+    arguments: Mapping[str, Any]
+    num_ranks: int
+    zero_stage: int | None
+    data: Mapping[str, Any]
+    allowed: Sequence[str] = ()
+    dialled: Collection[str] = ()
+    restart: bool = False
+
+    @property
+    def resumes(self) -> bool:
+        """Whether this start would resume (or show) an earlier one."""
+        started = (self.folder / ARGUMENTS).exists() and state_of(self.folder) != "new"
+        return started and not self.restart
+
+
+def refuse(start: Start) -> None:
+    """Refuse to resume a run with other settings, other ranks or other data than it has."""
+    if start.resumes:
+        refuse_changes(start)
+        refuse_other_ranks(start)
+        if "dataset" not in start.allowed:
+            refuse_other_data(start)
+
+
+def refuse_changes(start: Start) -> None:
+    """Refuse to resume a run with other settings, with a list old -> new."""
+    old, new = files.read_json(start.folder / ARGUMENTS), start.arguments
+    theirs = TrainSettings.trainer_names()
+    named = {*TrainSettings.with_role("resume", "free"), *start.allowed}
+    free = {_OF_THE_DATA} | {theirs.get(name, name) for name in named}
     changed = {
-        name: f"{_shown(old.get(name))} -> {_shown(new.get(name))}"
+        name: f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
         for name in sorted({*old, *new} - free)
-        if str(old.get(name, _LATER.get(name))) != str(new.get(name, _LATER.get(name)))
+        if old.get(name) != new.get(name)
     }
     if not changed:
         return
-    by_dial = [name for name in changed if name in dialled]
-    said = [f"{name} {how}{' by a dial' * (name in by_dial)}" for name, how in changed.items()]
+    dials = {*dialled(start.folder), *start.dialled}
+    by_dial = [name for name in changed if name in dials]
+    said = "; ".join(f"{how}{' by a dial' * (n in by_dial)}" for n, how in changed.items())
     remedy = "restore them, name them in allow_change, choose another run name, or set restart"
     if by_dial:
         turn = " and ".join(f"{name} to {_shown(old.get(name))}" for name in by_dial)
@@ -55,7 +78,21 @@ def refuse_changes(
             "and restore the rest" if len(by_dial) < len(changed) else "or choose another run name"
         )
         remedy = f"turn the dial {turn} or set that parameter, {rest}"
-    raise UserError("run", f"was started with other settings ({'; '.join(said)})", remedy)
+    what = said if len(said) <= _ROOM else _names([*changed])
+    raise UserError("run", f"was started with other settings ({what})", remedy)
+
+
+def _names(changed: Sequence[str]) -> str:
+    """List as many names as there is room for, and count the rest.
+
+    >>> _names(["gradient_accumulation_steps", "learning_rate", "max_steps", "num_train_epochs"])
+    'gradient_accumulation_steps, learning_rate, max_steps, and 1 more'
+    """
+    for more in range(len(changed)):
+        shown = ", ".join(changed[: len(changed) - more]) + (f", and {more} more" if more else "")
+        if len(shown) <= _ROOM:
+            break
+    return shown
 
 
 def dialled(folder: Path) -> dict[str, list[Any]]:
@@ -64,18 +101,17 @@ def dialled(folder: Path) -> dict[str, list[Any]]:
     return files.read_json(path) if path.is_file() else {}
 
 
-def refuse_other_ranks(
-    folder: Path, num_ranks: int, zero_stage: int | None, allowed: Sequence[str] = ()
-) -> None:
+def refuse_other_ranks(start: Start) -> None:
     """Refuse a checkpoint written by another number of ranks or with another ZeRO stage.
 
-    It can be converted to another number of ranks if `allowed` names `num_ranks`.
+    It can be converted to another number of ranks if allow_change names `num_ranks`.
     """
-    for checkpoint in checkpoints.whole(folder)[-1:]:
+    for checkpoint in checkpoints.whole(start.folder)[-1:]:
         manifest = checkpoints.manifest(checkpoint)
-        was, now = (manifest["num_ranks"], manifest["zero_stage"]), (num_ranks, zero_stage)
+        was = (manifest["num_ranks"], manifest["zero_stage"])
+        now = (start.num_ranks, start.zero_stage)
         convertible = was[1] == now[1] and (now[1] or 0) <= MOST_ZERO_STAGE
-        if was == now or (convertible and "num_ranks" in allowed):
+        if was == now or (convertible and "num_ranks" in start.allowed):
             continue
         first = "add num_ranks to allow_change" if convertible else "go back"
         raise UserError(
@@ -94,13 +130,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-def refuse_other_data(folder: Path, now: Mapping[str, Any], sha256: str = "") -> None:
+def refuse_other_data(start: Start) -> None:
     """Refuse to resume a run on data other than it was started with.
 
-    `now` is the dataset's manifest, with its `sha256`, or the plan of 01_tokenize (`planned_data`).
     A run that did not keep its manifest can only be compared by the hash.
     """
-    was_sha256 = files.read_json(folder / ARGUMENTS).get("dataset_sha256")
+    folder, now, sha256 = start.folder, start.data, start.arguments.get(_OF_THE_DATA)
+    was_sha256 = files.read_json(folder / ARGUMENTS).get(_OF_THE_DATA)
     was = _manifest_of(folder, now["settings"]["dataset"], was_sha256)
     differs = differences(was, now) if was else []
     if (sha256 and sha256 == was_sha256) or (not sha256 and not differs):

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,8 +13,9 @@ from transformers.utils import is_torch_tf32_available
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near
+from neoxkit.fields import check
 from neoxkit.models import loading
-from neoxkit.settings import ATTENTIONS
+from neoxkit.settings import TrainSettings
 
 # Renamed or dropped in transformers 5: old flag -> (new flag, or None; fixed value or None).
 RENAMED: dict[str, tuple[str | None, str | None]] = {
@@ -44,57 +45,41 @@ REFUSED = {
 }
 
 
+def _same(name: str) -> Any:
+    """Make a field like that setting of 02_train: its default, help text and choices."""
+    setting = TrainSettings.__dataclass_fields__[name]
+    metadata = {k: setting.metadata[k] for k in ("help", "choices") if setting.metadata[k]}
+    factory = setting.default_factory
+    given = {"default": setting.default} if factory is MISSING else {"default_factory": factory}
+    return field(**given, metadata=metadata)
+
+
 @dataclass
 class KitArguments:
     """The trainer's arguments besides transformers' TrainingArguments."""
 
-    model_name_or_path: str = field(
-        default="",
-        metadata={"help": "The base: tiny, a hub name or a folder; default: the dataset's."},
-    )
-    from_scratch: bool = field(
-        default=False, metadata={"help": "Start from random weights of its shape."}
-    )
-    lora_rank: int = field(
-        default=0, metadata={"help": "Train LoRA adapters of this rank; 0: all weights."}
-    )
-    dataset: str = field(default="", metadata={"help": "The folder that 01_tokenize wrote."})
-    dataset_sha256: str = field(default="", metadata={"help": "Its manifest's SHA-256; checked."})
-    block_size: int = field(default=0, metadata={"help": "Longest conversation; 0: the dataset's."})
-    layout: str = field(
-        default="packed", metadata={"help": "packed or padded.", "choices": ["packed", "padded"]}
-    )
-    row_tokens: int = field(
-        default=0, metadata={"help": "Length of a packed row; 0: by the attention kernel."}
-    )
-    attn_implementation: str = field(
-        default="auto",
-        metadata={
-            "help": f"{', '.join(ATTENTIONS)}.",
-            "choices": list(ATTENTIONS),
-        },
-    )
-    precision: str = field(
-        default="auto",
-        metadata={"help": "auto, fp32, bf16, fp16.", "choices": ["auto", "fp32", "bf16", "fp16"]},
-    )
+    model_name_or_path: str = _same("model_name_or_path")
+    from_scratch: bool = _same("from_scratch")
+    lora_rank: int = _same("lora_rank")
+    dataset: str = field(default="", metadata={"help": "the folder that 01_tokenize wrote"})
+    dataset_sha256: str = field(default="", metadata={"help": "its manifest's SHA-256; checked"})
+    block_size: int = _same("block_size")
+    layout: str = _same("layout")
+    row_tokens: int = _same("row_tokens")
+    attn_implementation: str = _same("attn_implementation")
+    precision: str = _same("precision")
     lr_range_from: float = field(
         default=0.0,
-        metadata={"help": "Range test: the rate rises from here to learning_rate; 0: none."},
+        metadata={"help": "range test: the rate rises from here to learning_rate; 0: none"},
     )
-    trial: bool = field(default=False, metadata={"help": "Write neither a checkpoint nor a model."})
-    num_replies: int = field(
-        default=3, metadata={"help": "Questions answered at every evaluation; 0: none."}
-    )
-    allow_change: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Arguments that may differ from those the run started with."},
-    )
+    trial: bool = field(default=False, metadata={"help": "write neither a checkpoint nor a model"})
+    num_replies: int = _same("num_replies")
+    allow_change: list[str] = _same("allow_change")
     use_fast_tokenizer: bool = field(
-        default=True, metadata={"help": "Accepted for the examples' sake; always fast."}
+        default=True, metadata={"help": "accepted for the examples' sake; always fast"}
     )
     overwrite_cache: bool = field(
-        default=False, metadata={"help": "Accepted for the examples' sake; nothing is cached."}
+        default=False, metadata={"help": "accepted for the examples' sake; nothing is cached"}
     )
 
 
@@ -105,7 +90,7 @@ class Parsed:
     kit: KitArguments
     training: TrainingArguments
     notices: list[str]
-    flags: dict[str, str] | None = None  # from a shell; None where a notebook wrote a file
+    given: dict[str, Any] = field(default_factory=dict)  # by a file, or by flags and defaults
     fitting_rate: float | None = None  # the rate that fits the base, once known
 
 
@@ -120,11 +105,12 @@ def parse(argv: Sequence[str]) -> Parsed:
     # The launcher adds this one; the environment's LOCAL_RANK says the same.
     argv = [a for a in argv if not a.startswith("--local_rank")]
     if len(argv) == 1 and argv[0].endswith(".json"):
-        values = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-        return build(_rename(values, notices), notices)
-    given = _from_flags(argv, notices)
-    parsed = build(given, notices)
-    parsed.flags = {k: str(v) for k, v in given.items()}
+        given = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+        parsed = build(_rename(given, notices), notices)
+    else:
+        given = _from_flags(argv, notices)
+        parsed = build(given, notices)
+    parsed.given = dict(given)
     return parsed
 
 
@@ -200,6 +186,7 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     for name in values:
         if name not in known_names():
             raise _unknown(name)
+    _check_rules(values)
     kit = KitArguments(**{k: v for k, v in values.items() if k in names})
     training = {k: v for k, v in values.items() if k not in names}
     for name, why in REFUSED.items():
@@ -225,6 +212,18 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     except (TypeError, ValueError) as fault:
         message = " ".join(str(fault).split())[:120]
         raise UserError("arguments", message, "correct the named argument") from fault
+
+
+def _check_rules(values: Mapping[str, Any]) -> None:
+    """Hold a number to the bounds of the setting that it is, as in a notebook.
+
+    Choices are held by the parser, and transformers has more of them (schedules) than a notebook.
+    """
+    rules = TrainSettings.__dataclass_fields__
+    for ours, theirs in TrainSettings.trainer_names().items():
+        value = values.get(theirs)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            check(theirs, value, rules[ours].metadata)
 
 
 def _deepspeed(value: str | None, notices: list[str]) -> dict[str, Any] | None:
@@ -265,6 +264,6 @@ def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[st
 
 def zero_stage(args: TrainingArguments) -> int | None:
     """Return DeepSpeed's ZeRO stage; None without DeepSpeed."""
-    if args.hf_deepspeed_config is None:
+    if not args.deepspeed:
         return None
     return args.hf_deepspeed_config.get_value("zero_optimization.stage", 0)

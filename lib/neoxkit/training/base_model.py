@@ -98,7 +98,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
         loading.load_tokenizer(name).save_pretrained(part)
         flush_all(part)
         part.rename(base)
-        if args.hf_deepspeed_config:
+        if args.deepspeed:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
     distributed.barrier()
     return base
@@ -135,5 +135,5 @@ def _num_parameters(kit: arguments.KitArguments, args: TrainingArguments) -> tup
         total = model.num_parameters()
         return total, lora.num_trained(model, kit.lora_rank) if kit.lora_rank else total
     finally:
-        if args.hf_deepspeed_config:
+        if args.deepspeed:
             set_hf_deepspeed_config(args.hf_deepspeed_config)

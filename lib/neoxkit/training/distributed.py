@@ -8,6 +8,8 @@ import torch
 from deepspeed import comm
 from deepspeed.runtime.zero import stage_1_and_2
 
+from neoxkit.errors import UserError
+
 
 def is_first() -> bool:
     """Tell whether this is rank 0, which writes the files that are written once."""
@@ -17,6 +19,14 @@ def is_first() -> bool:
 def is_alone() -> bool:
     """Tell whether this rank is the only one."""
     return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def check_launcher() -> None:
+    """Refuse DeepSpeed in a process that no launcher has given a rank."""
+    if "RANK" not in os.environ:
+        what = "was asked for without its launcher"
+        remedy = "start this with deepspeed --module neoxkit.train, or leave --deepspeed out"
+        raise UserError("deepspeed", what, remedy)
 
 
 def barrier() -> None:

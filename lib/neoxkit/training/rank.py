@@ -17,7 +17,7 @@ from neoxkit.errors import UserError
 from neoxkit.models import flops, loading
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
-from neoxkit.runs import heartbeat, lock, resuming
+from neoxkit.runs import heartbeat, lock
 from neoxkit.runs.folder import state_of
 from neoxkit.training import arguments, base_model, distributed, export, resume
 from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
@@ -30,7 +30,8 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     Return False if it was asked to stop: its last step is saved, and it can be resumed.
     """
     kit, args = parsed.kit, parsed.training
-    if args.hf_deepspeed_config:
+    if args.deepspeed:
+        distributed.check_launcher()
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
         if not torch.cuda.is_available():
             distributed.use_broadcasts()
@@ -42,11 +43,8 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     # Held until this returns.
     held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841
-    if parsed.flags is not None:
-        resume.record_flags(folder, parsed.flags, kit.allow_change)
+    resume.check_start(folder, parsed, manifest)
     resume.keep_manifest(folder, manifest, kit.allow_change)
-    stage = arguments.zero_stage(args)
-    resuming.refuse_other_ranks(folder, args.world_size, stage, kit.allow_change)
     checkpoint = resume.newest_checkpoint(folder, parsed)
     base_model.check_needs(parsed, folder)
     model = base_model.load(parsed, folder)
@@ -113,7 +111,7 @@ def _trainer(
 def _made_of(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the run card's facts besides the base's files and the starts."""
     kit, args = parsed.kit, parsed.training
-    config = args.hf_deepspeed_config.config if args.hf_deepspeed_config else {}
+    config = args.hf_deepspeed_config.config if args.deepspeed else {}
     return {
         "run": folder.name,
         "base": kit.model_name_or_path,

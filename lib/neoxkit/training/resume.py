@@ -8,6 +8,7 @@ from neoxkit import files
 from neoxkit.runs import checkpoints, lock, resuming
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS, DATASET, state_of
+from neoxkit.runs.resuming import Start
 from neoxkit.training import arguments, distributed, universal
 
 
@@ -28,14 +29,19 @@ def newest_checkpoint(folder: Path, parsed: arguments.Parsed) -> str | None:
     return path or None
 
 
-def record_flags(folder: Path, flags: dict[str, str], allowed: Sequence[str]) -> None:
-    """Keep a shell's flags as a notebook's are kept, and refuse to resume with other flags."""
+def check_start(folder: Path, parsed: arguments.Parsed, manifest: dict[str, Any]) -> None:
+    """Refuse to resume a run with other settings, ranks or data; record its arguments.
+
+    A notebook has checked and recorded them before: then nothing differs.
+    """
+    kit, args = parsed.kit, parsed.training
+    given = parsed.given | {"dataset_sha256": kit.dataset_sha256}
+    stage = arguments.zero_stage(args)
+    resuming.refuse(Start(folder, given, args.world_size, stage, manifest, kit.allow_change))
+    distributed.barrier()  # every rank has read what the first one may overwrite
     path = folder / ARGUMENTS
-    if path.exists() and state_of(folder) != "new":
-        resuming.refuse_changes(files.read_json(path), flags, allowed)
-    if distributed.is_first():
-        files.write_json(path, flags)
-    distributed.barrier()
+    if distributed.is_first() and not (path.exists() and files.read_json(path) == given):
+        files.write_json(path, given)
 
 
 def keep_manifest(folder: Path, manifest: dict[str, Any], allowed: Sequence[str]) -> None:
