@@ -29,11 +29,12 @@ def of(machine: machines.Machine | None = None, **settings: object) -> forecast.
 
 
 def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, float]:
-    config = loading.without_weights("tiny").config
-    shape = memory.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
-    job = memory.Job(shape.num_parameters, num_ranks=num_ranks, zero_stage=2)
-    zero = forecast.setup(TrainSettings(), "tiny", forecast.here(TrainSettings())).zero
-    return memory.rank_gib(shape, job, memory.Batch(tokens, trained), zero)
+    config = files.read_json(forecast.paths.root() / "ds_configs" / "zero2.json")
+    job = memory.Job.of(
+        loading.without_weights("tiny"), 0, num_ranks=num_ranks, zero=config["zero_optimization"],
+        half=False, on_gpu=False, checkpointing=False,
+    )  # fmt: skip
+    return job.rank_gib(tokens, trained)
 
 
 def test_the_parts_are_those_of_the_micro_batch_that_is_made() -> None:
@@ -91,8 +92,7 @@ def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
     """Two GPUs in bf16; a run on this machine's CPU says nothing about them."""
     monkeypatch.setattr(forecast, "correction_of", lambda *_: pytest.fail("was measured here"))
     found = of(machines.machine("2x24"), per_device_train_batch_size=1, ds_config="zero2_offload")
-    shape = forecast.setup(TrainSettings(), "tiny", forecast.here(TrainSettings())).shape
-    num = shape.num_parameters
+    num = loading.without_weights("tiny").num_parameters()
     assert found.device_gib == 24.0 and found.fits
     assert found.parts["weights"] == 2 * num / 2**30 and found.parts["optimizer"] == 0
     assert found.host == {"loading": 2 * 4 * num / 2**30, "offloading": 14 * num / 2**30}
@@ -125,7 +125,7 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     folder = forecast.paths.run("corrects")
     folder.mkdir(parents=True)
     files.write_json(folder / ARGUMENTS, command.trainer_arguments(settings))
-    then = forecast.setup(settings, "tiny", forecast.here(settings)).gib(160.0, 80.0)
+    then = forecast.job_of(settings, "tiny", forecast.here(settings)).rank_gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
     last = measured.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
     monkeypatch.setattr(measured, "last_run", lambda *_: last)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,25 @@ from conftest import REPOSITORY, train_to_the_end
 
 from neoxkit import files
 from neoxkit.launch import machines
-from neoxkit.models import loading, lora, memory
+from neoxkit.models import loading
+from neoxkit.models.memory import Job
 from neoxkit.runs.events import read_events
 from neoxkit.settings import TrainSettings
 
 ZERO2 = {"stage": 2, "reduce_bucket_size": 20_000_000, "allgather_bucket_size": 200_000_000}
 
 
+def of(name: str, zero: dict = ZERO2, lora_rank: int = 0) -> Job:
+    """A training of a model on one GPU without checkpointing."""
+    one = machines.job_of(machines.SHAPES[name], zero, 1, lora_rank)
+    return replace(one, checkpointing=False)
+
+
 def test_the_shapes_have_as_many_weights_as_their_models_are_named_for() -> None:
     """Pythia counts its embeddings: 70 426 624 in pythia-70m, 20.55 billion in GPT-NeoX-20B."""
-    counted = {name: shape.num_parameters / 1e6 for name, shape in machines.SHAPES.items()}
+    counted = {
+        name: machines.num_parameters(*shape) / 1e6 for name, shape in machines.SHAPES.items()
+    }
     assert counted["pythia-70m"] == 70.426624
     assert counted["pythia-1.4b"] == pytest.approx(1414.6, abs=0.1)
     assert counted["gpt-neox-20b"] == pytest.approx(20554.6, abs=0.1)
@@ -26,10 +36,9 @@ def test_the_shapes_have_as_many_weights_as_their_models_are_named_for() -> None
 
 def test_each_part_is_what_the_formula_says() -> None:
     """A model of one layer on two ranks, in fp32 under ZeRO 2."""
-    shape = memory.Shape(width=10, layers=1, vocabulary=100)
-    job = memory.Job(shape.num_parameters, num_ranks=2, zero_stage=2)
-    found = memory.rank_gib(shape, job, memory.Batch(tokens=7, trained=3), ZERO2)
-    num = shape.num_parameters
+    job = machines.job_of((10, 1, 100), ZERO2, 2)
+    job = replace(job, half=False, on_gpu=False, checkpointing=False)
+    found, num = job.rank_gib(tokens=7, trained=3), job.num_parameters
     assert num == 2 * 1000 + 1200 + 130 + 20
     assert {name: round(gib * 2**30) for name, gib in found.items() if name != "libraries"} == {
         "weights": 4 * num,
@@ -44,14 +53,11 @@ def test_each_part_is_what_the_formula_says() -> None:
 
 
 def test_what_each_way_out_saves() -> None:
-    shape, batch = machines.SHAPES["pythia-1b"], memory.Batch(8_000, 4_000)
-    plain = memory.rank_gib(shape, machines.job_of(shape, ZERO2, 1), batch, ZERO2)
-    checkpointing = memory.rank_gib(
-        shape, machines.job_of(shape, ZERO2, 1), memory.Batch(8_000, 4_000, True), ZERO2
-    )
+    plain = of("pythia-1b").rank_gib(8_000, 4_000)
+    checkpointing = replace(of("pythia-1b"), checkpointing=True).rank_gib(8_000, 4_000)
     offload = ZERO2 | {"offload_optimizer": {"device": "cpu"}}
-    offloaded = memory.rank_gib(shape, machines.job_of(shape, offload, 1), batch, offload)
-    adapters = memory.rank_gib(shape, machines.job_of(shape, ZERO2, 1, lora_rank=8), batch, ZERO2)
+    offloaded = of("pythia-1b", offload).rank_gib(8_000, 4_000)
+    adapters = of("pythia-1b", lora_rank=8).rank_gib(8_000, 4_000)
     assert checkpointing["activations"] == plain["activations"] * (16 + 17) / (16 * 17)
     assert (
         (offloaded["optimizer"], offloaded["step"]) == (0, 0) < (plain["optimizer"], plain["step"])
@@ -60,12 +66,14 @@ def test_what_each_way_out_saves() -> None:
 
 
 def test_adapters_are_counted_as_they_are_made(home: Path) -> None:
-    model = loading.without_weights("tiny")
-    shape = memory.Shape(
-        model.config.hidden_size, model.config.num_hidden_layers, model.config.vocab_size
-    )
-    assert machines.job_of(shape, {}, 1, lora_rank=4).num_trained == lora.num_trained(model, 4)
-    assert shape.num_parameters == model.num_parameters()
+    """By the widths alone, and by the modules of a model without weights."""
+    counted = Job.of(
+        loading.without_weights("tiny"), 4, num_ranks=1, zero={}, half=True, on_gpu=True,
+        checkpointing=True,
+    )  # fmt: skip
+    shape = counted.width, counted.layers, counted.vocabulary
+    assert machines.job_of(shape, {}, 1, lora_rank=4) == counted
+    assert counted.num_trained < counted.num_parameters
 
 
 def test_the_table_in_the_readme_is_what_the_planner_says() -> None:
@@ -78,7 +86,7 @@ def test_the_table_in_the_readme_is_what_the_planner_says() -> None:
 def test_the_host_holds_what_every_rank_loads_or_what_is_offloaded() -> None:
     """With Pythia-1b each of 8 ranks loads 4 bytes per weight; one GPU offloads 14."""
     rows = {row[0]: row[1:] for row in machines.choices(machines.configurations())}
-    num = machines.SHAPES["pythia-1b"].num_parameters / 2**30
+    num = machines.num_parameters(*machines.SHAPES["pythia-1b"]) / 2**30
     assert rows["pythia-1b"][0].endswith(f", host {14 * num:,.0f}")
     assert rows["pythia-1b"][4].endswith(f", host {8 * 4 * num:,.0f}")
 
@@ -93,20 +101,17 @@ def test_a_configuration_with_room_is_preferred_to_an_earlier_one_without() -> N
 
 @pytest.mark.parametrize("gib", [6, 24, 80])
 def test_the_largest_micro_batch_fits_and_one_more_does_not(gib: int) -> None:
-    shape = machines.SHAPES["pythia-160m"]
-    job = machines.job_of(shape, ZERO2, 1)
-    num = memory.largest_micro_batch(shape, job, memory.Batch(280, 140), gib, ZERO2)
+    job = of("pythia-160m")
+    num = job.largest_micro_batch(280, 140, gib)
 
     def taken(n: int) -> float:
-        return sum(memory.rank_gib(shape, job, memory.Batch(280 * n, 140 * n), ZERO2).values())
+        return sum(job.rank_gib(280 * n, 140 * n).values())
 
     assert num and taken(num) <= gib < taken(num + 1)
 
 
 def test_what_does_not_fit_has_no_micro_batch() -> None:
-    shape = machines.SHAPES["pythia-12b"]
-    one = memory.Batch(280, 140)
-    assert memory.largest_micro_batch(shape, machines.job_of(shape, ZERO2, 1), one, 24, ZERO2) == 0
+    assert of("pythia-12b").largest_micro_batch(280, 140, 24) == 0
 
 
 # width, layers, conversations per micro-batch, checkpointing, ZeRO stage, ranks
@@ -147,10 +152,10 @@ def test_a_training_takes_what_was_predicted(
     train = [e for e in read_events(run) if e["event"] == "train"]
     tokens = [round(e["tokens"] / (1 - e["padding_share"]) / ranks) for e in train]
     largest = max(range(len(train)), key=tokens.__getitem__)
-    batch = memory.Batch(tokens[largest], train[largest]["trained_tokens"] // ranks, checkpointing)
-    shape = memory.Shape(width, layers, 50304)
     zero = files.read_json(home / "ds_configs" / f"zero{stage}.json")["zero_optimization"]
-    job = memory.Job(shape.num_parameters, num_ranks=ranks, zero_stage=stage)
-    predicted = sum(memory.rank_gib(shape, job, batch, zero).values())
+    job = machines.job_of((width, layers, 50304), zero, ranks)
+    job = replace(job, half=False, on_gpu=False, checkpointing=checkpointing)
+    parts = job.rank_gib(tokens[largest], train[largest]["trained_tokens"] // ranks)
+    predicted = sum(parts.values())
     shutil.rmtree(run)  # a checkpoint of these is large
     assert predicted == pytest.approx(max(e["memory_gib"] for e in train), rel=0.2)

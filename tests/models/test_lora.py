@@ -53,12 +53,13 @@ def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) 
 
 def test_a_checkpoint_takes_what_was_estimated(home: Path, adapted: Path) -> None:
     start = read_events(adapted)[0]
-    total = loading.without_weights("tiny").num_parameters()
-    trained = lora.num_trained(loading.without_weights("tiny"), 4)
-    assert start["num_parameters"] == total + trained
-    measured = memory.Job(total, start["num_ranks"], start["zero_stage"], num_trained=trained)
+    job = memory.Job.of(
+        loading.without_weights("tiny"), 4, num_ranks=start["num_ranks"],
+        zero={"stage": start["zero_stage"]}, half=False, on_gpu=False, checkpointing=False,
+    )  # fmt: skip
+    assert start["num_parameters"] == job.num_parameters + job.num_trained
     size = sum(f.stat().st_size for f in (adapted / "checkpoint-8").rglob("*.pt"))
-    assert size < 2**30 * measured.checkpoint_gib() + 1e6
+    assert size < 2**30 * job.checkpoint_gib() + 1e6
 
 
 def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(

@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,32 +16,40 @@ from neoxkit.runs import checkpoints
 
 BILLION = 10**9
 Usage = namedtuple("Usage", "total used free")
+OFFLOADED = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+
+
+def job(num_parameters: int, num_ranks: int, stage: int, **changes: Any) -> Job:
+    """A training of all weights in fp32 on a CPU, unless changed; `zero` adds to the stage."""
+    facts = {"width": 8, "layers": 1, "vocabulary": 16, "half": False, "on_gpu": False,
+             "checkpointing": False, "num_trained": num_parameters} | changes  # fmt: skip
+    facts["zero"] = {"stage": stage, **changes.get("zero", {})}
+    return Job(num_parameters=num_parameters, num_ranks=num_ranks, **facts)
 
 
 def test_bytes_a_weight_by_stage_and_precision() -> None:
-    def rank(**changes: object) -> dict[str, float]:
-        job = Job(num_parameters=GIB, num_ranks=4, **changes)
-        return {name: gib for name, gib in job.rank_gib().items()}
+    def rank(stage: int, **changes: Any) -> dict[str, float]:
+        return job(GIB, 4, stage, **changes).least_gib()
 
-    assert rank(zero_stage=0) == {"weights": 4, "gradients": 4, "optimizer": 12}
-    assert rank(zero_stage=1, half=True) == {"weights": 2, "gradients": 2, "optimizer": 3}
-    assert rank(zero_stage=2, half=True) == {"weights": 2, "gradients": 0.5, "optimizer": 3}
-    assert rank(zero_stage=3, half=True) == {"weights": 0.5, "gradients": 0.5, "optimizer": 3}
-    offloaded = rank(zero_stage=3, half=True, offload_optimizer=True, offload_weights=True)
+    assert rank(0) == {"weights": 4, "gradients": 4, "optimizer": 12}
+    assert rank(1, half=True) == {"weights": 2, "gradients": 2, "optimizer": 3}
+    assert rank(2, half=True) == {"weights": 2, "gradients": 0.5, "optimizer": 3}
+    assert rank(3, half=True) == {"weights": 0.5, "gradients": 0.5, "optimizer": 3}
+    offloaded = rank(3, half=True, on_gpu=True, zero=OFFLOADED)
     assert offloaded == {"weights": 0, "gradients": 0, "optimizer": 0}
 
 
 def test_a_20b_model_in_bf16_is_what_the_papers_say() -> None:
-    job = Job(20 * BILLION, 8, 3, half=True, on_gpu=True)
-    assert job.model_gib() == pytest.approx(37.3, abs=0.1)
-    assert job.checkpoint_gib() == pytest.approx(20 * 14 / 1.0737, rel=1e-3)
-    assert sum(job.rank_gib().values()) == pytest.approx(37.3, abs=0.1)  # 16 bytes over 8 ranks
+    large = job(20 * BILLION, 8, 3, half=True, on_gpu=True)
+    assert large.model_gib() == pytest.approx(37.3, abs=0.1)
+    assert large.checkpoint_gib() == pytest.approx(20 * 14 / 1.0737, rel=1e-3)
+    assert sum(large.least_gib().values()) == pytest.approx(37.3, abs=0.1)  # 16 bytes over 8 ranks
 
 
 def test_the_hosts_memory() -> None:
-    on_cpu = Job(GIB, 2, 2)
+    on_cpu = job(GIB, 2, 2)
     assert on_cpu.host_gib() == {"loading": 8, "training": 2 * (4 + 2 + 6)}
-    on_gpu = Job(GIB, 4, 3, half=True, on_gpu=True, offload_optimizer=True, offload_weights=True)
+    on_gpu = job(GIB, 4, 3, half=True, on_gpu=True, zero=OFFLOADED)
     assert on_gpu.host_gib() == {"loading": 4, "offloading": 16}
 
 
@@ -54,14 +63,14 @@ def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
     for step in range(there):
         (tmp_path / f"checkpoint-{step}").mkdir()
         checkpoints.seal(tmp_path / f"checkpoint-{step}")
-    job = Job(GIB, 1, 2)  # checkpoints of 20 GiB, a model of 4
+    one = job(GIB, 1, 2)  # checkpoints of 20 GiB, a model of 4
     need = 20 * more + 4
     free = [need * GIB]
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: Usage(0, 0, free[0]))
-    memory.check_disk(tmp_path, job, limit)
+    memory.check_disk(tmp_path, one, limit)
     free[0] -= GIB
     with pytest.raises(UserError) as refused:
-        memory.check_disk(tmp_path, job, limit)
+        memory.check_disk(tmp_path, one, limit)
     assert str(refused.value).startswith(
         f"disk: {more} checkpoints and the model need {need} GiB, but {need - 1} are free -- "
     )
@@ -70,10 +79,10 @@ def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
 
 def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_gib", lambda: 24.0)
-    memory.check_host(Job(GIB, 2, 2))
+    memory.check_host(job(GIB, 2, 2))
     monkeypatch.setattr(machine, "available_gib", lambda: 23.0)
     with pytest.raises(UserError) as refused:
-        memory.check_host(Job(GIB, 2, 2))
+        memory.check_host(job(GIB, 2, 2))
     assert str(refused.value) == (
         "memory: training 1,073,741,824 weights needs 24 GiB, 23 are free -- "
         "use a smaller model, fewer ranks, or zero3"
@@ -81,13 +90,13 @@ def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_gpu_must_hold_weights_gradients_and_optimizer() -> None:
-    job = Job(GIB, 1, 2, half=True, on_gpu=True)
+    one = job(GIB, 1, 2, half=True, on_gpu=True)
     said = (
         "a GPU needs 16.0 GiB (weights 2.0, gradients 2.0, optimizer 12.0) besides the activations"
     )
-    assert memory.check_gpu(job, 16.0) == f"{said}, and has 16.0"
+    assert memory.check_gpu(one, 16.0) == f"{said}, and has 16.0"
     with pytest.raises(UserError) as refused:
-        memory.check_gpu(job, 15.9)
+        memory.check_gpu(one, 15.9)
     assert str(refused.value).startswith(f"ds_config: {said}, and has 15.9 -- ")
 
 
@@ -123,7 +132,10 @@ def test_half_the_memory_at_the_same_effective_batch(arguments: dict, remedy: st
 
 @pytest.mark.parametrize(("on_gpu", "offloads"), [(True, True), (False, False)])
 def test_a_configuration_offloads_from_gpus_alone(on_gpu: bool, offloads: bool) -> None:
-    zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
-    job = Job.under(zero, num_parameters=7, num_ranks=2, on_gpu=on_gpu)
-    assert (job.zero_stage, job.offload_optimizer, job.offload_weights) == (3, offloads, offloads)
-    assert not Job.under({"stage": 2}, num_parameters=7, num_ranks=2, on_gpu=True).offload_optimizer
+    plain, offloaded = (job(7, 2, 3, on_gpu=on_gpu, zero=zero) for zero in ({}, OFFLOADED))
+    assert (offloaded.rank_gib() != plain.rank_gib()) == offloads
+    if offloads:
+        assert {name for name, gib in offloaded.rank_gib().items() if gib} == {
+            "gathered", "buffers", "libraries",
+        }  # fmt: skip
+        assert plain.host_gib()["offloading"] == 0 < offloaded.host_gib()["offloading"]

@@ -36,7 +36,7 @@ PRETRAINED = {
 def test_the_rate_by_size(name: str) -> None:
     num_parameters, rate = PRETRAINED[name]
     if name in machines.SHAPES:
-        assert machines.SHAPES[name].num_parameters == num_parameters
+        assert machines.num_parameters(*machines.SHAPES[name]) == num_parameters
     own = rates.by_size(f"EleutherAI/{name}", num_parameters)
     assert own.rate == pytest.approx(rate / 10, rel=1e-12)
     assert own.why.lower() == f"0.1 of what {name} was pre-trained with"

@@ -12,7 +12,7 @@ from neoxkit import files, machine, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command, machines, measured
-from neoxkit.models import loading, lora, memory
+from neoxkit.models import loading, memory
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
@@ -54,28 +54,6 @@ def elsewhere(settings: TrainSettings, machine: machines.Machine) -> Place:
         raise UserError("num_ranks", what, "lower it")
     ranks = settings.num_ranks or machine.num_gpus
     return Place(ranks, True, "bf16", float(machine.gib), None)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The parts of the settings that decide a rank's memory, besides its micro-batch."""
-
-    shape: memory.Shape
-    job: memory.Job
-    zero: Mapping[str, Any]
-    checkpointing: bool
-
-    def gib(self, tokens: float, trained: float) -> dict[str, float]:
-        """Return the parts for a micro-batch of `tokens` (with padding) and `trained` tokens."""
-        return memory.rank_gib(self.shape, self.job, self._batch(tokens, trained), self.zero)
-
-    def largest(self, tokens: float, trained: float, device_gib: float) -> int:
-        """Return how many conversations of `tokens` tokens fit at once."""
-        one = self._batch(tokens, trained)
-        return memory.largest_micro_batch(self.shape, self.job, one, device_gib, self.zero)
-
-    def _batch(self, tokens: float, trained: float) -> memory.Batch:
-        return memory.Batch(tokens, trained, self.checkpointing)
 
 
 @dataclass(frozen=True)
@@ -149,24 +127,19 @@ def _beside(gib: float, there: float | None, parts: str = "") -> str:
     return said if _is_there(gib, there) else MISFIT + said
 
 
-def setup(settings: TrainSettings, base: str, place: Place) -> Setup:
-    """Return the setup of a training of this base at a place."""
-    model = _model(base)
-    config = model.config
-    zero = files.read_json(paths.ds_config("ds_config", settings.ds_config))
-    zero = zero.get("zero_optimization", {})
+def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
+    """Return the job that a training of this base is at a place."""
+    config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
     precision = place.precision if settings.precision == "auto" else settings.precision
-    rank = settings.lora_rank
-    job = memory.Job.under(
-        zero,
-        num_parameters=model.num_parameters(),
-        num_trained=lora.num_trained(model, rank) if rank else None,
+    return memory.Job.of(
+        _model(base),
+        settings.lora_rank,
         num_ranks=place.num_ranks,
+        zero=config.get("zero_optimization", {}),
         half=precision != "fp32",
         on_gpu=place.on_gpu,
+        checkpointing=settings.gradient_checkpointing,
     )
-    shape = memory.Shape(config.hidden_size, config.num_hidden_layers, config.vocab_size)
-    return Setup(shape, job, zero, settings.gradient_checkpointing)
 
 
 @functools.cache
@@ -195,16 +168,16 @@ def forecast(
     one = (tokens, float(num_trained[kept].mean()) if kept.any() else 0.0)
     per_rank = max(-(-int(kept.sum()) // place.num_ranks), 1)
     size = min(settings.per_device_train_batch_size, per_rank)
-    chosen = setup(settings, base, place)
+    job = job_of(settings, base, place)
     correction, measured = (1.0, "") if machine else correction_of(base, place)
     device_gib = place.device_gib
     return Forecast(
-        chosen.gib(size * one[0], size * one[1]),
+        job.rank_gib(size * one[0], size * one[1]),
         device_gib,
-        None if device_gib is None else chosen.largest(*one, device_gib / correction),
+        None if device_gib is None else job.largest_micro_batch(*one, device_gib / correction),
         correction,
         measured,
-        chosen.job.host_gib() if place.on_gpu else {},
+        job.host_gib() if place.on_gpu else {},
         place.host_gib,
     )
 
@@ -238,5 +211,6 @@ def correction_of(base: str, place: Place) -> tuple[float, str]:
     settings = command.settings_if_any(arguments, place.num_ranks)
     if not settings:
         return 1.0, ""
-    parts = setup(settings, base, place).gib(last.micro_batch_tokens, last.micro_batch_trained)
+    job = job_of(settings, base, place)
+    parts = job.rank_gib(last.micro_batch_tokens, last.micro_batch_trained)
     return last.memory_gib / sum(parts.values()), last.run

@@ -8,20 +8,21 @@ from typing import Any
 from neoxkit import files, paths
 from neoxkit.errors import UserError
 from neoxkit.machine import in_short
-from neoxkit.models import memory
-from neoxkit.models.memory import Batch, Shape
+from neoxkit.models.memory import Job
 
-# From their configurations on the hub (EleutherAI/pythia-..., EleutherAI/gpt-neox-20b).
-SHAPES = {
-    "pythia-70m": Shape(512, 6, 50304),
-    "pythia-160m": Shape(768, 12, 50304),
-    "pythia-410m": Shape(1024, 24, 50304),
-    "pythia-1b": Shape(2048, 16, 50304),
-    "pythia-1.4b": Shape(2048, 24, 50304),
-    "pythia-2.8b": Shape(2560, 32, 50304),
-    "pythia-6.9b": Shape(4096, 32, 50432),
-    "pythia-12b": Shape(5120, 36, 50688),
-    "gpt-neox-20b": Shape(6144, 44, 50432),
+# Width, layers and vocabulary, from their configurations on the hub (EleutherAI/pythia-...,
+# EleutherAI/gpt-neox-20b).
+Shape = tuple[int, int, int]
+SHAPES: dict[str, Shape] = {
+    "pythia-70m": (512, 6, 50304),
+    "pythia-160m": (768, 12, 50304),
+    "pythia-410m": (1024, 24, 50304),
+    "pythia-1b": (2048, 16, 50304),
+    "pythia-1.4b": (2048, 24, 50304),
+    "pythia-2.8b": (2560, 32, 50304),
+    "pythia-6.9b": (4096, 32, 50432),
+    "pythia-12b": (5120, 36, 50688),
+    "gpt-neox-20b": (6144, 44, 50432),
 }
 
 
@@ -56,18 +57,31 @@ def machine(text: str) -> Machine:
     return Machine(*map(int, found.groups()))
 
 
-def job_of(
-    shape: Shape, config: Mapping[str, Any], num_gpus: int, lora_rank: int = 0
-) -> memory.Job:
-    """Return a bf16 training on `num_gpus` GPUs under a configuration's `zero_optimization`."""
-    adapters = 16 * lora_rank * shape.layers * shape.width  # 4 + 2 + 5 + 5 widths per layer
-    return memory.Job.under(
-        config,
-        num_parameters=shape.num_parameters,
-        num_trained=adapters or None,
+def num_parameters(width: int, layers: int, vocabulary: int) -> int:
+    """Return GPT-NeoX's count: untied embeddings and output, biases, two norms per layer.
+
+    >>> num_parameters(512, 6, 50304)  # Pythia-70m
+    70426624
+    """
+    return 2 * vocabulary * width + layers * (12 * width**2 + 13 * width) + 2 * width
+
+
+def job_of(shape: Shape, zero: Mapping[str, Any], num_gpus: int, lora_rank: int = 0) -> Job:
+    """Return a bf16 training with checkpointing on `num_gpus` GPUs, under a configuration's
+    `zero_optimization`."""
+    width, layers, vocabulary = shape
+    adapters = 16 * lora_rank * layers * width  # 4 + 2 + 5 + 5 widths per layer
+    return Job(
+        width=width,
+        layers=layers,
+        vocabulary=vocabulary,
+        num_parameters=num_parameters(*shape),
+        num_trained=adapters or num_parameters(*shape),
         num_ranks=num_gpus,
+        zero=zero,
         half=True,
         on_gpu=True,
+        checkpointing=True,
     )
 
 
@@ -80,7 +94,7 @@ def configurations() -> dict[str, dict[str, Any]]:
 def choices(
     configs: Mapping[str, Mapping[str, Any]],
     lora_rank: int = 0,
-    machines: Sequence[Machine] = MACHINES,
+    where: Sequence[Machine] = MACHINES,
 ) -> list[tuple[str, ...]]:
     """Choose a configuration for each model and machine: the first with room for ROOMY
     conversations, else the one with the most room. Give its largest micro-batch and the GiB that
@@ -89,20 +103,17 @@ def choices(
     Conversations have BLOCK_SIZE tokens, half of them trained, with gradient checkpointing.
     """
     return [
-        (name, *(_choice(shape, configs, lora_rank, one) for one in machines))
+        (name, *(_choice(shape, configs, lora_rank, one) for one in where))
         for name, shape in SHAPES.items()
     ]
 
 
 def _choice(
-    shape: Shape, configs: Mapping[str, Mapping[str, Any]], lora_rank: int, machine: Machine
+    shape: Shape, configs: Mapping[str, Mapping[str, Any]], lora_rank: int, where: Machine
 ) -> str:
-    one = Batch(BLOCK_SIZE, BLOCK_SIZE // 2, checkpointing=True)
-    jobs = {
-        name: job_of(shape, zero, machine.num_gpus, lora_rank) for name, zero in configs.items()
-    }
+    jobs = {name: job_of(shape, zero, where.num_gpus, lora_rank) for name, zero in configs.items()}
     sizes = {
-        name: memory.largest_micro_batch(shape, job, one, machine.gib, configs[name])
+        name: job.largest_micro_batch(BLOCK_SIZE, BLOCK_SIZE // 2, where.gib)
         for name, job in jobs.items()
     }
     roomy = [name for name, size in sizes.items() if size >= ROOMY]

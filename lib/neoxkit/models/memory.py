@@ -1,16 +1,15 @@
 """The disk space, host memory and GPU memory that a training needs, part by part.
 
-Bytes per weight: 4 in fp32 or 2 in half precision, as many for its gradient, and 12 for the
-optimizer (an fp32 copy and Adam's two moments). ZeRO shares out the optimizer over the ranks (from
-stage 1), the gradients (from 2) and the weights (3); Rajbhandari et al. 2020, arXiv:1910.02054,
-table 1. The checks before a start count only these, so a refused training could not have worked.
+`Job.rank_gib` gives the parts of one rank:
 
-`rank_gib` adds, for one rank:
-
+weights      4 bytes each in fp32, 2 in half precision; under ZeRO 3 shared out over the ranks
+gradients    as many for each trained weight; shared out from ZeRO 2
+optimizer    12 for each trained weight: an fp32 copy and Adam's two moments; shared out from ZeRO 1
 step         a second copy of the averaged gradient, 4 bytes for each weight whose optimizer is on
              this rank; with AdamW's temporaries on a CPU 12 bytes, measured
 gathered     under ZeRO 3 the weights gathered at one time: at most stage3_max_live_parameters
-buffers      DeepSpeed's two buckets of gradients, and one of weights if there are several ranks
+buffers      DeepSpeed's two buckets of gradients, and below ZeRO 3 one of weights if there are
+             several ranks
 activations  17 x width values per token and layer: its input, two norms, queries, keys and values
              before and after rotation, attention, and the MLP before and after its activation (the
              count of Korthikanti et al. 2022, arXiv:2205.05198, without dropout and without the
@@ -18,56 +17,70 @@ activations  17 x width values per token and layer: its input, two norms, querie
              layer and the input of each
 logits       one value per trained token and vocabulary entry, once: the loss works in place
 libraries    Python, torch and DeepSpeed in a CPU rank; a GPU's context and its allocator's reserve
+
+The first three are table 1 of Rajbhandari et al. 2020, arXiv:1910.02054. An optimizer offloaded to
+the host takes its step and the gradients with it, bucket by bucket. The checks before a start count
+only the first three, the host's memory and the disk, so a refused training could not have worked.
 """
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.machine import GIB
+from neoxkit.models import lora
 from neoxkit.runs import checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OPTIMIZER_BYTES = 12
 LAYER_VALUES = 17  # kept per token and layer, in units of the width
 STEP_BYTES = {False: 12, True: 4}  # CPU (measured), GPU (with a fused AdamW)
 LIBRARIES_GIB = {False: 0.53, True: 1.5}  # CPU (measured), GPU (an allowance)
 MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default
+ALLGATHER_BUCKET = 5 * 10**8  # the same
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """The facts that decide the needs of a training on one machine."""
+    """The facts that decide the needs of a training on one machine.
 
+    `zero` is the DeepSpeed configuration's `zero_optimization`.
+    """
+
+    width: int
+    layers: int
+    vocabulary: int
     num_parameters: int
+    num_trained: int  # fewer than all with LoRA
     num_ranks: int
-    zero_stage: int
-    num_trained: int | None = None  # None: all of them; fewer with LoRA
-    half: bool = False
-    on_gpu: bool = False
-    offload_optimizer: bool = False
-    offload_weights: bool = False
+    zero: Mapping[str, Any]
+    half: bool
+    on_gpu: bool
+    checkpointing: bool
 
     @classmethod
-    def under(cls, zero: Mapping[str, Any], **facts: Any) -> "Job":
-        """Make a job under a DeepSpeed configuration's `zero_optimization`.
-
-        A CPU rank offloads nothing.
-        """
-        names = {"offload_optimizer": "offload_optimizer", "offload_weights": "offload_param"}
-        offloads = {
-            ours: facts.get("on_gpu", False) and zero.get(theirs, {}).get("device") == "cpu"
-            for ours, theirs in names.items()
-        }
-        return cls(zero_stage=zero.get("stage", 0), **offloads, **facts)
+    def of(cls, model: "PreTrainedModel", lora_rank: int, **facts: Any) -> "Job":
+        """Make the job that trains a model, which may be on the meta device; LoRA rank 0: whole."""
+        num_parameters = model.num_parameters()
+        return cls(
+            width=model.config.hidden_size,
+            layers=model.config.num_hidden_layers,
+            vocabulary=model.config.vocab_size,
+            num_parameters=num_parameters,
+            num_trained=lora.num_trained(model, lora_rank) if lora_rank else num_parameters,
+            **facts,
+        )
 
     @property
-    def trained(self) -> int:
-        """The number of weights that are trained."""
-        return self.num_parameters if self.num_trained is None else self.num_trained
+    def zero_stage(self) -> int:
+        """The ZeRO stage; 0 without ZeRO."""
+        return self.zero.get("stage", 0)
 
     @property
     def weight_bytes(self) -> int:
@@ -80,38 +93,74 @@ class Job:
         Only trained weights count: a checkpoint leaves frozen ones out.
         """
         copies = 1 if self.zero_stage == 3 else 2
-        return self.trained * (copies * self.weight_bytes + OPTIMIZER_BYTES) / GIB
+        return self.num_trained * (copies * self.weight_bytes + OPTIMIZER_BYTES) / GIB
 
     def model_gib(self) -> float:
         """Return the size of the exported weights."""
-        return self.trained * self.weight_bytes / GIB
+        return self.num_trained * self.weight_bytes / GIB
 
-    def rank_gib(self) -> dict[str, float]:
-        """Return weights, gradients and optimizer on a rank's device, without offloaded parts."""
-        weights = 0 if self.offload_weights else self._share(3, self.weight_bytes)
-        gradients, optimizer = self._share(2, self.weight_bytes), self._share(1, OPTIMIZER_BYTES)
-        if self.offload_optimizer:  # gradients are offloaded with it, bucket by bucket
-            gradients = optimizer = 0
+    def rank_gib(self, tokens: float = 0, trained: float = 0) -> dict[str, float]:
+        """Return the parts on one rank's device, without offloaded ones.
+
+        A micro-batch has `tokens` tokens with its padding, and `trained` trained ones.
+        """
+        size, num_trained = self.weight_bytes, self.num_trained
+        of_optimizer = 0 if self._offloads("optimizer") else num_trained
+        buckets = 2 * min(self._number("reduce_bucket_size", self.width**2), num_trained)
+        if self.num_ranks > 1 and self.zero_stage < 3:
+            buckets += min(self._number("allgather_bucket_size", ALLGATHER_BUCKET), num_trained)
+        live = self._number("stage3_max_live_parameters", MAX_LIVE_PARAMETERS)
+        gathered = min(self.num_parameters, live) if self.zero_stage == 3 else 0
+        in_layers = self.layers * LAYER_VALUES
+        if self.checkpointing:
+            in_layers = self.layers + LAYER_VALUES
+        weights = 0 if self._offloads("param") else self.num_parameters
         num_bytes = {
-            "weights": self.num_parameters * weights,
-            "gradients": self.trained * gradients,
-            "optimizer": self.trained * optimizer,
+            "weights": size * weights / self._sharers(3),
+            "gradients": size * of_optimizer / self._sharers(2),
+            "optimizer": OPTIMIZER_BYTES * of_optimizer / self._sharers(1),
+            "step": STEP_BYTES[self.on_gpu] * of_optimizer / self._sharers(1),
+            "gathered": size * gathered,
+            "buffers": size * buckets,
+            "activations": size * tokens * self.width * in_layers,
+            "logits": size * trained * self.vocabulary,
         }
-        return {name: b / GIB for name, b in num_bytes.items()}
+        parts = {name: b / GIB for name, b in num_bytes.items()}
+        return {**parts, "libraries": LIBRARIES_GIB[self.on_gpu]}
+
+    def least_gib(self) -> dict[str, float]:
+        """Return weights, gradients and optimizer on one rank's device."""
+        parts = self.rank_gib()
+        return {name: parts[name] for name in ("weights", "gradients", "optimizer")}
+
+    def largest_micro_batch(self, tokens: float, trained: float, device_gib: float) -> int:
+        """Return how many conversations of that many tokens fit on a device at once."""
+        least = sum(self.rank_gib().values())
+        first = sum(self.rank_gib(tokens, trained).values())
+        return max(int((device_gib - least) / (first - least)), 0)
 
     def host_gib(self) -> dict[str, float]:
         """Return the host memory of all ranks together, while loading and later."""
         loading = self.num_parameters * 4 * (1 if self.zero_stage == 3 else self.num_ranks) / GIB
         if not self.on_gpu:
-            training = self.num_ranks * sum(self.rank_gib().values())
-            return {"loading": loading, "training": training}
+            return {"loading": loading, "training": self.num_ranks * sum(self.least_gib().values())}
         states = OPTIMIZER_BYTES + self.weight_bytes
-        optimizer = self.trained * states * self.offload_optimizer
-        weights = self.num_parameters * self.weight_bytes * self.offload_weights
+        optimizer = self.num_trained * states * self._offloads("optimizer")
+        weights = self.num_parameters * self.weight_bytes * self._offloads("param")
         return {"loading": loading, "offloading": (optimizer + weights) / GIB}
 
-    def _share(self, stage: int, num_bytes: int) -> float:
-        return num_bytes / (self.num_ranks if self.zero_stage >= stage else 1)
+    def _sharers(self, stage: int) -> int:
+        """Return how many ranks share out what ZeRO shares out from this stage."""
+        return self.num_ranks if self.zero_stage >= stage else 1
+
+    def _offloads(self, what: str) -> bool:
+        """Tell whether "optimizer" or "param" is offloaded; a CPU rank offloads nothing."""
+        return self.on_gpu and self.zero.get(f"offload_{what}", {}).get("device") == "cpu"
+
+    def _number(self, name: str, other: int) -> int:
+        """Return a number of `zero`; `other` if it is missing or left to transformers."""
+        value = self.zero.get(name)
+        return value if isinstance(value, int) else other
 
 
 def check_disk(run: Path, job: Job, limit: int | None) -> None:
@@ -141,7 +190,7 @@ def check_host(job: Job) -> None:
 
 def check_gpu(job: Job, total_gib: float) -> str:
     """Return the least memory that a GPU must have, in words; refuse one that has less."""
-    parts = job.rank_gib()
+    parts = job.least_gib()
     need = sum(parts.values())
     counted = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items())
     said = f"a GPU needs {need:.1f} GiB ({counted}) besides the activations"
@@ -163,75 +212,3 @@ def half_the_memory(arguments: Mapping[str, Any]) -> str:
     if not (arguments.get("gradient_checkpointing") or arguments.get("activation_checkpointing")):
         return "set gradient_checkpointing (the same steps)"
     return "use zero3_offload, a smaller block_size, or a smaller model"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The properties of a GPT-NeoX-style model that decide its memory."""
-
-    width: int
-    layers: int
-    vocabulary: int
-
-    @property
-    def num_parameters(self) -> int:
-        """GPT-NeoX's count: untied embeddings and output, biases, two norms per layer.
-
-        >>> Shape(512, 6, 50304).num_parameters  # Pythia-70m
-        70426624
-        """
-        layer = 12 * self.width**2 + 13 * self.width
-        return 2 * self.vocabulary * self.width + self.layers * layer + 2 * self.width
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A micro-batch of one rank: its tokens with the padding, and those that are trained on.
-
-    Means over many micro-batches need not be whole numbers.
-    """
-
-    tokens: float
-    trained: float
-    checkpointing: bool = False
-
-
-def rank_gib(shape: Shape, job: Job, batch: Batch, config: Mapping[str, Any]) -> dict[str, float]:
-    """Return the GiB of each part on one rank's device; their sum is its need.
-
-    `config` is the DeepSpeed configuration's `zero_optimization`.
-    """
-    own = job.trained / (job.num_ranks if job.zero_stage >= 1 else 1)
-    size = job.weight_bytes
-    reduce = _number(config, "reduce_bucket_size", shape.width**2)
-    buckets = 2 * min(reduce, job.trained)
-    if job.num_ranks > 1 and job.zero_stage < 3:
-        buckets += min(_number(config, "allgather_bucket_size", 500_000_000), job.trained)
-    live = _number(config, "stage3_max_live_parameters", MAX_LIVE_PARAMETERS)
-    kept = shape.layers * LAYER_VALUES
-    if batch.checkpointing:
-        kept = shape.layers + LAYER_VALUES
-    num_bytes = {
-        "step": 0 if job.offload_optimizer else own * STEP_BYTES[job.on_gpu],
-        "gathered": size * min(job.num_parameters, live) if job.zero_stage == 3 else 0,
-        "buffers": size * buckets,
-        "activations": size * batch.tokens * shape.width * kept,
-        "logits": size * batch.trained * shape.vocabulary,
-    }
-    parts = {name: b / GIB for name, b in num_bytes.items()}
-    return {**job.rank_gib(), **parts, "libraries": LIBRARIES_GIB[job.on_gpu]}
-
-
-def _number(config: Mapping[str, Any], name: str, other: int) -> int:
-    """Return a number of the configuration; `other` if it is missing or left to transformers."""
-    value = config.get(name)
-    return value if isinstance(value, int) else other
-
-
-def largest_micro_batch(
-    shape: Shape, job: Job, one: Batch, device_gib: float, config: Mapping[str, Any]
-) -> int:
-    """Return how many conversations like `one` fit on a device at once; 0 if none does."""
-    least = sum(rank_gib(shape, job, replace(one, tokens=0, trained=0), config).values())
-    first = sum(rank_gib(shape, job, one, config).values())
-    return max(int((device_gib - least) / (first - least)), 0)

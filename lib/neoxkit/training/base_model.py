@@ -108,15 +108,20 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     """Refuse a training that this machine has no room for, before a weight is loaded."""
     kit, args = parsed.kit, parsed.training
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
-    num_parameters, num_trained = _num_parameters(kit, args)
-    job = memory.Job.under(
-        zero,
-        num_parameters=num_parameters,
-        num_trained=num_trained,
-        num_ranks=args.world_size,
-        half=kit.precision != "fp32",
-        on_gpu=args.device.type == "cuda",
-    )
+    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard weights that are not there
+    try:
+        job = memory.Job.of(
+            loading.without_weights(kit.model_name_or_path),
+            kit.lora_rank,
+            num_ranks=args.world_size,
+            zero=zero,
+            half=kit.precision != "fp32",
+            on_gpu=args.device.type == "cuda",
+            checkpointing=bool(args.gradient_checkpointing),
+        )
+    finally:
+        if args.deepspeed:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
     if not distributed.is_first():
         return
     if not kit.trial:
@@ -125,15 +130,3 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     if job.on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory / machine.GIB
         parsed.notices.append(memory.check_gpu(job, total))
-
-
-def _num_parameters(kit: arguments.KitArguments, args: TrainingArguments) -> tuple[int, int]:
-    """Return how many parameters a model has and how many are trained, without its weights."""
-    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard weights that are not there
-    try:
-        model = loading.without_weights(kit.model_name_or_path)
-        total = model.num_parameters()
-        return total, lora.num_trained(model, kit.lora_rank) if kit.lora_rank else total
-    finally:
-        if args.deepspeed:
-            set_hf_deepspeed_config(args.hf_deepspeed_config)
