@@ -1,5 +1,6 @@
 """This machine's cores, GPUs and memory, and the number of ranks and steps that follow."""
 
+import functools
 import math
 import os
 import subprocess
@@ -30,12 +31,17 @@ def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
     """
     if not on_gpu:
         return available_gib() / num_ranks
-    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout
-        return min(map(int, said.split())) / 1024
+        return _smallest_gpu_gib()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+@functools.cache  # the tool takes up to a second; a failure is not kept
+def _smallest_gpu_gib() -> float:
+    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    said = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout
+    return min(map(int, said.split())) / 1024
 
 
 def available_gib() -> float:

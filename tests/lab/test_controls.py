@@ -1,18 +1,20 @@
 """controls.py without a browser: sliders show the parameters, and change nothing silently."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import numpy as np
 import pytest
 
-from neoxkit import machine, paths
+from neoxkit import files, machine, paths
 from neoxkit.data import selection
 from neoxkit.data.table import EncodedPart, Store, Table
 from neoxkit.errors import UserError
 from neoxkit.lab import controls, frontend, view
-from neoxkit.launch import forecast, measured
+from neoxkit.launch import command, forecast, measured
+from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
 
@@ -34,6 +36,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     monkeypatch.setattr(controls, "display", screen)
     monkeypatch.setattr(frontend, "display", screen)
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
+    monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
     monkeypatch.setattr(measured, "last_run", lambda *_: None)
     return screen
 
@@ -275,15 +278,19 @@ def test_the_command_is_that_of_the_settings(screen: Screen) -> None:
     control = controls.training(TrainSettings(run="x"), [10, 130], [5, 60], manifest(130))
     for rate in (2e-5, 1e-3):
         slider(control, "learning rate").value = rate
-        command = control.settings.papermill_command()
-        assert screen.shown[1].text.splitlines()[-1] == command
-        assert screen.shown[1].html.endswith(view.command(command).html)
-        assert f"-p learning_rate {rate}" in command
+        line = control.settings.papermill_command()
+        assert screen.shown[1].text.splitlines()[-1] == line
+        assert screen.shown[1].html.endswith(view.command(line).html)
+        assert f"-p learning_rate {rate}" in line
+
+
+def lines(shown: view.View) -> dict[str, str]:
+    rows = [line.split("  ") for line in shown.text.splitlines() if "  " in line]
+    return {parts[0]: parts[-1].strip() for parts in rows}
 
 
 def facts(screen: Screen) -> dict[str, str]:
-    lines = [line.split("  ") for line in screen.shown[1].text.splitlines() if "  " in line]
-    return {parts[0]: parts[-1].strip() for parts in lines}
+    return lines(screen.shown[1])
 
 
 def test_training_consequences_are_counted(screen: Screen) -> None:
@@ -302,7 +309,9 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert said["optimizer steps"] == "9 (3 per epoch)"  # 10 rows per rank, 5 batches, 3 steps
     assert said["effective batch (one step)"] == "8 conversations, about 260 tokens, 2 rank(s)"
     assert said["rows per epoch, padded"] == "20 of 280 tokens, 88% padding"
-    assert said["time"].startswith("unknown") and "; not measured: " in said["by the formulas"]
+    assert said["time"].startswith("unknown") and said["correction"].startswith(
+        "none, not measured: "
+    )
     slider(control, "batch size").value = 64  # more than there are
     assert facts(screen)["effective batch (one step)"].startswith(
         "256 conversations, all there are, about 650"
@@ -321,7 +330,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
 def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = measured.Measured(paths.run("old"), False, 100.0, 1.0, 3.0, 16, 1600.0, 800.0)
+    last = measured.Measured(paths.run("old"), 1, False, 100.0, 3.0, 1600.0, 800.0)
     monkeypatch.setattr(measured, "last_run", lambda *_: last)
     asked = []
 
@@ -336,8 +345,55 @@ def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
     said = facts(screen)
     assert said["memory per rank"] == "about 0.2 GiB, 1 available"
     assert said["time"].startswith("about 3 min")  # 4 epochs of 40 x 100 at 100 per second
-    controls.block_size(TokenizeSettings(block_size=280), table(50, 150))
-    assert "about 3 GiB with 1,600 tokens" in screen.shown[4].text  # 16 of 100
+
+
+@pytest.mark.parametrize("correction", [1.0, 1.5])
+def test_01_forecasts_what_02_would_by_its_defaults(
+    home: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch, correction: float
+) -> None:
+    """The same micro-batch at each block size, and the same run that corrects it."""
+    plain = TrainSettings()
+    if correction > 1:
+        run = paths.run(f"took{correction}")
+        run.mkdir(exist_ok=True)
+        arguments = command.trainer_arguments(plain.replace(run=run.name, dataset="small"))
+        files.write_json(run / ARGUMENTS, arguments)
+        job = forecast.job_of(plain, "tiny", forecast.here(plain))
+        took = correction * sum(job.rank_gib(1600, 800).values())
+        last = measured.Measured(run, 1, False, 100.0, took, 1600.0, 800.0)
+        monkeypatch.setattr(measured, "last_run", lambda *_: last)
+    monkeypatch.setattr(machine, "available_gib", lambda: 2.0)
+    control = controls.block_size(TokenizeSettings(block_size=280), ROWS)
+    for size in (280, 64):
+        slider(control, "block size").value = size
+        said = lines(screen.shown[1])
+        kept, _ = selection.fit(ROWS, size)
+        controls.training(plain, kept.length, kept.trained, manifest(size))
+        by = "corrected by run took1.5" if correction > 1 else "not measured yet"
+        wanted = lines(screen.shown[-2])
+        assert said["memory per rank"] == f"{wanted['memory per rank']}; {by}"
+        assert said["largest micro-batch"] == f"{wanted['largest micro-batch']}; 02 starts with 16"
+        assert ("all times 1.50" in wanted["correction"]) == (correction > 1)
+
+
+def test_01_says_what_will_not_fit_and_what_is_no_model(
+    home: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may hold a tokenizer alone; a host that fits is not mentioned."""
+    monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
+    controls.block_size(TokenizeSettings(), ROWS)
+    said = lines(screen.shown[-2])
+    assert said["memory per rank"].startswith("DOES NOT FIT: about ")
+    assert said["memory per rank"].endswith(" GiB, 0.1 available; not measured yet")
+    assert said["largest micro-batch"] == "about 0 conversations; 02 starts with 16"
+    for gib, shown in ((4.0, True), (6.0, False)):
+        found = forecast.Forecast({}, 24.0, 9, host={"loading": 5.0}, host_gib=gib)
+        assert ("memory of the host" in dict(controls._in_brief(found, 16))) == shown
+    (home / "tokens").mkdir(exist_ok=True)
+    controls.block_size(TokenizeSettings(model_name_or_path="tokens"), ROWS)
+    said = lines(screen.shown[-2])
+    assert said["memory per rank"].startswith("unknown: tokens ")
+    assert "largest micro-batch" not in said
 
 
 def test_a_saved_notebook_says_what_the_sliders_were(screen: Screen) -> None:

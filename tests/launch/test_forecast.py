@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,6 @@ from neoxkit.models import loading, memory
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
-MANIFEST = {"model_name_or_path": "tiny", "block_size": 100}
 LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # means of the kept ones: 60 and 30
 
 
@@ -24,8 +24,21 @@ def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
 
 
-def of(machine: machines.Machine | None = None, **settings: object) -> forecast.Forecast:
-    return forecast.forecast(TrainSettings(**settings), MANIFEST, LENGTHS, TRAINED, machine)
+def of(
+    there: machines.Machine | None = None,
+    last: measured.Measured | None = None,
+    **changes: object,
+) -> forecast.Forecast:
+    settings = TrainSettings(**changes)
+    place = forecast.elsewhere(settings, there) if there else forecast.here(settings)
+    limit = settings.block_size or 100
+    rows = forecast.counts(LENGTHS, TRAINED, limit)
+    return forecast.forecast(settings, "tiny", rows, limit, place, last)
+
+
+def run(folder: Path, memory_gib: float) -> measured.Measured:
+    """A run of one CPU rank whose micro-batches had 160 tokens, half of them trained."""
+    return measured.Measured(folder, 1, False, 1.0, memory_gib, 160.0, 80.0)
 
 
 def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, float]:
@@ -55,11 +68,11 @@ def test_the_settings_that_save_memory_save_some() -> None:
 
 def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = of(per_device_train_batch_size=2)
-    assert fits.fits and 2 < fits.largest < 10**6
+    assert not fits.misfit and 2 < fits.largest < 10**6
     assert fits.rows()[0][1].startswith("about") and "10 available" in fits.rows()[0][1]
     monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
     small = of(per_device_train_batch_size=2)
-    assert not small.fits and small.largest == 0
+    assert small.misfit and small.largest == 0
     assert small.rows()[0][1].startswith("DOES NOT FIT: about")
     assert dict(small.rows())["largest micro-batch"] == "about 0 conversations"
 
@@ -83,17 +96,19 @@ def test_of_trainings_that_need_the_same_one_is_told(monkeypatch: pytest.MonkeyP
 
 def test_where_nobody_says_what_there_is_nothing_is_refused() -> None:
     unknown = forecast.Forecast({"weights": 100.0}, None, None)
-    assert unknown.fits and dict(unknown.rows())["largest micro-batch"] == "unknown"
+    assert not unknown.misfit and dict(unknown.rows())["largest micro-batch"] == "unknown"
 
 
 def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two GPUs in bf16; a run on this machine's CPU says nothing about them."""
-    monkeypatch.setattr(forecast, "correction_of", lambda *_: pytest.fail("was measured here"))
+    """Two GPUs in bf16; a run on this machine says nothing about them."""
+    monkeypatch.setattr(measured, "last_run", lambda *_: pytest.fail("was measured here"))
+    there = machines.machine("2x24")
+    assert forecast.on_dataset(TrainSettings(dataset="small"), there).run == ""
     found = of(machines.machine("2x24"), per_device_train_batch_size=1, ds_config="zero2_offload")
     num = loading.without_weights("tiny").num_parameters()
-    assert found.device_gib == 24.0 and found.fits
+    assert found.device_gib == 24.0 and not found.misfit
     assert found.parts["weights"] == 2 * num / 2**30 and found.parts["optimizer"] == 0
     assert found.host == {"loading": 2 * 4 * num / 2**30, "offloading": 14 * num / 2**30}
     row = dict(found.rows())["memory of the host"]
@@ -111,11 +126,115 @@ def test_what_is_no_machine_is_refused(text: str) -> None:
 
 def test_what_the_host_can_not_hold_does_not_fit() -> None:
     found = forecast.Forecast({"weights": 1.0}, 24.0, 9, host={"loading": 5.0}, host_gib=4.0)
-    assert not found.fits
+    assert found.misfit
     assert dict(found.rows())["memory of the host"] == (
         "DOES NOT FIT: about 5 GiB (loading 5), 4 available"
     )
-    assert replace(found, host_gib=6.0).fits and replace(found, host_gib=None).fits
+    assert not (replace(found, host_gib=6.0).misfit or replace(found, host_gib=None).misfit)
+
+
+class Config:
+    """What transformers holds of a DeepSpeed configuration."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.config = files.read_json(forecast.paths.ds_config("ds_config", settings.ds_config))
+
+
+def job_of_a_rank(
+    settings: TrainSettings, place: forecast.Place, monkeypatch: pytest.MonkeyPatch
+) -> memory.Job:
+    """The job that a rank checks before it loads a weight; it must be the same in each check."""
+    from transformers.integrations import deepspeed
+
+    from neoxkit.training import base_model
+
+    jobs: list[memory.Job] = []
+    for name, at in (("check_disk", 1), ("check_host", 0), ("check_gpu", 0)):
+        monkeypatch.setattr(memory, name, lambda *given, at=at: jobs.append(given[at]))
+    gpu = SimpleNamespace(total_memory=0)
+    monkeypatch.setattr(base_model.torch.cuda, "get_device_properties", lambda _: gpu)
+    precision = place.precision if settings.precision == "auto" else settings.precision
+    config = Config(settings)
+    kit = settings.replace(precision=precision)
+    args = SimpleNamespace(
+        hf_deepspeed_config=config, deepspeed=True, world_size=place.num_ranks,
+        device=SimpleNamespace(type="cuda" if place.on_gpu else "cpu"), save_total_limit=2,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )  # fmt: skip
+    parsed = SimpleNamespace(kit=SimpleNamespace(**kit.as_dict(), trial=False), training=args,
+                             notices=[])  # fmt: skip
+    base_model.check_needs(parsed, Path())
+    deepspeed.unset_hf_deepspeed_config()
+    assert len(jobs) == 2 + place.on_gpu and all(job == jobs[0] for job in jobs)
+    return jobs[0]
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+@pytest.mark.parametrize("lora_rank", [0, 8])
+@pytest.mark.parametrize("ds_config", ["zero2", "zero2_offload", "zero3", "zero3_offload"])
+def test_a_refusal_names_the_forecasts_numbers(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ds_config: str,
+    lora_rank: int,
+    precision: str,
+    on_gpu: bool,
+) -> None:
+    """What the checks count is what was forecast for the same settings, and it does not fit."""
+    shape = {"hidden_size": 1024, "num_hidden_layers": 24, "vocab_size": 50304,
+             "intermediate_size": 4096, "num_attention_heads": 16}  # fmt: skip
+    config = files.read_json(home / "data" / "models" / "tiny" / "config.json") | shape
+    files.write_json(tmp_path / "config.json", config)
+    base = str(tmp_path)
+    settings = TrainSettings(
+        model_name_or_path=base, ds_config=ds_config, lora_rank=lora_rank, precision=precision
+    )
+    place = forecast.Place(2, on_gpu, "bf16" if on_gpu else "fp32", 0.05, 0.1)
+    rows = forecast.counts(LENGTHS, TRAINED, 100)
+    found = forecast.forecast(settings, base, rows, 100, place, None)
+    with monkeypatch.context() as patch:
+        job = job_of_a_rank(settings, place, patch)
+    assert job == forecast.job_of(settings, base, place)
+    sure = {name: found.parts[name] for name in ("weights", "gradients", "optimizer")}
+    monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
+    on_host = max(found.host.values(), default=0.0) if on_gpu else 0.0
+    with pytest.raises(UserError) as refused:
+        memory.check_host(job)
+    need = max(on_host or 2 * sum(sure.values()), job.host_gib()["loading"])
+    assert f" needs {need:.3g} GiB, 0.1 are free" in str(refused.value)
+    if sum(sure.values()) and on_gpu:
+        with pytest.raises(UserError) as refused:
+            memory.check_gpu(job, 0.05)
+        named = ", ".join(f"{name} {gib:.1f}" for name, gib in sure.items())
+        assert f"a GPU needs {sum(sure.values()):.1f} GiB ({named}) " in str(refused.value)
+    assert "memory per rank: DOES NOT FIT" in found.misfit
+    assert ("memory of the host: DOES NOT FIT" in found.misfit) == bool(found.host)
+
+
+def test_the_disk_is_checked_by_the_forecasts_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three checkpoints (weights twice, optimizer) and the model: on one rank, what it holds."""
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    parts, settings = of().parts, TrainSettings()
+    with pytest.raises(UserError) as refused:
+        memory.check_disk(tmp_path, forecast.job_of(settings, "tiny", forecast.here(settings)), 2)
+    need = 3 * (2 * parts["weights"] + parts["optimizer"]) + parts["weights"]
+    assert f"3 checkpoints and the model need {need:.3g} GiB" in str(refused.value)
+
+
+def test_a_cpu_that_can_not_load_the_model_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters in bf16: each rank loads 4 bytes per weight, and later keeps 2."""
+    monkeypatch.setattr(memory, "LIBRARIES_GIB", {False: 0.0})
+    num = loading.without_weights("tiny").num_parameters() / 2**30
+    small = {"lora_rank": 1, "per_device_train_batch_size": 1, "block_size": 60}
+    monkeypatch.setattr(machine, "available_gib", lambda: 3.9 * num)
+    found = of(precision="bf16", gradient_checkpointing=True, **small)
+    assert found.host == {"loading": 4 * num} and found.gib < 3.9 * num
+    assert found.misfit.startswith("memory of the host: DOES NOT FIT: ")
+    assert of(**small).host == {}
 
 
 def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,40 +246,43 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     files.write_json(folder / ARGUMENTS, command.trainer_arguments(settings))
     then = forecast.job_of(settings, "tiny", forecast.here(settings)).rank_gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
-    last = measured.Measured(folder, False, 1.0, 0.5, took, 16, 160.0, 80.0)
-    monkeypatch.setattr(measured, "last_run", lambda *_: last)
-    found = of()
+    last = run(folder, took)
+    found = of(last=last)
     assert found.correction == pytest.approx(1.5) and found.gib == pytest.approx(1.5 * plain.gib)
     assert found.largest < plain.largest / 1.5
-    assert "all times 1.50, as measured in run corrects" in found.rows()[1][1]
-    monkeypatch.setattr(measured, "last_run", lambda *_: replace(last, on_gpu=True))
-    assert of() == plain
+    assert dict(found.rows())["correction"] == "all times 1.50, as measured in run corrects"
+    assert of(last=replace(last, on_gpu=True)) == plain
+    assert of(last=replace(last, num_ranks=2)) == plain
+    monkeypatch.setattr(measured, "last_run", lambda *_: last)
+    assert forecast.on_dataset(TrainSettings(dataset="small")).run == "corrects"
 
 
-def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(home: Path) -> None:
     """A copy with a space in its name, and a run without settings."""
     plain = of()
     folder = home / "runs" / "night (copy)"
-    last = measured.Measured(folder, False, 1.0, 0.5, 9.0, 16, 160.0, 80.0)
-    monkeypatch.setattr(measured, "last_run", lambda *_: last)
-    assert of() == plain
+    last = run(folder, 9.0)
+    assert of(last=last) == plain
     folder.mkdir()
     settings = command.trainer_arguments(TrainSettings(run="corrects", dataset="small"))
     files.write_json(folder / ARGUMENTS, settings)
-    assert of().measured == "night (copy)" and of().correction > 1
+    assert of(last=last).run == "night (copy)" and of(last=last).correction > 1
 
 
 def test_a_gpu_says_its_memory_through_the_drivers_tool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Ask it once: it is slow, and a GPU keeps its size."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    machine._smallest_gpu_gib.cache_clear()
     assert machine.device_gib(True, 2) is None
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 81920\necho 24576\n")
     tool.chmod(0o755)
     assert machine.device_gib(True, 2) == 24.0
+    tool.unlink()
+    assert machine.device_gib(True, 2) == 24.0
+    machine._smallest_gpu_gib.cache_clear()
     assert machine.device_gib(False, 2) == 5.0
 
 

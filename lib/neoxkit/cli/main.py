@@ -216,9 +216,9 @@ def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
         raise UserError("probe_steps", "run here, not on --machine", "leave one of them out")
     if not asked:
         trials.probe(settings, terminal.Counting)
-    found = forecast.on_dataset(settings, machine=asked[0] if asked else None)
+    found = forecast.on_dataset(settings, asked[0] if asked else None)
     print(view.table(found.rows()).text)
-    return 0 if found.fits else 1
+    return 1 if found.misfit else 0
 
 
 def _merge(options: argparse.Namespace) -> int:

@@ -183,15 +183,26 @@ class Controls:
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """Show 01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
-    last = measured.last_run(settings.model_name_or_path)
+    base = settings.model_name_or_path
+    planned = TrainSettings(model_name_or_path=base)  # 02's defaults
+    last = measured.last_run(base, machine.num_ranks(planned)) or measured.last_run(base)
+    unknown = _unknown(base)
+
+    def memory(counts: selection.Counts, limit: int) -> list[tuple[str, str]]:
+        if unknown:
+            return [("memory per rank", unknown)]
+        found = forecast.forecast(planned, base, counts, limit, forecast.here(planned), last)
+        return _in_brief(found, planned.per_device_train_batch_size)
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, figure.Picture]:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
         _, counts = selection.fit(encoded, chosen.block_size, too_long)
-        rows = counts.rows() + _rows(counts.kept, counts.tokens, chosen.block_size)
-        rows.append(("time per epoch", _time(last, counts.tokens)))
-        mean = counts.tokens / max(counts.kept, 1)
-        rows.append(("memory per rank", _memory(last, mean)))
+        rows = [
+            *counts.rows(),
+            *_rows(counts, chosen.block_size),
+            ("time per epoch", _time(last, counts.tokens)),
+            *memory(counts, chosen.block_size),
+        ]
         return view.table(rows), data.length_histogram(encoded.length, chosen.block_size)
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
@@ -199,30 +210,43 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     return Controls(settings, {"block_size": dial}, consequences).show()
 
 
-def _rows(conversations: int, tokens: int, block_size: int) -> list[tuple[str, str]]:
+def _rows(counts: selection.Counts, block_size: int) -> list[tuple[str, str]]:
     """Return the rows per epoch, packed and padded to the block size."""
-    padding = 1 - tokens / max(conversations * block_size, 1)
-    packed = f"about {math.ceil(tokens / block_size):,} of {block_size:,} tokens, little padding"
+    padding = 1 - counts.tokens / max(counts.kept * block_size, 1)
+    packed = math.ceil(counts.tokens / block_size)
+    size = f"of {block_size:,} tokens"
     return [
-        ("rows per epoch, packed", packed),
-        (
-            "rows per epoch, padded",
-            f"{conversations:,} of {block_size:,} tokens, {padding:.0%} padding",
-        ),
+        ("rows per epoch, packed", f"about {packed:,} {size}, little padding"),
+        ("rows per epoch, padded", f"{counts.kept:,} {size}, {padding:.0%} padding"),
     ]
 
 
 def _time(last: measured.Measured | None, num_tokens: float) -> str:
-    if not last:
-        return "unknown: this model has not been trained on this machine yet"
-    return f"{last.time(num_tokens)}, {last.speed()}"
+    never = "unknown: this model has not been trained on this machine yet"
+    return last.time(num_tokens) if last else never
 
 
-def _memory(last: measured.Measured | None, tokens: float) -> str:
-    """Estimate the memory of the last run's micro-batch with `tokens` per conversation."""
-    if not last:
-        return "unknown until the first run"
-    return last.memory(last.micro_batch * tokens)
+def _unknown(base: str) -> str:
+    """Say why a base can't be forecast; empty if it can (a folder may hold a tokenizer alone)."""
+    try:
+        forecast.model(base)
+    except UserError as mistake:
+        return f"unknown: {mistake.what}"
+    return ""
+
+
+def _in_brief(found: forecast.Forecast, size: int) -> list[tuple[str, str]]:
+    """Return the rows for 01: a forecast without its parts, and the host only if it is too small.
+
+    `size` is the micro-batch that 02 starts with.
+    """
+    (name, said), _, _, (largest, conversations), *host = found.rows()
+    by = f"corrected by run {found.run}" if found.run else "not measured yet"
+    return [
+        (name, f"{said}; {by}"),
+        (largest, f"{conversations}; 02 starts with {size}"),
+        *(row for row in host if row[1].startswith(forecast.MISFIT)),
+    ]
 
 
 def training(
@@ -243,24 +267,23 @@ def training(
     settings = command.complete(settings, base)
 
     def consequences(chosen: TrainSettings) -> tuple[View, figure.Picture]:
-        tokenized.check_block_size(chosen.block_size, manifest)
-        limit = chosen.block_size or manifest["block_size"]
-        fits = all_lengths <= limit
-        kept, tokens = int(fits.sum()), int(all_lengths[fits].sum())
+        limit = tokenized.check_block_size(chosen.block_size, manifest)
+        counts = forecast.counts(all_lengths, all_trained, limit)
+        kept = counts.kept
         steps = machine.num_steps(chosen, kept, ranks)
         an_epoch = machine.num_steps(chosen.replace(num_train_epochs=1, max_steps=-1), kept, ranks)
         conversations = (
             chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps * ranks
         )
-        a_step = min(conversations, kept) * tokens / max(kept, 1)
-        lost = 1 - all_trained[fits].sum() / max(all_trained.sum(), 1)
-        packed, padded = _rows(kept, tokens, limit)
+        a_step = min(conversations, kept) * counts.tokens / max(kept, 1)
+        lost = counts.trained_tokens_lost / max(all_trained.sum(), 1)
+        packed, padded = _rows(counts, limit)
         more = "" if conversations <= kept else ", all there are"
         own = "" if chosen.block_size else " (the dataset's)"
         rows = [
             ("learning rate", rates.beside(chosen.learning_rate, fit)),
             ("block size", f"{limit:,} tokens{own}"),
-            ("conversations trained on", f"{kept:,} of {len(fits):,}"),
+            ("conversations trained on", f"{kept:,} of {counts.read:,}"),
             ("trained tokens left out", f"{lost:.1%}"),
             packed if chosen.layout == "packed" else padded,
             ("optimizer steps", f"{steps:,} ({an_epoch:,} per epoch)"),
@@ -270,7 +293,7 @@ def training(
                 f"{ranks} rank(s)",
             ),
             ("time", _time(last, steps * a_step)),
-            *forecast.forecast(chosen, manifest, all_lengths, all_trained).rows(),
+            *forecast.forecast(chosen, base, counts, limit, forecast.here(chosen), last).rows(),
         ]
         planned = schedule(
             steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type

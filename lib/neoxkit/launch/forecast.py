@@ -1,15 +1,18 @@
-"""Memory forecasts, here or on another machine: formulas, corrected by the last run here."""
+"""Memory forecasts, here or on another machine: formulas, corrected by the last run here.
+
+01's and 02's dials, `neoxkit fit` and the notes before a sweep all ask `forecast`.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from neoxkit import files, machine, paths
-from neoxkit.data import tokenized
+from neoxkit.data import selection, tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command, machines, measured
 from neoxkit.models import loading, memory
@@ -47,30 +50,43 @@ def here(settings: TrainSettings, at_once: int = 1) -> Place:
     return Place(ranks, on_gpu, precision, device_gib, machine.available_gib() / at_once)
 
 
-def elsewhere(settings: TrainSettings, machine: machines.Machine) -> Place:
+def elsewhere(settings: TrainSettings, there: machines.Machine) -> Place:
     """Return another machine, with GPUs assumed to be fast at bf16 and an unknown host."""
-    if settings.num_ranks > machine.num_gpus:
-        what = f"got {settings.num_ranks}, {machine} has {machine.num_gpus} GPUs"
+    if settings.num_ranks > there.num_gpus:
+        what = f"got {settings.num_ranks}, {there} has {there.num_gpus} GPUs"
         raise UserError("num_ranks", what, "lower it")
-    ranks = settings.num_ranks or machine.num_gpus
-    return Place(ranks, True, "bf16", float(machine.gib), None)
+    return Place(settings.num_ranks or there.num_gpus, True, "bf16", float(there.gib), None)
+
+
+def counts(lengths: ArrayLike, trained: ArrayLike, block_size: int) -> selection.Counts:
+    """Count the conversations of at most `block_size` tokens, and their tokens, by those of each
+    conversation."""
+    num_tokens, num_trained = np.asarray(lengths), np.asarray(trained)
+    fits = num_tokens <= block_size
+    return selection.Counts(
+        read=len(fits),
+        kept=int(fits.sum()),
+        tokens=int(num_tokens[fits].sum()),
+        trained_tokens=int(num_trained[fits].sum()),
+        trained_tokens_lost=int(num_trained[~fits].sum()),
+    )
 
 
 @dataclass(frozen=True)
 class Forecast:
     """The GiB of one rank, and the largest micro-batch.
 
-    `parts` come from the formulas. All are multiplied by `correction`: the memory that the run
-    `measured` used, over the formulas' result for it (1 and empty if there is no such run).
-    `device_gib`, `host_gib` and `largest` are None if the machine's memory is unknown. `host` is
-    the host memory of all ranks on GPUs: while they load the model, or for offloaded parts.
+    `parts` come from the formulas. All are multiplied by `correction`: the memory that `run` used,
+    over the formulas' result for it (1 and empty if nothing was measured). `device_gib`, `host_gib`
+    and `largest` are None if the machine's memory is unknown. `host` is the host memory of all
+    ranks, besides that of CPU ranks' `parts`: while they load the model, or for offloaded parts.
     """
 
     parts: Mapping[str, float]
     device_gib: float | None
     largest: int | None
     correction: float = 1.0
-    measured: str = ""
+    run: str = ""
     host: Mapping[str, float] = field(default_factory=dict)
     host_gib: float | None = None
 
@@ -80,51 +96,40 @@ class Forecast:
         return sum(self.parts.values()) * self.correction
 
     @property
-    def fits(self) -> bool:
-        """Tell whether a rank and the host have that much memory, as far as is known."""
-        return _is_there(self.gib, self.device_gib) and _is_there(self._of_host, self.host_gib)
-
-    @property
     def misfit(self) -> str:
-        """The rows that do not fit, in words; empty if all fit."""
+        """The rows of what a rank or the host has no room for; empty if all fits, or is unknown."""
         rows = [f"{name}: {said}" for name, said in self.rows() if said.startswith(MISFIT)]
         return "; ".join(rows)
 
-    @property
-    def _of_host(self) -> float:
-        return max(self.host.values(), default=0.0)
-
     def rows(self) -> list[tuple[str, str]]:
         """Return a table's rows: the sum beside the machine's memory, its parts, the largest
-        micro-batch, and on GPUs the host's memory."""
+        micro-batch, and the host's memory if it counts beside the ranks'."""
         parts = [
             f"{n} {machine.in_short(g)}" for n, g in self.parts.items() if g >= LEAST_SHOWN_GIB
         ]
-        by = "not measured: set probe_steps 3 to measure it where it runs"
-        if self.measured:
-            by = f"all times {self.correction:.2f}, as measured in run {self.measured}"
+        by = "none, not measured: set probe_steps 3 to measure it where it runs"
+        if self.run:
+            by = f"all times {self.correction:.2f}, as measured in run {self.run}"
         most = "unknown" if self.largest is None else f"about {self.largest:,} conversations"
         rows = [
             ("memory per rank", _beside(self.gib, self.device_gib)),
-            ("by the formulas", f"{', '.join(parts)}; {by}"),
+            ("by the formulas", ", ".join(parts)),
+            ("correction", by),
             ("largest micro-batch", most),
         ]
         if self.host:
             host = [f"{name} {machine.in_short(gib)}" for name, gib in self.host.items() if gib]
-            said = _beside(self._of_host, self.host_gib, ", ".join(host))
+            said = _beside(max(self.host.values()), self.host_gib, ", ".join(host))
             rows.append(("memory of the host", said))
         return rows
-
-
-def _is_there(gib: float, there: float | None) -> bool:
-    return there is None or gib <= there
 
 
 def _beside(gib: float, there: float | None, parts: str = "") -> str:
     """Put the need and the memory that there is into words."""
     said = f"about {machine.in_short(gib)} GiB" + (f" ({parts})" if parts else "")
-    said += "" if there is None else f", {there:.3g} available"
-    return said if _is_there(gib, there) else MISFIT + said
+    if there is None:
+        return said
+    return f"{'' if gib <= there else MISFIT}{said}, {there:.3g} available"
 
 
 def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
@@ -132,7 +137,7 @@ def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
     config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
     precision = place.precision if settings.precision == "auto" else settings.precision
     return memory.Job.of(
-        _model(base),
+        model(base),
         settings.lora_rank,
         num_ranks=place.num_ranks,
         zero=config.get("zero_optimization", {}),
@@ -143,50 +148,51 @@ def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
 
 
 @functools.cache
-def _model(base: str) -> "PreTrainedModel":
+def model(base: str) -> "PreTrainedModel":
+    """Make a base without its weights, once."""
     return loading.without_weights(base)
 
 
 def forecast(
     settings: TrainSettings,
-    manifest: dict[str, Any],
-    lengths: ArrayLike,
-    trained: ArrayLike,
-    machine: machines.Machine | None = None,
-    at_once: int = 1,
+    base: str,
+    rows: selection.Counts,
+    block_size: int,
+    place: Place,
+    last: measured.Measured | None,
 ) -> Forecast:
-    """Forecast the memory of a training, here or on `machine`; `at_once` trainings share the host.
-
-    `lengths` and `trained` count the tokens and the trained tokens of each conversation.
-    """
-    place = elsewhere(settings, machine) if machine else here(settings, at_once)
-    base = settings.model_name_or_path or manifest["model_name_or_path"]
-    limit = tokenized.check_block_size(settings.block_size, manifest)
-    num_tokens, num_trained = np.asarray(lengths), np.asarray(trained)
-    kept = num_tokens <= limit
-    tokens = float(num_tokens[kept].mean()) if settings.layout == "packed" and kept.any() else limit
-    one = (tokens, float(num_trained[kept].mean()) if kept.any() else 0.0)
-    per_rank = max(-(-int(kept.sum()) // place.num_ranks), 1)
-    size = min(settings.per_device_train_batch_size, per_rank)
+    """Forecast the memory of a training of `base` at a place, corrected by the last run there."""
     job = job_of(settings, base, place)
-    correction, measured = (1.0, "") if machine else correction_of(base, place)
-    device_gib = place.device_gib
-    return Forecast(
-        job.rank_gib(size * one[0], size * one[1]),
-        device_gib,
-        None if device_gib is None else job.largest_micro_batch(*one, device_gib / correction),
-        correction,
-        measured,
-        job.host_gib() if place.on_gpu else {},
-        place.host_gib,
-    )
+    mean = rows.tokens / rows.kept if settings.layout == "packed" and rows.kept else block_size
+    one = (mean, rows.trained_tokens / max(rows.kept, 1))
+    per_rank = max(-(-rows.kept // place.num_ranks), 1)
+    size = min(settings.per_device_train_batch_size, per_rank)
+    parts = job.rank_gib(size * one[0], size * one[1])
+    correction, run = correction_by(last, base, place)
+    device_gib, host = place.device_gib, job.host_gib()
+    if not job.on_gpu:  # the ranks' parts are there, too, and loading is over by then
+        loads_more = host["loading"] > place.num_ranks * sum(parts.values()) * correction
+        host = {"loading": host["loading"]} if loads_more else {}
+    largest = None
+    if device_gib is not None:
+        largest = job.largest_micro_batch(*one, device_gib / correction)
+    return Forecast(parts, device_gib, largest, correction, run, host, place.host_gib)
 
 
-def on_dataset(settings: TrainSettings, **where: Any) -> Forecast:
-    """Forecast a training on the dataset that the settings name."""
+def on_dataset(
+    settings: TrainSettings, there: machines.Machine | None = None, at_once: int = 1
+) -> Forecast:
+    """Forecast a training on the dataset that the settings name, here or on another machine.
+
+    `at_once` trainings share the host's memory.
+    """
     data, manifest = tokenized.load(paths.tokenized(settings.dataset))
-    rows = data["train"]
-    return forecast(settings, manifest, rows["length"][:], rows["trained"][:], **where)
+    limit = tokenized.check_block_size(settings.block_size, manifest)
+    rows = counts(data["train"]["length"][:], data["train"]["trained"][:], limit)
+    base = settings.model_name_or_path or manifest["model_name_or_path"]
+    place = elsewhere(settings, there) if there else here(settings, at_once)
+    last = None if there else measured.last_run(base, place.num_ranks)
+    return forecast(settings, base, rows, limit, place, last)
 
 
 def doubts(settings: Sequence[TrainSettings], at_once: int = 1) -> list[str]:
@@ -194,17 +200,16 @@ def doubts(settings: Sequence[TrainSettings], at_once: int = 1) -> list[str]:
     first: dict[tuple, TrainSettings] = {}
     for one in settings:
         first.setdefault(tuple(getattr(one, name) for name in one.with_role("memory")), one)
-    found = {one.run: on_dataset(one, at_once=at_once) for one in first.values()}
-    return [f"{run}, {one.misfit}" for run, one in found.items() if not one.fits]
+    found = {one.run: on_dataset(one, at_once=at_once).misfit for one in first.values()}
+    return [f"{run}, {misfit}" for run, misfit in found.items() if misfit]
 
 
-def correction_of(base: str, place: Place) -> tuple[float, str]:
+def correction_by(last: measured.Measured | None, base: str, place: Place) -> tuple[float, str]:
     """Return the memory of this base's last run over the formulas' result, and the run's name.
 
-    1 and "" if there is none, or it ran on another kind of device or was started at a shell.
+    1 and "" if there is none, or it had other ranks or another device, or was started at a shell.
     """
-    last = measured.last_run(base, place.num_ranks)
-    if not last or last.on_gpu != place.on_gpu:
+    if not last or (last.num_ranks, last.on_gpu) != (place.num_ranks, place.on_gpu):
         return 1.0, ""
     path = last.folder / ARGUMENTS
     arguments = files.read_json(path) if path.is_file() else {}

@@ -69,20 +69,9 @@ def num_parameters(width: int, layers: int, vocabulary: int) -> int:
 def job_of(shape: Shape, zero: Mapping[str, Any], num_gpus: int, lora_rank: int = 0) -> Job:
     """Return a bf16 training with checkpointing on `num_gpus` GPUs, under a configuration's
     `zero_optimization`."""
-    width, layers, vocabulary = shape
-    adapters = 16 * lora_rank * layers * width  # 4 + 2 + 5 + 5 widths per layer
-    return Job(
-        width=width,
-        layers=layers,
-        vocabulary=vocabulary,
-        num_parameters=num_parameters(*shape),
-        num_trained=adapters or num_parameters(*shape),
-        num_ranks=num_gpus,
-        zero=zero,
-        half=True,
-        on_gpu=True,
-        checkpointing=True,
-    )
+    width, layers, _ = shape
+    total, adapters = num_parameters(*shape), 16 * lora_rank * layers * width  # 4 + 2 + 5 + 5
+    return Job(*shape, total, adapters or total, num_gpus, zero, True, True, checkpointing=True)
 
 
 def configurations() -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Time and memory of a training here, from the last run of the same model on this machine."""
+"""Speed and memory of the last run of a model on this machine, by which the next is estimated."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,17 @@ from neoxkit.runs.folder import FINISHED
 
 @dataclass(frozen=True)
 class Measured:
-    """A run's measurements: useful tokens per second of all ranks, memory per rank, micro-batches.
+    """A run's measurements: useful tokens per second of all ranks, peak memory per rank.
 
-    `model_gib` was measured before the first step (weights, optimizer, libraries), `memory_gib` is
-    the peak; `micro_batch` counts conversations, `micro_batch_tokens` their mean tokens with
-    padding, `micro_batch_trained` the trained ones.
+    `micro_batch_tokens` are a micro-batch's mean tokens with padding, `micro_batch_trained` the
+    trained ones.
     """
 
     folder: Path
+    num_ranks: int
     on_gpu: bool
     tokens_per_second: float
-    model_gib: float
     memory_gib: float
-    micro_batch: int
     micro_batch_tokens: float
     micro_batch_trained: float
 
@@ -34,27 +32,14 @@ class Measured:
         """The run's name."""
         return self.folder.name
 
-    def memory(self, num_tokens: float) -> str:
-        """Return a rank's peak memory with micro-batches of `num_tokens` tokens, in words.
-
-        The memory that steps add to the model is assumed to grow with their tokens.
-        """
-        steps_gib = self.memory_gib - self.model_gib
-        gib = self.model_gib + steps_gib * num_tokens / self.micro_batch_tokens
-        run = f"{self.memory_gib:.2g} with {self.micro_batch_tokens:,.0f} in run {self.run}"
-        return f"about {gib:.2g} GiB with {num_tokens:,.0f} tokens per micro-batch; {run}"
-
     def time(self, num_tokens: float) -> str:
-        """Return how long `num_tokens` useful tokens take, in words."""
+        """Return how long `num_tokens` useful tokens take, and by which run, in words."""
         seconds = num_tokens / self.tokens_per_second
-        for limit, size, unit in ((90, 1, "s"), (5400, 60, "min")):
-            if seconds < limit:
-                return f"about {seconds / size:.0f} {unit}"
-        return f"about {seconds / 3600:.1f} h"
-
-    def speed(self) -> str:
-        """Return the source of the figure, in words."""
-        return f"of steps, at {self.tokens_per_second:,.0f} useful tokens/s as in run {self.run}"
+        took = f"{seconds / 3600:.1f} h"
+        if seconds < 5400:
+            took = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        speed = f"{self.tokens_per_second:,.0f} useful tokens/s as in run {self.run}"
+        return f"about {took}, of steps, at {speed}"
 
 
 def last_run(model: str, num_ranks: int = 0) -> Measured | None:
@@ -79,18 +64,15 @@ def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
     train = [e for e in events if e["event"] == "train"]
     if not start or not train or start["model"] != model:
         return None
-    if "model_gib" not in start:  # written by an earlier version
-        return None
     if num_ranks not in (0, start["num_ranks"]) or not run_card.is_of_this_machine(folder):
         return None
     micro_batches = train[-1]["step"] * start["conversations_a_step"] / start["micro_batch"]
     return Measured(
         folder=folder,
+        num_ranks=start["num_ranks"],
         on_gpu=start["device"] != "cpu",
         tokens_per_second=median(e["tokens_per_second"] for e in train[-20:]),
-        model_gib=start["model_gib"],
         memory_gib=max(e["memory_gib"] for e in train),
-        micro_batch=start["micro_batch"],
         micro_batch_tokens=sum(e["tokens"] / (1 - e["padding_share"]) for e in train)
         / micro_batches,
         micro_batch_trained=sum(e["trained_tokens"] for e in train) / micro_batches,

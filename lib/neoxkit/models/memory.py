@@ -46,7 +46,7 @@ MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default
 ALLGATHER_BUCKET = 5 * 10**8  # the same
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Job:
     """The facts that decide the needs of a training on one machine.
 
