@@ -107,7 +107,7 @@ class Forecast:
         parts = [
             f"{n} {machine.in_short(g)}" for n, g in self.parts.items() if g >= LEAST_SHOWN_GIB
         ]
-        by = "none, not measured: set probe_steps 3 to measure it where it runs"
+        by = "not measured: set probe_steps 3 to measure it where it runs"
         if self.run:
             by = f"all times {self.correction:.2f}, as measured in run {self.run}"
         most = "unknown" if self.largest is None else f"about {self.largest:,} conversations"
