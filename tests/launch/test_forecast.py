@@ -315,3 +315,20 @@ def test_the_commands_table_is_of_the_machines_that_are_named(
     header, *rows, _ = capsys.readouterr().out.splitlines()
     assert header.split("  ")[0] == "model" and "2 x 48 GiB" in header and "1 x 11 GiB" in header
     assert [row.split()[0] for row in rows] == list(machines.SHAPES)
+
+
+CHANGED = {  # what a rank's memory depends on, besides the dataset and the model
+    "lora_rank": 2, "block_size": 60, "layout": "padded", "ds_config": "zero3", "num_ranks": 2,
+    "precision": "bf16", "per_device_train_batch_size": 1, "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+def test_memory_depends_on_the_settings_that_say_so_and_on_no_other() -> None:
+    assert {*CHANGED, "dataset", "model_name_or_path"} == {*TrainSettings.with_role("memory")}
+    plain = of()
+    assert [name for name, value in CHANGED.items() if of(**{name: value}) == plain] == []
+    others = TrainSettings().as_dict().keys() - {*TrainSettings.with_role("memory")}
+    others -= {"learning_rate"}  # twice and two more is refused
+    numbers = {n: v for n in others if isinstance(v := getattr(TrainSettings(), n), int | float)}
+    same = [of(**{n: not v if isinstance(v, bool) else 2 * v + 2}) for n, v in numbers.items()]
+    assert len(same) > 15 and all(found == plain for found in same)

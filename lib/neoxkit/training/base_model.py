@@ -117,7 +117,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
             zero=zero,
             half=kit.precision != "fp32",
             on_gpu=args.device.type == "cuda",
-            checkpointing=bool(args.gradient_checkpointing),
+            checkpointing=bool(args.activation_checkpointing),
         )
     finally:
         if args.deepspeed:
