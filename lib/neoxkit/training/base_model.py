@@ -43,7 +43,7 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
     set_row_tokens(kit, model.config._attn_implementation)
     _find_fitting_rate(parsed, model)
     if kit.lora_rank:
-        checkpointing = bool(parsed.training.gradient_checkpointing)
+        checkpointing = bool(parsed.training.activation_checkpointing)
         return lora.add(model, kit.lora_rank, kit.model_name_or_path, checkpointing)
     return model
 
