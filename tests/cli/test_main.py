@@ -462,6 +462,29 @@ def test_a_parameter_has_one_type_in_all_notebooks() -> None:
             )
 
 
+def test_the_help_names_every_command_in_a_line_of_80_columns(
+    capsys: CapSys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    names = [line.split()[0] for line in out.partition("Commands:")[2].strip().splitlines()]
+    assert names == ["run", "sweep", "doctor", "runs", "repeat", "fit", "merge", "report", "stop"]
+    assert "..." not in out.partition("Commands:")[2]  # no sentence is cut
+    for name in names:
+        assert cli.main([name, "-h"]) == 0
+        out += capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for flags in (
+        "-p NAME VALUE ",
+        "-p NAME V1,V2,... ",
+        "-f FILE.yaml ",
+        "--at-once N ",
+        "--now ",
+    ):
+        assert f"\n  {flags}" in out
+
+
 NEEDED = ("Python", "torch", "DeepSpeed", "C++ compiler", "ninja", "free disk", "JupyterLab kernel")
 
 

@@ -226,12 +226,30 @@ def test_a_wrong_parameter_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [[], ["rn"], ["run", "-p", "seed"], ["run", "--only", "04"], ["run", "--verbose"], ["stop"]],
+    ("argv", "said"),
+    [
+        ([], "missing command -- see neoxkit --help"),
+        (["rn"], "no such command 'rn' -- did you mean run?"),
+        (["zzz"], "no such command 'zzz' -- see neoxkit --help"),
+        (["run", "-p", "seed"], "option '-p' requires 2 arguments -- see neoxkit run --help"),
+        (["run", "--onl", "02_train"], "no such option '--onl' -- did you mean --only?"),
+        (["run", "--verbose"], "no such option '--verbose' -- see neoxkit run --help"),
+        (["run", "--only", "04"], "invalid value for '--only': '04' is not one of '01_tokenize', "),
+        (["run", "two\nlines"], "got unexpected extra argument (two lines) -- see neoxkit run "),
+        (["stop"], "missing argument 'RUN' -- see neoxkit stop --help"),
+        (["sweep"], "missing argument 'NOTEBOOK...'. Choose from: 02_train, 03_evaluate -- see "),
+        (["sweep", "02_train", "--at-once", "x"], "invalid value for '--at-once': 'x' is not a "),
+        (["fit", "--machine"], "option '--machine' requires an argument -- see neoxkit fit "),
+    ],
 )
-def test_a_wrong_command_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_is_one_line(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(argv) == 2
-    assert one_line(capsys.readouterr().err.removeprefix("error: ").strip())
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: command line: {said}"), captured.err
+    assert one_line(captured.err.removeprefix("error: ").strip())
+    assert captured.out == "" and captured.err.count("\n") == 1
 
 
 def test_neither_torch_nor_papermill_is_imported_for_it(folder: Path) -> None:

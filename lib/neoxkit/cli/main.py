@@ -1,29 +1,29 @@
 """Run the neoxkit notebooks through papermill, with checked parameters, and manage runs."""
 
-import argparse
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from neoxkit import __version__, paths
-from neoxkit.cli import notebooks, parameters, terminal
+from neoxkit.cli import parameters
 from neoxkit.errors import UserError
-from neoxkit.runs import lock
-from neoxkit.runs.folder import all_runs, standing_of
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
     from neoxkit.launch.machines import Machine
 
+Flags = Sequence[tuple[str, str]]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done, 1 notebook failed, 2 user's mistake, 75 training stopped."""
     try:
-        options = _parser().parse_args(_protected(sys.argv[1:] if argv is None else argv))
-        code = options.call(options)
+        code = _call(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
     except UserError as mistake:
@@ -43,160 +43,141 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError("command line", message, f"see {self.prog} --help")
+def _call(words: Sequence[str]) -> int:
+    """Run a command; a mistake that click finds gets its remedy into the same line."""
+    try:
+        with _neoxkit.make_context("neoxkit", [*words]) as context:
+            return _neoxkit.invoke(context)
+    except click.exceptions.Exit as done:  # after --help or --version
+        return done.exit_code
+    except click.UsageError as mistake:
+        command = mistake.ctx.command_path if mistake.ctx else f"neoxkit {words[0]}"
+        what, remedy = " ".join(mistake.format_message().split()), f"see {command} --help"
+        if near := getattr(mistake, "possibilities", None):  # an unknown flag or command
+            what, remedy = mistake.message, f"did you mean {near[0]}?"
+        what = what[0].lower() + what[1:].rstrip(".")
+        raise UserError("command line", what, remedy) from None
 
 
-def _protected(argv: Sequence[str]) -> list[str]:
-    """Put a blank before a value like -1e-5, so that argparse does not take it for a flag."""
-    words = list(argv)
-    for i in range(2, len(words)):
-        if words[i - 2] == "-p" and words[i].startswith("-"):
-            words[i] = f" {words[i]}"
-    return words
+class _InOrder(click.Group):
+    """A group that lists its commands in the order in which they are defined."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="neoxkit", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run",
-        help="execute the notebooks in order into runs/<run>/",
-        allow_abbrev=False,
-        description="Execute the three notebooks in order through papermill into runs/<run>/. A "
-        "parameter goes to every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ "
-        "unless `run` is given.",
-    )
-    _takes_parameters(run, "VALUE", "a YAML file of parameters; -p wins")
-    run.add_argument("--only", choices=[s.notebook for s in NOTEBOOKS], action="append",
-                     help="only this notebook (repeat for more)")  # fmt: skip
-    run.set_defaults(call=_run)
-    sweep = commands.add_parser(
-        "sweep",
-        help="make one run per combination of values, and a table of all",
-        allow_abbrev=False,
-        description="Run 02_train (and 03_evaluate, if named) once per combination of the values "
-        "given, into runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The same command "
-        "again skips finished runs and resumes the rest.",
-    )
-    sweep.add_argument("notebooks", nargs="+", metavar="NOTEBOOK",
-                       choices=[s.notebook for s in (TrainSettings, EvaluateSettings)],
-                       help="02_train, 03_evaluate")  # fmt: skip
-    _takes_parameters(sweep, "V1,V2,...", "a YAML file; a list in it means: sweep these values")
-    sweep.add_argument("--paired", action="store_true",
-                       help="combine the n-th values, not all with all")  # fmt: skip
-    sweep.add_argument("--at-once", type=int, default=0, metavar="N",
-                       help="trainings at once; 0: as the GPUs allow, one on a CPU")  # fmt: skip
-    sweep.set_defaults(call=_sweep)
-    doctor = commands.add_parser(
-        "doctor", allow_abbrev=False, help="show what this machine has and what is missing"
-    )
-    doctor.set_defaults(call=lambda _: _doctor())
-    listed = commands.add_parser(
-        "runs", allow_abbrev=False, help="list every run with its state, step and losses"
-    )
-    listed.set_defaults(call=lambda _: _list_runs())
-    _about_a_run(
-        commands, "repeat", _repeat, "train a finished run again and compare the bytes",
-        "Train runs/RUN again as its run card says, into runs/RUN.repeat-N, and compare the "
-        "weights. On a CPU they are the same to the byte; exit code 1 if not.",
-    )  # fmt: skip
-    fits = commands.add_parser(
-        "fit", allow_abbrev=False, help="show whether a training fits here, or what fits where",
-        description="Given parameters of 02_train, show the memory that training needs per rank "
-        "here, and its largest micro-batch (-p probe_steps 3 measures); exit code 1 if it does not "
-        "fit. The flags of neoxkit run work: other notebooks' parameters are ignored. Without "
-        "parameters, show for each model and machine the first configuration that fits, and its "
-        "largest micro-batch (bf16, gradient checkpointing, conversations of 280 tokens).",
-    )  # fmt: skip
-    _takes_parameters(fits, "VALUE", "a YAML file of parameters; -p wins")
-    fits.add_argument("--lora-rank", type=int, default=0, metavar="N",
-                      help="for the table: train adapters only")  # fmt: skip
-    fits.add_argument("--machine", action="append", default=[], metavar="GPUSxGIB",
-                      help="another machine: 4x24 (repeat for more in the table)")  # fmt: skip
-    fits.set_defaults(call=_fit)
-    _about_a_run(commands, "merge", _merge, "merge a LoRA run into a whole model: runs/RUN/merged")
-    _about_a_run(
-        commands, "report", _report, "write runs/RUN/report.html: the whole run on one page"
-    )
-    stop = _about_a_run(
-        commands, "stop", _stop, "stop a training: it finishes its step and saves",
-        "Ask the training in runs/RUN to finish its step, save and stop, and wait until it has. "
-        "The command that started it resumes from there.",
-    )  # fmt: skip
-    stop.add_argument("--now", action="store_true", help="end it at once, without saving")
-    return parser
+@click.group(cls=_InOrder, help=__doc__, no_args_is_help=False,
+             context_settings={"help_option_names": ["-h", "--help"]})  # fmt: skip
+@click.version_option(__version__, message="%(version)s")
+def _neoxkit() -> None:
+    pass
 
 
-def _takes_parameters(parser: argparse.ArgumentParser, value: str, of_a_file: str) -> None:
+_about_a_run = click.argument("run")
+
+
+def _takes_parameters(
+    value: str = "VALUE", of_a_file: str = "a YAML file of parameters; -p wins"
+) -> Callable[[Any], Any]:
     """Add -p NAME VALUE and -f FILE.yaml, each repeatable."""
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", value),
-                        dest="parameters", help="a parameter (repeat for more)")  # fmt: skip
-    parser.add_argument("-f", action="append", default=[], metavar="FILE.yaml", dest="files",
-                        help=of_a_file)  # fmt: skip
+    p = click.option("-p", "flags", type=(str, str), multiple=True, metavar=f"NAME {value}",
+                     help="a parameter (repeat for more)")  # fmt: skip
+    f = click.option("-f", "files", multiple=True, metavar="FILE.yaml", help=of_a_file)
+    return lambda command: p(f(command))
 
 
-def _about_a_run(
-    commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str, more: str = ""
-) -> argparse.ArgumentParser:
-    """Add a command that takes the name of a run."""
-    parser = commands.add_parser(name, allow_abbrev=False, help=help, description=more or help)
-    parser.add_argument("run", metavar="RUN")
-    parser.set_defaults(call=call)
-    return parser
+@_neoxkit.command("run", short_help="Execute the notebooks in order into runs/<run>/.")
+@_takes_parameters()
+@click.option("--only", type=click.Choice([s.notebook for s in NOTEBOOKS]), multiple=True,
+              help="only this notebook (repeat for more)")  # fmt: skip
+def _run(flags: Flags, files: Sequence[str], only: Sequence[str]) -> int:
+    """Execute the three notebooks in order through papermill into runs/<run>/. A parameter goes to
+    every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ unless `run` is given.
+    """
+    from neoxkit.cli import notebooks
+
+    return notebooks.execute(parameters.read(files, flags), [*only])
 
 
-def _run(options: argparse.Namespace) -> int:
-    flags = [(name, value.strip()) for name, value in options.parameters]
-    return notebooks.execute(parameters.read(options.files, flags), options.only)
-
-
-def _sweep(options: argparse.Namespace) -> int:
+@_neoxkit.command("sweep", short_help="Make one run per combination of values, and a table of all.")
+@click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...",
+                type=click.Choice([TrainSettings.notebook, EvaluateSettings.notebook]),
+                help="02_train, 03_evaluate")  # fmt: skip
+@_takes_parameters("V1,V2,...", "a YAML file; a list in it means: sweep these values")
+@click.option("--paired", is_flag=True, help="combine the n-th values, not all with all")
+@click.option("--at-once", type=int, default=0, metavar="N",
+              help="trainings at once; 0: as the GPUs allow, one on a CPU")  # fmt: skip
+def _sweep(
+    notebooks: Sequence[str], flags: Flags, files: Sequence[str], paired: bool, at_once: int
+) -> int:
+    """Run 02_train (and 03_evaluate, if named) once per combination of the values given, into
+    runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The same command again skips
+    finished runs and resumes the rest.
+    """
     from neoxkit.cli import sweep
 
-    flags = [(name, value.strip()) for name, value in options.parameters]
-    fixed, swept = parameters.read_swept(options.files, flags)
+    fixed, swept = parameters.read_swept(files, flags)
     name = fixed.setdefault("run", "sweep")
-    made = sweep.variants(fixed, swept, options.paired, options.notebooks)
-    return sweep.run(name, made, options.notebooks, options.at_once)
+    return sweep.run(name, sweep.variants(fixed, swept, paired, notebooks), notebooks, at_once)
 
 
+@_neoxkit.command("doctor")
 def _doctor() -> int:
+    """Show what this machine has and what is missing."""
     from neoxkit.cli import doctor
 
     print(doctor.report())
     return 0
 
 
-def _list_runs() -> int:
+@_neoxkit.command("runs")
+def _runs() -> int:
+    """List every run with its state, step and losses."""
+    from neoxkit.cli import terminal
+    from neoxkit.runs.folder import all_runs
+
     print(terminal.runs_table(all_runs()))
     return 0
 
 
-def _repeat(options: argparse.Namespace) -> int:
+@_neoxkit.command("repeat", short_help="Train a finished run again and compare the bytes.")
+@_about_a_run
+def _repeat(run: str) -> int:
+    """Train runs/RUN again as its run card says, into runs/RUN.repeat-N, and compare the weights.
+    On a CPU they are the same to the byte; exit code 1 if not.
+    """
     from neoxkit.cli import repeat
 
-    return repeat.repeat(options.run)
+    return repeat.repeat(run)
 
 
-def _fit(options: argparse.Namespace) -> int:
+@_neoxkit.command("fit", short_help="Show whether a training fits here, or what fits where.")
+@_takes_parameters()
+@click.option("--lora-rank", type=int, default=0, metavar="N",
+              help="for the table: train adapters only")  # fmt: skip
+@click.option("--machine", multiple=True, metavar="GPUSxGIB",
+              help="another machine: 4x24 (repeat for more in the table)")  # fmt: skip
+def _fit(flags: Flags, files: Sequence[str], lora_rank: int, machine: Sequence[str]) -> int:
+    """Given parameters of 02_train, show the memory that training needs per rank here, and its
+    largest micro-batch (-p probe_steps 3 measures); exit code 1 if it does not fit. The flags of
+    neoxkit run work: other notebooks' parameters are ignored. Without parameters, show for each
+    model and machine the first configuration that fits, and its largest micro-batch (bf16, gradient
+    checkpointing, conversations of 280 tokens).
+    """
     from neoxkit.lab import view
     from neoxkit.launch import machines
 
-    flags = [(name, value.strip()) for name, value in options.parameters]
-    asked = [machines.machine(text) for text in options.machine]
-    if options.lora_rank < 0:
-        raise UserError("--lora-rank", f"got {options.lora_rank}", "give 0 or more")
-    if chosen := parameters.read(options.files, flags):
-        if options.lora_rank:
+    asked = [machines.machine(text) for text in machine]
+    if lora_rank < 0:
+        raise UserError("--lora-rank", f"got {lora_rank}", "give 0 or more")
+    if chosen := parameters.read(files, flags):
+        if lora_rank:
             what = "is for the table, not for one training"
-            raise UserError("--lora-rank", what, f"write -p lora_rank {options.lora_rank}")
+            raise UserError("--lora-rank", what, f"write -p lora_rank {lora_rank}")
         own = {k: v for k, v in chosen.items() if k in TrainSettings.__dataclass_fields__}
         return _fits(TrainSettings(**own), asked)
     shown = asked or machines.MACHINES
-    rows = machines.choices(machines.configurations(), options.lora_rank, shown)
+    rows = machines.choices(machines.configurations(), lora_rank, shown)
     print(view.table(rows, ("model", *map(str, shown))).text)
     print(
         "ds_config, how many conversations of 280 tokens fit on each GPU, GiB of host memory; by "
@@ -207,6 +188,7 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
     """Forecast a training, here or on another machine; return exit code 1 if it does not fit."""
+    from neoxkit.cli import terminal
     from neoxkit.lab import view
     from neoxkit.launch import forecast, trials
 
@@ -221,24 +203,38 @@ def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
     return 1 if found.misfit else 0
 
 
-def _merge(options: argparse.Namespace) -> int:
+@_neoxkit.command("merge")
+@_about_a_run
+def _merge(run: str) -> int:
+    """Merge a LoRA run into a whole model: runs/RUN/merged."""
     from neoxkit.models import sharing
 
-    print(f"{paths.short(sharing.merge(options.run))} opens with from_pretrained")
+    print(f"{paths.short(sharing.merge(run))} opens with from_pretrained")
     return 0
 
 
-def _report(options: argparse.Namespace) -> int:
+@_neoxkit.command("report")
+@_about_a_run
+def _report(run: str) -> int:
+    """Write runs/RUN/report.html: the whole run on one page."""
     from neoxkit.cli import report
 
-    written = report.write(options.run)
+    written = report.write(run)
     print(f"{paths.short(written)} ({written.stat().st_size / 2**20:.1f} MiB)")
     return 0
 
 
-def _stop(options: argparse.Namespace) -> int:
-    """Stop a training and wait until it is gone; return 0 if it saved and stopped, or finished."""
-    run, now = options.run, options.now
+@_neoxkit.command("stop", short_help="Stop a training: it finishes its step and saves.")
+@_about_a_run
+@click.option("--now", is_flag=True, help="end it at once, without saving")
+def _stop(run: str, now: bool) -> int:
+    """Ask the training in runs/RUN to finish its step, save and stop, and wait until it has. The
+    command that started it resumes from there.
+    """
+    from neoxkit.cli import terminal
+    from neoxkit.runs import lock
+    from neoxkit.runs.folder import standing_of
+
     folder = paths.run(run)
     while (pid := lock.locked_by(folder)) == lock.UNKNOWN:
         time.sleep(0.05)  # it has just started
