@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -530,9 +530,47 @@ def test_doctor_names_a_kernel_of_another_python(
 
     spec = type("Spec", (), {"argv": ["/other/python", "-m", "ipykernel_launcher"]})()
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda *_: spec)
-    found = doctor._kernel()
-    assert found[-1].found == "python3 -> /other/python"
-    assert "ipykernel install" in found[-1].remedy
+    *_, kernel, remedy = doctor.report().splitlines()
+    assert lines(kernel)["JupyterLab kernel"] == "python3 -> /other/python"
+    assert remedy.strip() == f"-> {sys.executable} -m ipykernel install --sys-prefix"
+
+
+def report_with(monkeypatch: pytest.MonkeyPatch, torch: Any) -> dict[str, str]:
+    """Return the doctor's table with another torch, each remedy behind what it is for."""
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return lines(re.sub(r"\n +->", " ->", doctor.report()))
+
+
+def test_doctor_counts_gpus_and_names_an_nvcc_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    gpu = SimpleNamespace(name="H100", total_memory=80 * 2**30)
+    torch = SimpleNamespace(__version__="2.13.0", version=SimpleNamespace(cuda="13.0"))
+    torch.cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_properties=lambda _: gpu,
+        is_bf16_supported=lambda emulated: True,
+    )  # fmt: skip
+    nvcc = folder / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho release 12.4, V12.4\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name, path="": str(nvcc))
+    found = report_with(monkeypatch, torch)
+    assert found["torch"] == "2.13.0, CUDA 13.0"
+    assert found["GPUs"] == "2 x H100, 80 GiB; bf16 yes"
+    assert found["nvcc"].startswith("12.4; torch was built with 13.0 -> only to compile ")
+    nvcc.write_text("#!/bin/sh\necho release 13.1, V13.1\n")
+    assert report_with(monkeypatch, torch)["nvcc"] == "13.1; torch was built with 13.0"
+    torch.version.cuda, torch.cuda.is_available = None, lambda: False
+    found = report_with(monkeypatch, torch)  # nvidia-smi is found
+    assert found["torch"].startswith("2.13.0, a CPU build, though there is a GPU -> to use the GPU")
+    assert found["nvcc"] == "not needed with a CPU build of torch"
+
+
+def test_doctor_names_a_missing_torch_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = report_with(monkeypatch, None)
+    assert all(found[what].endswith(" -> run make demo, or pip install -e .")
+               for what in ("torch", "GPUs", "nvcc"))  # fmt: skip
+    assert set(NEEDED) <= set(found)
 
 
 @pytest.mark.parametrize("name", ["nobody", "demo"])

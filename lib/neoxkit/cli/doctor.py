@@ -6,172 +6,121 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from pathlib import Path
 
 from neoxkit import paths
 
+Found = tuple[str, bool]  # what was found, and whether it will do
 
-@dataclass(frozen=True)
-class Probe:
-    """One line of the table; `remedy` is empty if nothing is missing."""
-
-    what: str
-    found: str
-    remedy: str = ""
+BESIDE = f"{Path(sys.executable).parent}{os.pathsep}"  # before PATH, as a training has it
 
 
-def examine() -> list[Probe]:
-    """Examine everything, without changing anything or using GPU memory."""
-    checks: list[Callable[[], list[Probe]]] = [
-        _python, _torch, _gpus, _deepspeed, _compiler, _ninja, _nvcc, _numactl, _disk, _kernel,
-    ]  # fmt: skip
-    return [finding for check in checks for finding in _safely(check)]
-
-
-def _safely(check: Callable[[], list[Probe]]) -> list[Probe]:
+def _package(name: str) -> Found:
     try:
-        return check()
-    except ImportError as fault:
-        name = check.__name__.strip("_")
-        return [Probe(name, f"can't be examined: {fault}", "run make demo, or pip install -e .")]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
+        return importlib.metadata.version(name), True
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return "missing", False
 
 
-def _python() -> list[Probe]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    remedy = "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer"
-    return [Probe("Python", version, remedy)]
+def _program(*names: str) -> Found:
+    path = BESIDE + os.environ.get("PATH", "")
+    found = next((program for n in names if (program := shutil.which(n, path=path))), None)
+    return found or "missing", found is not None
 
 
-def _torch() -> list[Probe]:
-    if _version("torch") is None:
-        return [Probe("torch", "missing", "make demo (or: pip install -e .)")]
+def _python() -> Found:
+    return ".".join(map(str, sys.version_info[:3])), sys.version_info >= (3, 11)
+
+
+def _torch() -> Found:
     import torch
 
-    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
-    found = [Probe("torch", f"{torch.__version__}, {built}")]
-    if not torch.version.cuda and (shutil.which("nvidia-smi") or os.path.exists("/dev/nvidia0")):  # noqa: PTH110
-        remedy = "to use the GPU: pip install --force-reinstall torch (its CUDA build)"
-        found.append(Probe("torch and the GPU", "a GPU, but torch is built without CUDA", remedy))
-    return found
+    if torch.version.cuda:
+        return f"{torch.__version__}, CUDA {torch.version.cuda}", True
+    if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
+        return f"{torch.__version__}, a CPU build, though there is a GPU", False
+    return f"{torch.__version__}, a CPU build", True
 
 
-def _gpus() -> list[Probe]:
+def _gpus() -> Found:
     import torch
 
     if not torch.cuda.is_available():
-        return [Probe("GPUs", "none: everything runs on the CPU, large models slowly")]
-    found = []
-    for i in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(i)
-        found.append(
-            Probe(
-                f"GPU {i}",
-                f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, "
-                f"bf16 {'yes' if torch.cuda.is_bf16_supported(False) else 'no: use fp16 or fp32'}",
-            )
-        )
-    return found
+        return "none: everything runs on the CPU, large models slowly", True
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    kinds = Counter(f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+    bf16 = "yes" if torch.cuda.is_bf16_supported(False) else "no: use fp16 or fp32"
+    return "; ".join(f"{n} x {kind}" for kind, n in kinds.items()) + f"; bf16 {bf16}", True
 
 
-def _deepspeed() -> list[Probe]:
-    version = _version("deepspeed")
-    return [Probe("DeepSpeed", version or "missing", "" if version else "pip install deepspeed")]
-
-
-def _compiler() -> list[Probe]:
-    name = next(
-        (c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None
-    )
-    remedy = "only for offload configs (fast CPU Adam): install g++ (build-essential)"
-    return [Probe("C++ compiler", name or "missing", "" if name else remedy)]
-
-
-def _ninja() -> list[Probe]:
-    beside = os.path.dirname(sys.executable)  # noqa: PTH120
-    found = shutil.which("ninja", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
-    return [
-        Probe(
-            "ninja", "found" if found else "missing", "" if found else "pip install ninja (offload)"
-        )
-    ]
-
-
-def _nvcc() -> list[Probe]:
+def _nvcc() -> Found:
     import torch
 
     if not torch.version.cuda:
-        return [Probe("nvcc", "not needed with a CPU build of torch")]
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    if nvcc is None:
-        return [
-            Probe(
-                "nvcc",
-                "missing",
-                f"only to compile DeepSpeed's GPU ops: install CUDA toolkit {torch.version.cuda}",
-            )
-        ]
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
-    match = re.search(r"release (\d+\.\d+)", text)
-    version = match[1] if match else "unknown"
+        return "not needed with a CPU build of torch", True
+    version = "missing"
+    if nvcc := shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"):
+        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+        match = re.search(r"release (\d+\.\d+)", done.stdout)
+        version = match[1] if match else "unknown"
     same = version.split(".")[0] == torch.version.cuda.split(".")[0]
-    remedy = "" if same else f"its major version must be torch's ({torch.version.cuda})"
-    return [Probe("nvcc", f"{version}, torch was built with {torch.version.cuda}", remedy)]
+    return f"{version}; torch was built with {torch.version.cuda}", same
 
 
-def _numactl() -> list[Probe]:
-    if shutil.which("numactl"):
-        return [Probe("numactl", "found")]
-    return [
-        Probe("numactl", "missing (optional)", "only to bind CPU ranks to cores: install numactl")
-    ]
+def _disk() -> Found:
+    free_gib = shutil.disk_usage(paths.root()).free / 2**30
+    return f"{free_gib:.0f} GiB below {paths.root()}", free_gib >= 20
 
 
-def _disk() -> list[Probe]:
-    free = shutil.disk_usage(paths.root()).free / 2**30
-    remedy = "" if free >= 20 else "free some: a checkpoint takes about 16 bytes per parameter"
-    found = [Probe("free disk", f"{free:.0f} GiB below {paths.root()}", remedy)]
-    if os.path.isdir("/dev/shm"):  # noqa: PTH112
-        shm = shutil.disk_usage("/dev/shm").total / 2**30
-        remedy = "" if shm >= 1 else "for several GPUs in a container: docker run --shm-size=8g"
-        found.append(Probe("/dev/shm", f"{shm:.1f} GiB", remedy))
-    return found
+def _shm() -> Found:
+    if not Path("/dev/shm").is_dir():
+        return "none", True
+    gib = shutil.disk_usage("/dev/shm").total / 2**30
+    return f"{gib:.1f} GiB", gib >= 1
 
 
-def _kernel() -> list[Probe]:
+def _kernel() -> Found:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
-        argv = KernelSpecManager().get_kernel_spec("python3").argv
+        program = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        return [
-            Probe("JupyterLab kernel", "python3 is missing", "python -m ipykernel install --user")
-        ]
-    ours = argv[0] in ("python", "python3") or os.path.realpath(argv[0]) == os.path.realpath(
-        sys.executable
-    )
-    remedy = "" if ours else f"{sys.executable} -m ipykernel install --sys-prefix"
-    lab = _version("jupyterlab") or "missing"
-    return [
-        Probe("JupyterLab", lab, "" if lab != "missing" else "pip install jupyterlab"),
-        Probe("JupyterLab kernel", f"python3 -> {argv[0]}", remedy),
-    ]
+        return "python3 is missing", False
+    same = Path(program).resolve() == Path(sys.executable).resolve()
+    return f"python3 -> {program}", same or program in ("python", "python3")
+
+
+# What is examined, how, and the remedy if what is found won't do. Nothing is changed, and no GPU
+# memory used.
+CHECKS = (
+    ("Python", _python, "install Python 3.11 or newer"),
+    ("torch", _torch, "to use the GPU: pip install --force-reinstall torch (its CUDA build)"),
+    ("GPUs", _gpus, ""),
+    ("DeepSpeed", lambda: _package("deepspeed"), "pip install deepspeed"),
+    ("C++ compiler", lambda: _program(os.environ.get("CXX", "c++"), "c++", "g++", "clang++"),
+     "only for offload configs (fast CPU Adam): install g++ (build-essential)"),
+    ("ninja", lambda: _program("ninja"), "pip install ninja (offload)"),
+    ("nvcc", _nvcc, "only to compile DeepSpeed's GPU ops: install torch's major version of CUDA"),
+    ("numactl", lambda: _program("numactl"), "only to bind CPU ranks to cores: install numactl"),
+    ("free disk", _disk, "free some: a checkpoint takes about 16 bytes per parameter"),
+    ("/dev/shm", _shm, "for several GPUs in a container: docker run --shm-size=8g"),
+    ("JupyterLab", lambda: _package("jupyterlab"), "pip install jupyterlab"),
+    ("JupyterLab kernel", _kernel, f"{sys.executable} -m ipykernel install --sys-prefix"),
+)  # fmt: skip
 
 
 def report() -> str:
-    """Return the table as text."""
-    findings = examine()
-    width = max(len(f.what) for f in findings)
+    """Return the table as text; a remedy has its own line, below what it is for."""
+    width = max(len(what) for what, _, _ in CHECKS)
     lines = []
-    for f in findings:
-        lines.append(f"{f.what.ljust(width)}  {f.found}")
-        if f.remedy:
-            lines.append(f"{' ' * width}  -> {f.remedy}")
+    for what, examine, remedy in CHECKS:
+        try:
+            found, will_do = examine()
+        except ImportError as fault:
+            found, will_do = f"can't be examined: {fault}", False
+            remedy = "run make demo, or pip install -e ."
+        lines.append(f"{what:{width}}  {found}")
+        if not will_do:
+            lines.append(f"{'':{width}}  -> {remedy}")
     return "\n".join(lines)
