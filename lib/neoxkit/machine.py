@@ -24,6 +24,18 @@ def in_short(gib: float) -> str:
     return f"{gib:.2g}" if gib < 10 else f"{gib:,.0f}"
 
 
+def duration(seconds: float) -> str:
+    """Format a time for people.
+
+    >>> duration(30), duration(3000), duration(7300), duration(3 * 86400)
+    ('30 s', '50 min', '2 h', '3 days')
+    """
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 3600:.2g} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+
+
 def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
     """Return the memory of the smallest GPU, or of a CPU rank now; None if unknown.
 

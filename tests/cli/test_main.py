@@ -455,7 +455,7 @@ def test_an_error_stands_below_the_line_of_progress(
 
 
 def test_a_parameter_has_one_type_in_all_notebooks() -> None:
-    for name, field in parameters._fields().items():
+    for name, field in parameters.known().items():
         for stage in (TokenizeSettings, TrainSettings, EvaluateSettings):
             assert stage.__dataclass_fields__.get(name) is None or (
                 stage.__dataclass_fields__[name].type is field.type

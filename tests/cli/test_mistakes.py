@@ -203,10 +203,7 @@ def flags(values: list[tuple[str, str]]) -> list[str]:
 def check(values: list[tuple[str, str]]) -> None:
     """Return what `neoxkit run` refuses before it starts papermill."""
     given = cli.parameters.read([], values)
-    first, train, last = (
-        kind(**{k: v for k, v in given.items() if k in kind.__dataclass_fields__})
-        for kind in settings.STAGES
-    )
+    first, train, last = (kind(**cli.parameters.own(kind, given)) for kind in settings.STAGES)
     checks.check_files(first)
     if not paths.run(train.run).exists():
         checks.check_before_tokenizing(first, train)

@@ -174,8 +174,7 @@ def _fit(flags: Flags, files: Sequence[str], lora_rank: int, machine: Sequence[s
         if lora_rank:
             what = "is for the table, not for one training"
             raise UserError("--lora-rank", what, f"write -p lora_rank {lora_rank}")
-        own = {k: v for k, v in chosen.items() if k in TrainSettings.__dataclass_fields__}
-        return _fits(TrainSettings(**own), asked)
+        return _fits(TrainSettings(**parameters.own(TrainSettings, chosen)), asked)
     shown = asked or machines.MACHINES
     rows = machines.choices(machines.configurations(), lora_rank, shown)
     print(view.table(rows, ("model", *map(str, shown))).text)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, paths
-from neoxkit.cli import terminal
+from neoxkit.cli import parameters, terminal
 from neoxkit.errors import KINDS, STOPPED, Stopped, UserError
 from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
 from neoxkit.launch import checks, command
+from neoxkit.machine import duration
 from neoxkit.runs import heartbeat, lock, resuming
 from neoxkit.runs.folder import LOG, set_aside, state_of
 from neoxkit.settings import (
@@ -34,22 +35,22 @@ KERNEL_STARTS = 3
 KERNEL_DIED = "Kernel died before replying"  # jupyter_client's words
 
 
-def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
+def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
     """Execute the notebooks in order; stop at the first that fails, and keep its copy.
 
     Everything that can be refused is refused before the first one writes anything.
     """
     _end_with_owner()
     stages = [s for s in NOTEBOOKS if (s.notebook in only if only else s in STAGES)]
-    settings = _settings(stages, parameters)
-    for name in parameters:
-        if name != "run" and not any(name in stage.__dataclass_fields__ for stage in stages):
+    settings = _settings(stages, given)
+    for name in given:
+        if name not in ("run", *parameters.known(stages)):
             raise UserError(name, "is not a parameter of the chosen notebooks", "leave out --only")
-    folder = _folder(settings, parameters.get("run"))
+    folder = _folder(settings, given.get("run"))
     for one in settings.values():  # first: it may be why something is refused
-        _note(unused(one, parameters))
-    _note(_check_before(settings))
-    _note(_doubts(settings))
+        terminal.note(*unused(one, given))
+    terminal.note(*_check_before(settings))
+    terminal.note(*_doubts(settings))
     train = settings.get(TrainSettings)
     if train and train.restart and state_of(folder) != "new":
         print(f"the old run is kept as {paths.short(set_aside(folder))}")
@@ -66,7 +67,7 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
             fault = _execute(settings[stage], target)
         if fault:
             return _failed(fault, target)
-        _say(f"{time.monotonic() - begun:.0f} s")
+        _say(duration(time.monotonic() - begun))
         if stage is TokenizeSettings:
             manifest = files.read_json(paths.tokenized(settings[stage].dataset) / files.MANIFEST)
             counted = terminal.tokenized_note(manifest)
@@ -79,12 +80,12 @@ def execute(parameters: Mapping[str, Any], only: Sequence[str] | None = None) ->
 
 
 def _settings(
-    stages: Sequence[type[Settings]], parameters: Mapping[str, Any]
+    stages: Sequence[type[Settings]], given: Mapping[str, Any]
 ) -> dict[type[Settings], Any]:
     """Return each stage's settings, or refuse bad values; 02 uses the dataset that 01 writes."""
     made: dict[type[Settings], Any] = {}
     for stage in stages:
-        own = {k: v for k, v in parameters.items() if k in stage.__dataclass_fields__}
+        own = parameters.own(stage, given)
         if stage is TrainSettings and TokenizeSettings in made and not own.get("dataset"):
             own["dataset"] = made[TokenizeSettings].dataset
         made[stage] = stage(**own)
@@ -215,11 +216,6 @@ def _signals_stop(folder: Path) -> Iterator[None]:
 
     with on_signals(ask):
         yield
-
-
-def _note(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(f"note: {line}", flush=True)
 
 
 def _say(text: str) -> None:

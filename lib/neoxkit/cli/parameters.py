@@ -1,7 +1,7 @@
 """Read the parameters of `neoxkit run` from YAML files and flags, checking name and type."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any
 
@@ -9,7 +9,7 @@ import yaml
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near, shorten
-from neoxkit.fields import convert, example
+from neoxkit.fields import Settings, convert, example
 from neoxkit.settings import NOTEBOOKS
 
 
@@ -32,9 +32,8 @@ def read_swept(
     fixed: dict[str, Any] = {}
     swept: dict[str, list[Any]] = {}
     for name, (value, where) in given.items():
-        is_list = name in _fields() and _fields()[name].type is list
         of_lists = isinstance(value, list) and value and all(isinstance(v, list) for v in value)
-        if not isinstance(value, list) or (is_list and not of_lists):
+        if not isinstance(value, list) or (_kind(name) is list and not of_lists):
             fixed[name] = _checked(name, value, where)
         elif not value:
             raise UserError(where + name, "has no value", "give one or more")
@@ -47,8 +46,7 @@ def read_swept(
 
 def _several(name: str, value: str) -> Any:
     """Return a flag's value, or its values if it has commas."""
-    kind = _fields()[name].type if name in _fields() else str
-    if kind in (list, dict) or name == "report_to" or "," not in value:
+    if _kind(name) in (list, dict) or name == "report_to" or "," not in value:
         return _literal(name, value)  # its own value may have commas
     return [part.strip() for part in value.split(",")]
 
@@ -83,8 +81,14 @@ def _line_of(text: str, name: str) -> int:
     return text[: found.start()].count("\n") + 1 if found else 1
 
 
-def _fields() -> dict[str, Field]:
-    return {f.name: f for stage in NOTEBOOKS for f in fields(stage)}
+def known(stages: Sequence[type[Settings]] = NOTEBOOKS) -> dict[str, Field]:
+    """Return the parameters of some notebooks by name."""
+    return {f.name: f for stage in stages for f in fields(stage)}
+
+
+def own(stage: type[Settings], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given values that are one notebook's parameters."""
+    return {name: value for name, value in given.items() if name in known([stage])}
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,8 +109,7 @@ def _from_yaml(text: str) -> Any:
 
 def _literal(name: str, value: str) -> Any:
     """Return a flag's text; lists and dicts are read as YAML."""
-    kind = _fields()[name].type if name in _fields() else str
-    if kind not in (list, dict):
+    if (kind := _kind(name)) not in (list, dict):
         return value
     try:
         return _from_yaml(value)
@@ -116,8 +119,13 @@ def _literal(name: str, value: str) -> Any:
 
 def _checked(name: str, value: Any, where: str = "") -> Any:
     """Convert a value to its parameter's type; `where`: its place in a file."""
-    known = _fields()
-    if name not in known:
-        remedy = near(name, known, shorten(f"known are {', '.join(known)}"))
+    field = known().get(name)
+    if field is None:
+        remedy = near(name, known(), shorten(f"known are {', '.join(known())}"))
         raise UserError(where + name, "is not a parameter of these notebooks", remedy)
-    return convert(name, known[name].type, value, known[name].default)
+    return convert(name, field.type, value, field.default)
+
+
+def _kind(name: str) -> Any:
+    """Return a parameter's type; text for an unknown one, which is refused later."""
+    return known()[name].type if name in known() else str

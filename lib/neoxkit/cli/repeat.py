@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, paths
-from neoxkit.cli import notebooks
+from neoxkit.cli import notebooks, terminal
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
@@ -33,8 +33,7 @@ def repeat(run: str) -> int:
     settings = _settings(folder)
     if threads := card["starts"][-1]["threads_a_rank"]:
         os.environ["OMP_NUM_THREADS"] = threads  # sums depend on it
-    for line in run_card.differences(card, run_card.this_start()):
-        print(f"note: {line}")
+    terminal.note(*run_card.differences(card, run_card.this_start()))
     code = notebooks.execute(settings.as_dict(), [TrainSettings.notebook])
     return code or _compare(run, facts, settings.run)
 
@@ -48,7 +47,9 @@ def _settings(folder: Path) -> TrainSettings:
     start = [e for e in read_events(folder) if e["event"] == "start"][-1]
     arguments = files.read_json(folder / ARGUMENTS)
     if changed := arguments["allow_change"]:
-        print(f"note: {', '.join(changed)} changed during the run; the repeat has the last values")
+        terminal.note(
+            f"{', '.join(changed)} changed during the run; the repeat has the last values"
+        )
     settings = command.settings_of(arguments, start["num_ranks"])
     return settings.replace(run=f"{folder.name}.repeat-{number}", allow_change=[])
 
@@ -63,7 +64,7 @@ def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
     was, is_ = (run_card.read(paths.run(name)) for name in (run, again))
     for name in ("base_sha256", "ds_config"):
         if was[name] != is_[name]:
-            print(f"note: {name} differs from that of {run}")
+            terminal.note(f"{name} differs from that of {run}")
     print(
         f"different bytes: eval loss {facts['eval_loss']} in {run}, {new['eval_loss']} in {again}"
     )

@@ -73,12 +73,8 @@ def _overview(folder: Path) -> str:
         standing, events = standing_of(folder), history(read_events(folder))
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
         how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
-        parts = [
-            how,
-            view.alert(health.warnings(events)).html,
-            *parts,
-            _picture(training.curve(events)),
-        ]
+        alert, curve = view.alert(health.warnings(events)).html, training.curve(events)
+        parts = [how, alert, *parts, _picture(curve)]
     if (folder / "evaluation.json").is_file():
         found = files.read_json(folder / "evaluation.json")
         parts += [evaluation.scores(found).html, _picture(evaluation.comparison(found))]

@@ -19,6 +19,7 @@ from typing import Any
 from neoxkit import files, machine, paths
 from neoxkit.cli import terminal
 from neoxkit.cli.notebooks import OWNER, execute, on_signals, unused
+from neoxkit.cli.parameters import known, own
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
@@ -85,14 +86,13 @@ def variants(
 
 def _variant(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> Variant:
     given = {**fixed, **chosen, "run": _name(fixed["run"], chosen)}
-    own = {k: v for k, v in given.items() if k in TrainSettings.__dataclass_fields__}
-    return Variant(given, TrainSettings(**own))
+    return Variant(given, TrainSettings(**own(TrainSettings, given)))
 
 
 def _check_name(name: str, notebooks: Sequence[str]) -> None:
     """Refuse what is not a parameter of the notebooks, and what makes no sense in a sweep."""
     stages = [s for s in (TrainSettings, EvaluateSettings) if s.notebook in notebooks]
-    if not any(name in stage.__dataclass_fields__ for stage in stages) and name != "run":
+    if name not in ("run", *known(stages)):
         what = f"is not a parameter of {' or '.join(notebooks)}"
         raise UserError(name, what, "name its notebook, or tokenize into several datasets first")
     if name == "restart":
@@ -126,14 +126,12 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     to_train = [v for v in made if state_of(v.folder) != "finished"]
     wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
     for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
-        print(f"note: {doubt}; trying anyway", flush=True)
+        terminal.note(f"{doubt}; trying anyway")
     for settings in (made[0].settings, EvaluateSettings()):
         if settings.notebook in notebooks:
-            for line in unused(settings, made[0].parameters):
-                print(f"note: {line}", flush=True)
-    for variant in to_train:
-        for doubt in command.doubts(variant.settings):
-            print(f"note: {variant.settings.run}: {doubt}", flush=True)
+            terminal.note(*unused(settings, made[0].parameters))
+    for settings in (variant.settings for variant in to_train):
+        terminal.note(*(f"{settings.run}: {doubt}" for doubt in command.doubts(settings)))
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:
         slots.put(part)
@@ -176,11 +174,9 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
 def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSettings:
     """Return the settings with as many ranks as its part of the machine has GPUs."""
     ids = part.get("CUDA_VISIBLE_DEVICES")
-    return (
-        settings
-        if settings.num_ranks or not ids
-        else settings.replace(num_ranks=ids.count(",") + 1)
-    )
+    if settings.num_ranks or not ids:
+        return settings
+    return settings.replace(num_ranks=ids.count(",") + 1)
 
 
 def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[str, str]]:
@@ -210,13 +206,9 @@ def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
         return False
     if EvaluateSettings.notebook not in notebooks:
         return True
-    wanted = {
-        k: v for k, v in variant.parameters.items() if k in EvaluateSettings.__dataclass_fields__
-    }
+    wanted = EvaluateSettings(**own(EvaluateSettings, variant.parameters)).as_dict()
     path = variant.folder / "evaluation.json"
-    return (
-        path.is_file() and files.read_json(path)["settings"] == EvaluateSettings(**wanted).as_dict()
-    )
+    return path.is_file() and files.read_json(path)["settings"] == wanted
 
 
 def _child(variant: Variant, notebooks: Sequence[str], part: Mapping[str, str]) -> subprocess.Popen:
@@ -278,8 +270,7 @@ def _compare(name: str, made: Sequence[Variant]) -> int:
     if not chosen:
         return 1
     print(comparison.table(chosen).text)
-    for line in compare_runs.notes(chosen):
-        print(f"note: {line}")
+    terminal.note(*compare_runs.notes(chosen))
     other_sides = len({variant.settings.block_size for variant in made}) > 1
     names = [run.name for run in chosen]
     parameters = {"runs": names, "name": name, "score_again": other_sides}

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from neoxkit import files, paths
 from neoxkit.data.reading import lines_in_short
+from neoxkit.machine import duration
 from neoxkit.runs import checkpoints, health, lock
 from neoxkit.runs.events import METRICS, EventReader, history
 from neoxkit.runs.folder import Standing, finished_facts, state_of
@@ -20,6 +21,12 @@ REWRITE_SECONDS = 1.0  # on a terminal: one line, overwritten
 LINE_SECONDS = 30.0  # into a file or a pipe: at most one line in this time
 INDENT = " " * 6
 PART = " · "  # between the parts of a status line
+
+
+def note(*lines: str) -> None:
+    """Print what is worth knowing and stops nothing."""
+    for line in lines:
+        print(f"note: {line}", flush=True)
 
 
 def outset(folder: Path) -> str:
@@ -144,12 +151,8 @@ def live(out: TextIO | None = None) -> Iterator[Callable[[Sequence[Sequence[str]
             going = [line for line, row in zip(lines, rows, strict=True) if row[1] == "training"]
             lines = [f"{len(rows)} runs, {len(going)} of them in training", *going][: height - 1]
         up = f"\x1b[{len(before)}F" if before else ""
-        print(
-            up + "".join(f"\x1b[K{line}\n" for line in lines) + "\x1b[J",
-            end="",
-            file=out,
-            flush=True,
-        )
+        text = "".join(f"\x1b[K{line}\n" for line in lines)
+        print(f"{up}{text}\x1b[J", end="", file=out, flush=True)
         before[:] = lines
 
     yield show
@@ -167,9 +170,8 @@ def runs_table(standings: Sequence[Standing]) -> str:
             s.run,
             f"{s.state} (a trial)" if s.is_trial else s.state,
             _steps(s),
-            _loss_of(s.train_loss),
-            _loss_of(s.eval_loss),
-            _ago(s.changed),
+            *_losses(s),
+            f"{duration(max(time.time() - s.changed, 0))} ago",
         )
         for s in standings
     ]
@@ -187,32 +189,18 @@ def reached(standing: Standing) -> str:
     """Say how far a run is: its steps and its newest losses."""
     if standing.planned is None:
         return ""
-    losses = (("train", standing.train_loss), ("eval", standing.eval_loss))
-    said = [f"{name} {loss:.4f}" for name, loss in losses if loss is not None]
+    losses = zip(("train", "eval"), _losses(standing), strict=True)
+    said = [f"{name} {loss}" for name, loss in losses if loss]
     return "  ".join([f"step {_steps(standing)}", *said])
 
 
 def _steps(standing: Standing) -> str:
-    if standing.planned is None:
-        return "none"
-    return f"{standing.step:,} of {standing.planned:,}"
+    return "none" if standing.planned is None else f"{standing.step:,} of {standing.planned:,}"
 
 
-def _loss_of(loss: float | None) -> str:
-    return "" if loss is None else f"{loss:.4f}"
-
-
-def _ago(then: float) -> str:
-    """Say how long ago a time (seconds since 1970) was.
-
-    >>> _ago(time.time() - 30), _ago(time.time() - 7300), _ago(time.time() - 3 * 86400)
-    ('30 s ago', '2 h ago', '3 days ago')
-    """
-    seconds = max(time.time() - then, 0)
-    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds / 86400:.0f} days ago"
+def _losses(standing: Standing) -> list[str]:
+    losses = (standing.train_loss, standing.eval_loss)
+    return ["" if loss is None else f"{loss:.4f}" for loss in losses]
 
 
 def counted(manifest: Mapping[str, Any], where: bool = False) -> str:

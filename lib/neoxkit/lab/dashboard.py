@@ -14,6 +14,7 @@ from neoxkit.lab.training import curve
 from neoxkit.lab.view import View
 from neoxkit.launch import process
 from neoxkit.launch.process import Training
+from neoxkit.machine import duration
 from neoxkit.runs import health
 from neoxkit.runs.events import EventReader, history
 from neoxkit.runs.folder import LOG
@@ -198,7 +199,7 @@ def _left(train: Sequence[Mapping[str, Any]], planned: int) -> str:
     recent = train[-20:]
     steps = recent[-1]["step"] - (train[-21]["step"] if len(train) > 20 else 0)
     seconds = sum(e["seconds"] for e in recent) / max(steps, 1) * (planned - recent[-1]["step"])
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return duration(seconds)
 
 
 def _line(text: str, value: int | None, most: int) -> View:
