@@ -22,6 +22,7 @@ import torch
 
 from neoxkit.errors import STOPPED, UserError, as_fields, shorten
 from neoxkit.runs.events import append_event, read_events
+from neoxkit.runs.folder import state_of
 from neoxkit.training import arguments, distributed, failures, rank
 
 # Otherwise a CPU start compiles an extension for minutes; gloo was measured to be as fast.
@@ -60,6 +61,8 @@ def _refuse(folder: Path | None, mistake: UserError) -> int:
     """Report a user's mistake in one line, without a traceback."""
     if os.environ.get("NEOXKIT_DEBUG") == "1":
         traceback.print_exc()
+    if folder and state_of(folder) == "finished":
+        folder = None  # its last event says that it is done
     if _report(folder, as_fields(mistake), 0 if distributed.is_first() else OTHERS_SECONDS):
         print(f"error: {mistake}", file=sys.stderr, flush=True)
     return 2

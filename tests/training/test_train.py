@@ -318,6 +318,18 @@ def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
     assert state_of(unbroken.with_name("again")) == "new"
 
 
+def test_a_finished_run_that_is_started_by_hand_stays_as_it_is(
+    home: Path, zygote: Zygote, unbroken: Path
+) -> None:
+    folder = unbroken.with_name("by-hand")
+    shutil.copytree(unbroken, folder)
+    before = metrics(folder)
+    assert zygote.run(job(BASE.replace(run="by-hand"))) == [2]
+    assert "by-hand is finished -- choose another folder" in (folder / LOG).read_text()
+    assert metrics(folder) == before and before[-1]["event"] == "done"
+    assert (standing_of(folder).state, standing_of(folder).says) == ("finished", "")
+
+
 def test_the_run_card_knows_the_run_to_the_byte(home: Path, unbroken: Path) -> None:
     card = run_card.read(unbroken)
     weights = {"model.safetensors": weights_sha256(unbroken)}
@@ -364,9 +376,6 @@ def test_what_can_not_be_repeated_is_refused(home: Path, unbroken: Path) -> None
     shutil.copytree(unbroken, shell)
     files.write_json(shell / run_card.CARD, run_card.read(shell) | {"commands": {}})
     with pytest.raises(UserError, match="RUN: shell was started in a shell -- give its command"):
-        repeat.repeat("shell")
-    (shell / run_card.CARD).unlink()
-    with pytest.raises(UserError, match="is from an earlier version and has no run card"):
         repeat.repeat("shell")
 
 
