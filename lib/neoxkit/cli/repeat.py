@@ -24,9 +24,9 @@ def repeat(run: str) -> int:
     """
     folder = paths.run(run)
     facts, card = finished_facts(folder), run_card.read(folder)
-    if not card.get("commands"):
-        why = "was started in a shell" if card else "is from an earlier version and has no run card"
-        raise UserError("RUN", f"{run} {why}", "give its command again with another --output_dir")
+    if not card["commands"]:
+        remedy = "give its command again with another --output_dir"
+        raise UserError("RUN", f"{run} was started in a shell", remedy)
     tokenized.check_sha256(
         paths.find("dataset", facts["dataset"], file=False), facts["dataset_sha256"]
     )

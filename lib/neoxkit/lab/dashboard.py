@@ -190,7 +190,7 @@ def status(
 
 def _memory(train: Mapping[str, Any]) -> str:
     """Return the peak memory of the ranks or GPUs."""
-    by_rank = [f"{gib:.1f}" for gib in train.get("memory_gib_by_rank", [train["memory_gib"]])]
+    by_rank = [f"{gib:.1f}" for gib in train["memory_gib_by_rank"]]
     least, most = min(by_rank, key=float), max(by_rank, key=float)
     return f"{least} to {most} GiB per rank" if least != most else f"{most} GiB per rank"
 

@@ -95,7 +95,7 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
         color=ORANGE, marker="o", markersize=5, label="eval loss",
     )  # fmt: skip
     for event in starts:
-        if step := event.get("resumed_step"):
+        if step := event["resumed_step"]:
             axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
             axes.text(step, 0.02, " resumed", color=GREY, fontsize=8,
                       transform=axes.get_xaxis_transform())  # fmt: skip
@@ -167,7 +167,7 @@ def summary(folder: Path) -> View:
     starts = [e for e in read_events(folder) if e["event"] == "start"]
     peak = f"{starts[-1]['matmul_peak_tflops'] * 1000:,.0f} GFLOP/s"
     opens = "opens with from_pretrained"
-    if facts.get("lora_rank"):
+    if facts["lora_rank"]:
         opens = f"adapters only; neoxkit merge {folder.name} writes the whole model"
     notices = dict.fromkeys(notice for e in starts for notice in e["notices"])
     figures = view.table(

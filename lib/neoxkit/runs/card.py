@@ -69,7 +69,7 @@ def finish(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return a run's card; empty for a run that has not begun, or of an earlier version."""
+    """Return a run's card; empty for a run that has not begun."""
     card = _written(folder)
     return card if "starts" in card else {}
 
@@ -180,7 +180,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     """Return the card as a table for people: inputs, with shortened hashes and commits."""
     card = read(folder)
     if not card:
-        return [("run card", "none: the run has not begun, or was made by an earlier version")]
+        return [("run card", "none: the run has not begun")]
     base, source = _files(card["base_sha256"]), card["source"]
     last = card["starts"][-1]
     found = last["machine"]
