@@ -192,7 +192,12 @@ def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> No
     rows, size = scoring.plain_rows(tmp_path / "t.txt", model, tokenizer)
     assert size == 27 * 60 and compare_models.num_bytes(rows, tokenizer) != size
     settings = EvaluateSettings(plain_text_file=str(tmp_path / "t.txt"))
-    found = evaluate.examine(model.eval(), tokenizer, Names(), rows.select([]), [], settings).plain
+    one = evaluate.Evaluation(
+        settings, tmp_path, {}, tokenizer, Names(), rows.select([]), [], 0, "here"
+    )  # fmt: skip
+    one.tuned_model = model.eval()
+    one.examine("tuned")
+    found = one.examined["tuned"].plain
     assert found.bits_per_byte == compare_models.bits_per_byte(found.losses, size)
 
 
@@ -202,13 +207,14 @@ def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:
     other = [losses - 1 + 0.05 * i for i, losses in enumerate(one)]
     scores = [scoring.Score(0, 1, 48, 24, losses=losses) for losses in (one, other)]
     base, tuned = (evaluate.Examination(score, [], score) for score in scores)
-    deep = evaluate.look(rows, base, tuned)
-    assert (
-        deep.worst == [23, 22, 21]
-        and len(deep.turns) == 2
-        and len(compare_models.sentences(deep.facts())) == 2
-    )
-    assert deep.plain == deep.difference and deep.difference.better == 20
-    assert json.loads(json.dumps(deep.facts())) == deep.facts()
-    assert deep.facts()["difference"]["detectable"] > 0
-    assert evaluate.look([], evaluate.Examination(None, []), tuned) is None
+    pair = evaluate.Evaluation(EvaluateSettings(), Path(), {}, None, Names(), rows, [], 0, "here")
+    pair.examined = {"base": base, "tuned": tuned}
+    deep = pair.compare()
+    assert compare_models.worst(*pair.losses()) == [23, 22, 21]
+    assert len(deep["turns"]) == 2 and len(compare_models.sentences(deep)) == 2
+    assert list(deep) == ["difference", "turns", "lengths", "plain"]
+    assert deep["plain"] == deep["difference"] and deep["difference"]["better"] == 20
+    assert json.loads(json.dumps(deep)) == deep
+    assert deep["difference"]["detectable"] > 0
+    pair.examined["base"] = evaluate.Examination(None, [])
+    assert pair.compare() is None and pair.losses_by_step() == {}

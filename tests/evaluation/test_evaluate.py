@@ -1,6 +1,10 @@
 """evaluate.py and scoring.py: scores, replies, and the comparison of two models."""
 
+import gc
 import json
+import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ import torch
 from conftest import tokenize
 from datasets import load_from_disk
 
-from neoxkit import paths
+from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, example, own_questions, questions_for, read_questions
@@ -16,6 +20,8 @@ from neoxkit.errors import UserError
 from neoxkit.evaluation import evaluate, scoring
 from neoxkit.models import loading
 from neoxkit.models.generation import Reply, reply
+from neoxkit.parallel import silent
+from neoxkit.runs.folder import FINISHED
 from neoxkit.settings import EvaluateSettings
 
 
@@ -39,9 +45,13 @@ def test_a_score_does_not_depend_on_the_batch_size(home: Path, model: object) ->
 
 
 def test_no_question_has_no_reply(home: Path, model: object, tokenizer: object) -> None:
-    rows = load_from_disk(paths.tokenized("small"))["eval"]
-    none = evaluate.examine(model, tokenizer, Names(), rows.select([]), [], EvaluateSettings())
-    assert none == evaluate.Examination(None, [])
+    rows = load_from_disk(paths.tokenized("small"))["eval"].select([])
+    one = evaluate.Evaluation(
+        EvaluateSettings(), Path(), {}, tokenizer, Names(), rows, [], 0, "here"
+    )  # fmt: skip
+    one.tuned_model = model
+    one.examine("tuned")
+    assert one.examined == {"tuned": evaluate.Examination(None, [])}
 
 
 class Parrot(torch.nn.Module):
@@ -176,11 +186,78 @@ def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:
     questions = [Question("a", "1", "sums", "held out")]
     base = evaluate.Examination(None, [Reply("x", "ran on", 3)])
     tuned = evaluate.Examination(scoring.Score(0.5, 1.65, 10, 2), [Reply("1", "end mark", 1)])
-    settings = EvaluateSettings().as_dict()
-    evaluation = evaluate.save(tmp_path, settings, "here", questions, base, tuned)
-    assert evaluation == json.loads((tmp_path / "evaluation.json").read_text())
-    assert evaluation["eval_loss"]["base"] is None
-    assert evaluation["eval_loss"]["tuned"]["trained_tokens"] == 10
+    settings = EvaluateSettings()
+    one = evaluate.Evaluation(settings, tmp_path, {}, None, Names(), [], questions, 1, "here")
+    one.examined = {"base": base, "tuned": tuned}
+    results = one.save()
+    assert results == json.loads((tmp_path / "evaluation.json").read_text())
+    assert results["eval_loss"]["base"] is None
+    assert results["eval_loss"]["tuned"]["trained_tokens"] == 10
+    assert (results["questions"], results["settings"]) == ("here", settings.as_dict())
     (line,) = (tmp_path / "replies.jsonl").read_text().splitlines()
     assert json.loads(line)["tuned"]["text"] == "1"
     assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json", "replies.jsonl"}
+
+
+@pytest.fixture
+def run(home: Path) -> Iterator[EvaluateSettings]:
+    """Make a finished run whose tuned model is its base, the built-in model."""
+    folder = home / "runs" / "untouched"
+    shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
+    facts = {"base": "tiny", "from_scratch": False, "precision": "fp32", "step": 8}
+    facts |= {"dataset": "data/tokenized/small", "block_size": 60}
+    sha256 = tokenized.sha256(paths.tokenized("small"))
+    files.write_json(folder / FINISHED, facts | {"dataset_sha256": sha256})
+    yield EvaluateSettings(
+        run="untouched", num_questions=3, my_questions=["Why?"], max_new_tokens=4
+    )
+    shutil.rmtree(folder)
+
+
+def test_an_evaluation_is_prepared_from_the_run_alone(
+    run: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    pair = evaluate.prepare(run, lambda label: shown.append(label) or silent)
+    dataset, _ = tokenized.load(paths.tokenized("small"))
+    assert 0 < len(pair.rows) == len(tokenized.within(dataset["eval"], 60)) < len(dataset["eval"])
+    assert (len(pair.questions), pair.num_known) == (4, 21)
+    assert pair.source == "data/small_questions.jsonl"
+    for which in evaluate.MODELS:
+        pair.examine(which)
+    assert shown == [
+        "base scores conversations", "base answers questions",
+        "tuned scores conversations", "tuned answers questions",
+    ]  # fmt: skip
+    results = pair.save()
+    assert results["eval_loss"]["base"] == results["eval_loss"]["tuned"]
+    assert results["depth"]["difference"]["mean"] == 0
+    loss = results["eval_loss"]["base"]["loss"]
+    assert results["losses_by_step"] == {"0": loss, "8": loss}
+    asked = pair.ask("Why?")  # the last of the questions
+    assert asked == pair.examined["tuned"].replies[-1] == pair.examined["base"].replies[-1]
+    monkeypatch.setitem(pair.facts, "dataset_sha256", "another")
+    files.write_json(pair.folder / FINISHED, pair.facts)
+    with pytest.raises(UserError, match="dataset"):
+        evaluate.prepare(run)
+
+
+def test_the_base_is_freed_before_the_tuned_model_is_loaded_which_stays(
+    run: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: dict[str, weakref.ref] = {}
+
+    def load(facts: object, folder: Path, which: str) -> torch.nn.Module:
+        gc.collect()
+        assert [name for name, one in loaded.items() if one()] == []
+        model = loading.for_inference("tiny", "float32")
+        loaded[which] = weakref.ref(model)
+        return model
+
+    monkeypatch.setattr(evaluate, "load_side", load)
+    pair = evaluate.prepare(run)
+    for which in evaluate.MODELS:
+        pair.examine(which)
+    pair.examine("tuned")
+    pair.ask("Hi.")
+    assert list(loaded) == ["base", "tuned"] and loaded["tuned"]() is pair.tuned_model

@@ -7,6 +7,7 @@ import torch
 
 from neoxkit.data import reading
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
+from neoxkit.evaluation.evaluate import Evaluation
 from neoxkit.lab import chat
 from neoxkit.models import generation, loading
 from neoxkit.settings import TINY, EvaluateSettings
@@ -21,10 +22,17 @@ def model() -> torch.nn.Module:
     return loading.for_inference(TINY, "float32")
 
 
+def evaluation(model: torch.nn.Module, folder: Path, settings: EvaluateSettings) -> Evaluation:
+    """Make an evaluation whose models are both this one."""
+    made = Evaluation(settings, folder, {}, TOKENIZER, JOI, [], [], 0, "here")
+    made.load = lambda which: {"base": model}[which]
+    made.tuned_model = model
+    return made
+
+
 @pytest.fixture
 def box(model: torch.nn.Module, tmp_path: Path) -> chat.Chat:
-    loads = {"base": lambda: model, "tuned": lambda: model}
-    return chat.Chat(loads, TOKENIZER, JOI, SETTINGS, tmp_path / "chat.txt")
+    return chat.Chat(evaluation(model, tmp_path, SETTINGS))
 
 
 def test_growing_ends_with_the_reply_itself(model: torch.nn.Module) -> None:
@@ -62,6 +70,20 @@ def test_both_models_are_asked_with_all_turns_so_far(
     assert len(asked) == 4
     box.box.children[0].children[2].click()  # a new conversation
     assert all(side.turns == [] for side in box.sides)
+
+
+def test_the_base_is_loaded_once_at_the_first_question(
+    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [generation.Reply("Yes.", "end mark", 1)]
+    monkeypatch.setattr(generation, "reply", lambda *_, **__: said)
+    asked, loaded = evaluation(model, tmp_path, SETTINGS), []
+    asked.load = lambda which: loaded.append(which) or model
+    box = chat.Chat(asked)
+    assert loaded == []
+    for question in ("One?", "Two?"):
+        box.ask(question)
+    assert loaded == ["base"]
 
 
 def test_everything_is_escaped(box: chat.Chat, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,5 +133,5 @@ def test_a_parameter_outside_the_sliders_range_widens_it(
     model: torch.nn.Module, tmp_path: Path
 ) -> None:
     settings = EvaluateSettings(max_new_tokens=2000, do_sample=True, temperature=3.5)
-    wide = chat.Chat({"base": lambda: model}, TOKENIZER, JOI, settings, tmp_path / "x")
+    wide = chat.Chat(evaluation(model, tmp_path, settings))
     assert (wide.length.value, wide.temperature.value) == (2000, 3.5)

@@ -250,7 +250,7 @@ def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None
     small = {"run": "talk", "num_questions": 4, "max_new_tokens": 8}
     tab = opened("03_evaluate", **small)
     tab.run_all()
-    box = "chat.chat("
+    box = "chat.Chat("
     field = tab.outputs(box).locator("input[type=text]")
     field.wait_for()
     tab.wait_until_idle()

@@ -194,10 +194,16 @@ def reply(text: str, ended: str = "end mark") -> Any:
     return SimpleNamespace(text=text, ended=ended, num_tokens=1)
 
 
+def pair(questions: list[Any], base: list[Any], tuned: list[Any]) -> Any:
+    """A stand-in for evaluate.Evaluation: what both models replied."""
+    examined = {"base": SimpleNamespace(replies=base), "tuned": SimpleNamespace(replies=tuned)}
+    return SimpleNamespace(questions=questions, examined=examined)
+
+
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_replies_and_answers_escape(given: str, shown: str) -> None:
     asked = [question(f"User: {given}\n\nJoi:", given)]
-    html, text = both(evaluation.replies(asked, [reply(given)], [reply(given, "ran on")]))
+    html, text = both(evaluation.replies(pair(asked, [reply(given)], [reply(given, "ran on")])))
     for form in (html, text):
         assert form.count(shown) == 4 and f"{shown} [ran on]" in form and "Joi:" not in form
     html, text = both(evaluation.answer(given, reply(given)))
@@ -209,7 +215,7 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
     asked = [question(f"q{i}\n\nJoi:") for i in range(count)]
     base = [reply(f"b{i}") for i in range(count)]
     tuned = [reply(f"t{i}") for i in range(count)]
-    lines = evaluation.replies(asked, base, tuned, most=12).text.splitlines()[1:]
+    lines = evaluation.replies(pair(asked, base, tuned), most=12).text.splitlines()[1:]
     shown = [line.split() for line in lines]
     numbers = [int(q[1:]) for q, *_ in shown]
     assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each with its own replies
@@ -220,7 +226,8 @@ def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
 
 
 def test_a_long_reply_is_cut_visibly() -> None:
-    text = evaluation.replies([question("q\n\nJoi:")], [reply("b" * 160)], [reply("t" * 161)]).text
+    asked = [question("q\n\nJoi:")]
+    text = evaluation.replies(pair(asked, [reply("b" * 160)], [reply("t" * 161)])).text
     assert "b" * 160 in text and "b…" not in text
     assert "t" * 160 + "…" in text and "t" * 161 not in text
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,29 +130,8 @@ def turns(labels: Sequence[int]) -> np.ndarray:
     return np.cumsum(begins)[trained]
 
 
-@dataclass(frozen=True)
-class Depth:
-    """This module's figures about two models on the same rows.
-
-    `worst` are indices of rows; `plain` is the difference on the plain text, if there is one.
-    """
-
-    base: Losses
-    tuned: Losses
-    difference: Difference
-    worst: list[int]
-    turns: "list[Slice]"
-    lengths: "list[Slice]"
-    plain: Difference | None
-
-    def facts(self) -> dict[str, Any]:
-        """Return the figures, without losses and row indices."""
-        names = ("difference", "turns", "lengths", "plain")
-        return {k: v for k, v in asdict(self).items() if k in names}
-
-
 def sentences(facts: Mapping[str, Any] | None) -> list[str]:
-    """Return the differences of `Depth.facts` in words."""
+    """Return the differences of `Evaluation.compare` in words."""
     if not facts:
         return []
     said = [f"held-out set, {Difference(**facts['difference']).text()}"]

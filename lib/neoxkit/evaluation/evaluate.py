@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,26 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import files, paths
+from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
-from neoxkit.data.questions import Question, own_questions
+from neoxkit.data.questions import Question, own_questions, questions_for
 from neoxkit.evaluation import compare_models
 from neoxkit.evaluation.scoring import Score, plain_rows, score
-from neoxkit.evaluation.tasks import task_results
+from neoxkit.evaluation.tasks import load_tasks, task_results
 from neoxkit.models import loading
 from neoxkit.models.generation import ENDINGS, Reply, reply
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints
+from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import EvaluateSettings
 
+MODELS = ("base", "tuned")
 SHORT_WORDS = 20  # a reply is compared to the letter with references up to this long
 
 
 def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
     """Load the base or the tuned model of a finished run, in its precision, on the GPU if any."""
+    assert which in MODELS, which
     if which == "tuned":
         name = str(folder / "model")
     else:
@@ -90,144 +95,165 @@ class Examination:
     tasks: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
-def examine(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    names: Names,
-    rows: Dataset,
-    questions: Sequence[Question],
-    settings: EvaluateSettings,
-    show: Callable[[str], Progress] = lambda label: silent,
-    name: str = "",
-    tasks: Mapping[str, Any] | None = None,
-) -> Examination:
-    """Score a model on the held-out set, let it answer, and run the tasks (from tasks.load_tasks).
+@dataclass
+class Evaluation:
+    """A finished run's base and tuned model on the same questions and held-out conversations.
 
-    `show` makes a progress line for a label, which begins with the model's `name`.
+    `rows`: the held-out set, up to the run's block size. `questions` are asked, of `num_known` from
+    `source` and the user. `tasks`: see tasks.load_tasks. `show` makes a progress line for a label.
     """
-    options = {"batch_size": settings.batch_size, "pad_id": loading.pad_id(tokenizer)}
 
-    def named(label: str) -> Progress:
-        return show(f"{name} {label}".strip())
+    settings: EvaluateSettings
+    folder: Path
+    facts: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+    names: Names
+    rows: Dataset
+    questions: Sequence[Question]
+    num_known: int
+    source: str
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    show: Callable[[str], Progress] = lambda label: silent
+    examined: dict[str, Examination] = field(default_factory=dict)
 
-    def scored(what: Dataset, size: int, label: str) -> Score | None:
-        found = score(model, what, **options, progress=named(label))
+    @cached_property
+    def tuned_model(self) -> PreTrainedModel:
+        """The tuned model, which stays loaded: it is talked to afterwards."""
+        return self.load("tuned")
+
+    def load(self, which: str) -> PreTrainedModel:
+        """Load the base or the tuned model."""
+        return load_side(self.facts, self.folder, which)
+
+    def examine(self, which: str) -> None:
+        """Score a model on the plain text and the held-out set, let it answer, run the tasks.
+
+        The base is freed afterwards.
+        """
+        model = self.tuned_model if which == "tuned" else self.load(which)
+        plain = None
+        if file := self.settings.plain_text_file:
+            path = paths.find("plain_text_file", file)
+            text, size = plain_rows(path, model, self.tokenizer)
+            plain = self._score(model, text, f"{which} scores pieces of the plain text", size)
+        size = compare_models.num_bytes(self.rows, self.tokenizer)
+        self.examined[which] = Examination(
+            self._score(model, self.rows, f"{which} scores conversations", size),
+            self._reply(model, self.questions, self.show(f"{which} answers questions")),
+            plain,
+            task_results(
+                model, self.tokenizer, self.tasks, self.settings,
+                lambda label: self.show(f"{which} {label}"),
+            ),
+        )  # fmt: skip
+
+    def losses(self) -> tuple[compare_models.Losses, compare_models.Losses] | None:
+        """Return both models' losses on the held-out set; None if it is empty."""
+        base, tuned = (self.examined[which].score for which in MODELS)
+        return (base.losses, tuned.losses) if base and tuned else None
+
+    def compare(self) -> dict[str, Any] | None:
+        """Return how the models differ on the held-out set (None if it is empty): the difference,
+        both losses by turn and by length, and the difference on the plain text, if any."""
+        if not (losses := self.losses()):
+            return None
+        base, tuned = (self.examined[which].plain for which in MODELS)
+        plain = base and tuned and compare_models.difference(base.losses, tuned.losses)
+        return {
+            "difference": asdict(compare_models.difference(*losses)),
+            "turns": [asdict(one) for one in compare_models.by_turn(self.rows, *losses)],
+            "lengths": [asdict(one) for one in compare_models.by_length(self.rows, *losses)],
+            "plain": plain and asdict(plain),
+        }
+
+    def losses_by_step(self) -> dict[int, float]:
+        """Return the held-out loss at step 0 (the base), at every kept checkpoint, and at the end;
+        nothing if the held-out set is empty."""
+        base, tuned = (self.examined[which].score for which in MODELS)
+        if not base or not tuned:
+            return {}
+        kept = checkpoints.whole(self.folder) if self.settings.score_checkpoints else []
+        between = {
+            step: self._loss_of(checkpoint)
+            for checkpoint in kept
+            if (step := checkpoints.step_of(checkpoint)) < self.facts["step"]
+        }
+        return {0: base.loss, **between, self.facts["step"]: tuned.loss}
+
+    def _loss_of(self, checkpoint: Path) -> float:
+        model = loading.for_inference(str(checkpoint), _dtype(self.facts))
+        found = self._score(model, self.rows, f"{checkpoint.name} scores conversations")
+        assert found  # the base has a score, so there are rows
+        return found.loss
+
+    def save(self) -> dict[str, Any]:
+        """Write evaluation.json and replies.jsonl into the run's folder; return the former."""
+        both = {which: self.examined[which] for which in MODELS}
+        replies = [examined.replies for examined in both.values()]
+        results = {
+            "eval_loss": {name: e.score.facts() if e.score else None for name, e in both.items()},
+            "plain_text": {name: e.plain.facts() if e.plain else None for name, e in both.items()},
+            "depth": self.compare(),
+            "losses_by_step": {f"{step}": loss for step, loss in self.losses_by_step().items()},
+            "questions": self.source,
+            "exact": scoreboard(self.questions, *replies),
+            "endings": {name: endings(e.replies) for name, e in both.items()},
+            "tasks": {name: e.tasks for name, e in both.items()},
+            "settings": self.settings.as_dict(),
+        }
+        lines = [
+            {**asdict(question), "base": asdict(one), "tuned": asdict(other)}
+            for question, one, other in zip(self.questions, *replies, strict=True)
+        ]
+        part = self.folder / ".replies.jsonl.part"
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.folder / "replies.jsonl")
+        files.write_json(self.folder / "evaluation.json", results)
+        return results
+
+    def ask(self, question: str) -> Reply:
+        """Let the tuned model answer one question that the user wrote."""
+        asked = own_questions([question], self.names)
+        return self._reply(self.tuned_model, asked, silent)[0]
+
+    def _score(
+        self, model: PreTrainedModel, rows: Dataset, label: str, size: int = 0
+    ) -> Score | None:
+        """Score a model on rows; `size`: the bytes of their text, if the bits per byte are asked
+        for."""
+        options = {"batch_size": self.settings.batch_size, "pad_id": loading.pad_id(self.tokenizer)}
+        found = score(model, rows, **options, progress=self.show(label))
         return found and replace(
             found, bits_per_byte=compare_models.bits_per_byte(found.losses, size)
         )
 
-    plain = None
-    if file := settings.plain_text_file:
-        text, size = plain_rows(paths.find("plain_text_file", file), model, tokenizer)
-        plain = scored(text, size, "scores pieces of the plain text")
-    prompts = [question.prompt for question in questions]
-    return Examination(
-        scored(rows, compare_models.num_bytes(rows, tokenizer), "scores conversations"),
-        _reply(model, tokenizer, names, prompts, settings, named("answers questions")),
-        plain,
-        task_results(model, tokenizer, tasks or {}, settings, named),
-    )
+    def _reply(
+        self, model: PreTrainedModel, questions: Sequence[Question], progress: Progress
+    ) -> list[Reply]:
+        given = ("max_new_tokens", "do_sample", "temperature", "batch_size", "seed")
+        options = {name: getattr(self.settings, name) for name in given}
+        prompts = [question.prompt for question in questions]
+        return reply(model, self.tokenizer, prompts, self.names, **options, progress=progress)
 
 
-def ask(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    question: str,
-    names: Names,
-    settings: EvaluateSettings,
-) -> Reply:
-    """Answer one question that the user wrote."""
-    prompt = own_questions([question], names)[0].prompt
-    return _reply(model, tokenizer, names, [prompt], settings, silent)[0]
-
-
-def _reply(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    names: Names,
-    prompts: Sequence[str],
-    settings: EvaluateSettings,
-    progress: Progress,
-) -> list[Reply]:
-    given = ("max_new_tokens", "do_sample", "temperature", "batch_size", "seed")
-    options = {name: getattr(settings, name) for name in given}
-    return reply(model, tokenizer, prompts, names, **options, progress=progress)
-
-
-def losses_by_step(
-    facts: Mapping[str, Any],
-    folder: Path,
-    rows: Dataset,
-    base: Examination,
-    tuned: Examination,
-    settings: EvaluateSettings,
-    tokenizer: PreTrainedTokenizerBase,
-    show: Callable[[str], Progress] = lambda label: silent,
-) -> dict[int, float]:
-    """Return the held-out loss at step 0 (the base), at every kept checkpoint, and at the end."""
-    if not base.score or not tuned.score:
-        return {}
-    losses = {0: base.score.loss}
-    options = {"batch_size": settings.batch_size, "pad_id": loading.pad_id(tokenizer)}
-    for checkpoint in checkpoints.whole(folder) if settings.score_checkpoints else ():
-        if (step := checkpoints.step_of(checkpoint)) < facts["step"]:
-            model = loading.for_inference(str(checkpoint), _dtype(facts))
-            progress = show(f"{checkpoint.name} scores conversations")
-            found = score(model, rows, **options, progress=progress)
-            assert found  # the base has a score, so there are rows
-            losses[step] = found.loss
-    return losses | {facts["step"]: tuned.score.loss}
-
-
-def look(rows: Dataset, base: Examination, tuned: Examination) -> compare_models.Depth | None:
-    """Compare both models on the held-out set; None if it is empty."""
-    if not base.score or not tuned.score:
-        return None
-    one, other = base.score.losses, tuned.score.losses
-    plain = None
-    if base.plain and tuned.plain:
-        plain = compare_models.difference(base.plain.losses, tuned.plain.losses)
-    return compare_models.Depth(
-        one,
-        other,
-        compare_models.difference(one, other),
-        compare_models.worst(one, other),
-        compare_models.by_turn(rows, one, other),
-        compare_models.by_length(rows, one, other),
-        plain,
-    )
-
-
-def save(
-    folder: Path,
-    settings: Mapping[str, Any],
-    source: str,
-    questions: Sequence[Question],
-    base: Examination,
-    tuned: Examination,
-    deep: compare_models.Depth | None = None,
-    by_step: Mapping[int, float] | None = None,
-) -> dict[str, Any]:
-    """Write evaluation.json and replies.jsonl into the run folder; return the former."""
-    both = {"base": base, "tuned": tuned}
-    evaluation = {
-        "eval_loss": {name: e.score.facts() if e.score else None for name, e in both.items()},
-        "plain_text": {name: e.plain.facts() if e.plain else None for name, e in both.items()},
-        "depth": deep and deep.facts(),
-        "losses_by_step": {str(step): loss for step, loss in (by_step or {}).items()},
-        "questions": source,
-        "exact": scoreboard(questions, base.replies, tuned.replies),
-        "endings": {name: endings(e.replies) for name, e in both.items()},
-        "tasks": {name: e.tasks for name, e in both.items()},
-        "settings": dict(settings),
-    }
-    lines = [
-        {**asdict(question), "base": asdict(one), "tuned": asdict(other)}
-        for question, one, other in zip(questions, base.replies, tuned.replies, strict=True)
-    ]
-    part = folder / ".replies.jsonl.part"
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / "replies.jsonl")
-    files.write_json(folder / "evaluation.json", evaluation)
-    return evaluation
+def prepare(
+    settings: EvaluateSettings, show: Callable[[str], Progress] = lambda label: silent
+) -> Evaluation:
+    """Read what a finished run is evaluated on: its held-out set, which must be the same as then,
+    its questions, and the tasks."""
+    folder = paths.run(settings.run)
+    facts = finished_facts(folder)
+    place = paths.find("dataset", facts["dataset"], file=False)
+    tokenized.check_sha256(place, facts["dataset_sha256"])
+    dataset, manifest = tokenized.load(place)
+    tokenizer = loading.load_tokenizer(str(folder / "model"))
+    rows = tokenized.within(dataset["eval"], facts["block_size"])
+    known, source = questions_for(manifest, rows, tokenizer, settings.questions_file)
+    names = Names.of(manifest)
+    own = own_questions(settings.my_questions, names)
+    return Evaluation(
+        settings, folder, facts, tokenizer, names, rows,
+        known[: settings.num_questions] + own, len(known) + len(own), source,
+        load_tasks(settings.tasks), show,
+    )  # fmt: skip

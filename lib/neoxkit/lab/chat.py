@@ -1,6 +1,6 @@
 """Talk to the base and the tuned model, side by side, in a notebook."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,12 @@ import ipywidgets as widgets
 from neoxkit import paths
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
 from neoxkit.lab import frontend, view
-from neoxkit.settings import END_MARK, EvaluateSettings
+from neoxkit.settings import END_MARK
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
+    from neoxkit.evaluation.evaluate import Evaluation
     from neoxkit.models.generation import Reply
 
 KEPT = "chat.txt"  # kept conversations, in the run's folder
@@ -82,17 +83,17 @@ class Side:
 
 
 class Chat:
-    """A box with a question for both models, and the length and temperature of their replies."""
+    """A box with a question for both models (the base is loaded at the first one), and the length
+    and temperature of their replies."""
 
-    def __init__(
-        self,
-        models: Mapping[str, Model],
-        tokenizer: "PreTrainedTokenizerBase",
-        names: Names,
-        settings: EvaluateSettings,
-        file: Path,
-    ) -> None:
-        self._tokenizer, self._seed, self._names = tokenizer, settings.seed, names
+    def __init__(self, evaluation: "Evaluation") -> None:
+        settings, names = evaluation.settings, evaluation.names
+        self._tokenizer, self._seed, self._names = evaluation.tokenizer, settings.seed, names
+        models: dict[str, Model] = {
+            "base": cache(lambda: evaluation.load("base")),
+            "tuned": lambda: evaluation.tuned_model,
+        }
+        file = evaluation.folder / KEPT
         self.sides = [Side(name, model, file, names) for name, model in models.items()]
         wide = {"style": {"description_width": "7em"}, "layout": {"width": "22em"}}
         temperature = settings.temperature if settings.do_sample else 0.0
@@ -155,21 +156,3 @@ class Chat:
         )
         self._seed += sampled  # the same question sampled again gets another answer
         return said
-
-
-def chat(
-    facts: Mapping[str, Any],
-    folder: Path,
-    tuned: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    names: Names,
-    settings: EvaluateSettings,
-) -> Chat:
-    """Show a box for a run's base (loaded at the first question) and tuned model; return it."""
-    from neoxkit.evaluation import evaluate
-
-    models: dict[str, Model] = {
-        "base": cache(lambda: evaluate.load_side(facts, folder, "base")),
-        "tuned": lambda: tuned,
-    }
-    return Chat(models, tokenizer, names, settings, folder / KEPT).show()

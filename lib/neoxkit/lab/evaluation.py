@@ -13,12 +13,13 @@ from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new
 from neoxkit.lab.view import NOTHING, View, sentences, table
 
 if TYPE_CHECKING:
-    from neoxkit.data.questions import Question
-    from neoxkit.evaluation.compare_models import Depth, Slice
+    from neoxkit.evaluation.evaluate import Evaluation
     from neoxkit.models.generation import Reply
 
+# `results` is what evaluation.json holds; `pair` the evaluation of two models that it is from.
 
-def scoreboard(evaluation: Mapping[str, Any]) -> View:
+
+def scoreboard(results: Mapping[str, Any]) -> View:
     """Show exact replies by set and kind, base beside tuned, and how the replies ended."""
     lines = [
         (
@@ -28,28 +29,23 @@ def scoreboard(evaluation: Mapping[str, Any]) -> View:
             f"{r['tuned']} of {r['questions']}",
             f"{r['tuned'] / r['questions']:.1%}",
         )
-        for r in evaluation["exact"]
+        for r in results["exact"]
     ]
     header = ("set", "kind", "base", "tuned", "tuned, share")
-    return table(lines, header) + _endings(evaluation["endings"])
+    return table(lines, header) + _endings(results["endings"])
 
 
-def replies(
-    questions: Sequence["Question"],
-    base: Sequence["Reply"],
-    tuned: Sequence["Reply"],
-    most: int = 12,
-) -> View:
+def replies(pair: "Evaluation", most: int = 12) -> View:
     """Show at most `most` questions, spread evenly over all, with both models' replies."""
-    at = spread(range(len(questions)), most)
+    base, tuned = (pair.examined[which].replies for which in ("base", "tuned"))
     rows = [
         (
-            questions[i].prompt.rsplit("\n\n", 1)[0],
-            questions[i].reference or "",
-            _said(base[i]),
-            _said(tuned[i]),
+            question.prompt.rsplit("\n\n", 1)[0],
+            question.reference or "",
+            _said(one),
+            _said(other),
         )
-        for i in at
+        for question, one, other in spread([*zip(pair.questions, base, tuned, strict=True)], most)
     ]
     return table(rows, ("asked", "reference", "base", "tuned"), even=True)
 
@@ -59,12 +55,12 @@ def _said(reply: "Reply", most: int = 160) -> str:
     return f"{text} [ran on]" if reply.ended == "ran on" else text
 
 
-def scores(evaluation: Mapping[str, Any]) -> View:
+def scores(results: Mapping[str, Any]) -> View:
     """Show losses on the held-out set and the plain text, with their counts, and how sure the
     difference is."""
     sides = {
-        "held-out set": evaluation["eval_loss"],
-        "plain text": evaluation.get("plain_text", {}),
+        "held-out set": results["eval_loss"],
+        "plain text": results.get("plain_text", {}),
     }
     rows = [
         (
@@ -85,13 +81,13 @@ def scores(evaluation: Mapping[str, Any]) -> View:
     header = (
         "text", "model", "loss (nats per token)", "perplexity", "bits per byte", "tokens", "rows",
     )  # fmt: skip
-    said = compare_models.sentences(evaluation.get("depth"))
+    said = compare_models.sentences(results.get("depth"))
     return table(rows, header) + sentences(said, none="There is no difference to measure.")
 
 
-def tasks(evaluation: Mapping[str, Any]) -> View:
+def tasks(results: Mapping[str, Any]) -> View:
     """Show each task and metric, base beside tuned, with standard errors."""
-    base, tuned = evaluation["tasks"]["base"], evaluation["tasks"]["tuned"]
+    base, tuned = results["tasks"]["base"], results["tasks"]["tuned"]
     if not tuned:
         return sentences([], none="No tasks were named.")
     rows = [
@@ -112,23 +108,25 @@ def _with_error(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.4f}" if error is None else f"{row['value']:.4f} ± {error:.4f}"
 
 
-def worst(deep: "Depth | None", rows: Sequence[Mapping[str, Any]], tokenizer: Any) -> View:
+def worst(pair: "Evaluation") -> View:
     """Show the conversations whose loss rose most, worst first, with the beginning of each."""
-    if not deep or not deep.worst:
-        return sentences([], none="No held-out conversation got worse.")
-    found = [
+    base, tuned = pair.losses() or ((), ())
+    rows = [
         (
-            f"{deep.base[i].mean():.3f}",
-            f"{deep.tuned[i].mean():.3f}",
-            f"{len(deep.base[i]):,}",
-            _beginning(tokenizer.decode(rows[i]["input_ids"], skip_special_tokens=True)),
+            f"{base[i].mean():.3f}",
+            f"{tuned[i].mean():.3f}",
+            f"{len(base[i]):,}",
+            _beginning(pair.tokenizer, pair.rows[i]["input_ids"]),
         )
-        for i in deep.worst
+        for i in compare_models.worst(base, tuned)
     ]
-    return table(found, ("base", "tuned", "trained tokens", "conversation"))
+    if not rows:
+        return sentences([], none="No held-out conversation got worse.")
+    return table(rows, ("base", "tuned", "trained tokens", "conversation"))
 
 
-def _beginning(text: str, most: int = 300) -> str:
+def _beginning(tokenizer: Any, ids: list[int], most: int = 300) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=True)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
@@ -144,54 +142,54 @@ def answer(question: str, reply: "Reply") -> View:
     return table([("asked", question), ("tuned", _said(reply, most=2000))])
 
 
-def where(deep: "Depth | None") -> Picture | View:
+def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     """Draw each conversation's change of loss, and both models' losses by turn and by length.
 
     Nothing without a held-out set.
     """
-    if not deep:
+    losses, deep = pair.losses(), results["depth"]
+    if not losses:
         return NOTHING
     figure, (left, middle, right) = new_figure(3.2, 3, width_ratios=[4, 3, 4])
-    pairs = zip(deep.base, deep.tuned, strict=True)
-    changes = np.array([b.mean() - a.mean() for a, b in pairs if len(a)])
+    changes = np.array([b.mean() - a.mean() for a, b in zip(*losses, strict=True) if len(a)])
     low, high = np.percentile(changes, [1, 99] if len(changes) > 20 else [0, 100])
     edges = np.linspace(min(low, 0), max(high, 0) + 1e-9, 40)
     left.hist(np.clip(changes, edges[0], edges[-1]), bins=edges, color=BLUE, alpha=0.7)
     left.axvline(0, color=GREY, linewidth=1)
-    found = deep.difference
-    left.axvline(found.mean, color=RED, linewidth=1.5)
-    if found.low is not None:
-        left.axvspan(found.low, found.high, color=RED, alpha=0.25, linewidth=0)
+    found = deep["difference"]
+    left.axvline(found["mean"], color=RED, linewidth=1.5)
+    if found["low"] is not None:
+        left.axvspan(found["low"], found["high"], color=RED, alpha=0.25, linewidth=0)
     label_axes(left, "tuned minus base (nats per token)", "conversations", "mean and 95 % in red")
-    _pairs(middle, deep.turns, "agent's turn")
-    _pairs(right, deep.lengths, "length of the conversation (tokens)")
+    _pairs(middle, deep["turns"], "agent's turn")
+    _pairs(right, deep["lengths"], "length of the conversation (tokens)")
     middle.set_ylabel("loss (nats per token)")
     right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15), fontsize=8)
     return figure
 
 
-def _pairs(axes: Axes, parts: "Sequence[Slice]", what: str) -> None:
+def _pairs(axes: Axes, parts: Sequence[Mapping[str, Any]], what: str) -> None:
     """Draw two bars per part: base and tuned."""
     at = np.arange(len(parts))
     for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
-        heights = [getattr(part, model) for part in parts]
+        heights = [part[model] for part in parts]
         axes.bar(at + offset, heights, width=0.4, color=colour, label=model)
     tilt: dict[str, Any] = {}
-    if max(len(part.name) for part in parts) > 3:
+    if max(len(part["name"]) for part in parts) > 3:
         tilt = {"rotation": 30, "ha": "right"}
-    axes.set_xticks(at, [part.name for part in parts], fontsize=8, **tilt)
+    axes.set_xticks(at, [part["name"] for part in parts], fontsize=8, **tilt)
     label_axes(axes, what, "")
 
 
-def checkpoints(evaluation: Mapping[str, Any]) -> Picture | View:
+def checkpoints(results: Mapping[str, Any]) -> Picture | View:
     """Draw the held-out loss by step: base (step 0), kept checkpoints, tuned model.
 
     Nothing without a held-out set.
     """
-    if not evaluation["losses_by_step"]:
+    if not results["losses_by_step"]:
         return NOTHING
     figure, axes = new_figure(2.4)
-    losses = {int(step): loss for step, loss in evaluation["losses_by_step"].items()}
+    losses = {int(step): loss for step, loss in results["losses_by_step"].items()}
     steps = sorted(losses)
     axes.plot(steps, [losses[step] for step in steps], color=ORANGE, marker="o", markersize=5)
     for step in steps:
@@ -203,14 +201,14 @@ def checkpoints(evaluation: Mapping[str, Any]) -> Picture | View:
     return figure
 
 
-def comparison(evaluation: Mapping[str, Any]) -> Picture:
+def comparison(results: Mapping[str, Any]) -> Picture:
     """Draw two panels, base beside tuned: held-out loss, and exact answers by set."""
     figure, (left, right) = new_figure(3.2, 2, width_ratios=[1, 2])
-    losses = {k: v["loss"] for k, v in evaluation["eval_loss"].items() if v}
+    losses = {k: v["loss"] for k, v in results["eval_loss"].items() if v}
     bars = left.bar(list(losses), list(losses.values()), color=[GREY, BLUE], width=0.6)
     left.bar_label(bars, fmt="%.3f", fontsize=9)
     label_axes(left, "", "loss (nats per trained token)", "held-out set")
-    rows = [r for r in evaluation["exact"] if r["kind"] == "total"]
+    rows = [r for r in results["exact"] if r["kind"] == "total"]
     if not losses:
         left.text(0.5, 0.5, "the held-out set is empty", ha="center", transform=left.transAxes)
     at = np.arange(len(rows))
