@@ -11,7 +11,7 @@ import time
 import inputs
 from neoxkit import paths
 from neoxkit.launch import checks, process
-from neoxkit.runs.events import read_events
+from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
 from stepclock import SKIPPED, StepClock
 
@@ -54,20 +54,19 @@ def main() -> None:
     while training.poll() is None:
         time.sleep(0.1)
     training.check()
-    report(read_events(training.folder), started)
+    report(History.of_run(training.folder), started)
     shutil.rmtree(training.folder)
 
 
-def report(events: list[dict], started: float) -> None:
+def report(history: History, started: float) -> None:
     """The result line of a run's events."""
-    steps = [e for e in events if e["event"] == "train"]
+    steps = history.train
     clock = StepClock([e["time"] for e in steps], [e["tokens"] for e in steps])
-    start = next(e for e in events if e["event"] == "start")
     clock.report(
         peak_rss_gib=max(e["memory_gib"] for e in steps),
         started=started,
         mfu=[e["mfu"] for e in steps[SKIPPED:]],
-        matmul_peak_tflops=start["matmul_peak_tflops"],
+        matmul_peak_tflops=history.start["matmul_peak_tflops"],
     )
 
 

@@ -18,7 +18,7 @@ from zygote import Zygote, job
 from neoxkit import errors, paths
 from neoxkit.launch import process
 from neoxkit.launch.command import environment
-from neoxkit.runs.events import history, read_events
+from neoxkit.runs.events import History, read_events
 from neoxkit.settings import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -144,7 +144,7 @@ def command(*arguments: str, **options: object) -> subprocess.CompletedProcess:
 
 
 def losses(folder: Path, event: str = "train") -> list[float]:
-    return [e["loss"] for e in history(metrics(folder)) if e["event"] == event]
+    return [e["loss"] for e in History(metrics(folder)).of(event)]
 
 
 class Outputs(list):

@@ -19,7 +19,7 @@ from conftest import PATIENCE_SECONDS, command, make_home
 from neoxkit.cli import report
 from neoxkit.errors import UserError
 from neoxkit.runs import checkpoints
-from neoxkit.runs.events import read_events
+from neoxkit.runs.events import History
 from neoxkit.runs.folder import ARGUMENTS, LOG, finished_facts, standing_of, state_of
 
 pytestmark = pytest.mark.process
@@ -363,7 +363,7 @@ def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed:
 
 def wait_for_a_step(folder: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not any(e["event"] == "train" for e in read_events(folder)):
+    while not History.of_run(folder).train:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
 

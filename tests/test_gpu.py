@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import metrics, train_to_the_end
+from conftest import losses, metrics, train_to_the_end
 
 from neoxkit.launch.command import runner_command
 from neoxkit.settings import TrainSettings
@@ -21,10 +21,6 @@ BASE = TrainSettings(
 
 def train(**changes: object) -> Path:
     return train_to_the_end(BASE.replace(**changes))
-
-
-def losses(folder: Path) -> list[float]:
-    return [e["loss"] for e in metrics(folder) if e["event"] == "train"]
 
 
 def test_every_gpu_trains_in_the_precision_it_is_good_at(home: Path) -> None:

@@ -13,6 +13,7 @@ from neoxkit.evaluation import compare_runs, rescoring
 from neoxkit.evaluation.scoring import Score
 from neoxkit.lab import comparison
 from neoxkit.parallel import silent
+from neoxkit.runs.events import History
 from neoxkit.runs.folder import FINISHED
 
 
@@ -26,7 +27,7 @@ def two(home: Path) -> Iterator[list[compare_runs.Run]]:
         facts = {"dataset": "data/tokenized/small", "block_size": block_size, "precision": "fp32"}
         sha256 = tokenized.sha256(paths.tokenized("small"))
         files.write_json(folder / FINISHED, facts | {"dataset_sha256": sha256})
-        made.append(compare_runs.Run(name, folder, "finished", {}, {}, []))
+        made.append(compare_runs.Run(name, folder, "finished", {}, {}, History()))
     yield made
     for run in made:
         shutil.rmtree(run.folder)
@@ -49,7 +50,7 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare_runs.Run]
     assert rescoring.scores(two, lambda label: silent)["short"] == "its model is not here"
     files.write_json(short.folder / FINISHED, facts | {"dataset_sha256": "another"})
     assert rescoring.scores(two, lambda label: silent)["short"] == "was trained on other data"
-    stopped = compare_runs.Run("short", short.folder, "stopped", {}, {}, [])
+    stopped = compare_runs.Run("short", short.folder, "stopped", {}, {}, History())
     found = rescoring.scores([stopped, whole], lambda label: silent)
     dataset, _ = tokenized.load(paths.tokenized("small"))
     assert found["short"] == "is stopped"

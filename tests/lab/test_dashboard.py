@@ -13,7 +13,7 @@ from neoxkit.lab import dashboard, frontend
 from neoxkit.lab.view import ALERT_COLOUR, NOTHING
 from neoxkit.launch import process
 from neoxkit.runs import checkpoints, lock
-from neoxkit.runs.events import append_event
+from neoxkit.runs.events import History, append_event
 from neoxkit.runs.folder import FINISHED
 
 START = {
@@ -238,13 +238,13 @@ def test_replies_show_the_first_evaluation_and_the_newest(folder: Path) -> None:
         {"event": "replies", "step": step, "replies": [{"asked": "a<b>?", "reply": f"r{step}"}]}
         for step in range(10)
     ]
-    assert dashboard.replies([]) == NOTHING
-    view = dashboard.replies(events)
+    assert dashboard.replies(History()) == NOTHING
+    view = dashboard.replies(History(events))
     assert [line.split()[0] for line in view.text.splitlines()] == [
         "step", "0", "(4", "5", "6", "7", "8", "9",
     ]  # fmt: skip
     assert "a&lt;b&gt;?" in view.html and "<b>" not in view.html
-    assert len(dashboard.replies(events[:6]).text.splitlines()) == 7
+    assert len(dashboard.replies(History(events[:6])).text.splitlines()) == 7
 
 
 def test_the_end_of_the_log_is_folded_escaped_and_without_metrics(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments, get_scheduler
 
 from neoxkit.lab import comparison, data, evaluation, training
-from neoxkit.runs.events import smoothed
+from neoxkit.runs.events import History, smoothed
 
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -81,10 +81,12 @@ FIGURES = {
     "schedule": lambda: training.schedule_figure(training.schedule(40, 1e-3, 5, "cosine"), 10),
     "schedule, empty": lambda: training.schedule_figure(np.zeros(0), 1),
     "schedule, one": lambda: training.schedule_figure(np.array([1e-3]), 1),
-    "curve": lambda: training.curve([start(), train(1), train(2), evaluated(2), start(2)], "demo"),
-    "curve, empty": lambda: training.curve([]),
-    "curve, only started": lambda: training.curve([start()]),
-    "curve, one": lambda: training.curve([start(), train(1)]),
+    "curve": lambda: training.curve(
+        History([start(), train(1), train(2), evaluated(2), start(2)]), "demo"
+    ),
+    "curve, empty": lambda: training.curve(History([])),
+    "curve, only started": lambda: training.curve(History([start()])),
+    "curve, one": lambda: training.curve(History([start(), train(1)])),
     "comparison": lambda: evaluation.comparison(compared(3.0, 2.0, 2)),
     "comparison, empty": lambda: evaluation.comparison(compared(None, None, 0)),
     "comparison, one": lambda: evaluation.comparison(compared(3.0, 2.0, 1)),
@@ -131,7 +133,7 @@ def drawn(axes: Any, label: str) -> tuple[list[float], list[float]]:
 
 def test_curve_draws_the_events_values() -> None:
     events = [start(), train(1), evaluated(1), train(2), {"event": "checkpoint", "step": 2}]
-    loss, speed, rate, share = training.curve(events, "demo").axes
+    loss, speed, rate, share = training.curve(History(events), "demo").axes
     assert drawn(loss, "train loss") == ([1, 2], [2.0, 4 / 3])
     assert drawn(loss, "eval loss") == ([1], [2.5])
     assert drawn(rate, "learning rate (right)") == ([1, 2], [1e-3, 1e-3])
@@ -140,13 +142,13 @@ def test_curve_draws_the_events_values() -> None:
     assert drawn(share, "padding (right)") == ([1, 2], [2.0, 2.0])
     assert loss.get_xlim() == (0, 50) and loss.get_title(loc="left") == "demo"
     assert [text.get_text() for text in loss.texts] == []
-    marked = training.curve([*events, start(resumed=2)]).axes[0]
+    marked = training.curve(History([*events, start(resumed=2)])).axes[0]
     assert [text.get_text().strip() for text in marked.texts] == ["resumed"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 1999, 2000, 2001, 12345])
 def test_a_long_series_is_thinned_and_keeps_both_ends(count: int) -> None:
-    axes = training.curve([start(planned=count), *map(train, range(1, count + 1))]).axes[0]
+    axes = training.curve(History([start(planned=count), *map(train, range(1, count + 1))])).axes[0]
     steps, losses = drawn(axes, "train loss")
     assert (steps[0], steps[-1]) == (1, count)
     assert steps == sorted(set(steps)) and len(steps) <= training.MAX_POINTS + 1
@@ -206,6 +208,6 @@ def test_few_points_are_drawn_as_they_are(points: int, shown: bool) -> None:
         "event": "train", "loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 1.0, "mfu": 0.1,
         "padding_share": 0.1,
     }  # fmt: skip
-    figure = training.curve([train | {"step": i} for i in range(points)])
+    figure = training.curve(History([train | {"step": i} for i in range(points)]))
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert ("train loss, smoothed" in labels) == shown and "eval loss" in labels

@@ -12,7 +12,7 @@ from neoxkit import files
 from neoxkit.launch import machines
 from neoxkit.models import loading
 from neoxkit.models.memory import Job
-from neoxkit.runs.events import read_events
+from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
 
 ZERO2 = {"stage": 2, "reduce_bucket_size": 20_000_000, "allgather_bucket_size": 200_000_000}
@@ -149,7 +149,7 @@ def test_a_training_takes_what_was_predicted(
             save_steps=1000, eval_steps=1000, num_replies=0,
         )
     )  # fmt: skip
-    train = [e for e in read_events(run) if e["event"] == "train"]
+    train = History.of_run(run).train
     tokens = [round(e["tokens"] / (1 - e["padding_share"]) / ranks) for e in train]
     largest = max(range(len(train)), key=tokens.__getitem__)
     zero = files.read_json(home / "ds_configs" / f"zero{stage}.json")["zero_optimization"]

@@ -12,7 +12,7 @@ from neoxkit.errors import UserError
 from neoxkit.launch import checks, command, machines
 from neoxkit.models import loading, rates
 from neoxkit.runs import card as run_card
-from neoxkit.runs.events import append_event, read_events
+from neoxkit.runs.events import History, append_event, read_events
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
@@ -158,7 +158,7 @@ def test_the_trainer_says_it_whoever_starts_it(
         ds_config=config, learning_rate=2e-3,
     )  # fmt: skip
     assert zygote.run(job(settings)) == [0]
-    (start,) = [e for e in read_events(paths.run(settings.run)) if e["event"] == "start"]
+    (start,) = History.of_run(paths.run(settings.run)).of("start")
     assert start["learning_rate"] == 2e-3
     assert f"note: {start['notices'][-1]}".startswith(NOTE) and len(start["notices"]) == 1
 

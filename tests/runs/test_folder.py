@@ -9,7 +9,7 @@ import pytest
 
 from neoxkit import files
 from neoxkit.errors import UserError
-from neoxkit.runs.events import METRICS, EventReader, append_event, history, read_events, totals
+from neoxkit.runs.events import METRICS, EventReader, History, append_event, read_events
 from neoxkit.runs.folder import FINISHED, finished_facts, set_aside, state_of
 
 
@@ -73,22 +73,33 @@ def attempt(start: int, *steps: int, end: str = "") -> list[dict[str, Any]]:
 
 def test_history_of_one_attempt_is_everything() -> None:
     events = attempt(0, 1, 2, 3, end="done")
-    assert history(events) == events
-    assert history([]) == []
+    history = History(events)
+    assert history.events == events and (history.start, history.last) == (events[0], events[-1])
+    assert history.train == history.of("train") == events[1:4] and history.evals == []
+    none = History()
+    assert (none.events, none.train, none.of("done"), none.start, none.last) == ([], [], [], {}, {})
 
 
 def test_history_drops_what_an_interrupted_attempt_did_after_its_checkpoint() -> None:
     events = attempt(0, 1, 2, 3, 4, 5)  # killed; its newest checkpoint is that of step 3
     events += attempt(3, 4, 5, end="stop") + attempt(5, 6, end="done")
-    kept = history(events)
-    train = [(e["step"], e["from"]) for e in kept if e["event"] == "train"]
+    history = History(events)
+    kept, train = history.events, [(e["step"], e["from"]) for e in history.train]
     assert train == [(1, 0), (2, 0), (3, 0), (4, 3), (5, 3), (6, 5)]
-    assert names(kept).count("start") == 3
+    assert names(kept).count("start") == 3 and history.start["step"] == 5
     assert "stop" not in names(kept) and names(kept)[-1] == "done"
 
 
+def test_a_history_may_be_read_on_from_where_it_was() -> None:
+    """As those do who watch a run: they keep the history, not every event."""
+    events = attempt(0, 1, 2, 3, end="stop") + attempt(2, 3) + attempt(0, 1, 2) + attempt(1, 2)
+    for at in range(len(events)):
+        continued = History([*History(events[:at]).events, *events[at:]])
+        assert continued.events == History(events).events
+
+
 def test_history_of_a_start_from_nothing_forgets_the_earlier_steps() -> None:
-    kept = history(attempt(0, 1, 2) + attempt(0, 1))
+    kept = History(attempt(0, 1, 2) + attempt(0, 1)).events
     assert [(e["event"], e["step"]) for e in kept] == [("start", 0), ("start", 0), ("train", 1)]
 
 
@@ -171,7 +182,7 @@ def test_totals() -> None:
         {"event": "train", "loss": 2.0, "memory_gib": 1.2, **two},
         {"event": "eval", "loss": 1.5},
     ]
-    assert totals(events) == {
+    assert History(events).totals() == {
         "train_seconds": 2.5,
         "tokens": 130,
         "trained_tokens": 50,
@@ -185,7 +196,7 @@ def test_totals() -> None:
 
 
 def test_totals_of_nothing_are_zero_or_unknown() -> None:
-    assert totals([]) == {
+    assert History().totals() == {
         "train_seconds": 0,
         "tokens": 0,
         "trained_tokens": 0,

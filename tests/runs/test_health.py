@@ -22,7 +22,7 @@ from neoxkit.evaluation import compare_runs
 from neoxkit.lab import view
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
-from neoxkit.runs.events import history
+from neoxkit.runs.events import History
 from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
 
@@ -46,6 +46,10 @@ def events(
     made.sort(key=lambda e: e["step"])
     begin = {"event": "start", "step": 0, "resumed_step": 0, "planned_steps": steps}
     return [{**begin, "vocabulary": vocabulary, "max_grad_norm": 1.0, **start}, *made]
+
+
+def warnings(made: Events) -> list[str]:
+    return health.warnings(History(made))
 
 
 def moments(made: Events) -> list[Events]:
@@ -97,7 +101,7 @@ def good_curve(chance: np.random.Generator) -> Events:
 
 
 def alarms(made: Events) -> list[str]:
-    return [said for then in moments(made) for said in health.warnings(then)]
+    return [said for then in moments(made) for said in warnings(then)]
 
 
 def test_no_good_curve_raises_an_alarm_at_any_moment() -> None:
@@ -160,7 +164,7 @@ def test_no_real_good_run_raises_an_alarm_at_any_moment(
     made = metrics(trained(zygote, good_settings(number)))
     losses = [e["loss"] for e in made if e["event"] == "eval"]
     assert losses[-1] < 1.01 * losses[0]
-    every = [said for end in range(1, len(made) + 1) for said in health.warnings(made[:end])]
+    every = [said for end in range(1, len(made) + 1) for said in warnings(made[:end])]
     assert every == []
 
 
@@ -181,7 +185,7 @@ def broken_curve(chance: np.random.Generator) -> Events:
 
 def test_curves_that_rise_are_told_of() -> None:
     chance = np.random.default_rng(1)
-    told = [health.warnings(broken_curve(chance)) for _ in range(500)]
+    told = [warnings(broken_curve(chance)) for _ in range(500)]
     assert sum(map(bool, told)) >= 0.93 * 500
 
 
@@ -189,24 +193,24 @@ RISES = [2.0, 1.8, 1.6, 1.4, 1.2, 1.1, 1.0, 1.0, 1.2, 1.4, 1.6, 1.8]
 
 
 def test_a_train_loss_that_rises_for_the_last_third_is_told_with_the_steps() -> None:
-    assert health.warnings(events(RISES, vocabulary=50304)) == [
+    assert warnings(events(RISES, vocabulary=50304)) == [
         "the train loss rose from 1 at step 80 to 1.6 at step 120: it did not come back for a "
         "third of the run -- lower learning_rate to 0.0001 (its peak is 0.001)"
     ]
-    assert health.warnings(events(RISES[:8], vocabulary=50304)) == []
-    assert health.warnings(events([*RISES, 1.6, 1.2, 1.0], vocabulary=50304)) == []
+    assert warnings(events(RISES[:8], vocabulary=50304)) == []
+    assert warnings(events([*RISES, 1.6, 1.2, 1.0], vocabulary=50304)) == []
 
 
 def test_a_rise_within_the_noise_is_none() -> None:
     chance = np.random.default_rng(2)
     noise = chance.normal(0, 0.5, 60)
-    assert health.warnings(events([3 + 0.005 * i + noise[i] for i in range(60)])) == []
+    assert warnings(events([3 + 0.005 * i + noise[i] for i in range(60)])) == []
 
 
 @pytest.mark.parametrize(("rise", "is_told"), [(0.08, False), (0.15, True)])
 def test_a_rise_of_less_than_a_tenth_is_none_however_sure(rise: float, is_told: bool) -> None:
     made = events([2.0] * 20 + [2.0 * (1 + rise)] * 20, vocabulary=50304)
-    assert bool(health.warnings(made)) == is_told
+    assert bool(warnings(made)) == is_told
 
 
 @pytest.mark.parametrize(
@@ -231,9 +235,9 @@ def test_a_rise_of_less_than_a_tenth_is_none_however_sure(rise: float, is_told: 
     ],
 )
 def test_a_loss_no_better_than_a_uniform_guess_is_told_of(losses: list[float], said: str) -> None:
-    assert health.warnings(events(losses)) == [said]
+    assert warnings(events(losses)) == [said]
     without = [{k: v for k, v in e.items() if k != "vocabulary"} for e in events(losses)]
-    assert not any("uniform" in line for line in health.warnings(without))
+    assert not any("uniform" in line for line in warnings(without))
 
 
 def test_random_weights_begin_near_a_uniform_guess_without_an_alarm() -> None:
@@ -249,7 +253,7 @@ def test_one_spike_is_no_broken_run() -> None:
 def test_with_few_logs_the_eval_loss_tells() -> None:
     """Ten steps at a rate of 1 log only two losses."""
     made = events([30.0, 90.0], [70.0, 110.0], steps=10, max_grad_norm=0)
-    assert health.warnings(made) == [
+    assert warnings(made) == [
         "the eval loss was 110 at step 10, where a uniform guess among 1,024 tokens has 6.931 -- "
         "lower learning_rate to 0.0001 (its peak is 0.001), and set max_grad_norm to 1 (it is 0)"
     ]
@@ -257,7 +261,7 @@ def test_with_few_logs_the_eval_loss_tells() -> None:
 
 def test_the_remedy_is_what_fits_the_base_where_that_is_lower() -> None:
     for fits, said in ((3e-5, "3e-05"), (2e-3, "0.0001"), (None, "0.0001")):
-        (warning,) = health.warnings(events([30.0, 90.0], [70.0], steps=10, fitting_rate=fits))
+        (warning,) = warnings(events([30.0, 90.0], [70.0], steps=10, fitting_rate=fits))
         assert f"lower learning_rate to {said} (its peak is 0.001)" in warning
 
 
@@ -267,11 +271,11 @@ FALLS = [3.0 - 0.2 * i for i in range(12)]
 def test_an_eval_loss_that_rises_from_its_best_is_told_with_both_steps() -> None:
     made = events(FALLS, [2.5, 2.2, 2.0, 2.15, 2.3, 2.5])
     made += [{"event": "checkpoint", "step": step} for step in (30, 60, 90, 120)]
-    assert health.warnings(made) == [
+    assert warnings(made) == [
         "the eval loss rose from its best, 2 at step 60, to 2.5 at step 120 -- train less: set "
         "max_steps to 60 (epoch 1); checkpoint-60 is the nearest to it, if save_total_limit kept it"
     ]
-    assert "checkpoint" not in health.warnings(made[:-4])[0]
+    assert "checkpoint" not in warnings(made[:-4])[0]
 
 
 @pytest.mark.parametrize(
@@ -286,12 +290,12 @@ def test_an_eval_loss_that_rises_from_its_best_is_told_with_both_steps() -> None
     ],
 )
 def test_how_far_an_eval_loss_must_rise(evals: list[float], is_told: bool) -> None:
-    assert bool(health.warnings(events(FALLS, evals))) == is_told
+    assert bool(warnings(events(FALLS, evals))) == is_told
 
 
 def test_a_broken_run_is_told_of_once() -> None:
     made = events([6.9, *[50.0 + i for i in range(11)]], [8.0, 40.0, 60.0, 80.0])
-    (said,) = health.warnings(made)
+    (said,) = warnings(made)
     assert said.startswith("the train loss was ")
 
 
@@ -299,26 +303,26 @@ def test_what_a_run_may_lack_or_hold_beside_its_losses_breaks_nothing() -> None:
     none = events(RISES, [1.0, None, 2.0])
     none.insert(3, {"event": "train", "step": 11, "loss": None})
     none.insert(4, {"event": "replies", "step": 11, "replies": []})
-    assert len(health.warnings(none)) == 1
+    assert len(warnings(none)) == 1
     bare = [{"event": "start", "planned_steps": 120, "step": 0}]
     bare += [{"event": "train", "step": 10 * i, "loss": loss} for i, loss in enumerate(RISES, 1)]
-    (said,) = health.warnings(bare)
+    (said,) = warnings(bare)
     assert said.endswith("-- lower learning_rate")
-    assert health.warnings([]) == health.warnings(bare[:1]) == health.warnings(bare[1:]) == []
+    assert warnings([]) == warnings(bare[:1]) == warnings(bare[1:]) == []
 
 
 def test_what_a_run_logged_before_it_went_back_to_a_checkpoint_does_not_count() -> None:
     first = events(RISES, vocabulary=50304)
     again = [{**first[0], "resumed_step": 60, "step": 60}]
     again += [{**e, "loss": 1.0} for e in first if e.get("step", 0) > 60]
-    assert health.warnings(first) and health.warnings(history(first + again)) == []
+    assert warnings(first) and warnings(first + again) == []
 
 
 def test_a_long_run_is_looked_at_in_a_moment() -> None:
     """The status line does so at every redraw."""
     made = events(2 + np.random.default_rng(0).normal(0, 0.1, 100_000), np.full(100, 2.0))
     begun = time.process_time()
-    assert health.warnings(made) == []
+    assert warnings(made) == []
     assert time.process_time() - begun < 2
 
 

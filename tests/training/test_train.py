@@ -49,7 +49,7 @@ from neoxkit.models import loading, memory
 from neoxkit.models.generation import ENDINGS
 from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, heartbeat, lock
-from neoxkit.runs.events import EventReader, read_events
+from neoxkit.runs.events import EventReader, History, read_events
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, LOG, finished_facts, standing_of, state_of
 from neoxkit.settings import TrainSettings
 
@@ -112,12 +112,13 @@ def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:
     ]
     start = events[0]
     assert (start["planned_steps"], start["zero_stage"], start["layout"]) == (STEPS, 2, "packed")
-    assert all(e["tokens"] > e["trained_tokens"] > 0 for e in events if e["event"] == "train")
-    assert all(0 <= e["padding_share"] < 0.2 for e in events if e["event"] == "train")
+    train = History(events).train
+    assert all(e["tokens"] > e["trained_tokens"] > 0 for e in train)
+    assert all(0 <= e["padding_share"] < 0.2 for e in train)
 
 
 def test_the_same_questions_are_answered_at_every_evaluation(unbroken: Path) -> None:
-    told = [e["replies"] for e in metrics(unbroken) if e["event"] == "replies"]
+    told = [e["replies"] for e in History(metrics(unbroken)).of("replies")]
     assert len(told) == 2 and len(told[0]) == BASE.num_replies == 3
     assert [r["asked"] for r in told[0]] == [r["asked"] for r in told[1]]
     assert all(r["ended"] in ENDINGS for replies in told for r in replies)
@@ -134,11 +135,9 @@ def test_the_planned_steps_are_what_the_slider_shows(home: Path, unbroken: Path)
 
 def test_finished_says_what_the_metrics_say(unbroken: Path) -> None:
     facts = json.loads((unbroken / "FINISHED.json").read_text())
-    events = metrics(unbroken)
+    train = History(metrics(unbroken)).train
     assert facts["step"] == facts["planned_steps"] == STEPS
-    assert facts["trained_tokens"] == sum(
-        e.get("trained_tokens", 0) for e in events if e["event"] == "train"
-    )
+    assert facts["trained_tokens"] == sum(e["trained_tokens"] for e in train)
     assert facts["eval_loss"] == losses(unbroken, "eval")[-1]
 
 
@@ -229,7 +228,7 @@ def test_two_ranks_train_to_the_same_losses(
     assert start["num_parameters"] == metrics(unbroken)[0]["num_parameters"]
     assert losses(two) == pytest.approx(losses(unbroken), rel=1e-4)
     assert losses(two, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
-    work = [[e["tflop"] for e in metrics(f) if e["event"] == "train"] for f in (two, unbroken)]
+    work = [[e["tflop"] for e in History(metrics(f)).train] for f in (two, unbroken)]
     assert work[0] == work[1] and all(work[0])  # sharded weights are counted whole
 
 

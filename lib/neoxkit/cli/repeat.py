@@ -11,7 +11,7 @@ from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
 from neoxkit.runs import card as run_card
-from neoxkit.runs.events import read_events
+from neoxkit.runs.events import History
 from neoxkit.runs.folder import ARGUMENTS, finished_facts, state_of
 from neoxkit.settings import TrainSettings
 
@@ -44,13 +44,13 @@ def _settings(folder: Path) -> TrainSettings:
     number = 1
     while state_of(paths.run(f"{folder.name}.repeat-{number}")) == "finished":
         number += 1
-    start = [e for e in read_events(folder) if e["event"] == "start"][-1]
+    num_ranks = History.of_run(folder).start["num_ranks"]
     arguments = files.read_json(folder / ARGUMENTS)
     if changed := arguments["allow_change"]:
         terminal.note(
             f"{', '.join(changed)} changed during the run; the repeat has the last values"
         )
-    settings = command.settings_of(arguments, start["num_ranks"])
+    settings = command.settings_of(arguments, num_ranks)
     return settings.replace(run=f"{folder.name}.repeat-{number}", allow_change=[])
 
 
@@ -68,5 +68,4 @@ def _compare(run: str, facts: Mapping[str, Any], again: str) -> int:
     print(
         f"different bytes: eval loss {facts['eval_loss']} in {run}, {new['eval_loss']} in {again}"
     )
-    start = read_events(paths.run(again))[0]
-    return 1 if start["device"] == "cpu" else 0
+    return 1 if History.of_run(paths.run(again)).start["device"] == "cpu" else 0

@@ -11,7 +11,7 @@ from neoxkit.lab import evaluation, training, view
 from neoxkit.lab.figure import Picture
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
-from neoxkit.runs.events import METRICS, history, read_events
+from neoxkit.runs.events import METRICS, History
 from neoxkit.runs.folder import standing_of
 from neoxkit.settings import NOTEBOOKS
 
@@ -70,10 +70,10 @@ def _overview(folder: Path) -> str:
     """Show the run's state, card, curve and evaluation."""
     parts = [view.table(run_card.rows(folder)).html]
     if (folder / METRICS).is_file():
-        standing, events = standing_of(folder), history(read_events(folder))
+        standing, history = standing_of(folder), History.of_run(folder)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
         how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
-        alert, curve = view.alert(health.warnings(events)).html, training.curve(events)
+        alert, curve = view.alert(health.warnings(history)).html, training.curve(history)
         parts = [how, alert, *parts, _picture(curve)]
     if (folder / "evaluation.json").is_file():
         found = files.read_json(folder / "evaluation.json")

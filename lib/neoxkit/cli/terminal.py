@@ -14,7 +14,7 @@ from neoxkit import files, paths
 from neoxkit.data.reading import lines_in_short
 from neoxkit.machine import duration
 from neoxkit.runs import checkpoints, health, lock
-from neoxkit.runs.events import METRICS, EventReader, history
+from neoxkit.runs.events import METRICS, EventReader, History
 from neoxkit.runs.folder import Standing, finished_facts, state_of
 
 REWRITE_SECONDS = 1.0  # on a terminal: one line, overwritten
@@ -62,16 +62,17 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
     from neoxkit.lab import dashboard, view
 
     on_terminal = out.isatty()
-    events: list[dict[str, Any]] = []
+    history = History()
     begun, shown, warned = time.monotonic(), "", False
     pause = REWRITE_SECONDS if on_terminal else LINE_SECONDS
     while not over.wait(pause):
-        events += reader.poll()
-        if not events and not lock.locked_by(reader.folder):  # trials may come first
+        if new := reader.poll():
+            history = History([*history.events, *new])
+        if not history.events and not lock.locked_by(reader.folder):  # trials may come first
             begun = time.monotonic()
             continue
-        said = dashboard.status(events, time.monotonic() - begun).text
-        if not warned and (lines := health.warnings(history(events))):
+        said = dashboard.status(history, time.monotonic() - begun).text
+        if not warned and (lines := health.warnings(history)):
             warned = True  # once: its figures change with every log
             _show_above(view.alert(lines).text, on_terminal, out)
         if said != shown:
@@ -79,7 +80,8 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
             shown = said
     if on_terminal and shown:
         seconds = time.monotonic() - begun
-        _show(dashboard.status(events + reader.poll(), seconds, ended=0).text, True, out)
+        history = History([*history.events, *reader.poll()])
+        _show(dashboard.status(history, seconds, ended=0).text, True, out)
         print(file=out, flush=True)
 
 

@@ -13,7 +13,7 @@ from neoxkit.errors import UserError, near
 from neoxkit.launch import command
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
-from neoxkit.runs.events import METRICS, history, read_events, totals
+from neoxkit.runs.events import METRICS, Event, History
 from neoxkit.runs.folder import ARGUMENTS, is_trial, standing_of
 from neoxkit.settings import TrainSettings
 
@@ -28,23 +28,23 @@ MOST_IN_LABEL = 3  # settings
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its files describe it: its settings, what it was made of, and its events."""
+    """A run as its files describe it: its settings, what it was made of, and its history."""
 
     name: str
     folder: Path
     state: str
     settings: dict[str, Any]
     made_of: dict[str, Any]
-    events: list[dict[str, Any]]
+    history: History
 
-    def of(self, event: str) -> list[dict[str, Any]]:
-        """Return its events of one kind, without evaluations whose loss is not a number."""
-        found = [e for e in self.events if e["event"] == event]
-        return [e for e in found if e["loss"] is not None] if event == "eval" else found
+    @property
+    def evals(self) -> list[Event]:
+        """Its evaluations, without those whose loss is not a number."""
+        return [e for e in self.history.evals if e["loss"] is not None]
 
     def trained_tokens(self, steps: Sequence[int]) -> np.ndarray:
         """Return the tokens trained on by each of these steps, interpolated linearly."""
-        train = self.of("train")
+        train = self.history.train
         at = [0, *(e["step"] for e in train)]
         return np.interp(steps, at, np.cumsum([0, *(e["trained_tokens"] for e in train)]))
 
@@ -56,7 +56,7 @@ def load_runs(names: Sequence[str]) -> list[Run]:
     machines, are named by their folders.
     """
     folders = dict.fromkeys(folder for name in names or ["*"] for folder in _folders(name))
-    found = [run for run in map(_load, folders) if run.of("train")]
+    found = [run for run in map(_load, folders) if run.history.train]
     known = [run.name for run in found]
     return [
         replace(run, name=paths.short(run.folder)) if known.count(run.name) > 1 else run
@@ -77,7 +77,7 @@ def _folders(name: str) -> list[Path]:
 
 
 def _load(folder: Path) -> Run:
-    card, events = run_card.read(folder), read_events(folder)
+    card, history = run_card.read(folder), History.of_run(folder)
     path = folder / ARGUMENTS
     arguments = files.read_json(path) if path.is_file() else {}  # the run ended before writing them
     made_of = {"dataset_sha256": arguments.get("dataset_sha256")}
@@ -87,16 +87,15 @@ def _load(folder: Path) -> Run:
         name=folder.name,
         folder=folder,
         state=standing_of(folder).state,
-        settings=_settings(arguments, events),
+        settings=_settings(arguments, history.start.get("num_ranks", 0)),
         made_of=made_of,
-        events=history(events),
+        history=history,
     )
 
 
-def _settings(arguments: dict[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _settings(arguments: dict[str, Any], num_ranks: int) -> dict[str, Any]:
     """Return the settings of 02_train; for a run started in a shell, the flags it was given."""
-    starts = [e for e in events if e["event"] == "start"]
-    found = command.settings_if_any(arguments, starts[-1]["num_ranks"] if starts else 0)
+    found = command.settings_if_any(arguments, num_ranks)
     if found is None:
         return arguments
     settings = found.as_dict()
@@ -134,9 +133,9 @@ def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
 def equal_tokens(chosen: Sequence[Run]) -> float:
     """Return the fewest trained tokens at which a finished run (any run, if none is finished) was
     last evaluated; 0 if none was."""
-    evaluated = [run for run in chosen if run.of("eval")]
+    evaluated = [run for run in chosen if run.evals]
     last = [
-        run.trained_tokens([run.of("eval")[-1]["step"]])[0]
+        run.trained_tokens([run.evals[-1]["step"]])[0]
         for run in [run for run in evaluated if run.state == "finished"] or evaluated
     ]
     return float(min(last, default=0))
@@ -145,7 +144,7 @@ def equal_tokens(chosen: Sequence[Run]) -> float:
 def eval_loss_at(run: Run, num_tokens: float) -> float | None:
     """Return the eval loss after this many trained tokens, interpolated linearly; None outside the
     evaluated range."""
-    evals = run.of("eval")
+    evals = run.evals
     if not evals:
         return None
     tokens = run.trained_tokens([e["step"] for e in evals])
@@ -162,12 +161,12 @@ def scores(chosen: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _score(run: Run, equal: float) -> dict[str, Any]:
-    reached = totals(run.events)
+    reached = run.history.totals()
     names = ("eval_loss", "trained_tokens", "tokens_per_second", "memory_gib", "train_seconds")
     return {
         "run": run.name,
         "state": run.state,
-        "step": run.of("train")[-1]["step"],
+        "step": run.history.train[-1]["step"],
         **{name: reached[name] for name in names},
         "equal_tokens": equal,
         "equal_loss": eval_loss_at(run, equal),
@@ -177,7 +176,7 @@ def _score(run: Run, equal: float) -> dict[str, Any]:
 def notes(chosen: Sequence[Run]) -> list[str]:
     """Return what a reader must know before comparing the figures."""
     said = []
-    sides = sorted({run.of("eval")[-1]["trained_tokens"] for run in chosen if run.of("eval")})
+    sides = sorted({run.evals[-1]["trained_tokens"] for run in chosen if run.evals})
     if len({run.made_of["dataset_sha256"] for run in chosen} - {None}) > 1:
         said.append("the datasets differ: their eval losses can't be compared")
     elif len(sides) > 1:
@@ -189,7 +188,7 @@ def notes(chosen: Sequence[Run]) -> list[str]:
     if others := [name for name in AT_LAST_START if name in differing(chosen)]:
         said.append(f"besides settings, these differ: {', '.join(others)}")
     said += [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
-    return said + [f"{run.name}: {line}" for run in chosen for line in health.warnings(run.events)]
+    return said + [f"{run.name}: {line}" for run in chosen for line in health.warnings(run.history)]
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ def over_seeds(chosen: Sequence[Run]) -> list[Group]:
             what.pop("base_sha256", None)
         group = next((one for one in groups if one.differs == what), None)
         if group is None:
-            side = (run.made_of["dataset_sha256"], run.of("eval")[-1]["trained_tokens"])
+            side = (run.made_of["dataset_sha256"], run.evals[-1]["trained_tokens"])
             groups.append(group := Group(what, side, {}))
         seed = int(run.settings.get("seed", TrainSettings.seed))
         group.losses.setdefault(seed, []).append(losses[run.folder])

@@ -49,10 +49,10 @@ def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
     return [
         {
             "label": f" {label or '(empty)'}",  # matplotlib hides labels that begin with _
-            "tokens": run.trained_tokens([e["step"] for e in run.of("train")]),
-            "losses": [e["loss"] for e in run.of("train")],
-            "eval_tokens": run.trained_tokens([e["step"] for e in run.of("eval")]),
-            "eval_losses": [e["loss"] for e in run.of("eval")],
+            "tokens": run.trained_tokens([e["step"] for e in run.history.train]),
+            "losses": [e["loss"] for e in run.history.train],
+            "eval_tokens": run.trained_tokens([e["step"] for e in run.evals]),
+            "eval_losses": [e["loss"] for e in run.evals],
         }
         for run, label in zip(chosen, names, strict=True)
     ]

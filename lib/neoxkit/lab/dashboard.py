@@ -16,7 +16,7 @@ from neoxkit.launch import process
 from neoxkit.launch.process import Training
 from neoxkit.machine import duration
 from neoxkit.runs import health
-from neoxkit.runs.events import EventReader, history
+from neoxkit.runs.events import EventReader, History
 from neoxkit.runs.folder import LOG
 
 REDRAW_SECONDS = 1.0  # at least this long between redraws
@@ -74,11 +74,11 @@ class _Screen:
     def __init__(self, training: Training) -> None:
         self.training, self.folder = training, training.folder
         self.reader = EventReader(self.folder)
-        self.events: list[dict[str, Any]] = []
+        self.history, self.is_drawn = History(), True
         self.log: View | None = None
-        self.begun, self.next_drawing, self.num_drawn = time.monotonic(), 0.0, 0
+        self.begun, self.next_drawing = time.monotonic(), 0.0
         self.alert = view.NOTHING
-        self.line = display(status([], 0.0), display_id=True)
+        self.line = display(status(self.history, 0.0), display_id=True)
         self.picture = display(view.NOTHING, display_id=True)
         self.replies = display(view.NOTHING, display_id=True)
         self.log_end = display(view.NOTHING, display_id=True)
@@ -93,31 +93,30 @@ class _Screen:
 
     def draw_last(self) -> None:
         """Draw how it ended, or its current state if only the watching ended."""
-        self.num_drawn = -1
+        self.is_drawn = False
         self._draw(self.training.poll())
 
     def _draw(self, ended: int | None) -> None:
-        self.events += self.reader.poll()
-        events = history(self.events)
-        seconds = time.monotonic() - self.begun
-        is_new = len(self.events) != self.num_drawn
-        if is_new:
-            self.alert = view.alert(health.warnings(events))
-        line = status(events, seconds, ended, self.training.asked_to_stop)
+        if new := self.reader.poll():
+            self.history, self.is_drawn = History([*self.history.events, *new]), False
+        history, seconds = self.history, time.monotonic() - self.begun
+        if not self.is_drawn:
+            self.alert = view.alert(health.warnings(history))
+        line = status(history, seconds, ended, self.training.asked_to_stop)
         self.line.update(line + self.alert)
-        if is_new:
-            self.num_drawn = len(self.events)
-            if any(e["event"] in ("train", "eval") for e in events):
-                self.picture.update(curve(events, self.folder.name))
-            self.replies.update(replies(events))
+        if not self.is_drawn:
+            self.is_drawn = True
+            if history.train or history.evals:
+                self.picture.update(curve(history, self.folder.name))
+            self.replies.update(replies(history))
         if (log := log_end(self.folder / LOG)) != self.log:
             self.log = log
             self.log_end.update(log)
 
 
-def replies(events: Sequence[Mapping[str, Any]]) -> View:
+def replies(history: History) -> View:
     """Show the model's replies to the same questions at its evaluations, the newest last."""
-    told = [e for e in events if e["event"] == "replies"]
+    told = history.of("replies")
     if not told:
         return view.NOTHING
     left_out = max(len(told) - SHOWN_EVALUATIONS, 0)
@@ -142,31 +141,25 @@ def log_end(path: Any) -> View:
 
 
 def status(
-    events: Sequence[Mapping[str, Any]],
-    seconds: float,
-    ended: int | None = None,
-    stopping: bool = False,
+    history: History, seconds: float, ended: int | None = None, stopping: bool = False
 ) -> View:
     """Return the status line, what matters most first, because a narrow terminal cuts its end.
 
     Step, loss, time left; peak learning rate, batch (conversations per step), block size;
     epoch, speed (see flops.py), memory.
     """
-    start = next((e for e in reversed(events) if e["event"] == "start"), None)
-    train = [e for e in events if e["event"] == "train"]
-    finished = any(e["event"] == "done" for e in events)
-    stopped = bool(events) and events[-1]["event"] == "stop"
-    if start is None:
+    start, train = history.start, history.train
+    if not start:
         text = "Loading the model" if ended is None else "Ended before the first step"
         return _line(f"{text} ... {seconds:.0f} s", None, 1)
     planned, step = start["planned_steps"], train[-1]["step"] if train else start["resumed_step"]
     parts = [f"step {step:,} of {planned:,}"]
     if train:
         parts.append(f"loss {train[-1]['loss']:.4f}")
-        if finished:
+        if history.of("done"):
             parts.append("finished")
         elif ended is not None:
-            parts.append("stopped" if stopped else "ended early")
+            parts.append("stopped" if history.last["event"] == "stop" else "ended early")
         elif stopping:
             parts.append("finishing the step and saving")
         else:

@@ -24,7 +24,7 @@ from neoxkit.lab.figure import (
 )
 from neoxkit.lab.view import View
 from neoxkit.launch import lr_finder
-from neoxkit.runs.events import read_events, smoothed
+from neoxkit.runs.events import Event, History, read_events, smoothed
 from neoxkit.runs.folder import finished_facts
 
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
@@ -62,16 +62,14 @@ def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     return figure
 
 
-def _thin(points: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _thin(points: list[Event]) -> list[Event]:
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
     return points[::stride] + (points[-1:] if (len(points) - 1) % stride else [])
 
 
-def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
+def curve(history: History, title: str = "") -> Picture:
     """Draw two panels over the steps, from metrics.jsonl: loss and learning rate; speed."""
-    train = _thin([e for e in events if e["event"] == "train"])
-    evals = [e for e in events if e["event"] == "eval"]
-    starts = [e for e in events if e["event"] == "start"]
+    train, evals = _thin(history.train), history.evals
     figure, (axes, below) = new_figure(5.0, rows=2, sharex=True, height_ratios=[5, 3])
     rate_axes = axes.twinx()
     rate_axes.plot(
@@ -94,14 +92,14 @@ def curve(events: Sequence[Mapping[str, Any]], title: str = "") -> Picture:
         [e["step"] for e in evals], [e["loss"] for e in evals],
         color=ORANGE, marker="o", markersize=5, label="eval loss",
     )  # fmt: skip
-    for event in starts:
+    for event in history.of("start"):
         if step := event["resumed_step"]:
             axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
             axes.text(step, 0.02, " resumed", color=GREY, fontsize=8,
                       transform=axes.get_xaxis_transform())  # fmt: skip
     label_axes(axes, "", "loss (nats per trained token)", title)
-    if starts:
-        axes.set_xlim(0, max(starts[-1]["planned_steps"], 1))
+    if history.start:
+        axes.set_xlim(0, max(history.start["planned_steps"], 1))
     axes.set_ylim(bottom=0)
     handles = [*lines, rate_axes.get_lines()[0]]
     axes.legend(handles=handles, frameon=False, loc="upper right")

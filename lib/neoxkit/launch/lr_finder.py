@@ -12,7 +12,7 @@ import numpy as np
 from neoxkit import files, paths
 from neoxkit.launch import trials
 from neoxkit.parallel import Progress
-from neoxkit.runs.events import history, read_events, smoothed
+from neoxkit.runs.events import History, smoothed
 from neoxkit.runs.folder import FINISHED
 from neoxkit.settings import TrainSettings
 
@@ -87,8 +87,7 @@ def find(settings: TrainSettings, show: Callable[[str], Progress]) -> Found | No
         settings, "range-test", settings.range_test_steps, learning_rate=HIGHEST
     )
     finite = trials.train(test, show("range test, steps"), lr_range_from=LOWEST)
-    events = history(read_events(paths.run(test.run)))
-    train = [e for e in events if e["event"] == "train"]
+    train = History.of_run(paths.run(test.run)).train
     return analyse([e["learning_rate"] for e in train], [e["loss"] for e in train], not finite)
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from neoxkit import paths
 from neoxkit.models import loading
 from neoxkit.runs import card as run_card
-from neoxkit.runs.events import METRICS, history, read_events
+from neoxkit.runs.events import METRICS, History
 from neoxkit.runs.folder import FINISHED
 
 
@@ -59,9 +59,8 @@ def _finished_and_new(folder: Path) -> tuple[bool, float]:
 
 
 def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
-    events = history(read_events(folder))
-    start = next((e for e in reversed(events) if e["event"] == "start"), None)
-    train = [e for e in events if e["event"] == "train"]
+    history = History.of_run(folder)
+    start, train = history.start, history.train
     if not start or not train or start["model"] != model:
         return None
     if num_ranks not in (0, start["num_ranks"]) or not run_card.is_of_this_machine(folder):

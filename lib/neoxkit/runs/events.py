@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 METRICS = "metrics.jsonl"
+
+Event = dict[str, Any]
 
 
 def append_event(folder: Path, event: str, /, **values: Any) -> None:
@@ -37,7 +39,7 @@ class EventReader:
     folder: Path
     at: int = 0
 
-    def poll(self) -> list[dict[str, Any]]:
+    def poll(self) -> list[Event]:
         path = self.folder / METRICS
         if not path.exists():
             return []
@@ -49,7 +51,7 @@ class EventReader:
         return list(_parsed(whole))
 
 
-def _parsed(lines: bytes) -> Iterator[dict[str, Any]]:
+def _parsed(lines: bytes) -> Iterator[Event]:
     for line in lines.splitlines():
         try:
             yield json.loads(line)
@@ -57,50 +59,66 @@ def _parsed(lines: bytes) -> Iterator[dict[str, Any]]:
             continue
 
 
-def read_events(folder: Path) -> list[dict[str, Any]]:
+def read_events(folder: Path) -> list[Event]:
     """Return all events of a run so far."""
     return EventReader(folder).poll()
 
 
-def history(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the events that led to the newest state.
+class History:
+    """The events that led to a run's newest state, and those of each kind, oldest first.
 
     A resumed run goes back to its checkpoint's step; events that an interrupted attempt logged
-    after that step are left out, so that a curve has one value per step.
+    after that step are left out, so that a curve has one value per step. `start` is the newest
+    one, `last` the newest event of all; each is empty if there is none.
     """
-    kept: list[dict[str, Any]] = []
-    for event in events:
-        if event["event"] == "start":
-            step = event.get("resumed_step", 0)
-            kept = [e for e in kept if e.get("step", 0) <= step and e["event"] != "stop"]
-        kept.append(event)
-    return kept
 
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        kept: list[Event] = []
+        for event in events:
+            if event["event"] == "start":
+                step = event.get("resumed_step", 0)
+                kept = [e for e in kept if e.get("step", 0) <= step and e["event"] != "stop"]
+            kept.append(event)
+        self.events = kept
+        self._by_kind: dict[str, list[Event]] = {}
+        for event in kept:
+            self._by_kind.setdefault(event["event"], []).append(event)
+        self.train, self.evals, starts = map(self.of, ("train", "eval", "start"))
+        self.start: Event = starts[-1] if starts else {}
+        self.last: Event = kept[-1] if kept else {}
 
-def totals(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum up a run from its events: seconds of training, tokens, final losses."""
-    train = [e for e in events if e["event"] == "train"]
-    evals = [e for e in events if e["event"] == "eval"]
-    seconds = sum(e["seconds"] for e in train)
-    num_tokens = sum(e["tokens"] for e in train)
-    peak, at_peak = None, 0.0  # seconds at the device's peak matrix speed
-    for e in events:
-        if e["event"] == "start":
-            peak = e["matmul_peak_tflops"]
-        elif e["event"] == "train" and peak:
-            at_peak += e["tflop"] / peak
-    cells = sum(e["tokens"] / max(1 - e["padding_share"], 1e-9) for e in train)
-    return {
-        "train_seconds": round(seconds, 1),
-        "tokens": num_tokens,
-        "trained_tokens": sum(e["trained_tokens"] for e in train),
-        "tokens_per_second": round(num_tokens / seconds, 1) if seconds else None,
-        "padding_share": round(1 - num_tokens / cells, 4) if cells else None,
-        "mfu": round(at_peak / seconds, 4) if at_peak else None,
-        "memory_gib": max((e["memory_gib"] for e in train), default=None),
-        "train_loss": train[-1]["loss"] if train else None,
-        "eval_loss": evals[-1]["loss"] if evals else None,
-    }
+    @classmethod
+    def of_run(cls, folder: Path) -> "History":
+        """Read the history of the run in a folder."""
+        return cls(read_events(folder))
+
+    def of(self, kind: str) -> list[Event]:
+        """Return the events of one kind."""
+        return self._by_kind.get(kind, [])
+
+    def totals(self) -> dict[str, Any]:
+        """Sum up the run: seconds of training, tokens, final losses."""
+        train, evals = self.train, self.evals
+        seconds = sum(e["seconds"] for e in train)
+        num_tokens = sum(e["tokens"] for e in train)
+        peak, at_peak = None, 0.0  # seconds at the device's peak matrix speed
+        for e in self.events:
+            if e["event"] == "start":
+                peak = e["matmul_peak_tflops"]
+            elif e["event"] == "train" and peak:
+                at_peak += e["tflop"] / peak
+        cells = sum(e["tokens"] / max(1 - e["padding_share"], 1e-9) for e in train)
+        return {
+            "train_seconds": round(seconds, 1),
+            "tokens": num_tokens,
+            "trained_tokens": sum(e["trained_tokens"] for e in train),
+            "tokens_per_second": round(num_tokens / seconds, 1) if seconds else None,
+            "padding_share": round(1 - num_tokens / cells, 4) if cells else None,
+            "mfu": round(at_peak / seconds, 4) if at_peak else None,
+            "memory_gib": max((e["memory_gib"] for e in train), default=None),
+            "train_loss": train[-1]["loss"] if train else None,
+            "eval_loss": evals[-1]["loss"] if evals else None,
+        }
 
 
 def smoothed(values: Sequence[float]) -> "np.ndarray":

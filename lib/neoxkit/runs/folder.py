@@ -8,7 +8,7 @@ from neoxkit import paths
 from neoxkit.errors import UserError, sentence
 from neoxkit.files import read_json
 from neoxkit.runs import lock
-from neoxkit.runs.events import history, read_events
+from neoxkit.runs.events import History, read_events
 
 LOG = "train.log"
 ARGUMENTS = "arguments.json"
@@ -75,18 +75,18 @@ class Standing:
 
 def standing_of(folder: Path) -> Standing:
     """Return the status of the run in a folder, from its files alone."""
-    events = history(read_events(folder))
-    newest = {event["event"]: event for event in events}
-    last: dict[str, Any] = events[-1] if events else {"event": "", "time": folder.stat().st_mtime}
+    history = History.of_run(folder)
+    newest = {event["event"]: event for event in history.events}
+    last = history.last or {"event": "", "time": folder.stat().st_mtime}
     trial = is_trial(folder)
     from neoxkit.runs import health  # numpy, which the guard has no use for
 
-    warnings = [] if trial else [f"warning: {line}" for line in health.warnings(events)]
+    warnings = [] if trial else [f"warning: {line}" for line in health.warnings(history)]
     return Standing(
         run=folder.name,
         state=_state(folder, last["event"]),
-        step=max((e["step"] for e in events if "step" in e), default=None),
-        planned=newest.get("start", {}).get("planned_steps"),
+        step=max((e["step"] for e in history.events if "step" in e), default=None),
+        planned=history.start.get("planned_steps"),
         train_loss=newest.get("train", {}).get("loss"),
         eval_loss=newest.get("eval", {}).get("loss"),
         changed=last["time"],

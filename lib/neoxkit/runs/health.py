@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from neoxkit.runs.events import History
+
 FEW = 3  # logs in a row, of which the median counts
 # Random weights begin near a uniform guess. From a third of the run on the loss may be at most
 # LEARNING times that, at the end at most LEARNT times. A loss of BROKEN times that, or times the
@@ -23,26 +25,23 @@ CLEAR_EVAL_RISE = 0.1  # the same if only the last one is
 ERRORS = 6.0
 
 
-def warnings(events: Sequence[Mapping[str, Any]]) -> list[str]:
+def warnings(history: History) -> list[str]:
     """Return what is wrong with a run, with the step and what to change; [] for a good one.
 
-    `events`: without interrupted attempts (events.history). A loss that broke is reported once:
-    its consequences get no sentence of their own.
+    A loss that broke is reported once: its consequences get no sentence of their own.
     """
-    start = next((e for e in reversed(events) if e["event"] == "start"), None)
-    if start is None:
+    start = history.start
+    if not start:
         return []
-    train, evals = (_with_loss(events, kind) for kind in ("train", "eval"))
+    train, evals = (
+        [e for e in of if e.get("loss") is not None] for of in (history.train, history.evals)
+    )
     found = (
         _no_better_than_a_guess(start, train, evals)
         or _train_loss_rises(start, train)
-        or _eval_loss_rises(events, evals)
+        or _eval_loss_rises(history, evals)
     )
     return [found] if found else []
-
-
-def _with_loss(events: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    return [e for e in events if e["event"] == kind and e.get("loss") is not None]
 
 
 def _no_better_than_a_guess(
@@ -115,9 +114,7 @@ def _train_loss_rises(start: Mapping[str, Any], train: Sequence[Mapping[str, Any
     )
 
 
-def _eval_loss_rises(
-    events: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
-) -> str:
+def _eval_loss_rises(history: History, evals: Sequence[Mapping[str, Any]]) -> str:
     """Report an eval loss that rose from its best: the model now memorises the train side."""
     if not evals:
         return ""
@@ -132,7 +129,7 @@ def _eval_loss_rises(
         return ""
     return (
         f"the eval loss rose from its best, {best['loss']:.4g} at step {best['step']:,}, to "
-        f"{last['loss']:.4g} at step {last['step']:,} -- {_shorter(events, best, last)}"
+        f"{last['loss']:.4g} at step {last['step']:,} -- {_shorter(history, best, last)}"
     )
 
 
@@ -172,14 +169,12 @@ def _peak(train: Sequence[Mapping[str, Any]]) -> float:
     return max((e.get("learning_rate") or 0.0 for e in train), default=0.0)
 
 
-def _shorter(
-    events: Sequence[Mapping[str, Any]], best: Mapping[str, Any], last: Mapping[str, Any]
-) -> str:
+def _shorter(history: History, best: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     """Say where to end a training whose eval loss rises, and name the nearest checkpoint."""
     said = f"train less: set max_steps to {best['step']}"
     if best.get("epoch"):
         said += f" (epoch {best['epoch']:.3g})"
-    steps = [e["step"] for e in events if e["event"] == "checkpoint" and e["step"] < last["step"]]
+    steps = [e["step"] for e in history.of("checkpoint") if e["step"] < last["step"]]
     if not steps:
         return said
     nearest = min(steps, key=lambda step: abs(step - best["step"]))

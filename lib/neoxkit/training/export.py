@@ -9,7 +9,7 @@ from neoxkit.data.conversation import Names
 from neoxkit.models import sharing
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
-from neoxkit.runs.events import append_event, history, read_events, totals
+from neoxkit.runs.events import History, append_event
 from neoxkit.runs.folder import FINISHED
 from neoxkit.training.arguments import KitArguments
 from neoxkit.training.trainer import KitTrainer
@@ -33,7 +33,7 @@ def finish(
         trainer.save_model(str(part))
     if not state.is_world_process_zero:
         return
-    events = history(read_events(folder))
+    history = History.of_run(folder)
     weights = {file.name: files.sha256(file) for file in sorted(part.glob("*.safetensors"))}
     facts = {
         "step": state.global_step,
@@ -48,8 +48,8 @@ def finish(
         "user_name": manifest["user_name"],
         "block_size": kit.block_size,
         "precision": kit.precision,
-        **totals(events),
-        "warnings": [] if kit.trial else health.warnings(events),
+        **history.totals(),
+        "warnings": [] if kit.trial else health.warnings(history),
         "model_sha256": weights,
     }
     if not kit.trial:

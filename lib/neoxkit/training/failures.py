@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from neoxkit.errors import UserError
 from neoxkit.models import memory
 from neoxkit.runs import checkpoints
-from neoxkit.runs.events import history, read_events
+from neoxkit.runs.events import History
 from neoxkit.training.arguments import Parsed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,7 +35,7 @@ def explain(fault: Exception, parsed: Parsed | None, folder: Path | None) -> Use
 
 def _where(folder: Path) -> str:
     """Name the last step that was logged, and the one that is saved."""
-    steps = [e["step"] for e in history(read_events(folder)) if "step" in e]
+    steps = [e["step"] for e in History.of_run(folder).events if "step" in e]
     saved = checkpoints.saved_step(folder)
     kept = f"step {saved} is saved" if saved else "nothing is saved yet"
     return f"after step {max(steps)}; {kept}" if steps else kept
