@@ -38,8 +38,8 @@ def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[compare
     dataset, _ = tokenized.load(paths.tokenized("small"))
     short = tokenized.within(dataset["eval"], 60)
     assert 0 < len(short) < len(dataset["eval"])
-    assert [score.conversations for score in found.values()] == [len(short)] * 2
-    assert found["whole"].loss == found["short"].loss
+    assert [score["conversations"] for score in found.values()] == [len(short)] * 2
+    assert found["whole"]["loss"] == found["short"]["loss"]
     assert len(comparison.same_conversations(found).text.splitlines()) == 3
 
 
@@ -54,8 +54,18 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare_runs.Run]
     found = rescoring.scores([stopped, whole], lambda label: silent)
     dataset, _ = tokenized.load(paths.tokenized("small"))
     assert found["short"] == "is stopped"
-    assert found["whole"].conversations == len(dataset["eval"])
+    assert found["whole"]["conversations"] == len(dataset["eval"])
     assert "is stopped" in comparison.same_conversations(found).text
+
+
+def test_without_a_conversation_that_all_evaluate_that_is_the_reason(
+    two: list[compare_runs.Run],
+) -> None:
+    facts = files.read_json(two[1].folder / FINISHED)
+    files.write_json(two[1].folder / FINISHED, facts | {"block_size": 1})
+    found = rescoring.scores(two, lambda label: silent)
+    assert found == dict.fromkeys(("whole", "short"), "the held-out set is empty")
+    assert "the held-out set is empty" in comparison.same_conversations(found).text
 
 
 def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
@@ -65,11 +75,11 @@ def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
     files.write_json(two[1].folder / "model" / "adapter_config.json", config)
     found = rescoring.scores(two, lambda label: silent)
     assert "'runs/elsewhere/model' does not exist" in found["short"]
-    assert found["whole"].loss > 0
+    assert found["whole"]["loss"] > 0
 
 
 def test_without_being_asked_nothing_is_scored(two: list[compare_runs.Run]) -> None:
-    assert rescoring.facts({}) == {}
+    assert rescoring.ranked({}) == {}
     assert comparison.same_conversations({}).text == comparison.OFF
 
 
@@ -81,11 +91,12 @@ def test_how_far_a_run_is_above_the_best_comes_with_its_interval() -> None:
         name: Score(float(np.mean(losses)), 2.5, 200, 40, losses=losses)
         for name, losses in (("high", high), ("low", low))
     } | {"none": "is stopped"}
-    facts = rescoring.facts(scored)
+    facts = rescoring.ranked(scored)
+    assert list(facts) == ["none", "low", "high"]
     assert facts["low"]["above_the_first"] is None and facts["none"] == "is stopped"
     above = facts["high"]["above_the_first"]
     assert 0.15 < above["low"] < above["mean"] < above["high"] < 0.25
-    lines = comparison.same_conversations(scored).text.splitlines()
+    lines = comparison.same_conversations(facts).text.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["low", "high", "none"]
     said = f"{above['mean']:.4f} ({above['low']:+.4f} to {above['high']:+.4f})"
     assert said in lines[2] and "to" not in lines[1].split()

@@ -1,4 +1,4 @@
-"""comparison.py and compare_runs.py, on run files written by hand."""
+"""comparison.py, compare_runs.py and seeds.py, on run files written by hand."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from neoxkit import files
 from neoxkit.errors import UserError
-from neoxkit.evaluation import compare_runs
+from neoxkit.evaluation import compare_runs, seeds
 from neoxkit.lab import comparison
 from neoxkit.runs.events import METRICS, append_event
 from neoxkit.runs.folder import ARGUMENTS, FINISHED
@@ -195,7 +195,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
         make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
     (make(home, "killed", 100, [0.1], learning_rate=1e-3, seed=3) / FINISHED).unlink()
     chosen = compare_runs.load_runs([])
-    first, second = compare_runs.over_seeds(chosen)
+    first, second = seeds.over_seeds(chosen)
     assert (first.differs, first.by_seed) == ({"learning_rate": 1e-3}, {1: 1.0, 2: 2.0})
     assert (second.differs, second.mean) == ({"learning_rate": 2e-3}, pytest.approx(2.1))
     assert first.interval() == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), abs=1e-3)
@@ -208,10 +208,10 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
 def test_without_seeds_or_with_something_else_there_is_no_such_line(home: Path) -> None:
     make(home, "a", 100, [3.0], seed=1)
     make(home, "b", 100, [2.0], seed=2, learning_rate=2e-3)
-    assert compare_runs.over_seeds(compare_runs.load_runs([])) == []
+    assert seeds.over_seeds(compare_runs.load_runs([])) == []
     assert "No two finished runs" in comparison.seeds(compare_runs.load_runs([])).text
     make(home, "c", 100, [1.0], seed=3)
-    assert [group.by_seed for group in compare_runs.over_seeds(compare_runs.load_runs([]))] == [
+    assert [group.by_seed for group in seeds.over_seeds(compare_runs.load_runs([]))] == [
         {1: 3.0, 3: 1.0},
         {2: 2.0},
     ]
@@ -228,7 +228,7 @@ def carded(folder: Path, base: str, **code: object) -> None:
 def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> None:
     for seed, scratch in ((1, True), (2, True), (3, False), (4, False)):
         carded(make(home, f"{seed}", 100, [3.0], seed=seed, from_scratch=scratch), f"{seed}")
-    found = [group.by_seed for group in compare_runs.over_seeds(compare_runs.load_runs([]))]
+    found = [group.by_seed for group in seeds.over_seeds(compare_runs.load_runs([]))]
     assert found == [{1: 3.0, 2: 3.0}, {3: 3.0}, {4: 3.0}]
     assert len(comparison.seeds(compare_runs.load_runs([])).text.splitlines()) == 4
 
@@ -238,7 +238,7 @@ def test_other_code_makes_no_other_group_and_is_told(home: Path) -> None:
     carded(make(home, "a", 100, [3.0], seed=1), "b", commit="x", clean=True)
     carded(make(home, "b", 100, [2.0], seed=2), "b", commit="y", clean=False)
     chosen = compare_runs.load_runs([])
-    (group,) = compare_runs.over_seeds(chosen)
+    (group,) = seeds.over_seeds(chosen)
     assert (group.differs, group.by_seed) == ({}, {1: 3.0, 2: 2.0})
     (note,) = compare_runs.notes(chosen)
     assert note == "besides settings, these differ: code commit, code clean"
@@ -247,7 +247,7 @@ def test_other_code_makes_no_other_group_and_is_told(home: Path) -> None:
 def test_a_seed_that_was_trained_twice_counts_once_and_is_told(home: Path) -> None:
     for name, seed, loss in (("a", 1, 1.0), ("b", 2, 2.0), ("b.repeat-1", 2, 4.0)):
         make(home, name, 100, [loss], seed=seed)
-    (group,) = compare_runs.over_seeds(compare_runs.load_runs([]))
+    (group,) = seeds.over_seeds(compare_runs.load_runs([]))
     assert (group.by_seed, group.mean) == ({1: 1.0, 2: 3.0}, 2.0)
     assert "1, 2 (2 runs)" in comparison.seeds(compare_runs.load_runs([])).text
 
@@ -267,13 +267,13 @@ def test_seeds_of_a_shell_or_without_one_are_numbers(home: Path) -> None:
         folder = make(home, name, 100, [3.0])
         files.write_json(folder / ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
         carded(folder, base)
-    assert compare_runs.over_seeds(compare_runs.load_runs([])) == []  # their bases differ
+    assert seeds.over_seeds(compare_runs.load_runs([])) == []  # their bases differ
     carded(folder, "aaa")
-    (group,) = compare_runs.over_seeds(compare_runs.load_runs([]))
+    (group,) = seeds.over_seeds(compare_runs.load_runs([]))
     assert group.by_seed == {7: 3.0, 8: 3.0}
     del flags["seed"]
     files.write_json(folder / ARGUMENTS, flags)
-    (group,) = compare_runs.over_seeds(compare_runs.load_runs([]))
+    (group,) = seeds.over_seeds(compare_runs.load_runs([]))
     assert group.by_seed == {7: 3.0, 42: 3.0}
 
 

@@ -1,6 +1,7 @@
 """The figures: the schedule is transformers' own, and all draw with little or no data."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from transformers import TrainingArguments, get_scheduler
 
+from neoxkit.evaluation import compare_runs
 from neoxkit.lab import comparison, data, evaluation, training
 from neoxkit.runs.events import History, smoothed
 
@@ -64,17 +66,24 @@ def compared(base: Any, tuned: Any, sets: int) -> dict[str, Any]:
     }
 
 
-def curves(count: int, evals: int = 2) -> list[dict[str, Any]]:
-    one = {"tokens": range(60), "losses": [1.0] * 60}
-    one |= {"eval_tokens": range(evals), "eval_losses": [1.0] * evals}
-    return [{**one, "label": f"learning_rate {i}"} for i in range(count)]
+def runs(count: int, evals: int = 2) -> list[compare_runs.Run]:
+    """Make runs of 60 steps that differ in their rate, with one evaluation a step at their end."""
+    each = {"loss": 1.0, "trained_tokens": 100}
+    made = [start(), *({"event": "train", "step": step, **each} for step in range(1, 61))]
+    made += [{"event": "eval", "step": 61 - i, **each} for i in range(evals, 0, -1)]
+    return [
+        compare_runs.Run(
+            f"r{i}", Path(f"r{i}"), "finished", {"learning_rate": i}, {}, History(made)
+        )
+        for i in range(count)
+    ]
 
 
 FIGURES = {
-    "overlay": lambda: comparison._overlay(curves(2), "run", 30),
-    "overlay, many": lambda: comparison._overlay(curves(20), "run"),
-    "overlay, empty": lambda: comparison._overlay([]),
-    "overlay, no evaluation": lambda: comparison._overlay(curves(1, evals=0)),
+    "overlay": lambda: comparison.overlay(runs(2)),
+    "overlay, many": lambda: comparison.overlay(runs(20)),
+    "overlay, empty": lambda: comparison.overlay([]),
+    "overlay, no evaluation": lambda: comparison.overlay(runs(1, evals=0)),
     "histogram": lambda: data.length_histogram([10, 20, 300], 64),
     "histogram, empty": lambda: data.length_histogram([], 64),
     "histogram, one": lambda: data.length_histogram([5], 64),
@@ -108,12 +117,28 @@ def test_every_figure_renders_and_has_labels(name: str) -> None:
     )
 
 
-def test_the_lowest_loss_is_framed_and_a_gap_is_named() -> None:
+def test_the_overlay_draws_each_runs_losses_over_its_tokens() -> None:
+    figure = comparison.overlay(runs(2))
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [" 0", " 1"]
+    assert legend.get_title().get_text() == "learning_rate"
+    assert drawn(axes, " 1") == ([5900, 6000], [1.0, 1.0])
+    faint = axes.get_lines()[0]
+    assert faint.get_alpha() < 1 and list(faint.get_xdata())[:2] == [100, 200]
+    (said,) = axes.texts
+    assert (said.get_text(), said.get_position()[0]) == ("compared here ", 6000)
+    assert comparison.overlay(runs(1, evals=0)).axes[0].texts[:] == []
+
+
+def test_the_lowest_loss_is_framed_and_a_gap_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = np.array([[2.0, 1.5], [np.nan, 3.0]])
     counts = np.array([[1, 1], [0, 3]])
-    figure = comparison._heat_map(
-        losses, counts, [8, 16], [1e-3, 2e-3], "block_size", "learning_rate", 9000
-    )
+    found = {
+        "losses": losses, "counts": counts, "rows": [8, 16], "columns": [1e-3, 2e-3],
+        "row_name": "block_size", "column_name": "learning_rate", "equal_tokens": 9000,
+    }  # fmt: skip
+    monkeypatch.setattr(compare_runs, "grid", lambda chosen: found)
+    figure = comparison.heat_map([])
     axes = figure.axes[0]
     assert (
         axes.get_title("left")

@@ -13,30 +13,25 @@ from neoxkit.parallel import Progress
 from neoxkit.runs.folder import FINISHED
 
 if TYPE_CHECKING:
-    from neoxkit.evaluation.compare_models import Difference
     from neoxkit.evaluation.scoring import Score
 
 BATCH_SIZE = 32  # conversations
 
 
-Scored = Mapping[str, "Score | str | None"]
-
-
-def scores(
-    chosen: Sequence[Run], show: Callable[[str], Progress]
-) -> "dict[str, Score | str | None]":
-    """Score each run on the first one's held-out set, up to the smallest block size of all.
-
-    A run that can't be scored gets the reason instead.
+def scores(chosen: Sequence[Run], show: Callable[[str], Progress]) -> dict[str, Any]:
+    """Score each run on the first one's held-out set, up to the smallest block size of all; return
+    plain figures, as in `ranked`. A run that can't be scored gets the reason instead.
     """
     facts = [_facts(run) for run in chosen]
     finished = [found for found in facts if found]
     block_size = min((found["block_size"] for found in finished), default=0)
     data = finished[0]["dataset_sha256"] if finished else ""
-    return {
-        run.name: _score_or_reason(run, own, data, block_size, show)
-        for run, own in zip(chosen, facts, strict=True)
-    }
+    return ranked(
+        {
+            run.name: _score_or_reason(run, own, data, block_size, show)
+            for run, own in zip(chosen, facts, strict=True)
+        }
+    )
 
 
 def _facts(run: Run) -> dict[str, Any] | None:
@@ -49,7 +44,7 @@ def _score_or_reason(
     data: str,
     block_size: int,
     show: Callable[[str], Progress],
-) -> "Score | str | None":
+) -> "Score | str":
     if not facts:
         return f"is {run.state}"
     return _why_not(run, facts, data) or _score(run, facts, block_size, show)
@@ -67,7 +62,7 @@ def _why_not(run: Run, facts: Mapping[str, Any], data: str) -> str:
 
 def _score(
     run: Run, facts: Mapping[str, Any], block_size: int, show: Callable[[str], Progress]
-) -> "Score | str | None":
+) -> "Score | str":
     from neoxkit.evaluation import evaluate, scoring
     from neoxkit.models import loading
 
@@ -76,28 +71,23 @@ def _score(
         model = evaluate.load_side(facts, run.folder, "tuned")
     except UserError as why:  # adapters whose base is not here, say
         return str(why)
-    return scoring.score(
+    score = scoring.score(
         model,
         tokenized.within(dataset["eval"], block_size),
         batch_size=BATCH_SIZE,
         pad_id=loading.pad_id(loading.load_tokenizer(str(run.folder / "model"))),
         progress=show(f"{run.name} scores conversations"),
     )
+    return score or "the held-out set is empty"
 
 
-def facts(scored: Scored) -> dict[str, Any]:
-    """Return the table's figures, unrounded; for a run without a score, the reason."""
-    found: dict[str, Any] = {name: one for name, one in scored.items() if isinstance(one, str)}
-    for name, score, above in ranked(scored):
-        found[name] = {**score.facts(), "above_the_first": above and asdict(above)}
+def ranked(scored: "Mapping[str, Score | str]") -> dict[str, Any]:
+    """Return the reasons of runs without a score, then the figures of the others, the lowest loss
+    first, each with its difference to that one (None for the first)."""
+    found: dict[str, Any] = {name: why for name, why in scored.items() if isinstance(why, str)}
+    scores = [(name, one) for name, one in scored.items() if not isinstance(one, str)]
+    scores.sort(key=lambda pair: pair[1].loss)
+    for i, (name, one) in enumerate(scores):
+        above = compare_models.difference(scores[0][1].losses, one.losses) if i else None
+        found[name] = {**one.facts(), "above_the_first": above and asdict(above)}
     return found
-
-
-def ranked(scored: Scored) -> "list[tuple[str, Score, Difference | None]]":
-    """Return the runs that have a score, the lowest loss first, and how far each is above it."""
-    found = [(name, one) for name, one in scored.items() if one and not isinstance(one, str)]
-    found.sort(key=lambda pair: pair[1].loss)
-    return [
-        (name, one, compare_models.difference(found[0][1].losses, one.losses) if i else None)
-        for i, (name, one) in enumerate(found)
-    ]

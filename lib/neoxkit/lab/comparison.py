@@ -3,8 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,9 +11,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
 from neoxkit import files, paths
-from neoxkit.evaluation import compare_runs, rescoring
-from neoxkit.evaluation.compare_runs import Group, Run
-from neoxkit.evaluation.rescoring import Scored
+from neoxkit.evaluation import compare_runs
+from neoxkit.evaluation.compare_runs import Run
+from neoxkit.evaluation.seeds import means
 from neoxkit.lab import view
 from neoxkit.lab.figure import (
     BLUE,
@@ -30,32 +29,47 @@ from neoxkit.lab.figure import (
 from neoxkit.runs.events import smoothed
 from neoxkit.settings import CompareSettings
 
-if TYPE_CHECKING:
-    from neoxkit.evaluation.compare_models import Difference
-
 SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
 OFF = "score_again is off: each eval loss above is on the run's own held-out set."
 
 
 def overlay(chosen: Sequence[Run]) -> Picture:
-    """Draw the curves of all runs over the tokens they were trained on."""
-    title, _ = compare_runs.labels(chosen)
-    return _overlay(curves(chosen), title, compare_runs.equal_tokens(chosen))
+    """Draw the runs' losses over the tokens they were trained on.
+
+    If runs outnumber the colours, lighter is later.
+    """
+    title, names = compare_runs.labels(chosen)
+    labels = [f" {name or '(empty)'}" for name in names]  # matplotlib hides those that begin with _
+    columns = min(max(90 // (max(map(len, labels), default=1) + 8), 1), 6)
+    figure, axes = new_figure(3.6 + 0.17 * math.ceil(len(labels) / columns))
+    for i, (run, label) in enumerate(zip(chosen, labels, strict=True)):
+        colour, train, evals = _colour(i, len(chosen)), run.history.train, run.evals
+        losses = [e["loss"] for e in train]
+        drawn = smoothed(losses) if len(losses) >= SMOOTHED_FROM else losses
+        at = run.trained_tokens([e["step"] for e in train])
+        axes.plot(at, drawn, color=colour, linewidth=1, alpha=0.4)
+        axes.plot(
+            run.trained_tokens([e["step"] for e in evals]), [e["loss"] for e in evals],
+            color=colour, marker="o", markersize=4, label=label,
+        )  # fmt: skip
+    if equal_tokens := compare_runs.equal_tokens(chosen):
+        axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
+        axes.text(equal_tokens, 0.99, "compared here ", color=GREY, fontsize=8, ha="right",
+                  va="top", transform=axes.get_xaxis_transform())  # fmt: skip
+    label_axes(
+        axes, "tokens trained on", "loss (nats per trained token)",
+        "eval loss (points), train loss (faint)",
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlim(left=0)
+    if chosen:
+        options = {"frameon": False, "fontsize": 8, "title": title, "title_fontsize": 8}
+        figure.legend(loc="outside lower center", ncols=columns, **options)
+    return figure
 
 
-def curves(chosen: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return what is drawn for each run."""
-    _, names = compare_runs.labels(chosen)
-    return [
-        {
-            "label": f" {label or '(empty)'}",  # matplotlib hides labels that begin with _
-            "tokens": run.trained_tokens([e["step"] for e in run.history.train]),
-            "losses": [e["loss"] for e in run.history.train],
-            "eval_tokens": run.trained_tokens([e["step"] for e in run.evals]),
-            "eval_losses": [e["loss"] for e in run.evals],
-        }
-        for run, label in zip(chosen, names, strict=True)
-    ]
+def _colour(number: int, of: int) -> Any:
+    return SERIES[number] if of <= len(SERIES) else colormaps["viridis"](0.95 * number / of)
 
 
 def table(chosen: Sequence[Run]) -> view.View:
@@ -86,18 +100,18 @@ def table(chosen: Sequence[Run]) -> view.View:
 def seeds(chosen: Sequence[Run]) -> view.View:
     """Show the groups of runs that differ in their seed alone: the mean eval loss with its 95 %
     interval, and how far it is above the best mean on the same held-out set."""
-    groups = compare_runs.over_seeds(chosen)
+    groups = means(chosen)
     at = f"{compare_runs.equal_tokens(chosen):,.0f} tokens"
     if not groups:
         none = f"No two finished runs differ in their seed alone and were evaluated at {at}."
         return view.sentences([], none=none)
-    names = dict.fromkeys(name for group in groups for name in group.differs)
+    names = dict.fromkeys(name for group in groups for name in group["differs"])
     rows = [
         (
-            *(_value(group.differs.get(name)) for name in names),
-            ", ".join(_seed(*of) for of in sorted(group.losses.items())),
-            f"{group.mean:.4f}",
-            _bounds(group.interval()),
+            *(_value(group["differs"].get(name)) for name in names),
+            ", ".join(_seed(*of) for of in sorted(group["losses"].items())),
+            f"{group['mean']:.4f}",
+            _bounds(group["interval"]),
             _above(group, groups[0]),
         )
         for group in groups
@@ -110,14 +124,17 @@ def _seed(seed: int, losses: Sequence[float]) -> str:
     return f"{seed}" if len(losses) == 1 else f"{seed} ({len(losses)} runs)"
 
 
-def _above(group: Group, first: Group) -> str:
+def _above(group: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     """Return the difference of two means and its interval; nothing for the first itself."""
     if group is first:
         return ""
-    if group.side != first.side:
+    if group["side"] != first["side"]:
         return "another held-out set"
-    bounds = _bounds(group.above(first), "+")
-    return f"{group.mean - first.mean:+.4f}" + (f" ({bounds})" if bounds else "")
+    return _with_bounds(f"{group['mean'] - first['mean']:+.4f}", group["above_the_first"])
+
+
+def _with_bounds(mean: str, interval: tuple[float, float] | None) -> str:
+    return f"{mean} ({_bounds(interval, '+')})" if interval else mean
 
 
 def _bounds(interval: tuple[float, float] | None, sign: str = "") -> str:
@@ -147,95 +164,14 @@ def _value(value: Any) -> str:
 
 
 def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
-    """Draw the eval loss over two settings, if exactly two differ."""
+    """Draw the eval loss over two settings, if exactly two differ. The best is framed."""
     found = compare_runs.grid(chosen)
     if found is None:
         return view.sentences([], none="The runs don't differ in exactly two settings.")
-    if np.isnan(found["losses"]).all():
+    losses, counts = found["losses"], found["counts"]
+    rows, columns = found["rows"], found["columns"]
+    if np.isnan(losses).all():
         return view.sentences([], none="No run was evaluated.")
-    return _heat_map(**found)
-
-
-def _means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
-    groups = compare_runs.over_seeds(chosen)
-    return [
-        {
-            **asdict(group),
-            "mean": group.mean,
-            "interval": group.interval(),
-            "above_the_first": group.above(groups[0]) if group.side == groups[0].side else None,
-        }
-        for group in groups
-    ]
-
-
-def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> view.View:
-    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures, the means over
-    seeds, and the scores on the same conversations (rescoring.facts)."""
-    folder = paths.run(settings.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "runs": [run.name for run in chosen],
-        "differs": compare_runs.differing(chosen),
-        "notes": compare_runs.notes(chosen),
-        "scores": compare_runs.scores(chosen),
-        "over_seeds": _means(chosen),
-        "on_the_same_conversations": scored,
-    }
-    files.write_json(folder / "comparison.json", figures)
-    return view.sentences([f"written: {paths.short(folder / 'comparison.json')}"])
-
-
-def _overlay(
-    curves: Sequence[Mapping[str, Any]], title: str = "", equal_tokens: float = 0
-) -> Picture:
-    """Draw several runs' losses over the tokens they were trained on.
-
-    A curve has `label`, `tokens` and `losses` of its steps, `eval_tokens` and `eval_losses`;
-    `title` says what the labels show. If runs outnumber the colours, lighter is later.
-    """
-    longest = max((len(one["label"]) for one in curves), default=1)
-    columns = min(max(90 // (longest + 8), 1), 6)
-    figure, axes = new_figure(3.6 + 0.17 * math.ceil(len(curves) / columns))
-    for i, one in enumerate(curves):
-        colour = _colour(i, len(curves))
-        drawn = smoothed(one["losses"]) if len(one["losses"]) >= SMOOTHED_FROM else one["losses"]
-        axes.plot(one["tokens"], drawn, color=colour, linewidth=1, alpha=0.4)
-        axes.plot(
-            one["eval_tokens"], one["eval_losses"], color=colour, marker="o", markersize=4,
-            label=one["label"],
-        )  # fmt: skip
-    if equal_tokens:
-        axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
-        axes.text(equal_tokens, 0.99, "compared here ", color=GREY, fontsize=8, ha="right",
-                  va="top", transform=axes.get_xaxis_transform())  # fmt: skip
-    label_axes(
-        axes, "tokens trained on", "loss (nats per trained token)",
-        "eval loss (points), train loss (faint)",
-    )  # fmt: skip
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlim(left=0)
-    if curves:
-        options = {"frameon": False, "fontsize": 8, "title": title, "title_fontsize": 8}
-        figure.legend(loc="outside lower center", ncols=columns, **options)
-    return figure
-
-
-def _colour(number: int, of: int) -> Any:
-    return SERIES[number] if of <= len(SERIES) else colormaps["viridis"](0.95 * number / of)
-
-
-def _heat_map(
-    losses: np.ndarray,
-    counts: np.ndarray,
-    rows: Sequence[Any],
-    columns: Sequence[Any],
-    row_name: str,
-    column_name: str,
-    equal_tokens: float,
-) -> Picture:
-    """Draw the eval loss of each pair of values after `equal_tokens` trained tokens; NaN where no
-    run reached them. The best is framed."""
     figure, axes = new_figure(1.6 + 0.55 * len(rows))
     drawn = axes.imshow(losses, cmap="viridis", aspect="auto")
     low, high = np.nanmin(losses), np.nanmax(losses)
@@ -250,8 +186,8 @@ def _heat_map(
         Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=3, clip_on=False)
     )
     several = f" (means of up to {counts.max()} runs)" if counts.max() > 1 else ""
-    title = f"eval loss at {equal_tokens:,.0f} tokens{several}; the lowest is framed"
-    label_axes(axes, column_name, row_name, title)
+    title = f"eval loss at {found['equal_tokens']:,.0f} tokens{several}; the lowest is framed"
+    label_axes(axes, found["column_name"], found["row_name"], title)
     axes.grid(False)
     axes.set_xticks(range(len(columns)), [f"{value}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value}" for value in rows])
@@ -259,31 +195,47 @@ def _heat_map(
     return figure
 
 
-def same_conversations(scored: Scored) -> view.View:
-    """Show the runs' losses on the same conversations, the lowest first, and how far each one is
-    above it: the paired difference with its interval (see compare_models)."""
+def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> view.View:
+    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures, the means over
+    seeds, and the scores on the same conversations (rescoring.scores)."""
+    folder = paths.run(settings.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "runs": [run.name for run in chosen],
+        "differs": compare_runs.differing(chosen),
+        "notes": compare_runs.notes(chosen),
+        "scores": compare_runs.scores(chosen),
+        "over_seeds": means(chosen),
+        "on_the_same_conversations": scored,
+    }
+    files.write_json(folder / "comparison.json", figures)
+    return view.sentences([f"written: {paths.short(folder / 'comparison.json')}"])
+
+
+def same_conversations(scored: Mapping[str, Any]) -> view.View:
+    """Show the runs' losses on the same conversations (rescoring.scores), the lowest first, and how
+    far each one is above it: the paired difference with its interval (see compare_models)."""
     if not scored:
         return view.sentences([], none=OFF)
     rows: list[tuple[str, ...]] = [
         (
             name,
-            f"{score.loss:.4f}",
-            f"{score.perplexity:,.3f}",
-            _said(above),
-            f"{score.trained_tokens:,}",
-            f"{score.conversations:,}",
+            f"{score['loss']:.4f}",
+            f"{score['perplexity']:,.3f}",
+            _said(score["above_the_first"]),
+            f"{score['trained_tokens']:,}",
+            f"{score['conversations']:,}",
         )
-        for name, score, above in rescoring.ranked(scored)
+        for name, score in scored.items()
+        if not isinstance(score, str)
     ]
-    said = {name: one or "the held-out set is empty" for name, one in scored.items()}
-    rows += [(name, why, *[""] * 4) for name, why in said.items() if isinstance(why, str)]
+    rows += [(name, why, *[""] * 4) for name, why in scored.items() if isinstance(why, str)]
     header = ("run", "eval loss", "perplexity", "above the first", "trained tokens", "rows")
     return view.table(rows, header)
 
 
-def _said(above: "Difference | None") -> str:
+def _said(above: Mapping[str, Any] | None) -> str:
     if above is None:
         return ""
-    if above.low is None:
-        return f"{above.mean:.4f}"
-    return f"{above.mean:.4f} ({above.low:+.4f} to {above.high:+.4f})"
+    bounds = None if above["low"] is None else (above["low"], above["high"])
+    return _with_bounds(f"{above['mean']:.4f}", bounds)
