@@ -49,25 +49,20 @@ def scoreboard(
     questions: Sequence[Question], base: Sequence[Reply], tuned: Sequence[Reply]
 ) -> list[dict[str, Any]]:
     """Count exact answers by set and kind, each set's total last; only short references count."""
-    keys: dict[tuple[str, str], dict[str, Any]] = {}
+    sets: dict[str, dict[str, dict[str, Any]]] = {}
     for question, one, other in zip(questions, base, tuned, strict=True):
         if not has_short_reference(question):
             continue
         for kind in (question.kind, "total"):
-            row = keys.setdefault(
-                (question.set, kind),
-                {"set": question.set, "kind": kind, "questions": 0, "base": 0, "tuned": 0},
-            )
+            empty = {"set": question.set, "kind": kind, "questions": 0, "base": 0, "tuned": 0}
+            row = sets.setdefault(question.set, {}).setdefault(kind, empty)
             row["questions"] += 1
             row["base"] += one.text == question.reference
             row["tuned"] += other.text == question.reference
-    sets = dict.fromkeys(name for name, _ in keys)
     return [
         row
-        for name in sets
-        for row in sorted(
-            (row for key, row in keys.items() if key[0] == name), key=lambda r: r["kind"] == "total"
-        )
+        for kinds in sets.values()
+        for row in sorted(kinds.values(), key=lambda row: row["kind"] == "total")
     ]
 
 
