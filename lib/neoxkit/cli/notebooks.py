@@ -14,13 +14,14 @@ from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.cli import parameters, terminal
+from neoxkit.data import tokenized
 from neoxkit.errors import KINDS, STOPPED, Stopped, UserError
 from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
 from neoxkit.launch import checks, command
 from neoxkit.machine import duration
 from neoxkit.runs import heartbeat, lock, resuming
-from neoxkit.runs.folder import LOG, set_aside, state_of
+from neoxkit.runs.folder import LOG, finished_facts, set_aside, state_of
 from neoxkit.settings import (
     NOTEBOOKS,
     STAGES,
@@ -160,7 +161,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
                 paths.find(name, file)
         tasks.check(last.tasks)
         if not train:
-            checks.check_evaluable(paths.run(last.run))
+            tokenized.unchanged(finished_facts(paths.run(last.run)))
     return resuming.replaced(first) if first else []
 
 

@@ -27,9 +27,7 @@ def repeat(run: str) -> int:
     if not card["commands"]:
         remedy = "give its command again with another --output_dir"
         raise UserError("RUN", f"{run} was started in a shell", remedy)
-    tokenized.check_sha256(
-        paths.find("dataset", facts["dataset"], file=False), facts["dataset_sha256"]
-    )
+    tokenized.unchanged(facts)
     settings = _settings(folder)
     if threads := card["starts"][-1]["threads_a_rank"]:
         os.environ["OMP_NUM_THREADS"] = threads  # sums depend on it

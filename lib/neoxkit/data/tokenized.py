@@ -223,6 +223,14 @@ def sha256(folder: Path) -> str:
     return files.sha256(path) if path.is_file() else ""
 
 
+def unchanged(facts: Mapping[str, Any]) -> Path:
+    """Return the folder of the dataset that a finished run was trained on (the facts of its
+    FINISHED.json); refuse if it has changed since."""
+    folder = paths.find("dataset", facts["dataset"], file=False)
+    check_sha256(folder, facts["dataset_sha256"])
+    return folder
+
+
 def check_sha256(folder: Path, expected: str) -> None:
     """Refuse a dataset other than the one that a run was started with."""
     if expected and sha256(folder) != expected:

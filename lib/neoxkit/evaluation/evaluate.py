@@ -239,9 +239,7 @@ def prepare(
     its questions, and the tasks."""
     folder = paths.run(settings.run)
     facts = finished_facts(folder)
-    place = paths.find("dataset", facts["dataset"], file=False)
-    tokenized.check_sha256(place, facts["dataset_sha256"])
-    dataset, manifest = tokenized.load(place)
+    dataset, manifest = tokenized.load(tokenized.unchanged(facts))
     tokenizer = loading.load_tokenizer(str(folder / "model"))
     rows = tokenized.within(dataset["eval"], facts["block_size"])
     known, source = questions_for(manifest, rows, tokenizer, settings.questions_file)

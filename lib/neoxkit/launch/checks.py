@@ -1,7 +1,6 @@
 """The checks before anything slow starts."""
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from neoxkit import files, machine, paths
@@ -10,7 +9,6 @@ from neoxkit.errors import UserError
 from neoxkit.launch import command
 from neoxkit.models import loading
 from neoxkit.runs import resuming
-from neoxkit.runs.folder import finished_facts
 from neoxkit.runs.resuming import Start
 from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
 
@@ -78,10 +76,3 @@ def _check_model(settings: TrainSettings, base: str) -> None:
     folder = None if base == TINY else loading.local_folder(loading.resolve(base))
     if folder and not settings.from_scratch and not any(folder.glob("*.safetensors*")):
         raise loading.no_weights(folder)
-
-
-def check_evaluable(folder: Path) -> None:
-    """Refuse a run that 03_evaluate can't compare: not finished, or its data has changed."""
-    facts = finished_facts(folder)
-    place = paths.find("dataset", facts["dataset"], file=False)
-    tokenized.check_sha256(place, facts["dataset_sha256"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from neoxkit import paths
+from neoxkit.machine import duration
 from neoxkit.models import loading
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import METRICS, History
@@ -34,10 +35,7 @@ class Measured:
 
     def time(self, num_tokens: float) -> str:
         """Return how long `num_tokens` useful tokens take, and by which run, in words."""
-        seconds = num_tokens / self.tokens_per_second
-        took = f"{seconds / 3600:.1f} h"
-        if seconds < 5400:
-            took = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        took = duration(num_tokens / self.tokens_per_second)
         speed = f"{self.tokens_per_second:,.0f} useful tokens/s as in run {self.run}"
         return f"about {took}, of steps, at {speed}"
 
