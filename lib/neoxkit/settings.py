@@ -295,6 +295,12 @@ class TrainSettings(Settings):
             raise UserError("max_steps", "is 0: no step", "choose 1 or more, or -1: by epochs")
 
 
+def _check_texts(name: str, values: list, example: str) -> None:
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(name, f"got {value!r}", f"write {example}")
+
+
 @dataclass(frozen=True)
 class EvaluateSettings(Settings):
     """Settings of 03_evaluate."""
@@ -319,12 +325,8 @@ class EvaluateSettings(Settings):
 
     def check(self) -> None:
         paths.check_name("run", self.run)
-        for question in self.my_questions:
-            if not isinstance(question, str) or not question.strip():
-                raise UserError("my_questions", f"got {question!r}", 'write ["one?", "two?"]')
-        for task in self.tasks:
-            if not isinstance(task, str) or not task.strip():
-                raise UserError("tasks", f"got {task!r}", 'write ["piqa", "my_task.yaml"]')
+        _check_texts("my_questions", self.my_questions, '["one?", "two?"]')
+        _check_texts("tasks", self.tasks, '["piqa", "my_task.yaml"]')
 
 
 @dataclass(frozen=True)
@@ -339,9 +341,7 @@ class CompareSettings(Settings):
 
     def check(self) -> None:
         paths.check_name("name", self.name)
-        for run in self.runs:
-            if not isinstance(run, str) or not run.strip():
-                raise UserError("runs", f"got {run!r}", 'write ["one", "lr.*"]')
+        _check_texts("runs", self.runs, '["one", "lr.*"]')
 
 
 STAGES: tuple[type[Settings], ...] = (TokenizeSettings, TrainSettings, EvaluateSettings)

@@ -104,7 +104,7 @@ def seeds(chosen: Sequence[Run]) -> view.View:
     at = f"{compare_runs.equal_tokens(chosen):,.0f} tokens"
     if not groups:
         none = f"No two finished runs differ in their seed alone and were evaluated at {at}."
-        return view.sentences([], none=none)
+        return view.sentence(none)
     names = dict.fromkeys(name for group in groups for name in group["differs"])
     rows = [
         (
@@ -149,7 +149,7 @@ def differences(chosen: Sequence[Run]) -> view.View:
     """Show only what differs between the runs: one line per run, one column per setting."""
     found = compare_runs.differing(chosen)
     if not found:
-        return view.sentences([], none="Nothing differs between these runs.")
+        return view.sentence("Nothing differs between these runs.")
     values = zip(*found.values(), strict=True)
     rows = [(run.name, *map(_value, of)) for run, of in zip(chosen, values, strict=True)]
     return view.table(rows, ("run", *found))
@@ -167,11 +167,11 @@ def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
     """Draw the eval loss over two settings, if exactly two differ. The best is framed."""
     found = compare_runs.grid(chosen)
     if found is None:
-        return view.sentences([], none="The runs don't differ in exactly two settings.")
+        return view.sentence("The runs don't differ in exactly two settings.")
     losses, counts = found["losses"], found["counts"]
     rows, columns = found["rows"], found["columns"]
     if np.isnan(losses).all():
-        return view.sentences([], none="No run was evaluated.")
+        return view.sentence("No run was evaluated.")
     figure, axes = new_figure(1.6 + 0.55 * len(rows))
     drawn = axes.imshow(losses, cmap="viridis", aspect="auto")
     low, high = np.nanmin(losses), np.nanmax(losses)
@@ -216,7 +216,7 @@ def same_conversations(scored: Mapping[str, Any]) -> view.View:
     """Show the runs' losses on the same conversations (rescoring.scores), the lowest first, and how
     far each one is above it: the paired difference with its interval (see compare_models)."""
     if not scored:
-        return view.sentences([], none=OFF)
+        return view.sentence(OFF)
     rows: list[tuple[str, ...]] = [
         (
             name,

@@ -148,9 +148,7 @@ def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Pi
     """Draw how long the conversations are (tokens), and which exceed the block size."""
     figure, axes = new_figure()
     values = np.asarray(lengths)
-    top = max(int(values.max(initial=1)), block_size)
-    # A few very long conversations must not flatten the rest: the last bin collects them.
-    shown = max(int(np.percentile(values, 99)), block_size) if len(values) else top
+    shown = max(_most_shown(values), block_size)
     edges = np.linspace(0, shown * 1.05, 60)
     fits, over = values[values <= block_size], values[values > block_size]
     axes.hist(
@@ -166,19 +164,29 @@ def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Pi
         ha="left" if block_size < shown * 0.8 else "right",
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
-    label_axes(axes, "length of a conversation (tokens)", "conversations")
+    title = _last_bar(values, edges[-1])
+    label_axes(axes, "length of a conversation (tokens)", "conversations", title)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if top > edges[-1]:
-        axes.set_title(f"the last bar holds all up to {top:,} tokens", fontsize=9, loc="left")
     axes.legend(frameon=False)
     return figure
+
+
+def _most_shown(lengths: np.ndarray) -> int:
+    """Return where a histogram ends, so that a few very long texts don't flatten the rest."""
+    return max(int(np.percentile(lengths, 99)) if len(lengths) else 1, 1)
+
+
+def _last_bar(lengths: np.ndarray, end: float) -> str:
+    """Say that the last bar collects longer texts, if it does."""
+    longest = lengths.max(initial=0)
+    return f"the last bar holds all up to {longest:,} tokens" if longest > end else ""
 
 
 def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
     """Draw how long the turns of each role are (tokens)."""
     figure, axes = new_figure(2.6)
     every = np.concatenate([np.zeros(0, int), *lengths.values()])
-    shown = max(int(np.percentile(every, 99)) if len(every) else 1, 1)
+    shown = _most_shown(every)
     edges = np.linspace(0, shown, min(shown, 60) + 1)
     for (role, values), colour in zip(lengths.items(), (GREY, BLUE), strict=True):
         median = f", median {np.median(values):.0f}" if len(values) else ""
@@ -186,11 +194,7 @@ def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
             np.minimum(values, shown), bins=edges, histtype="stepfilled", color=colour, alpha=0.55,
             label=f"{role}: {len(values):,} turns{median}",
         )  # fmt: skip
-    title = (
-        f"the last bar holds all up to {every.max():,} tokens"
-        if every.max(initial=0) > shown
-        else ""
-    )
+    title = _last_bar(every, shown)
     label_axes(axes, "length of a turn with its label and end (tokens)", "turns", title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

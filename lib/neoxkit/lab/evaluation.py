@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from neoxkit.data.questions import spread
 from neoxkit.evaluation import compare_models
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
-from neoxkit.lab.view import NOTHING, View, sentences, table
+from neoxkit.lab.view import NOTHING, View, sentence, sentences, table
 
 if TYPE_CHECKING:
     from neoxkit.evaluation.evaluate import Evaluation
@@ -42,17 +43,21 @@ def replies(pair: "Evaluation", most: int = 12) -> View:
         (
             question.prompt.rsplit("\n\n", 1)[0],
             question.reference or "",
-            _said(one),
-            _said(other),
+            _said(one, 160),
+            _said(other, 160),
         )
         for question, one, other in spread([*zip(pair.questions, base, tuned, strict=True)], most)
     ]
     return table(rows, ("asked", "reference", "base", "tuned"), even=True)
 
 
-def _said(reply: "Reply", most: int = 160) -> str:
-    text = reply.text if len(reply.text) <= most else f"{reply.text[:most]}…"
+def _said(reply: "Reply", most: int) -> str:
+    text = _cut(reply.text, most)
     return f"{text} [ran on]" if reply.ended == "ran on" else text
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def scores(results: Mapping[str, Any]) -> View:
@@ -77,7 +82,7 @@ def scores(results: Mapping[str, Any]) -> View:
         if found
     ]
     if not rows:
-        return sentences([], none="The held-out set is empty: there is no loss to show.")
+        return sentence("The held-out set is empty: there is no loss to show.")
     header = (
         "text", "model", "loss (nats per token)", "perplexity", "bits per byte", "tokens", "rows",
     )  # fmt: skip
@@ -89,7 +94,7 @@ def tasks(results: Mapping[str, Any]) -> View:
     """Show each task and metric, base beside tuned, with standard errors."""
     base, tuned = results["tasks"]["base"], results["tasks"]["tuned"]
     if not tuned:
-        return sentences([], none="No tasks were named.")
+        return sentence("No tasks were named.")
     rows = [
         (
             one["task"],
@@ -111,23 +116,16 @@ def _with_error(row: Mapping[str, Any]) -> str:
 def worst(pair: "Evaluation") -> View:
     """Show the conversations whose loss rose most, worst first, with the beginning of each."""
     base, tuned = pair.losses() or ((), ())
+    chosen = compare_models.worst(base, tuned)
+    if not chosen:
+        return sentence("No held-out conversation got worse.")
+    ids = [pair.rows[i]["input_ids"] for i in chosen]
+    texts = pair.tokenizer.batch_decode(ids, skip_special_tokens=True)
     rows = [
-        (
-            f"{base[i].mean():.3f}",
-            f"{tuned[i].mean():.3f}",
-            f"{len(base[i]):,}",
-            _beginning(pair.tokenizer, pair.rows[i]["input_ids"]),
-        )
-        for i in compare_models.worst(base, tuned)
+        (f"{base[i].mean():.3f}", f"{tuned[i].mean():.3f}", f"{len(base[i]):,}", _cut(text, 300))
+        for i, text in zip(chosen, texts, strict=True)
     ]
-    if not rows:
-        return sentences([], none="No held-out conversation got worse.")
     return table(rows, ("base", "tuned", "trained tokens", "conversation"))
-
-
-def _beginning(tokenizer: Any, ids: list[int], most: int = 300) -> str:
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
@@ -139,7 +137,7 @@ def _endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
 
 def answer(question: str, reply: "Reply") -> View:
     """Show one question and its reply."""
-    return table([("asked", question), ("tuned", _said(reply, most=2000))])
+    return table([("asked", question), ("tuned", _said(reply, 2000))])
 
 
 def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
@@ -161,24 +159,29 @@ def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     if found["low"] is not None:
         left.axvspan(found["low"], found["high"], color=RED, alpha=0.25, linewidth=0)
     label_axes(left, "tuned minus base (nats per token)", "conversations", "mean and 95 % in red")
-    _pairs(middle, deep["turns"], "agent's turn")
-    _pairs(right, deep["lengths"], "length of the conversation (tokens)")
+    _slices(middle, deep["turns"], "agent's turn")
+    _slices(right, deep["lengths"], "length of the conversation (tokens)")
     middle.set_ylabel("loss (nats per token)")
     right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15), fontsize=8)
     return figure
 
 
-def _pairs(axes: Axes, parts: Sequence[Mapping[str, Any]], what: str) -> None:
-    """Draw two bars per part: base and tuned."""
-    at = np.arange(len(parts))
-    for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
-        heights = [part[model] for part in parts]
-        axes.bar(at + offset, heights, width=0.4, color=colour, label=model)
-    tilt: dict[str, Any] = {}
-    if max(len(part["name"]) for part in parts) > 3:
-        tilt = {"rotation": 30, "ha": "right"}
-    axes.set_xticks(at, [part["name"] for part in parts], fontsize=8, **tilt)
+def _slices(axes: Axes, slices: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Draw both models' loss on each slice."""
+    _pairs(axes, {model: [one[model] for one in slices] for model in ("base", "tuned")})
+    names = [one["name"] for one in slices]
+    tilt: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 3 else {}
+    axes.set_xticks(range(len(names)), names, fontsize=8, **tilt)
     label_axes(axes, what, "")
+
+
+def _pairs(axes: Axes, heights: Mapping[str, Sequence[float]]) -> list[BarContainer]:
+    """Draw two bars side by side at 0, 1, ...: base and tuned."""
+    at = np.arange(len(heights["base"]))
+    return [
+        axes.bar(at + offset, heights[model], width=0.4, color=colour, label=model)
+        for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE))
+    ]
 
 
 def checkpoints(results: Mapping[str, Any]) -> Picture | View:
@@ -211,12 +214,11 @@ def comparison(results: Mapping[str, Any]) -> Picture:
     rows = [r for r in results["exact"] if r["kind"] == "total"]
     if not losses:
         left.text(0.5, 0.5, "the held-out set is empty", ha="center", transform=left.transAxes)
-    at = np.arange(len(rows))
-    for offset, model, colour in ((-0.2, "base", GREY), (0.2, "tuned", BLUE)):
-        shares = [100 * r[model] / r["questions"] for r in rows]
-        drawn = right.bar(at + offset, shares, width=0.4, color=colour, label=model)
-        right.bar_label(drawn, [f"{r[model]}/{r['questions']}" for r in rows], fontsize=9)
-    right.set_xticks(at, [r["set"] for r in rows])
+    models = ("base", "tuned")
+    drawn = _pairs(right, {m: [100 * r[m] / r["questions"] for r in rows] for m in models})
+    for model, bars in zip(models, drawn, strict=True):
+        right.bar_label(bars, [f"{r[model]}/{r['questions']}" for r in rows], fontsize=9)
+    right.set_xticks(range(len(rows)), [r["set"] for r in rows])
     label_axes(right, "", "exact replies (%)", "questions")
     right.yaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     right.set_ylim(0, 110)

@@ -133,7 +133,7 @@ def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
 def learning_rates(found: lr_finder.Found | None) -> Picture | View:
     """Draw the range test's loss over the learning rate, with its result; say if there was none."""
     if not found:
-        return view.sentences([], none="No range test: set range_test_steps to make one.")
+        return view.sentence("No range test: set range_test_steps to make one.")
     figure, axes = new_figure(3.2)
     axes.plot(found.rates, found.losses, color=BLUE, alpha=0.35, linewidth=1, label="train loss")
     axes.plot(found.rates, found.smooth, color=BLUE, label="smoothed")

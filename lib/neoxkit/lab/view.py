@@ -127,9 +127,14 @@ def settings_table(
 def sentences(lines: Sequence[str], none: str = "Nothing to note.") -> View:
     """Show a short list of sentences."""
     if not lines:
-        return View(f"<p>{escape(none)}</p>", visible(none))
+        return sentence(none)
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return View(f"<ul>{items}</ul>", "\n".join(f"- {visible(line)}" for line in lines))
+
+
+def sentence(text: str) -> View:
+    """Show one sentence."""
+    return View(f"<p>{escape(text)}</p>", visible(text))
 
 
 def alert(lines: Sequence[str]) -> View:
