@@ -10,13 +10,18 @@ MANIFEST = "manifest.json"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never a part.
+    """Write a JSON file, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part.
 
     The same holds after a power cut: the new file is on disk before it replaces the old one.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         flush(part)
         part.replace(path)
         flush(path.parent)

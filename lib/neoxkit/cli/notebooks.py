@@ -50,9 +50,10 @@ def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
     folder = _folder(settings, given.get("run"))
     for one in settings.values():  # first: it may be why something is refused
         terminal.note(*unused(one, given))
+    first: Any = settings.get(TokenizeSettings)
+    train: Any = settings.get(TrainSettings)
     terminal.note(*_check_before(settings))
-    terminal.note(*_doubts(settings))
-    train = settings.get(TrainSettings)
+    terminal.note(*command.doubts(train, first.model_name_or_path if first else ""))
     if train and train.restart and state_of(folder) != "new":
         print(f"the old run is kept as {paths.short(set_aside(folder))}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,22 +61,19 @@ def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
         target = folder / f"{stage.notebook}.ipynb"
         print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
         begun = time.monotonic()
-        if stage is TrainSettings and settings[stage].probe_steps:
-            _say("a probe comes first; it takes as long as a start")
-        if stage is TrainSettings and settings[stage].range_test_steps:
-            _say("a range test and three short runs come first; they take as long as four starts")
-        with _watched(stage, folder):
+        with _watched(settings[stage], folder):
             fault = _execute(settings[stage], target)
         if fault:
             return _failed(fault, target)
         _say(duration(time.monotonic() - begun))
         if stage is TokenizeSettings:
-            manifest = files.read_json(paths.tokenized(settings[stage].dataset) / files.MANIFEST)
+            manifest = files.read_json(paths.tokenized(first.dataset) / files.MANIFEST)
             counted = terminal.tokenized_note(manifest)
             for line in (*manifest["notes"], counted, *manifest["split_notes"]):
                 _say(line)
     trained = folder if {TrainSettings, EvaluateSettings} & {*stages} else None
-    said = terminal.summary(_dataset(settings), trained, EvaluateSettings in settings)
+    dataset = paths.tokenized(first.dataset) if first else None
+    said = terminal.summary(dataset, trained, EvaluateSettings in settings)
     print(f"done: {said or paths.short(folder)}")
     return 0
 
@@ -94,7 +92,7 @@ def _settings(
 
 
 def unused(settings: Settings, given: Container[str]) -> list[str]:
-    """Return a sentence on saved values of a notebook's parameters cell that are not used, if any.
+    """Say which values saved in a notebook's parameters cell are not used; empty if all are.
 
     Parameters that the user gave are not mentioned. The contents of lists are not shown: they may
     be private questions.
@@ -137,11 +135,6 @@ def _folder(settings: Mapping[type[Settings], Any], run: str | None) -> Path:
     return paths.run(run or (getattr(alone, own) if own else TrainSettings.run))
 
 
-def _dataset(settings: Mapping[type[Settings], Any]) -> Path | None:
-    first = settings.get(TokenizeSettings)
-    return paths.tokenized(first.dataset) if first else None
-
-
 def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
     """Refuse now what a notebook would refuse later, after others have written their files.
 
@@ -165,20 +158,17 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
     return resuming.replaced(first) if first else []
 
 
-def _doubts(settings: Mapping[type[Settings], Any]) -> list[str]:
-    """Return doubts about the training that don't keep it from starting."""
-    first = settings.get(TokenizeSettings)
-    return command.doubts(settings.get(TrainSettings), first.model_name_or_path if first else "")
-
-
 @contextmanager
-def _watched(stage: type[Settings], folder: Path) -> Iterator[None]:
+def _watched(settings: Settings, folder: Path) -> Iterator[None]:
     """Around 02, say how the run begins and where its log is, and show its progress."""
-    if stage is not TrainSettings:
+    if not isinstance(settings, TrainSettings):
         yield
         return
-    outset = terminal.outset(folder)
-    if outset:
+    if settings.probe_steps:
+        _say("a probe comes first; it takes as long as a start")
+    if settings.range_test_steps:
+        _say("a range test and three short runs come first; they take as long as four starts")
+    if outset := terminal.outset(folder):
         _say(outset)
     _say(f"its log: {paths.short(folder / LOG)}")
     if state_of(folder) == "finished":

@@ -20,38 +20,23 @@ BATCH_SIZE = 32  # conversations
 
 def scores(chosen: Sequence[Run], show: Callable[[str], Progress]) -> dict[str, Any]:
     """Score each run on the first one's held-out set, up to the smallest block size of all; return
-    plain figures, as in `ranked`. A run that can't be scored gets the reason instead.
+    plain figures, as `ranked` does. A run that can't be scored has the reason instead.
     """
-    facts = [_facts(run) for run in chosen]
-    finished = [found for found in facts if found]
-    block_size = min((found["block_size"] for found in finished), default=0)
-    data = finished[0]["dataset_sha256"] if finished else ""
-    return ranked(
-        {
-            run.name: _score_or_reason(run, own, data, block_size, show)
-            for run, own in zip(chosen, facts, strict=True)
-        }
-    )
-
-
-def _facts(run: Run) -> dict[str, Any] | None:
-    return files.read_json(run.folder / FINISHED) if run.state == "finished" else None
-
-
-def _score_or_reason(
-    run: Run,
-    facts: Mapping[str, Any] | None,
-    data: str,
-    block_size: int,
-    show: Callable[[str], Progress],
-) -> "Score | str":
-    if not facts:
-        return f"is {run.state}"
-    return _why_not(run, facts, data) or _score(run, facts, block_size, show)
+    finished = [run for run in chosen if run.state == "finished"]
+    facts = {run.name: files.read_json(run.folder / FINISHED) for run in finished}
+    block_size = min((own["block_size"] for own in facts.values()), default=0)
+    data = next((own["dataset_sha256"] for own in facts.values()), "")
+    scored: dict[str, Score | str] = {}
+    for run in chosen:
+        own = facts.get(run.name, {})
+        scored[run.name] = _why_not(run, own, data) or _score(run, own, block_size, show)
+    return ranked(scored)
 
 
 def _why_not(run: Run, facts: Mapping[str, Any], data: str) -> str:
-    """Return what stands in the way of scoring a finished run; empty if nothing does."""
+    """Return why a run can't be scored; empty if it can."""
+    if not facts:
+        return f"is {run.state}"
     if facts["dataset_sha256"] != data:
         return "was trained on other data"
     place = paths.root() / facts["dataset"]
