@@ -241,7 +241,7 @@ def test_the_notebooks_data_is_looked_at_and_passes_the_audit(executed: Path) ->
     )
     assert said.count("✓") == 5 and "✗" not in said
     assert "asks what the other side asks first" in said
-    assert "(with a kernel: pages through the train side: " in said
+    assert "(with a kernel: pages through the training set: " in said
 
 
 def test_a_data_set_that_fails_the_audit_is_not_written(executed: Path, tmp_path: Path) -> None:

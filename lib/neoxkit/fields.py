@@ -1,4 +1,4 @@
-"""Base of the settings classes: fields with help and rules, conversion, and display."""
+"""The base of the settings classes: fields with help and rules, conversion, and display."""
 
 import dataclasses
 import difflib
@@ -18,8 +18,6 @@ from neoxkit.errors import UserError
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # types a parameter may have
 # One wrong letter in seven is above this ratio, and so is one letter too many or too few in four.
 _NEAR = 0.85
-
-
 UNSET: Any = object()
 
 
@@ -39,13 +37,12 @@ def setting(
 ) -> Any:
     """Make a dataclass field with help text, a rule, and the roles that the setting has.
 
-    The rule: choices, or bounds (`above`: exclusive). The roles of a training's settings, which
-    say whatever else needs to be known of them:
+    The rule: choices, or bounds (`above`: exclusive). The roles, for the settings of a training:
 
     resume   may a resumed run have another value? free: yes; named: if allow_change names it; never
-    trainer  the trainer's name of it, if that is another; None: the trainer does not get it
-    trial    the value that it has in a trial, whatever the run's is
-    memory   whether the memory of a rank depends on it
+    trainer  the trainer's name for it, if it differs; None: the trainer does not get it
+    trial    its value in a trial, whatever the run's is
+    memory   whether a rank's memory depends on it
     card     whether a shared model's card shows it
     """
     metadata = {

@@ -255,7 +255,7 @@ class TrainSettings(Settings):
 
     @classmethod
     def trainer_names(cls) -> dict[str, str]:
-        """Return the settings that the trainer gets, each with the trainer's name of it."""
+        """Return the settings that the trainer gets, each with the trainer's name for it."""
         names = {f.name: f.metadata["trainer"] for f in fields(cls)}
         return {name: other or name for name, other in names.items() if other is not None}
 

@@ -32,7 +32,7 @@ def page_of(row: Any) -> view.View:
 
 def test_it_begins_with_the_first_conversation_and_turns_pages(shown: Outputs) -> None:
     pager = pages(shown)
-    assert "the train side: 5" in shown[0]["text/plain"]
+    assert "the training set: 5" in shown[0]["text/plain"]
     assert shown[1] == page_of(TRAIN[0]) and pager.number.max == 5
     back, on = pager.box.children[1].children[1:]
     on.click()
@@ -48,7 +48,7 @@ def test_it_begins_with_the_first_conversation_and_turns_pages(shown: Outputs) -
 def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
     pager = pages(shown)
     names = [name for _, name in pager.kind.options]
-    assert names[:2] == ["the train side", "the eval side"]
+    assert names[:2] == ["the training set", "the held-out set"]
     assert len(names) == len(set(names))
     for finding in audit.findings(SIDES):
         for side, rows in finding.rows.items():
@@ -65,5 +65,5 @@ def test_the_longer_kind_after_a_shorter_one_pages_on(shown: Outputs) -> None:
     pager = pages(shown)
     pager.kind.value = "train: repeats another one exactly"
     assert pager.number.max == 1 and shown[1] == page_of(TRAIN[1])
-    pager.kind.value = "the train side"
+    pager.kind.value = "the training set"
     assert pager.number.max == 5 and shown[1] == page_of(TRAIN[0])

@@ -201,7 +201,7 @@ def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[s
 
 
 def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
-    """Return whether nothing is left to do for a variant."""
+    """Return whether a variant is trained and, if wanted, evaluated with these settings."""
     if state_of(variant.folder) != "finished":
         return False
     if EvaluateSettings.notebook not in notebooks:
@@ -245,7 +245,7 @@ def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -
 
 
 def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
-    """Return a run, its state, and how far it is."""
+    """Return a run's name, its state, and how far it is."""
     name, folder = variant.settings.run, variant.folder
     if not end.running() and not end.done():
         return name, "waiting", ""

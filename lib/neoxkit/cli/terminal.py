@@ -24,7 +24,7 @@ PART = " · "  # between the parts of a status line
 
 
 def note(*lines: str) -> None:
-    """Print what is worth knowing and stops nothing."""
+    """Print notes: worth knowing, but no reason to stop."""
     for line in lines:
         print(f"note: {line}", flush=True)
 

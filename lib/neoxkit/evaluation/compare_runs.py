@@ -119,8 +119,8 @@ def settings_that_differ(chosen: Sequence[Run]) -> dict[str, list[Any]]:
 def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
     """Return what the labels show, and a short label for each run.
 
-    Labels are the values of the settings that differ, if those are few and tell the runs apart;
-    else the runs' names.
+    Labels are the values of the settings that differ, if these are few and no two runs share them
+    all; otherwise the runs' names.
     """
     found = settings_that_differ(chosen)
     values = [", ".join(map(str, of)) for of in zip(*found.values(), strict=True)]

@@ -26,7 +26,7 @@ from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import EvaluateSettings
 
 MODELS = ("base", "tuned")
-SHORT_WORDS = 20  # a reply is compared to the letter with references up to this long
+SHORT_WORDS = 20  # replies are checked for an exact match with references up to this long
 
 
 def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
@@ -67,22 +67,19 @@ def scoreboard(
 
 
 def has_short_reference(question: Question) -> bool:
-    """Return whether a reply can be expected to equal the reference to the letter."""
+    """Return whether the reference is short enough to expect an exact match."""
     return question.reference is not None and len(question.reference.split()) <= SHORT_WORDS
 
 
 def endings(replies: Sequence[Reply]) -> dict[str, int]:
     """Count how the replies ended: by themselves, or cut."""
-    counts = dict.fromkeys(ENDINGS, 0)
-    for answer in replies:
-        counts[answer.ended] += 1
-    return counts
+    return {ending: sum(one.ended == ending for one in replies) for ending in ENDINGS}
 
 
 @dataclass(frozen=True)
 class Examination:
     """One model's score on the held-out set (None if that is empty), its replies, its score on the
-    plain text (None if there is none), and its task results (see tasks.results)."""
+    plain text (None if there is none), and its task results (see tasks.rows)."""
 
     score: Score | None
     replies: list[Reply]
@@ -94,8 +91,9 @@ class Examination:
 class Evaluation:
     """A finished run's base and tuned model on the same questions and held-out conversations.
 
-    `rows`: the held-out set, up to the run's block size. `questions` are asked, of `num_known` from
-    `source` and the user. `tasks`: see tasks.load_tasks. `show` makes a progress line for a label.
+    `rows`: the held-out set, up to the run's block size. `questions`: those that are asked, out of
+    `num_known` from `source` and the user. `tasks`: see tasks.load_tasks. `show` makes a progress
+    line for a label.
     """
 
     settings: EvaluateSettings
@@ -113,7 +111,7 @@ class Evaluation:
 
     @cached_property
     def tuned_model(self) -> PreTrainedModel:
-        """The tuned model, which stays loaded: it is talked to afterwards."""
+        """The tuned model, which stays loaded for `ask` and the chat box."""
         return self.load("tuned")
 
     def load(self, which: str) -> PreTrainedModel:
@@ -200,10 +198,8 @@ class Evaluation:
             {**asdict(question), "base": asdict(one), "tuned": asdict(other)}
             for question, one, other in zip(self.questions, *replies, strict=True)
         ]
-        part = self.folder / ".replies.jsonl.part"
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.folder / "replies.jsonl")
+        files.write_text(self.folder / "replies.jsonl", text)
         files.write_json(self.folder / "evaluation.json", results)
         return results
 
@@ -215,8 +211,7 @@ class Evaluation:
     def _score(
         self, model: PreTrainedModel, rows: Dataset, label: str, size: int = 0
     ) -> Score | None:
-        """Score a model on rows; `size`: the bytes of their text, if the bits per byte are asked
-        for."""
+        """Score a model on rows; `size`: the bytes of their text, for the bits per byte."""
         options = {"batch_size": self.settings.batch_size, "pad_id": loading.pad_id(self.tokenizer)}
         found = score(model, rows, **options, progress=self.show(label))
         return found and replace(
@@ -235,8 +230,8 @@ class Evaluation:
 def prepare(
     settings: EvaluateSettings, show: Callable[[str], Progress] = lambda label: silent
 ) -> Evaluation:
-    """Read what a finished run is evaluated on: its held-out set, which must be the same as then,
-    its questions, and the tasks."""
+    """Load what a finished run is evaluated on: its held-out set, which must not have changed, the
+    questions, and the tasks."""
     folder = paths.run(settings.run)
     facts = finished_facts(folder)
     dataset, manifest = tokenized.load(tokenized.unchanged(facts))

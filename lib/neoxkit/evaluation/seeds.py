@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone: the mean of their eval losses, and how sure it is."""
+"""Runs that differ only in their seed: the mean of their eval losses, and how sure it is."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from neoxkit.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ in their seed alone: their eval losses at equal tokens, by seed.
+    """Finished runs that differ only in their seed: their eval losses at equal tokens, by seed.
 
     `differs`: what tells this group from the others. `side`: the dataset, and the trained tokens of
     its held-out set.
@@ -66,7 +66,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def over_seeds(chosen: Sequence[Run]) -> list[Group]:
-    """Group the finished runs that differ in their seed alone, the lowest mean first.
+    """Group the finished runs that differ only in their seed, the lowest mean first.
 
     Empty if no two of them do. Other code or another machine does not split a group
     (compare_runs.notes mentions it); nor do the random weights of a base from scratch, which depend

@@ -83,8 +83,8 @@ class Side:
 
 
 class Chat:
-    """A box with a question for both models (the base is loaded at the first one), and the length
-    and temperature of their replies."""
+    """A box that puts a question to both models (the base is loaded at the first one), with sliders
+    for the length and the temperature of their replies."""
 
     def __init__(self, evaluation: "Evaluation") -> None:
         settings, names = evaluation.settings, evaluation.names

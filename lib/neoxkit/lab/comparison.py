@@ -1,4 +1,4 @@
-"""The tables and pictures of 04_compare: runs beside each other."""
+"""The tables and pictures of 04_compare: runs side by side."""
 
 import math
 import re
@@ -36,7 +36,7 @@ OFF = "score_again is off: each eval loss above is on the run's own held-out set
 def overlay(chosen: Sequence[Run]) -> Picture:
     """Draw the runs' losses over the tokens they were trained on.
 
-    If runs outnumber the colours, lighter is later.
+    If there are more runs than colours, later runs are lighter.
     """
     title, names = compare_runs.labels(chosen)
     labels = [f" {name or '(empty)'}" for name in names]  # matplotlib hides those that begin with _
@@ -98,7 +98,7 @@ def table(chosen: Sequence[Run]) -> view.View:
 
 
 def seeds(chosen: Sequence[Run]) -> view.View:
-    """Show the groups of runs that differ in their seed alone: the mean eval loss with its 95 %
+    """Show the groups of runs that differ only in their seed: the mean eval loss with its 95 %
     interval, and how far it is above the best mean on the same held-out set."""
     groups = means(chosen)
     at = f"{compare_runs.equal_tokens(chosen):,.0f} tokens"

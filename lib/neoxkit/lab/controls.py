@@ -58,7 +58,7 @@ class Dial:
         self.box = widgets.HBox([self.slider, self.field, self.mistake])
 
     def on_change(self, moved: Callable[[Any], None], typed: Callable[[str], None]) -> None:
-        """Call `moved` with the dial's new value, `typed` with what was typed into its field."""
+        """Call `moved` with each new value, `typed` with each text typed into the field."""
         self._moved = moved
         self.slider.observe(self._unless_quiet(self.put), "value")
         self.field.observe(self._unless_quiet(typed), "value")
@@ -75,7 +75,7 @@ class Dial:
         self._quiet = True
         self.field.value = str(self.slider.value)
         self._quiet = False
-        self.mistake.value = f'<div style="line-height:1.3">{html}</div>'  # a widget's is 28 px
+        self.mistake.value = f'<div style="line-height:1.3">{html}</div>'  # 28 px in a widget
 
     def put(self, value: Any) -> None:
         """Set a value; one that the slider does not have yet is added."""

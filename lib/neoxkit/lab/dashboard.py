@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from IPython.display import display
@@ -84,7 +85,7 @@ class _Screen:
         self.log_end = display(view.NOTHING, display_id=True)
 
     def draw(self) -> None:
-        """Draw what is new, if the last drawing is long enough ago."""
+        """Draw anything new, unless the last drawing was too recent."""
         now = time.monotonic()
         if now >= self.next_drawing:
             self._draw(None)
@@ -92,7 +93,7 @@ class _Screen:
             self.next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
 
     def draw_last(self) -> None:
-        """Draw how it ended, or its current state if only the watching ended."""
+        """Draw the training's end, or its current state if only the watching ended."""
         self.is_drawn = False
         self._draw(self.training.poll())
 
@@ -128,7 +129,7 @@ def replies(history: History) -> View:
     return view.table(rows, header)
 
 
-def log_end(path: Any) -> View:
+def log_end(path: Path) -> View:
     """Show the last lines of a training's log, folded, without what the plot shows."""
     if not path.is_file():
         return view.NOTHING
@@ -182,7 +183,7 @@ def status(
 
 
 def _memory(train: Mapping[str, Any]) -> str:
-    """Return the peak memory of the ranks or GPUs."""
+    """Return the peak memory per rank, or its range over the ranks."""
     by_rank = [f"{gib:.1f}" for gib in train["memory_gib_by_rank"]]
     least, most = min(by_rank, key=float), max(by_rank, key=float)
     return f"{least} to {most} GiB per rank" if least != most else f"{most} GiB per rank"

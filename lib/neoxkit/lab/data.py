@@ -18,6 +18,7 @@ from neoxkit.lab.view import View
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SETS = {"train": "training set", "eval": "held-out set"}
 _TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"
 _TRAINED = "background:rgba(0,114,178,0.28)"
 _MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
@@ -74,10 +75,10 @@ class Pager:
 def pages(
     sides: Mapping[str, Table], found: Sequence[Finding], tokenizer: "PreTrainedTokenizerBase"
 ) -> Pager:
-    """Show a pager over the sides of a dataset and over what was found in them; return it."""
-    groups = {f"the {side} side": rows for side, rows in sides.items()}
+    """Show a pager over a dataset's two sets and over what was found in them; return it."""
+    groups = {f"the {SETS[side]}": rows for side, rows in sides.items()}
     for finding in found:
-        groups |= {f"{side}: {finding.what}": rows for side, rows in finding.rows.items()}
+        groups |= {f"{SETS[side]}: {finding.what}": rows for side, rows in finding.rows.items()}
     return Pager({name: rows for name, rows in groups.items() if len(rows)}, tokenizer).show()
 
 
@@ -120,10 +121,10 @@ def _pieces(
 
 
 def findings(found: Sequence[Finding]) -> View:
-    """Show what is worth a look, with the number of conversations on each side and their lines."""
+    """Show what is worth a look, with the number of conversations in each set and their lines."""
     sides = list(found[0].rows)
     rows = [(finding.what, *(_counted(finding.rows[side]) for side in sides)) for finding in found]
-    return view.table(rows, ("a conversation ...", *(f"{side} side" for side in sides)))
+    return view.table(rows, ("a conversation ...", *(SETS[side] for side in sides)))
 
 
 def _counted(rows: Table) -> str:
@@ -145,7 +146,7 @@ def audit(checks: Sequence[Check]) -> View:
 
 
 def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Picture:
-    """Draw how long the conversations are (tokens), and which exceed the block size."""
+    """Draw the lengths of the conversations (tokens), and which exceed the block size."""
     figure, axes = new_figure()
     values = np.asarray(lengths)
     shown = max(_most_shown(values), block_size)
@@ -183,7 +184,7 @@ def _last_bar(lengths: np.ndarray, end: float) -> str:
 
 
 def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
-    """Draw how long the turns of each role are (tokens)."""
+    """Draw the lengths of each role's turns (tokens)."""
     figure, axes = new_figure(2.6)
     every = np.concatenate([np.zeros(0, int), *lengths.values()])
     shown = _most_shown(every)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from neoxkit.evaluation.evaluate import Evaluation
     from neoxkit.models.generation import Reply
 
-# `results` is what evaluation.json holds; `pair` the evaluation of two models that it is from.
+# `results`: the contents of evaluation.json; `pair`: the Evaluation that they come from.
 
 
 def scoreboard(results: Mapping[str, Any]) -> View:
@@ -141,7 +141,7 @@ def answer(question: str, reply: "Reply") -> View:
 
 
 def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
-    """Draw each conversation's change of loss, and both models' losses by turn and by length.
+    """Draw how each conversation's loss changed, and both models' losses by turn and by length.
 
     Nothing without a held-out set.
     """
