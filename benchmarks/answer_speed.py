@@ -1,4 +1,4 @@
-"""Seconds that 03's replies take, in batches of a given size.
+"""Time 03's replies in batches of a given size.
 
 python benchmarks/answer_speed.py --model tiny --batch-size 32 --count 64
 """
@@ -15,7 +15,7 @@ from stepclock import print_result
 
 
 def prompts(model: str, count: int) -> list[str]:
-    """Questions of the sample for the built-in model, of GSM8K for the other."""
+    """Return questions: the sample's for the built-in model, GSM8K's for the other."""
     if model == "tiny":
         file = inputs.HOME / "data" / "sample_questions.jsonl"
     else:

@@ -1,7 +1,7 @@
 """Training as it is usually done, on Hugging Face's Trainer under DeepSpeed ZeRO-2.
 
-One tokenizer call a conversation, every row padded to the block size, labels of -100 where nothing
-is trained, the model's own loss (which computes the logits of all positions), gradient
+One tokenizer call per conversation, every row padded to the block size, labels of -100 where
+nothing is trained, the model's own loss (which computes the logits of all positions), gradient
 checkpointing. Written without the kit: started by under_deepspeed.py.
 """
 
@@ -30,7 +30,7 @@ AGENT = re.compile(r"(?:^|\n\n)Agent:(.*?(?:\n\nUser:|$))", re.DOTALL)
 
 
 def encode(tokenizer: Any, text: str, train_on: str) -> dict[str, list[int]]:
-    """One conversation in tokens, with labels of the agent's turns (or of all)."""
+    """Tokenize a conversation and label the agent's turns (or all)."""
     text += tokenizer.eos_token
     encoding = tokenizer(text, return_offsets_mapping=True)
     ids = encoding["input_ids"]
@@ -45,7 +45,7 @@ def encode(tokenizer: Any, text: str, train_on: str) -> dict[str, list[int]]:
 
 
 def pad(row: dict[str, list[int]], width: int, pad_id: int) -> dict[str, list[int]]:
-    """A row of the block size."""
+    """Pad a row to the block size."""
     length = len(row["input_ids"])
     space = width - length
     return {
@@ -56,7 +56,7 @@ def pad(row: dict[str, list[int]], width: int, pad_id: int) -> dict[str, list[in
 
 
 def rows_of(path: Path, tokenizer: Any, options: argparse.Namespace) -> list[dict[str, list[int]]]:
-    """The first rows of the file that are no longer than the block size, as many as are trained."""
+    """Return the first rows that fit into the block size, as many as are trained on."""
     rows: list[dict[str, list[int]]] = []
     for text in inputs.conversations(path.read_text("utf-8")):
         row = encode(tokenizer, text, options.train_on)
@@ -68,7 +68,7 @@ def rows_of(path: Path, tokenizer: Any, options: argparse.Namespace) -> list[dic
 
 
 class Ticks(TrainerCallback):
-    """Tells the clock of each optimizer step; rows are taken in the order of the file."""
+    """A callback that times each optimizer step; rows are taken in the order of the file."""
 
     def __init__(self, clock: StepClock, lengths: list[int], batch: int) -> None:
         self.clock, self.lengths, self.batch = clock, lengths, batch

@@ -21,7 +21,7 @@ FILES = {
     "taskmaster": "taskmaster4_small.txt",
     "oasst": "oasst_en100.txt",
 }
-# Of transformers' Trainer, for the programs that are not the kit.
+# Arguments of transformers' Trainer, for the programs other than the kit.
 TRAINER = {
     "use_cpu": True,
     "learning_rate": 1e-5,
@@ -36,13 +36,13 @@ NEEDED = ("gpt-neox-tokenizer", "pythia-configs/pythia-70m", *FILES.values())
 
 
 def data_folder() -> Path:
-    """BENCH_DATA, or shared/data beside the checkout."""
+    """Return BENCH_DATA, or shared/data beside the checkout."""
     default = REPOSITORY.parent / "shared" / "data"
     return Path(os.environ.get("BENCH_DATA") or default).resolve()
 
 
 def complaint(folder: Path) -> str:
-    """One line that says what the data folder lacks, or nothing."""
+    """Return one line that says what the data folder lacks; empty if nothing."""
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if not missing:
         return ""
@@ -50,12 +50,12 @@ def complaint(folder: Path) -> str:
 
 
 def data_file(name: str) -> Path:
-    """The conversation file of one data set."""
+    """Return the conversation file of a data set."""
     return data_folder() / FILES[name]
 
 
 def conversations(text: str) -> list[str]:
-    """The conversations of a file in the kit's format, without their end marks.
+    """Split a text in the kit's format into conversations, without their end marks.
 
     >>> conversations("User: a<|endoftext|>\\nUser: b<|endoftext|>\\n")
     ['User: a', 'User: b']
@@ -64,7 +64,7 @@ def conversations(text: str) -> list[str]:
 
 
 def numbered(texts: list[str], count: int) -> Iterator[str]:
-    """The conversations over and over, each with a running number inside, so that no two are equal.
+    """Repeat the conversations, each with a running number in it, so that no two are equal.
 
     >>> list(numbered(["User: a", "User: b"], 3))
     ['User: 0. a', 'User: 1. b', 'User: 2. a']
@@ -74,7 +74,7 @@ def numbered(texts: list[str], count: int) -> Iterator[str]:
 
 
 def many_conversations(count: int) -> Path:
-    """A file of so many conversations of all three data sets, made on first use."""
+    """Return a file of `count` conversations from all three data sets, made on first use."""
     path = WORK / f"conversations-{count}.txt"
     if not path.exists():
         texts = [t for name in FILES for t in conversations(data_file(name).read_text("utf-8"))]
@@ -86,7 +86,7 @@ def many_conversations(count: int) -> Path:
 
 
 def make_home() -> None:
-    """A root for the kit: its notebooks and configurations by links, its sample."""
+    """Make a root for the kit: links to its notebooks and configurations, and its sample."""
     (HOME / "data").mkdir(parents=True, exist_ok=True)
     for name in ("notebooks", "ds_configs", "data/sample.txt", "data/sample_questions.jsonl"):
         link = HOME / name
@@ -95,7 +95,7 @@ def make_home() -> None:
 
 
 def make_model() -> None:
-    """Pythia-70m's shape with random weights, and the real tokenizer."""
+    """Make a model of Pythia-70m's shape with random weights, and the real tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
     set_seed(SEED)

@@ -1,7 +1,8 @@
 """The kit itself: neoxkit.train under DeepSpeed, started as the notebook starts it.
 
-Its figures come from the run's metrics.jsonl, with a train event each step. A step's seconds are
-those between the times of two events, so that what the kit does between steps counts as well.
+Its figures come from the run's metrics.jsonl, which has a train event for each step. A step's
+seconds are those between the times of two events, so that what the kit does between steps counts
+as well.
 """
 
 import argparse
@@ -19,7 +20,7 @@ NEVER = 10**6
 
 
 def settings(options: argparse.Namespace) -> TrainSettings:
-    """fp32 and ZeRO-2, rows in the order of the file, no checkpoint but the last."""
+    """Return settings: fp32, ZeRO-2, rows in the order of the file, only the last checkpoint."""
     return TrainSettings(
         run=f"{options.dataset}-{options.ranks}",
         dataset=options.dataset,
@@ -43,7 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, help="a name below data/tokenized")
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True, help="conversations a step, all ranks")
+    parser.add_argument(
+        "--batch", type=int, required=True, help="conversations per step, all ranks"
+    )
     parser.add_argument("--ranks", type=int, default=1)
     options = parser.parse_args()
     chosen = settings(options)
@@ -59,7 +62,7 @@ def main() -> None:
 
 
 def report(history: History, started: float) -> None:
-    """The result line of a run's events."""
+    """Print the result line of a run, from its events."""
     steps = history.train
     clock = StepClock([e["time"] for e in steps], [e["tokens"] for e in steps])
     clock.report(

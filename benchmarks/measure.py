@@ -1,4 +1,4 @@
-"""Every comparison of the benchmark, side by side: make bench.
+"""Run every comparison of the benchmark: make bench.
 
 python benchmarks/measure.py [--rounds 3] [--only NAME] [--quick] [--list] [--check]
 """
@@ -27,15 +27,15 @@ HERE = inputs.REPOSITORY / "benchmarks"
 TRL_PYTHON = inputs.REPOSITORY / ".venv-trl" / "bin" / "python"
 RESULTS, README = HERE / "results.json", HERE / "README.md"
 MEMORY_IS_WATCHED = ("tokenize_memory",)  # from outside, which costs the others some of their speed
-FIRST_BATCH = 4  # of the programs that are timed up to their first step: it should cost little
+FIRST_BATCH = 4  # conversations, where only the time to the first step counts: it costs little
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """The amounts that are measured."""
 
     steps: int  # optimizer steps, of which the first two are not counted
-    batch: int  # conversations of an optimizer step, in every program that trains
+    batch: int  # conversations per optimizer step, in every program that trains
     few: int  # conversations to tokenize
     many: int
     questions: int
@@ -48,7 +48,7 @@ QUICK = Size(steps=3, batch=4, few=2_000, many=8_000, questions=4, short=2, long
 
 
 def contests(size: Size) -> dict[str, dict[str, list[str]]]:
-    """The programs that alternate, by contest: each program's command after `python`."""
+    """Return the programs that alternate, by contest: each one's command after `python`."""
     steps = ["--steps", str(size.steps), "--batch", str(size.batch)]
     first = ["--steps", "1", "--batch", str(FIRST_BATCH)]
     work = ["--work", str(inputs.WORK)]
@@ -222,7 +222,7 @@ def say(text: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Of every program: the kit's root in benchmarks/work, this environment's bin first on PATH."""
+    """Return the programs' environment: the root in benchmarks/work, our bin first on PATH."""
     bin_folder = str(Path(sys.executable).parent)
     return {
         **os.environ,
@@ -236,7 +236,7 @@ def environment() -> dict[str, str]:
 
 
 def run_program(contest: str, name: str, command: Sequence[str]) -> dict[str, Any] | None:
-    """The result of one program, or None (and a line that says so) where it failed."""
+    """Return a program's result; if it failed, say so and return None."""
     python = str(TRL_PYTHON) if command[0] == "trl_peer.py" else sys.executable
     log = inputs.WORK / f"{contest}-{name.replace(' ', '-')}.log"
     script = [python, str(HERE / command[0]), *command[1:]]
@@ -271,7 +271,7 @@ def measure(
 
 
 def check_equal_work(found: Mapping[str, dict[str, Any] | None]) -> None:
-    """All programs but TRL's, which packs its own way, must have had the same tokens each step."""
+    """Check that all programs but TRL's, which packs its own way, had the same tokens each step."""
     steps = {
         n: r["step_tokens"] for n, r in found.items() if r and n != "trl" and "step_tokens" in r
     }
@@ -280,7 +280,7 @@ def check_equal_work(found: Mapping[str, dict[str, Any] | None]) -> None:
 
 
 def any_failed(chosen: Sequence[Comparison], rounds: Rounds) -> bool:
-    """Whether a program of a comparison gave no result in some round."""
+    """Return whether a program of a comparison gave no result in some round."""
     return any(
         side and side not in results
         for c in chosen
@@ -294,7 +294,7 @@ def summaries(chosen: Sequence[Comparison], rounds: Rounds) -> list[dict[str, An
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on, without names of hosts or folders."""
+    """Describe the machine, without names of hosts or folders."""
     release = platform.freedesktop_os_release()["PRETTY_NAME"]
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -314,7 +314,7 @@ def machine() -> dict[str, Any]:
 
 
 def trl_versions() -> dict[str, str]:
-    """TRL's version, and what differs beside it."""
+    """Return TRL's version, and which other versions differ in its environment."""
     if not TRL_PYTHON.exists():
         return {}
     code = "from importlib.metadata import version as v; import json; "
@@ -327,7 +327,7 @@ def trl_versions() -> dict[str, str]:
 
 
 def write_report(made: Sequence[Mapping[str, Any]], rounds: Rounds, quick: bool) -> None:
-    """results.json and the README's table; a quick run writes neither.
+    """Write results.json and the README's table; a quick run writes neither.
 
     Comparisons that were not measured this time keep what results.json says of them.
     """
@@ -366,7 +366,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: measured; 1: something failed; 2: the inputs are not there; 130: stopped."""
+    """Return 0: measured; 1: something failed; 2: the inputs are not there; 130: stopped."""
     options = parse(argv)
     if options.list:
         print("\n".join(f"{c.name}: {c.title} ({c.target})" for c in COMPARISONS))

@@ -18,13 +18,13 @@ from stepclock import print_result
 
 
 def papermill_command(settings: TrainSettings) -> list[str]:
-    """What 02_train prints as the line that repeats it."""
+    """Return the line that 02_train prints to repeat it."""
     _, line = settings.papermill_command().split(" && ")
     return [sys.executable, "-m", *shlex.split(line), "--no-progress-bar"]
 
 
 def shell_command(settings: TrainSettings) -> list[str]:
-    """What 02_train prints for a shell, on a port of its own."""
+    """Return the command that 02_train prints for a shell, on a port of its own."""
     _, *flags = shlex.split(deepspeed_command(settings))
     runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
     return [*runner, f"--master_port={free_port()}", *flags]

@@ -1,4 +1,4 @@
-"""Run one program of the benchmark to its end, and watch its memory.
+"""Run a program of the benchmark to its end, and watch its memory.
 
 The harness must stay small itself: Linux counts what a parent had in memory into its child's
 largest resident size.
@@ -22,13 +22,13 @@ SAMPLE_SECONDS = 0.2
 
 
 class Failed(RuntimeError):
-    """A program ended badly, or printed no result."""
+    """An error: a program ended badly, or printed no result."""
 
 
 def run(
     command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, watch: bool = False
 ) -> dict[str, Any]:
-    """The result line that the program printed, with what was seen from outside added.
+    """Run a program; return the result that it printed, and what was measured from outside.
 
     `wall_seconds`; `maxrss_gb`, the largest resident size of any one of its processes; `pss_gb`,
     the largest sum over its process tree, each shared page counted once. Both in 10^9 bytes; the
@@ -61,7 +61,7 @@ def run(
 
 
 def last_result(said: str) -> dict[str, Any] | None:
-    """The last line that is a JSON object.
+    """Return the last line that is a JSON object.
 
     >>> last_result('noise\\n{"seconds": 2}\\nmore noise')
     {'seconds': 2}
@@ -80,7 +80,7 @@ def end_group(pid: int) -> None:
 
 
 class PeakPss:
-    """While open, samples the proportional set size of a process tree; `gb` is the largest sum."""
+    """A sampler of a process tree's proportional set size while open; `gb` is the largest sum."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.gb = pid, 0.0
@@ -101,7 +101,7 @@ class PeakPss:
 
 
 def tree(pid: int) -> Iterator[int]:
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     with contextlib.suppress(psutil.Error):
         yield pid
         for child in psutil.Process(pid).children(recursive=True):
@@ -109,7 +109,7 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def pss(pid: int) -> int:
-    """Bytes of a process, each shared page divided by the number of its users; 0 if it is gone."""
+    """Return a process's bytes, each shared page divided by its users; 0 if it is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

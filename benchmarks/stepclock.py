@@ -1,4 +1,4 @@
-"""What each training program of the benchmark reports about its optimizer steps, as one line."""
+"""Report a training program's optimizer steps as one line."""
 
 import json
 import os
@@ -11,9 +11,9 @@ SKIPPED = 2  # first optimizer steps that are not counted: allocators and caches
 
 @dataclass
 class StepClock:
-    """When each optimizer step ended (seconds since 1970) and how many useful tokens it had.
+    """The end of each optimizer step (seconds since 1970), and its useful tokens.
 
-    Useful tokens are those of conversations: padding is none, prompts that are read and not
+    Useful tokens are those of conversations: padding does not count, prompts that are read and not
     trained on are.
     """
 
@@ -21,7 +21,7 @@ class StepClock:
     tokens: list[int] = field(default_factory=list)
 
     def tick(self, tokens: int) -> None:
-        """An optimizer step is done."""
+        """Note the end of an optimizer step."""
         self.ends.append(time.time())
         self.tokens.append(tokens)
 
@@ -39,5 +39,5 @@ class StepClock:
 
 
 def print_result(**values: object) -> None:
-    """One JSON object on a line of its own: the harness reads the last line that begins with {."""
+    """Print a JSON object on its own line: the harness reads the last line that begins with {."""
     print("\n" + json.dumps(values), flush=True)

@@ -1,4 +1,4 @@
-"""Rounds of results to medians, ranges and a table: plain data in, text out."""
+"""Sum up rounds of results as medians, ranges and a table: plain data in, text out."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -11,22 +11,22 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def tokens_per_second(result: Result) -> float:
-    """Useful tokens of the counted steps by their seconds."""
+    """Return the useful tokens of the counted steps divided by their seconds."""
     return sum(result["step_tokens"]) / sum(result["step_seconds"])
 
 
 def start_seconds(result: Result) -> float:
-    """From the start of the command to the end of the first step."""
+    """Return the seconds from the start of the command to the end of the first step."""
     return result["first_step_end"] - result["started"]
 
 
 def peak_memory_gb(result: Result) -> float:
-    """Of the whole process tree, and of its largest process: the larger of the two."""
+    """Return the peak of the whole process tree or of its largest process, whichever is larger."""
     return max(result["pss_gb"], result["maxrss_gb"])
 
 
 def mfu(result: Result) -> float | None:
-    """Useful FLOP a second by the matmul peak, over the counted steps; None where not logged."""
+    """Return useful FLOP/s of the counted steps by the matmul peak; None if not logged."""
     shares, seconds = result.get("mfu") or [], result["step_seconds"]
     if not shares:
         return None
@@ -35,13 +35,13 @@ def mfu(result: Result) -> float | None:
 
 
 def value(name: str) -> Figure:
-    """The figure that a program reports by that name."""
+    """Return the figure of that name from a program's result."""
     return lambda result: result[name]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared: `figure` of program `one`, by that of `other` (or less it, or alone)."""
+    """A comparison: `figure` of program `one` divided by `other`'s (or minus it, or alone)."""
 
     name: str
     title: str
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def target(self) -> str:
-        """As it stands in the table."""
+        """Return the target as the table shows it."""
         sign, bound = ("≤", self.most) if self.least is None else ("≥", self.least)
         return f"{sign} {bound:g}{unit_text(self.unit)}"
 
@@ -71,7 +71,7 @@ def unit_text(unit: str) -> str:
 
 
 def summarise(comparison: Comparison, rounds: Sequence[Mapping[str, Result]]) -> dict[str, Any]:
-    """Median, least and largest of a comparison over its rounds, and each side's own median.
+    """Return a comparison's median, least and largest over its rounds, and each side's median.
 
     A round is a program's result by its name; one that lacks a side is left out, and a comparison
     without any round has `median` None.
@@ -111,7 +111,7 @@ def combine(how: str, one: float, other: float = 0.0) -> float:
 
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """The comparisons as a Markdown table."""
+    """Return the comparisons as a Markdown table."""
     head = ["| comparison | median | range | target | reached | medians of the sides |"]
     return "\n".join([*head, "|---|---|---|---|---|---|", *map(row, summaries)])
 
@@ -129,7 +129,7 @@ def row(s: Mapping[str, Any]) -> str:
 
 
 def number(v: float) -> str:
-    """Three digits that matter.
+    """Format a number with three significant digits.
 
     >>> number(1234.5), number(12.34), number(0.6543)
     ('1,234', '12.3', '0.654')
@@ -138,7 +138,7 @@ def number(v: float) -> str:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """The machine in a sentence."""
+    """Describe the machine in one sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
@@ -147,7 +147,7 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def into_readme(readme: str, report: Mapping[str, Any]) -> str:
-    """The README with machine and table between its two marks."""
+    """Return the README with machine and table between its two marks."""
     before, _, rest = readme.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:

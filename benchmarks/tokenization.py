@@ -12,13 +12,13 @@ import inputs
 from stepclock import print_result
 
 BLOCK_SIZE = 280
-BATCH = 1000  # texts a call of encode_batch; what it returns is dropped at once
+BATCH = 1000  # texts per call of encode_batch; what it returns is dropped at once
 
 
 def tokenize_file(
     path: Path, folder: Path, *, model: str, train_on: str = "agent", eval_share: float = 0.0
 ) -> None:
-    """What 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
+    """Do what 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
     from neoxkit.data import encoding, reading, selection, tokenized
     from neoxkit.models import loading
     from neoxkit.settings import TokenizeSettings
@@ -51,7 +51,7 @@ def tokenize_file(
 
 
 def kit_seconds(path: Path) -> float:
-    """From the file to the dataset on disk; imports are done before."""
+    """Return the seconds from the file to the dataset on disk; imports are done before."""
     import datasets  # noqa: F401
     import transformers  # noqa: F401
 
@@ -69,7 +69,7 @@ def kit_seconds(path: Path) -> float:
 
 
 def encode_batch_seconds(path: Path) -> float:
-    """The tokenizer's own encode_batch on the texts that the kit renders, and nothing else."""
+    """Time the tokenizer's encode_batch on the texts that the kit renders, and nothing else."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(inputs.MODEL / "tokenizer.json"))

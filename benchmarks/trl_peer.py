@@ -2,9 +2,9 @@
 
 Rows come tokenized and labelled from the kit's dataset (columns `input_ids` and `labels`, which
 TRL takes as they are). `packing=True, packing_strategy="bfd"` is its default strategy: whole
-conversations, best fit. It packs all conversations of the measurement at once, so a step holds not
-the very conversations of the other programs' step, but as many tokens on average, and the whole run
-the same ones.
+conversations, best fit. It packs all conversations of the measurement at once, so a step does
+not hold the same conversations as a step of the other programs, but as many tokens on average, and
+the whole run holds the same ones.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from stepclock import StepClock
 
 
 class CountingTrainer(SFTTrainer):
-    """Counts the tokens of its micro-batches: packed without padding, so all of them are useful."""
+    """A trainer that counts its micro-batches' tokens: packed without padding, all are useful."""
 
     counted = 0
 
@@ -33,7 +33,7 @@ class CountingTrainer(SFTTrainer):
 
 
 class Ticks(TrainerCallback):
-    """Tells the clock of each optimizer step and of the tokens since the last one."""
+    """A callback that times each optimizer step and counts the tokens since the last one."""
 
     def __init__(self, clock: StepClock) -> None:
         self.clock = clock
@@ -45,8 +45,10 @@ class Ticks(TrainerCallback):
 
 
 def sft_config(options: argparse.Namespace, num_tokens: int) -> SFTConfig:
-    """fp32 on the CPU, one packed row a micro-batch: TRL lays a micro-batch out as one row, and a
-    CPU pays for the square of its length."""
+    """Return settings: fp32 on the CPU, one packed row per micro-batch.
+
+    TRL lays a micro-batch out as one row, and a CPU pays for the square of its length.
+    """
     rows_a_step = num_tokens / options.row_tokens / options.steps
     return SFTConfig(
         output_dir=str(options.work / "trl"),
@@ -63,7 +65,7 @@ def sft_config(options: argparse.Namespace, num_tokens: int) -> SFTConfig:
 
 
 def check_packing(model: torch.nn.Module, trainer: SFTTrainer, rows: Dataset) -> float:
-    """How much packing changes log-probabilities: the largest difference over two conversations."""
+    """Return how much packing changes log-probabilities, at most, on two conversations."""
     rows = [{"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows.select(range(2))]
     lengths = [len(row["input_ids"]) for row in rows]
     joined = {k: rows[0][k] + rows[1][k] for k in ("input_ids", "labels")}
@@ -87,7 +89,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True, help="conversations a step, on average")
+    parser.add_argument(
+        "--batch", type=int, required=True, help="conversations per step, on average"
+    )
     parser.add_argument("--row-tokens", type=int, default=280, help="TRL's max_length")
     options = parser.parse_args()
     rows = load_from_disk(options.dataset)["train"].select_columns(["input_ids", "labels"])

@@ -1,4 +1,4 @@
-"""Start a script under DeepSpeed's runner, as the kit starts its own but for what makes it faster.
+"""Start a script under DeepSpeed's runner as the kit does, without what makes the kit faster.
 
 python benchmarks/under_deepspeed.py baseline.py --steps 3 ...
 """

@@ -1,4 +1,4 @@
-"""A JupyterLab of its own and a headless Chromium that opens its notebooks."""
+"""Drive a JupyterLab of the tests' own with a headless Chromium."""
 
 import json
 import os
@@ -25,7 +25,7 @@ FLAGS = [
 ]  # fmt: skip
 PATIENCE_SECONDS = 300.0  # only what hangs takes this long
 TOKEN = "of-the-tests"
-# The toolbar's texts are drawn one after the other: the kernel's name may stand beside an "idle"
+# The toolbar's texts are drawn one after the other: the kernel's name may appear beside an "idle"
 # from before there was a kernel, and cells that are run at that moment do nothing.
 READY = """(() => {
     const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
@@ -44,7 +44,7 @@ SETTINGS = {  # file below lab's settings: what it holds
 
 @contextmanager
 def jupyterlab(root: Path, theme: str = "JupyterLab Light") -> Iterator[str]:
-    """A JupyterLab with settings of its own that shows a folder; gives its address."""
+    """Start a JupyterLab with settings of its own that shows a folder; yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -87,7 +87,7 @@ def jupyterlab(root: Path, theme: str = "JupyterLab Light") -> Iterator[str]:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium of this machine."""
+    """Start this machine's Chromium, headless."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -118,7 +118,7 @@ class Notebook:
             self.faults.append(f"asked for {url}")
 
     def command(self, name: str) -> None:
-        """One of JupyterLab's commands; returns at once."""
+        """Start one of JupyterLab's commands; return at once."""
         self.page.evaluate(f"void window.jupyterapp.commands.execute('{name}')")
 
     def run_all(self) -> None:
@@ -133,14 +133,14 @@ class Notebook:
         self.command(command)
 
     def restart_kernel(self) -> None:
-        """Begin with a new kernel, without the question whether to."""
+        """Restart the kernel without being asked to confirm."""
         self.page.evaluate(
             "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
         )
         self.wait_until_idle()
 
     def number(self, part: str) -> int:
-        """Of the one cell whose source holds a text."""
+        """Return the index of the one cell whose source holds a text."""
         cells = "window.jupyterapp.shell.currentWidget.content.model.cells"
         sources = self.page.evaluate(
             f"Array.from({{length: {cells}.length}}, (_, i) => {cells}.get(i).sharedModel.source)"
@@ -149,27 +149,27 @@ class Notebook:
         return at
 
     def replace(self, part: str, old: str, new: str) -> None:
-        """Edit the one cell whose source holds a text."""
+        """Replace text in the one cell whose source holds it."""
         cells = "window.jupyterapp.shell.currentWidget.content.model.cells"
         source = f"{cells}.get({self.number(part)}).sharedModel"
         texts = f"{json.dumps(old)}, {json.dumps(new)}"
         self.page.evaluate(f"{source}.setSource({source}.source.replace({texts})); void 0")
 
     def outputs(self, part: str) -> Any:
-        """Where the outputs of the cell with this text are."""
+        """Return an expression for the outputs of the cell with this text."""
         return (
             self.page.locator(".jp-Cell").nth(self.number(part)).locator(".jp-Cell-outputWrapper")
         )
 
     def wait_for(self, part: str, text: str) -> None:
-        """Until the outputs of a cell hold a text; a failure shows what the notebook shows."""
+        """Wait until a cell's outputs hold a text; a failure prints what the notebook shows."""
         try:
             self.outputs(part).get_by_text(text).first.wait_for()
         except TimeoutError as late:
             raise AssertionError(f"no {text!r} in the outputs of {part!r}:\n{self}") from late
 
     def __str__(self) -> str:
-        """What each code cell shows: its prompt, and the end of its outputs."""
+        """Return each code cell's prompt and the end of its outputs."""
         cells = self.page.locator(".jp-CodeCell").all_inner_texts()
         return "\n".join(" ".join(text.split())[-300:] for text in cells)
 
@@ -177,7 +177,7 @@ class Notebook:
         self.page.wait_for_function(READY)
 
     def picture(self, part: str) -> str:
-        """The newest picture among the outputs of a cell, as its data address."""
+        """Return the newest picture among a cell's outputs, as a data URL."""
         image = self.outputs(part).locator("img[src^='data:image/png']").last
         return image.get_attribute("src") or ""
 

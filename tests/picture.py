@@ -34,7 +34,7 @@ SWEPT = {"learning_rate": "5e-4,2e-3,8e-3", "per_device_train_batch_size": "8,32
 
 
 def take(notebook: lab_driver.Notebook, element: str, above: int, name: str) -> None:
-    """A picture of the window, the element (an expression) so many pixels below its top."""
+    """Take a picture of the window, scrolled so that an element is `above` pixels below its top."""
     page = notebook.page
     notebook.command("application:toggle-left-area")
     page.wait_for_timeout(3000)
@@ -46,7 +46,7 @@ def take(notebook: lab_driver.Notebook, element: str, above: int, name: str) -> 
 
 
 def training(notebook: lab_driver.Notebook) -> None:
-    """Train; the picture is taken when half of the training is over."""
+    """Take the picture of a training when half of it is over."""
     notebook.run_all()
     notebook.page.wait_for_function(HALFWAY, timeout=400_000)
     take(notebook, STATUS, 150, "training.png")
@@ -55,7 +55,7 @@ def training(notebook: lab_driver.Notebook) -> None:
 
 
 def comparison(notebook: lab_driver.Notebook) -> None:
-    """Compare the runs of a sweep; the picture is of their curves and the heat map."""
+    """Take the picture of a sweep's curves and heat map."""
     notebook.run_all()
     notebook.wait_for("comparison.save(", "comparison.json")
     take(notebook, CELL % "comparison.overlay(", 20, "comparison.png")
@@ -89,7 +89,7 @@ def look(name: str, values: dict[str, object], then: Callable[[lab_driver.Notebo
 
 
 def delete_runs() -> None:
-    """Those that the pictures are of."""
+    """Delete the runs that the pictures were taken of."""
     for folder in (paths.root() / "runs").glob(f"{RUN}*"):
         shutil.rmtree(folder)
 

@@ -46,12 +46,12 @@ def test_parameters_are_the_literals_of_their_cell() -> None:
         ("rate = 1e-4\ndel rate", "del rate"),
     ],
 )
-def test_what_is_no_literal_is_not_known(source: str, found: str) -> None:
+def test_a_value_that_is_not_a_literal_is_unknown(source: str, found: str) -> None:
     assert held(source)["rate"] == Expression(found)
     assert held(source)["rate"] not in (found, 1e-4)
 
 
-def test_a_cell_that_is_no_python_holds_nothing() -> None:
+def test_a_cell_that_is_not_python_holds_nothing() -> None:
     assert held("rate = ") == {}
 
 
@@ -68,7 +68,7 @@ CELLS = [cell("seed = 1", "parameters"), cell("a = 1"), cell("Prose", kind="mark
     ],
     ids=["parameters", "outputs", "prose and empty cells", "injected parameters"],
 )
-def test_what_is_saved_by_the_way_is_no_other_code(saved: list[dict]) -> None:
+def test_what_jupyter_saves_besides_code_is_not_a_change(saved: list[dict]) -> None:
     assert notebook.code({"cells": saved}) == notebook.code({"cells": CELLS}) == ["a = 1"]
 
 
@@ -82,7 +82,7 @@ def test_what_is_saved_by_the_way_is_no_other_code(saved: list[dict]) -> None:
     ],
     ids=["another line", "a further cell", "a missing cell", "a cell switched off"],
 )
-def test_a_changed_cell_is_other_code(saved: list[dict]) -> None:
+def test_a_changed_cell_is_a_change(saved: list[dict]) -> None:
     assert notebook.code({"cells": saved}) != ["a = 1"]
 
 

@@ -1,4 +1,4 @@
-"""The notebooks' form, on which readers, papermill and git may rely."""
+"""The form of the notebooks, on which readers, papermill and git rely."""
 
 import ast
 import re
@@ -102,7 +102,7 @@ def test_size_and_contents_of_cells(path: Path, notebook: Any) -> None:
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
         assert not any(isinstance(node, kinds) for node in ast.walk(tree)), cell.source
         assert "sys.path" not in cell.source
-        if cell not in (parameters_cell(notebook), notebook.cells[2]):  # one a line, the imports
+        if cell not in (parameters_cell(notebook), notebook.cells[2]):  # imports are one per line
             assert len(cell.source.splitlines()) <= 15, cell.source
             assert max(map(len, cell.source.splitlines())) <= 100
 
@@ -117,7 +117,7 @@ def test_prose_comes_first_and_says_what_it_needs(path: Path, notebook: Any) -> 
     assert notebook.cells[3].cell_type == "markdown"
 
 
-def test_imports_stand_in_one_cell(notebook: Any) -> None:
+def test_all_imports_are_in_one_cell(notebook: Any) -> None:
     where = [
         i
         for i, cell in enumerate(notebook.cells)
@@ -129,7 +129,7 @@ def test_imports_stand_in_one_cell(notebook: Any) -> None:
     assert where == [2]
 
 
-def test_settings_are_made_of_the_parameters(path: Path, notebook: Any) -> None:
+def test_settings_are_made_from_the_parameters(path: Path, notebook: Any) -> None:
     line = f"settings = {SETTINGS[path.stem].__name__}.from_parameters(globals())"
     assert sum(line in cell.source.splitlines() for cell in code_cells(notebook)) == 1
 
@@ -156,7 +156,7 @@ def test_bound_finds_names() -> None:
 
 
 def test_a_name_is_bound_in_one_cell(notebook: Any) -> None:
-    """Otherwise a cell that is run twice sees another value the second time."""
+    """Otherwise a cell that is run twice may see another value the second time."""
     where = defaultdict(list)
     for number, cell in enumerate(notebook.cells):
         for name in bound(cell.source) if cell.cell_type == "code" else ():
@@ -165,7 +165,7 @@ def test_a_name_is_bound_in_one_cell(notebook: Any) -> None:
 
 
 def test_no_name_of_a_notebook_is_taken_for_a_mistyped_parameter(path: Path, notebook: Any) -> None:
-    """So its settings cell can be run again after all the others, whatever they contain."""
+    """So the settings cell can be run again after all the others."""
     cells = [c.source for c in code_cells(notebook) if c is not parameters_cell(notebook)]
     imports = [cells.pop(0)]
     names = {name for source in cells for name in bound(source)}
@@ -183,7 +183,7 @@ def test_the_last_cell_prints_what_repeats_the_notebook(path: Path, notebook: An
     assert "in the kit's folder, after `source .venv/bin/activate`" in " ".join(prose[-1].split())
 
 
-def test_no_cell_is_a_command_for_a_shell(notebook: Any) -> None:
+def test_no_cell_is_a_shell_command(notebook: Any) -> None:
     source = "\n".join(cell.source for cell in code_cells(notebook))
     for token in tokenize.generate_tokens(StringIO(source).readline):
         assert not token.string.startswith(("!", "%%")) or token.string == "!="

@@ -32,7 +32,7 @@ def test_every_setting_of_a_training_says_whether_a_resumed_run_may_change_it() 
 
 
 def refusal(make: Any, **values: Any) -> str:
-    """Return the sentence that refuses a mistake; it is one line."""
+    """Return the sentence that refuses a mistake, which must be one line."""
     with pytest.raises(UserError) as caught:
         make(**values)
     assert "\n" not in str(caught.value)
@@ -49,7 +49,7 @@ def refusal(make: Any, **values: Any) -> str:
         (int, "280", 280),
         (int, "3.0", 3),
         (int, -1, -1),
-        (int, 2**53 + 1, 2**53 + 1),  # no float on the way: it would lose the last digit
+        (int, 2**53 + 1, 2**53 + 1),  # not by way of a float, which would lose the last digit
         (int, str(2**53 + 1), 2**53 + 1),
         (float, "2e-5", 2e-5),
         (float, 1, 1.0),
@@ -207,7 +207,7 @@ def test_a_dataset_has_the_name_of_its_file(file: str, name: str) -> None:
     assert settings.replace(block_size=64).dataset == name
 
 
-def test_a_file_whose_name_is_no_name_needs_one_for_its_dataset() -> None:
+def test_a_file_whose_name_gives_none_needs_a_dataset_name() -> None:
     said = "dataset: '???.txt' gives no name -- set a dataset name"
     assert refusal(TokenizeSettings, train_file="data/???.txt") == said
     assert TokenizeSettings(train_file="data/???.txt", dataset="x").dataset == "x"
@@ -248,7 +248,7 @@ def test_a_mistyped_parameter_is_named_with_the_right_one() -> None:
 
 @pytest.mark.parametrize("settings", NOTEBOOKS)
 def test_every_slip_of_a_letter_is_found(settings: type[Settings]) -> None:
-    """A letter missing or doubled; in longer names also a wrong letter, or two swapped."""
+    """A slip is a missing or doubled letter; in longer names also a wrong one, or two swapped."""
     plain = settings().as_dict()
     for name in plain:
         for i in range(1, len(name)):
@@ -263,7 +263,7 @@ def test_every_slip_of_a_letter_is_found(settings: type[Settings]) -> None:
                 assert said.startswith(f"{slip}: is not a parameter"), (name, slip)
 
 
-def test_what_is_no_slip_passes() -> None:
+def test_names_that_are_not_slips_pass() -> None:
     """Another word, a private name, and values that no parameter could have."""
     passes = {"rate": 1, "my_file": "a", "_seeds": 1, "seeds": object(), "In": [], "Out": {}}
     assert TrainSettings.from_parameters({**PARAMETERS, **passes}) == TrainSettings()
@@ -299,7 +299,7 @@ def test_the_remedy_for_a_slip_helps_without_a_restart(
     kernel: Kernel, wrong: str, before: tuple[str, ...]
 ) -> None:
     assert kernel(IMPORT, *before, wrong, SETTLE) == SLIP
-    assert kernel(SETTLE) == SLIP  # as long as nothing was put right
+    assert kernel(SETTLE) == SLIP  # as long as nothing was corrected
     right = wrong.replace("lerning_rate", "learning_rate").replace(
         "learning_rate: float = 0.0", "learning_rate: float = 5e-5"
     )
@@ -307,7 +307,7 @@ def test_the_remedy_for_a_slip_helps_without_a_restart(
 
 
 def test_a_slip_in_a_cell_of_its_own(kernel: Kernel) -> None:
-    """Below the parameters, where papermill injects its own; run again, it counts again."""
+    """It is below the parameters, where papermill injects its own; run again, it counts again."""
     assert kernel(IMPORT, CELL, "lerning_rate = 5e-5", SETTLE) == SLIP
     rates = "assert settings.learning_rate == 5e-5"
     assert kernel(CELL, "learning_rate = 5e-5", SETTLE, rates) == ""

@@ -34,7 +34,7 @@ class Failure(Exception):
 
 
 def write_results(notebook: str, data: Path, run: Path) -> None:
-    """Write what a notebook leaves behind, as far as `neoxkit run` reads it."""
+    """Write what `neoxkit run` reads of a notebook's results."""
     data.mkdir(parents=True, exist_ok=True)
     if notebook == "01_tokenize":
         counts = {"read": 60, "cut_lines": [], "dropped_lines": {"no reply": [7]}}
@@ -59,7 +59,7 @@ class Papermill(ModuleType):
         self.exceptions.PapermillExecutionError = Failure
         self.calls: list[tuple[str, Path, dict[str, Any]]] = []
         self.failure: Failure | None = None
-        self.faults: list[Exception] = []  # raised in turn, before anything is done
+        self.faults: list[Exception] = []  # raised one per call, before anything is done
         self.fails_at = "01_tokenize"
 
     def execute_notebook(self, source: str, target: str, **options: Any) -> None:
@@ -73,7 +73,7 @@ class Papermill(ModuleType):
         write_results(Path(source).stem, paths.tokenized(name), Path(target).parent)
 
     def given(self) -> dict[str, dict[str, Any]]:
-        """Return each notebook's values that are not defaults; every parameter is injected."""
+        """Return each notebook's values that differ from the defaults; all parameters are injected."""
         stages = {stage.notebook: stage for stage in NOTEBOOKS}
         for stem, _, injected in self.calls:
             assert [*injected] == [field.name for field in fields(stages[stem])]
@@ -111,14 +111,14 @@ def finished(folder: Path) -> Path:
 
 
 def refused(capsys: CapSys, *argv: str) -> str:
-    """Return the one line on stderr that refuses a command."""
+    """Return the one line on stderr with which a command is refused."""
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("error: ")
     return err.strip().removeprefix("error: ")
 
 
-def test_an_unknown_parameter_is_refused_with_the_near_one(
+def test_an_unknown_parameter_is_refused_with_a_similar_one(
     capsys: CapSys, papermill: Papermill
 ) -> None:
     said = refused(capsys, "run", "-p", "learning_rat", "1e-5")
@@ -196,10 +196,10 @@ def save(folder: Path, notebook: str, parameters: str) -> None:
     files.write_json(folder / "notebooks" / f"{notebook}.ipynb", saved)
 
 
-def test_what_is_saved_in_the_notebooks_does_not_count(
+def test_values_saved_in_the_notebooks_are_ignored(
     papermill: Papermill, folder: Path, capsys: CapSys
 ) -> None:
-    """Each is reported in one line, except given values and those equal to the default."""
+    """Each is named in one line, unless it was given or equals the default."""
     save(folder, "01_tokenize", 'train_file = "data/other.txt"\nblock_size = 64\nseed = 9\n')
     save(folder, "02_train", 'dataset = "sample"\nlearning_rate: float = 5e-05  # peak')
     save(folder, "03_evaluate", 'seed = 0\nmy_questions: list = ["Who is Ann?"]\nbatch_size = 2**3')
@@ -233,7 +233,7 @@ def test_a_notebook_that_holds_the_defaults_is_not_mentioned(
     assert "note: " not in capsys.readouterr().out
 
 
-def test_what_does_not_count_is_said_before_it_is_why_something_is_refused(
+def test_ignored_values_are_named_before_a_refusal_that_they_explain(
     papermill: Papermill, folder: Path, capsys: CapSys
 ) -> None:
     save(folder, "03_evaluate", 'run = "mine"')
@@ -246,7 +246,7 @@ def test_what_does_not_count_is_said_before_it_is_why_something_is_refused(
 def test_a_sweep_skips_what_is_finished_whatever_03_holds(
     papermill: Papermill, folder: Path, finished: Path
 ) -> None:
-    """A private question in it reaches no run either."""
+    """A private question saved in 03 does not reach any run either."""
     save(folder, "03_evaluate", 'num_questions = 7\nmy_questions = ["Who is Ann?"]')
     assert cli.main(["run", "--only", "03_evaluate"]) == 0
     ((_, _, injected),) = papermill.calls
@@ -313,7 +313,7 @@ def test_a_bad_file_names_its_line(
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda p: p.write_bytes(b"seed: \xff\xfe\n")])
-def test_a_file_that_is_no_text_is_refused(
+def test_a_file_that_is_not_text_is_refused(
     capsys: CapSys, papermill: Papermill, folder: Path, make: Any
 ) -> None:
     make(folder / "odd.yaml")
@@ -348,14 +348,14 @@ def test_only_runs_the_chosen_notebooks_and_refuses_others_parameters(
     assert papermill.given() == {"03_evaluate": {"max_new_tokens": 5}}
 
 
-def test_run_names_the_folder_of_every_notebook(capsys: CapSys, papermill: Papermill) -> None:
-    """This includes 01, which has no such parameter itself."""
+def test_run_sets_the_folder_of_every_notebook(capsys: CapSys, papermill: Papermill) -> None:
+    """This includes 01, which has no parameter `run` itself."""
     assert cli.main(["run", "--only", "01_tokenize", "-p", "run", "mine"]) == 0
     assert papermill.given() == {"01_tokenize": {}}
     assert "runs/mine/01_tokenize.ipynb" in capsys.readouterr().out
 
 
-def test_01_alone_goes_beside_no_other_run(papermill: Papermill, folder: Path) -> None:
+def test_01_alone_has_a_folder_of_its_own(papermill: Papermill, folder: Path) -> None:
     assert cli.main(["run", "--only", "01_tokenize", "-p", "dataset", "mine"]) == 0
     assert [target for _, target, _ in papermill.calls] == [
         folder / "runs" / "mine" / "01_tokenize.ipynb"
@@ -414,7 +414,7 @@ def test_a_finished_run_is_said_to_be_shown(
         (Failure("TrainingError", "no result"), 1, "error: TrainingError: no result"),
     ],
 )
-def test_a_failing_notebook_stops_the_row(
+def test_a_failing_notebook_stops_those_after_it(
     capsys: CapSys, papermill: Papermill, failure: Failure, code: int, said: str
 ) -> None:
     papermill.failure = failure
@@ -424,7 +424,7 @@ def test_a_failing_notebook_stops_the_row(
 
 
 def test_a_kernel_that_did_not_start_is_started_again(capsys: CapSys, papermill: Papermill) -> None:
-    """Two of them died: another process took a port. A third time, or another fault, is raised."""
+    """A kernel may die twice, if a port was taken; a third death is raised, like any other error."""
     died = RuntimeError("Kernel died before replying to kernel_info")
     papermill.faults = [died, died]
     assert cli.main(["run", "--only", "01_tokenize"]) == 0
@@ -437,7 +437,7 @@ def test_a_kernel_that_did_not_start_is_started_again(capsys: CapSys, papermill:
         assert not papermill.faults
 
 
-def test_an_error_stands_below_the_line_of_progress(
+def test_an_error_is_printed_below_the_progress_line(
     capsys: CapSys, papermill: Papermill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
@@ -536,7 +536,7 @@ def test_doctor_names_a_kernel_of_another_python(
 
 
 def report_with(monkeypatch: pytest.MonkeyPatch, torch: Any) -> dict[str, str]:
-    """Return the doctor's table with another torch, each remedy behind what it is for."""
+    """Return the doctor's table with another torch, each remedy after what it is for."""
     monkeypatch.setitem(sys.modules, "torch", torch)
     return lines(re.sub(r"\n +->", " ->", doctor.report()))
 
@@ -574,7 +574,9 @@ def test_doctor_names_a_missing_torch_where_it_is_needed(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["nobody", "demo"])
-def test_what_does_not_train_can_not_be_stopped(capsys: CapSys, finished: Path, name: str) -> None:
+def test_a_run_that_is_not_training_can_not_be_stopped(
+    capsys: CapSys, finished: Path, name: str
+) -> None:
     assert refused(capsys, "stop", name) == f"RUN: {name} is not training -- see neoxkit runs"
 
 
@@ -604,7 +606,7 @@ def test_stop_now_signals_nobody_before_the_holder_is_known(
     assert killed == [12345]
 
 
-def test_a_reader_that_has_seen_enough_is_no_fault(folder: Path) -> None:
+def test_a_reader_that_has_seen_enough_is_not_an_error(folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-m", "neoxkit.cli", "runs"], stdout=writer,

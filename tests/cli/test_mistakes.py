@@ -1,4 +1,4 @@
-"""Every mistake gives one line before anything slow starts; odd but valid values are accepted."""
+"""Each mistake is refused in one line before anything slow starts; odd but valid values pass."""
 
 import json
 import subprocess
@@ -190,7 +190,7 @@ def folder(home: Path) -> Path:
 
 
 def one_line(said: str) -> bool:
-    """The message says where, what, and what to do, in one short line."""
+    """Check that a message is one short line with place, fault and remedy."""
     where, _, rest = said.partition(": ")
     what, _, remedy = rest.rpartition(" -- ")
     return bool(where and what and remedy) and len(f"error: {said}") <= MOST_CHARACTERS
@@ -201,7 +201,7 @@ def flags(values: list[tuple[str, str]]) -> list[str]:
 
 
 def check(values: list[tuple[str, str]]) -> None:
-    """Return what `neoxkit run` refuses before it starts papermill."""
+    """Return the error of `neoxkit run`, which must come before papermill starts."""
     given = cli.parameters.read([], values)
     first, train, last = (kind(**cli.parameters.own(kind, given)) for kind in settings.STAGES)
     checks.check_files(first)
@@ -249,7 +249,7 @@ def test_a_wrong_command_is_one_line(
     assert captured.out == "" and captured.err.count("\n") == 1
 
 
-def test_neither_torch_nor_papermill_is_imported_for_it(folder: Path) -> None:
+def test_neither_torch_nor_papermill_is_imported_to_refuse(folder: Path) -> None:
     code = (
         "import sys; from neoxkit.cli import main; assert main.main(sys.argv[1:]) == 2; "
         "assert not {'transformers', 'deepspeed', 'papermill'} & set(sys.modules)"
@@ -284,7 +284,7 @@ def test_a_wrong_flag_of_the_trainer_is_one_line(folder: Path, argv: list[str]) 
     assert one_line(str(refused.value)), str(refused.value)
 
 
-def test_there_are_as_many_as_were_promised() -> None:
+def test_there_are_as_many_mistakes_as_promised() -> None:
     assert len(RUN) + len(DATA) + len(FLAGS) >= 60
     assert len(GOOD_RUN) + len(GOOD_DATA) >= 40
 
@@ -306,9 +306,7 @@ def test_a_long_list_is_cut_and_its_remedy_is_not() -> None:
     assert one_line(said)
 
 
-def test_a_traceback_is_shown_to_who_asks_for_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_traceback_is_shown_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEOXKIT_DEBUG", "1")
     with pytest.raises(UserError):
         cli.main(["run", "-p", "seed", "-1"])

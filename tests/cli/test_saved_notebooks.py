@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save(home: Path, more: str = "", kernel: str = "python3") -> None:
-    """Save 01 as a user left it: another block size, a slip, an own line, another kernel."""
+    """Save 01 as a user might: another block size, a slip, a line of their own, another kernel."""
     saved = json.loads((REPOSITORY / "notebooks" / "01_tokenize.ipynb").read_text())
     (cell,) = [c for c in saved["cells"] if "parameters" in c["metadata"].get("tags", [])]
     lines = "".join(cell["source"])
@@ -101,7 +101,7 @@ def test_a_printed_line_gives_the_same_dataset(home: Path, said: str, number: in
 def test_01_replaces_no_dataset_that_a_run_was_trained_on(
     home: Path, said: str, tmp_path: Path, settings_say: int, dial_says: int, stopped_at: str
 ) -> None:
-    """Parameters are checked in the settings cell; the dial's values, before they are written."""
+    """Parameters are checked in the settings cell, a dial's values before they are written."""
     notebook = nbformat.read(REPOSITORY / "notebooks" / "01_tokenize.ipynb", as_version=4)
     (dial,) = [c for c in notebook.cells if c.source.startswith("control = ")]
     dial.source += f"\ncontrol._moved('block_size', {dial_says})"

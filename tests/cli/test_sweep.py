@@ -1,4 +1,4 @@
-"""sweep.py: which runs there are, and (marked slow) that a killed sweep completes them all."""
+"""sweep.py: the runs of a sweep, and (marked slow) that a killed sweep completes them all."""
 
 import json
 import os
@@ -160,10 +160,10 @@ def sleeps(seconds: float) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", line], start_new_session=True)
 
 
-def test_after_a_signal_no_variant_begins(
+def test_no_variant_begins_after_a_signal(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This holds though the first ends at that very moment, which frees its slot."""
+    """This holds even if the first one ends at that moment, which frees its slot."""
     begun: list[str] = []
 
     def child(variant: sweep.Variant, *_: object) -> subprocess.Popen:
@@ -194,7 +194,7 @@ def test_a_signal_reaches_a_child_that_was_just_started(
     assert children[0].returncode != 0  # interrupted, not waited for
 
 
-def test_a_variant_that_still_saves_is_waited_for(
+def test_a_sweep_waits_for_a_variant_that_still_saves(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two[0].folder.mkdir()
@@ -211,10 +211,10 @@ def test_a_variant_that_still_saves_is_waited_for(
     assert begun == [False]
 
 
-def test_what_may_not_fit_is_said_before_the_first_begins(
+def test_runs_that_may_not_fit_are_named_before_the_first_begins(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Only unfinished ones are doubted, and they are tried anyway."""
+    """Only unfinished runs are named, and they are tried anyway."""
 
     def doubts(settings: list[TrainSettings], at_once: int) -> list[str]:
         assert ([one.seed for one in settings], at_once) == ([2], 1)
@@ -229,7 +229,7 @@ def test_what_may_not_fit_is_said_before_the_first_begins(
     assert said[0] == "note: g.seed=2, DOES NOT FIT; trying anyway"
 
 
-def test_what_the_notebooks_hold_is_said_once_and_never_a_question(
+def test_values_saved_in_the_notebooks_are_named_once_and_never_a_question(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
@@ -249,7 +249,7 @@ def notes(capsys: pytest.CaptureFixture) -> list[str]:
     return [s for s in capsys.readouterr().out.splitlines() if s.startswith("note: notebooks")]
 
 
-def test_a_rate_far_above_what_fits_is_said_of_its_run(
+def test_a_rate_far_above_what_fits_is_reported_with_its_run(
     two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
@@ -269,7 +269,7 @@ def test_a_rate_far_above_what_fits_is_said_of_its_run(
 def test_a_run_that_was_interrupted_has_not_failed(
     two: list[sweep.Variant], code: int, state: str
 ) -> None:
-    """Its own files give its state; here, that it has made nothing yet."""
+    """Its state comes from its files; here, it has not done anything yet."""
     two[0].folder.mkdir()
     end: Future = Future()
     end.set_result(code)
@@ -289,7 +289,7 @@ def test_a_refusal_names_the_run(two: list[sweep.Variant], monkeypatch: pytest.M
         sweep.run("g", two, ["02_train"])
 
 
-def test_what_was_evaluated_otherwise_is_evaluated_again(two: list[sweep.Variant]) -> None:
+def test_a_run_evaluated_with_other_settings_is_evaluated_again(two: list[sweep.Variant]) -> None:
     both = ["02_train", "03_evaluate"]
     folder = two[0].folder
     folder.mkdir()
@@ -303,14 +303,14 @@ def test_what_was_evaluated_otherwise_is_evaluated_again(two: list[sweep.Variant
     assert not sweep._is_done(two[0], both)
 
 
-def test_on_gpus_a_variant_has_the_ranks_of_its_share() -> None:
+def test_on_gpus_a_variant_has_a_rank_per_gpu_of_its_share() -> None:
     found = sweep._with_its_ranks(TrainSettings(), {"CUDA_VISIBLE_DEVICES": "0,1"})
     assert found.num_ranks == 2
     assert sweep._with_its_ranks(TrainSettings(), {}).num_ranks == 0
 
 
 def processes(home: Path) -> list[int]:
-    """Return the processes of this home's trainings and notebooks."""
+    """Return the processes of the trainings and notebooks in this home."""
     found = []
     for process in psutil.process_iter():
         try:

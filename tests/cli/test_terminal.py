@@ -24,7 +24,7 @@ TRAIN = {
 
 
 class Screen(io.StringIO):
-    """A stream that claims to be a terminal."""
+    """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -53,7 +53,7 @@ def test_into_a_file_each_state_is_a_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(set(lines)) == len(lines) and not any("step 99" in line for line in lines)
 
 
-def test_on_a_terminal_one_line_is_written_over(
+def test_on_a_terminal_one_line_is_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -66,7 +66,7 @@ def test_on_a_terminal_one_line_is_written_over(
 
 
 @pytest.mark.parametrize("out", [io.StringIO(), Screen()])
-def test_a_warning_stands_above_the_line_once(
+def test_a_warning_is_shown_once_above_the_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: io.StringIO
 ) -> None:
     monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)

@@ -31,7 +31,7 @@ def simulated(chance: np.random.Generator, num: int, effect: float) -> tuple[lis
 
 
 def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
-    """An interval that holds in 95 % of cases should hold in 90 to 99 of 100."""
+    """A 95 % interval should cover the true value in 90 to 99 of 100 cases."""
     chance = np.random.default_rng(6)
     covered = 0
     for case in range(100):
@@ -56,9 +56,9 @@ def test_a_difference_is_weighted_by_token_and_paired() -> None:
 
 
 @pytest.mark.parametrize("num", [20, 150])
-def test_the_difference_that_would_be_seen_is_seen_in_80_percent_of_cases(num: int) -> None:
-    """If tuning adds d to every token, mean and bounds rise by d: so one series of cases tells how
-    often 0 is outside them for every d. The figure is right within 20 % of that d."""
+def test_the_detectable_difference_is_detected_in_80_percent_of_cases(num: int) -> None:
+    """If tuning adds d to every token, mean and bounds rise by d: so one series of cases shows, for
+    every d, how often 0 is outside them. The figure is within 20 % of the right d."""
     chance = np.random.default_rng(9)
     found = [compare_models.difference(*simulated(chance, num, -2.0), seed=i) for i in range(300)]
     simulated_d = np.quantile([-2.0 - one.low for one in found], compare_models.POWER)
@@ -67,7 +67,7 @@ def test_the_difference_that_would_be_seen_is_seen_in_80_percent_of_cases(num: i
     assert np.mean(figures) == pytest.approx(simulated_d, rel=0.2)
 
 
-def test_the_difference_that_would_be_seen_is_said_and_shrinks_with_the_conversations() -> None:
+def test_the_detectable_difference_is_stated_and_shrinks_with_more_conversations() -> None:
     found = {
         num: compare_models.difference(*simulated(np.random.default_rng(3), num, -0.3))
         for num in (25, 400)
@@ -85,7 +85,7 @@ def test_fewer_than_20_conversations_have_no_interval(num: int, has_interval: bo
 
 
 def test_each_conversation_is_drawn_with_its_own_length() -> None:
-    """With the same gain per token in all, lengths don't matter unless they are mixed up."""
+    """With an equal gain per token everywhere, lengths matter only if they are mixed up."""
     chance = np.random.default_rng(1)
     base = [chance.normal(3, 1, n) for n in chance.integers(1, 400, 40)]
     tuned = [losses - 0.3 + chance.normal(0, 1e-3) for losses in base]
@@ -95,14 +95,14 @@ def test_each_conversation_is_drawn_with_its_own_length() -> None:
     assert exact.low == exact.high == exact.mean
 
 
-def test_the_worst_are_those_whose_mean_rose_most_and_none_that_fell() -> None:
+def test_the_worst_are_those_whose_mean_rose_most_without_any_that_fell() -> None:
     base = [np.full(n, 1.0) for n in (1, 9, 2, 3)]
     tuned = [base[0] + 2, base[1] + 1, base[2] - 1, base[3] + 3]
     assert compare_models.worst(base, tuned) == [3, 0, 1]
     assert compare_models.worst(base, tuned, most=1) == [3]
 
 
-def test_a_conversation_of_which_nothing_is_trained_on_says_nothing() -> None:
+def test_a_conversation_without_trained_tokens_does_not_count() -> None:
     chance = np.random.default_rng(2)
     base, tuned = simulated(chance, 24, -0.3)
     none = np.zeros(0)
@@ -154,7 +154,7 @@ def test_bits_per_byte_is_the_loss_in_bits_over_the_text(home: Path) -> None:
 
 
 def test_a_score_keeps_each_conversations_losses_in_the_order_of_the_rows(home: Path) -> None:
-    """Compare with one conversation at a time; batches are made by length."""
+    """Score one conversation at a time to compare; batches are made by length."""
     rows = load_from_disk(paths.tokenized("small"))["eval"].select(range(7))
     model = loading.load_model("tiny").eval()
     found = scoring.score(model, rows, batch_size=3, pad_id=1)
@@ -179,14 +179,14 @@ def test_a_plain_text_is_scored_whole_in_windows_behind_end_marks(home: Path) ->
 
 
 @pytest.mark.parametrize(("data", "said"), [(b" \n", "is empty"), (b"\xff", "is not UTF-8 text")])
-def test_a_plain_text_that_is_none_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
+def test_a_plain_text_file_without_text_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "t.txt").write_bytes(data)
     with pytest.raises(UserError, match=f"plain_text_file: {said}"):
         scoring.plain_rows(tmp_path / "t.txt", None, None)
 
 
-def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> None:
-    """A window may end within a character, whose bytes can't be told from its tokens."""
+def test_the_size_of_a_plain_text_is_that_of_its_file(home: Path, tmp_path: Path) -> None:
+    """A window may end inside a character, so that its bytes can't be counted from its tokens."""
     (tmp_path / "t.txt").write_text("日本語の文章です。" * 60)
     model, tokenizer = loading.load_model("tiny"), loading.load_tokenizer("tiny")
     rows, size = scoring.plain_rows(tmp_path / "t.txt", model, tokenizer)
@@ -201,7 +201,7 @@ def test_the_bytes_of_a_plain_text_are_its_own(home: Path, tmp_path: Path) -> No
     assert found.bits_per_byte == compare_models.bits_per_byte(found.losses, size)
 
 
-def test_all_that_is_known_of_two_models_goes_into_the_evaluation() -> None:
+def test_an_evaluation_holds_all_comparisons_of_the_two_models() -> None:
     rows = [{"labels": [B, A, B, A], "length": 4}] * 24
     one = [np.array([2.0, 3.0 + i]) for i in range(24)]
     other = [losses - 1 + 0.05 * i for i, losses in enumerate(one)]

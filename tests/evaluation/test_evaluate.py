@@ -44,7 +44,7 @@ def test_a_score_does_not_depend_on_the_batch_size(home: Path, model: object) ->
     assert scoring.score(model, rows.select([]), batch_size=4, pad_id=1) is None
 
 
-def test_no_question_has_no_reply(home: Path, model: object, tokenizer: object) -> None:
+def test_no_questions_give_no_replies(home: Path, model: object, tokenizer: object) -> None:
     rows = load_from_disk(paths.tokenized("small"))["eval"].select([])
     one = evaluate.Evaluation(
         EvaluateSettings(), Path(), {}, tokenizer, Names(), rows, [], 0, "here"
@@ -55,7 +55,7 @@ def test_no_question_has_no_reply(home: Path, model: object, tokenizer: object) 
 
 
 class Parrot(torch.nn.Module):
-    """A stand-in for a model: says what it is told to, token by token, padded with the end mark."""
+    """A stand-in for a model: repeats given texts token by token, padded with the end mark."""
 
     def __init__(self, said: dict[str, str], tokenizer: object) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def test_a_prompt_too_long_for_the_model_is_left_out_and_counted(tokenizer: obje
     assert [(r.text, r.ended) for r in found] == [("", "too long"), ("Two.", "end mark")]
 
 
-def test_replies_of_a_batch_are_those_of_one_by_one(model: object, tokenizer: object) -> None:
+def test_batched_replies_equal_those_made_one_by_one(model: object, tokenizer: object) -> None:
     prompts = [q.prompt for q in own_questions(["Hi.", "What is 3 plus 4?", "Count!"], Names())]
     together = reply(model, tokenizer, prompts, Names(), max_new_tokens=12, batch_size=3)
     alone = [reply(model, tokenizer, [p], Names(), max_new_tokens=12)[0] for p in prompts]
@@ -126,7 +126,7 @@ def test_exact_replies_are_counted_by_set_and_kind() -> None:
         Question("b", "2", "days", "held out"),
         Question("c", "3", "sums", "harder"),
         Question("d", None, "mine", "mine"),
-        Question("e", "so " * 21, "sums", "too long to be met to the letter"),
+        Question("e", "so " * 21, "sums", "too long for an exact match"),
     ]
     base = [Reply(t, "end mark", 1) for t in ("x", "x", "x", "x", "x")]
     tuned = [Reply(t, "end mark", 1) for t in ("1", "2 ", "3", "x", "so " * 21)]
@@ -140,7 +140,7 @@ def test_exact_replies_are_counted_by_set_and_kind() -> None:
     ]
 
 
-def test_questions_come_from_a_file_its_neighbour_or_the_eval_side(
+def test_questions_come_from_a_file_its_neighbour_or_the_held_out_set(
     home: Path, tokenizer: object
 ) -> None:
     dataset, manifest = tokenized.load(paths.tokenized("small"))

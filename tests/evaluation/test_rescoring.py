@@ -43,7 +43,7 @@ def test_all_are_scored_on_the_conversations_that_all_evaluate(two: list[compare
     assert len(comparison.same_conversations(found).text.splitlines()) == 3
 
 
-def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare_runs.Run]) -> None:
+def test_a_run_that_can_not_be_scored_says_why(two: list[compare_runs.Run]) -> None:
     whole, short = two
     facts = files.read_json(short.folder / FINISHED)
     shutil.rmtree(short.folder / "model")
@@ -58,7 +58,7 @@ def test_a_run_that_can_not_be_scored_there_says_why(two: list[compare_runs.Run]
     assert "is stopped" in comparison.same_conversations(found).text
 
 
-def test_without_a_conversation_that_all_evaluate_that_is_the_reason(
+def test_without_a_common_conversation_that_is_the_reason_given(
     two: list[compare_runs.Run],
 ) -> None:
     facts = files.read_json(two[1].folder / FINISHED)
@@ -68,7 +68,7 @@ def test_without_a_conversation_that_all_evaluate_that_is_the_reason(
     assert "the held-out set is empty" in comparison.same_conversations(found).text
 
 
-def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
+def test_adapters_without_their_base_are_named_and_the_others_scored(
     two: list[compare_runs.Run],
 ) -> None:
     config = {"base_model_name_or_path": "runs/elsewhere/model"}
@@ -78,12 +78,12 @@ def test_adapters_whose_base_is_not_here_are_told_and_the_others_scored(
     assert found["whole"]["loss"] > 0
 
 
-def test_without_being_asked_nothing_is_scored(two: list[compare_runs.Run]) -> None:
+def test_nothing_is_scored_unless_asked_for(two: list[compare_runs.Run]) -> None:
     assert rescoring.ranked({}) == {}
     assert comparison.same_conversations({}).text == comparison.OFF
 
 
-def test_how_far_a_run_is_above_the_best_comes_with_its_interval() -> None:
+def test_the_distance_to_the_best_run_has_an_interval() -> None:
     chance = np.random.default_rng(0)
     low = [chance.normal(1, 0.3, 5) for _ in range(40)]
     high = [losses + chance.normal(0.2, 0.05) for losses in low]

@@ -47,7 +47,7 @@ def model(session_home: Path) -> Any:
 def test_the_sample_task_counts_what_the_kit_counts(
     home: Path, model: Any, tokenizer: Any, capfd: pytest.CaptureFixture
 ) -> None:
-    """Write questions; every third has the model's own reply as its reference."""
+    """Every third question has the model's own reply as its reference."""
     asked = read_questions(home / "data" / "sample_questions.jsonl", Names())[:40]
     said = generation.reply(model, tokenizer, [q.prompt for q in asked], Names(), max_new_tokens=8)
     lines = (home / "data" / "sample_questions.jsonl").read_text().splitlines()
@@ -74,8 +74,8 @@ def test_the_sample_task_counts_what_the_kit_counts(
 
 
 @installed
-def test_choices_are_made_by_the_models_own_loss(home: Path, model: Any, tokenizer: Any) -> None:
-    """Write questions with two choices, the likelier one first in every other: half are right."""
+def test_choices_follow_the_models_own_loss(home: Path, model: Any, tokenizer: Any) -> None:
+    """Of two choices, every other question has the likelier one first: half are right."""
     words = ["Hi", "What is 7 plus 3?", "Name a colour.", "Why?"]
     lines = []
     for i, word in enumerate(words):
@@ -113,14 +113,14 @@ def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor
         ("data/broken.yaml", "tasks: data/broken.yaml can't be loaded"),
     ],
 )
-def test_what_is_no_task_is_refused_in_a_line(home: Path, task: str, said: str) -> None:
+def test_an_unknown_task_is_refused_in_one_line(home: Path, task: str, said: str) -> None:
     (home / "data" / "broken.yaml").write_text("task: broken\ndataset_path: /nowhere/at/all\n")
     with pytest.raises(UserError) as fault:
         load_tasks([task])
     assert str(fault.value).startswith(said) and "\n" not in str(fault.value)
 
 
-def test_without_the_harness_tasks_are_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_are_refused_first_if_the_harness_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="lm_eval is not installed -- pip install lm_eval"):
         check(["piqa"])
@@ -128,6 +128,6 @@ def test_without_the_harness_tasks_are_refused_first(monkeypatch: pytest.MonkeyP
     assert load_tasks([]) == {}
 
 
-def test_a_task_is_a_name() -> None:
+def test_a_task_must_be_a_name() -> None:
     with pytest.raises(UserError, match=r"tasks: got 3 -- write"):
         EvaluateSettings(tasks=[3])

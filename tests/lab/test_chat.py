@@ -35,7 +35,7 @@ def box(model: torch.nn.Module, tmp_path: Path) -> chat.Chat:
     return chat.Chat(evaluation(model, tmp_path, SETTINGS))
 
 
-def test_growing_ends_with_the_reply_itself(model: torch.nn.Module) -> None:
+def test_a_growing_reply_ends_as_the_reply_itself(model: torch.nn.Module) -> None:
     for seed in range(3):
         options = {"max_new_tokens": 12, "do_sample": True, "seed": seed}
         grown: list[str] = []
@@ -97,7 +97,7 @@ def test_everything_is_escaped(box: chat.Chat, monkeypatch: pytest.MonkeyPatch) 
         assert "cut at the longest reply" in side.shown.value
 
 
-def test_what_is_kept_is_read_again(box: chat.Chat, tmp_path: Path) -> None:
+def test_a_kept_conversation_can_be_read_again(box: chat.Chat, tmp_path: Path) -> None:
     side = box.sides[1]
     side.keep_it()
     assert "nothing was said" in side.shown.value and not (tmp_path / "chat.txt").exists()

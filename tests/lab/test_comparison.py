@@ -68,7 +68,7 @@ def test_only_what_differs_is_shown(home: Path) -> None:
 
 
 def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
-    """a: 100 and 200 tokens; b: only 150. There, a is halfway between its evaluations."""
+    """a has 100 and 200 tokens, b only 150: there, a is halfway between its evaluations."""
     make(home, "a", 100, [4.0, 2.0])
     make(home, "b", 150, [2.5], learning_rate=2e-3)
     chosen = compare_runs.load_runs(["a", "b"])
@@ -80,7 +80,7 @@ def test_losses_are_compared_at_equal_trained_tokens(home: Path) -> None:
     assert "eval loss at 150 tokens" in shown[0] and "3.0000" in shown[1]
 
 
-def test_a_run_that_failed_early_does_not_move_the_place_where_runs_are_compared(
+def test_a_run_that_failed_early_does_not_move_the_point_of_comparison(
     home: Path,
 ) -> None:
     make(home, "a", 100, [4.0, 2.0])
@@ -91,7 +91,7 @@ def test_a_run_that_failed_early_does_not_move_the_place_where_runs_are_compared
     assert compare_runs.equal_tokens(chosen[1:]) == 100
 
 
-def test_a_run_without_an_evaluation_takes_nothing_from_the_others(home: Path) -> None:
+def test_a_run_without_an_evaluation_does_not_disturb_the_others(home: Path) -> None:
     make(home, "a", 100, [4.0, 2.0])
     folder = make(home, "b", 100, [float("nan")], learning_rate=2e-3)
     assert json.loads((folder / METRICS).read_text().splitlines()[-1])["loss"] is None
@@ -128,7 +128,7 @@ def test_evaluations_between_two_logged_steps_count_what_was_trained_by_then(hom
     assert run.trained_tokens([0, 5, 10]).tolist() == [0, 50, 100]
 
 
-def test_other_eval_sides_and_unfinished_runs_are_told(home: Path) -> None:
+def test_different_held_out_sets_and_unfinished_runs_are_noted(home: Path) -> None:
     make(home, "a", 100, [3.0])
     (make(home, "b", 100, [2.0], eval_tokens=40) / FINISHED).unlink()
     sides, state = compare_runs.notes(compare_runs.load_runs([]))
@@ -145,7 +145,7 @@ def test_labels_are_the_values_that_differ_or_the_names(home: Path) -> None:
 
 
 def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
-    """Compare at the 100 tokens that all reached, though one run went further."""
+    """Runs are compared at the 100 tokens that all reached, though one went further."""
     for name, rate, size, losses in (
         ("a", 2e-3, 8, [1.0]), ("b", 1e-3, 8, [2.0]), ("c", 1e-3, 16, [3.0, 0.5]),
     ):  # fmt: skip
@@ -158,8 +158,8 @@ def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
     assert compare_runs.grid(compare_runs.load_runs(["a", "b"])) is None
 
 
-def test_a_trial_is_taken_where_it_is_named(home: Path) -> None:
-    """A pattern leaves trials out: all runs would be compared at their few tokens."""
+def test_a_trial_is_loaded_only_by_its_name(home: Path) -> None:
+    """A pattern leaves trials out: otherwise all runs would be compared at a trial's few tokens."""
     make(home, "lr.1", 100, [3.0])
     make(home, "lr.1.probe", 5, [9.0], trial=True)
     assert [run.name for run in compare_runs.load_runs(["lr.*"])] == ["lr.1"]
@@ -167,8 +167,8 @@ def test_a_trial_is_taken_where_it_is_named(home: Path) -> None:
     assert [run.name for run in compare_runs.load_runs(["lr.1.probe"])] == ["lr.1.probe"]
 
 
-def test_an_evaluation_between_two_logged_steps_is_where_runs_are_compared(home: Path) -> None:
-    """Half a step of 99 tokens is not a whole number."""
+def test_runs_are_compared_even_at_an_evaluation_between_two_logged_steps(home: Path) -> None:
+    """Half of 99 tokens is not a whole number."""
     folder = make(home, "a", 99, [3.0])
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     lines[-1]["step"] = 5
@@ -189,7 +189,7 @@ def test_a_cell_of_the_grid_is_the_mean_over_its_seeds(home: Path) -> None:
     assert found["counts"].tolist() == [[2, 0], [0, 1]]
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
+def test_runs_that_differ_only_in_their_seed_are_one_line(home: Path) -> None:
     """By hand: 1 and 2 have mean 1.5, standard error 0.5, and t = 12.706 at 95 %."""
     for rate, seed, loss in ((1e-3, 1, 1.0), (1e-3, 2, 2.0), (2e-3, 1, 1.5), (2e-3, 2, 2.7)):
         make(home, f"r{rate}.{seed}", 100, [loss], learning_rate=rate, seed=seed)
@@ -205,7 +205,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(home: Path) -> None:
     assert lines[2].endswith("+0.6000 (-0.6706 to +1.8706)")
 
 
-def test_without_seeds_or_with_something_else_there_is_no_such_line(home: Path) -> None:
+def test_there_is_no_such_line_without_seeds_or_if_more_differs(home: Path) -> None:
     make(home, "a", 100, [3.0], seed=1)
     make(home, "b", 100, [2.0], seed=2, learning_rate=2e-3)
     assert seeds.over_seeds(compare_runs.load_runs([])) == []
@@ -225,7 +225,7 @@ def carded(folder: Path, base: str, **code: object) -> None:
     files.write_json(folder / "run_card.json", card)
 
 
-def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> None:
+def test_random_initial_weights_do_not_split_a_group_of_seeds(home: Path) -> None:
     for seed, scratch in ((1, True), (2, True), (3, False), (4, False)):
         carded(make(home, f"{seed}", 100, [3.0], seed=seed, from_scratch=scratch), f"{seed}")
     found = [group.by_seed for group in seeds.over_seeds(compare_runs.load_runs([]))]
@@ -233,7 +233,7 @@ def test_the_random_weights_of_a_run_from_scratch_go_by_its_seed(home: Path) -> 
     assert len(comparison.seeds(compare_runs.load_runs([])).text.splitlines()) == 4
 
 
-def test_other_code_makes_no_other_group_and_is_told(home: Path) -> None:
+def test_other_code_does_not_split_a_group_and_is_noted(home: Path) -> None:
     """A commit made overnight, or a changed file, is not a setting."""
     carded(make(home, "a", 100, [3.0], seed=1), "b", commit="x", clean=True)
     carded(make(home, "b", 100, [2.0], seed=2), "b", commit="y", clean=False)
@@ -244,7 +244,7 @@ def test_other_code_makes_no_other_group_and_is_told(home: Path) -> None:
     assert note == "besides settings, these differ: code commit, code clean"
 
 
-def test_a_seed_that_was_trained_twice_counts_once_and_is_told(home: Path) -> None:
+def test_a_seed_that_was_trained_twice_counts_once_and_is_named(home: Path) -> None:
     for name, seed, loss in (("a", 1, 1.0), ("b", 2, 2.0), ("b.repeat-1", 2, 4.0)):
         make(home, name, 100, [loss], seed=seed)
     (group,) = seeds.over_seeds(compare_runs.load_runs([]))
@@ -252,7 +252,7 @@ def test_a_seed_that_was_trained_twice_counts_once_and_is_told(home: Path) -> No
     assert "1, 2 (2 runs)" in comparison.seeds(compare_runs.load_runs([])).text
 
 
-def test_other_eval_sides_are_not_held_against_each_other(home: Path) -> None:
+def test_different_held_out_sets_are_not_compared(home: Path) -> None:
     for size, seed in ((8, 1), (8, 2), (16, 1), (16, 2)):
         loss = size + seed
         make(home, f"{size}.{seed}", 100, [loss], eval_tokens=size, block_size=size, seed=seed)
@@ -260,8 +260,8 @@ def test_other_eval_sides_are_not_held_against_each_other(home: Path) -> None:
     assert lines[2].endswith("another held-out set")
 
 
-def test_seeds_of_a_shell_or_without_one_are_numbers(home: Path) -> None:
-    """A shell's flags are strings; a file of the user's own may leave the seed to the default."""
+def test_a_seed_is_a_number_even_from_a_shell_or_by_default(home: Path) -> None:
+    """A shell's flags are strings; a user's own arguments may leave the seed at its default."""
     flags = {"seed": "7", "from_scratch": "False", "report_to": "none", "dataset_sha256": "d"}
     for name, base in (("a", "aaa"), ("b", "bbb")):
         folder = make(home, name, 100, [3.0])
@@ -277,7 +277,7 @@ def test_seeds_of_a_shell_or_without_one_are_numbers(home: Path) -> None:
     assert group.by_seed == {7: 3.0, 42: 3.0}
 
 
-def test_seeds_that_were_not_evaluated_where_runs_are_compared_are_told(home: Path) -> None:
+def test_seeds_not_evaluated_at_the_point_of_comparison_are_noted(home: Path) -> None:
     """A short run of another kind is among them."""
     for name, rate, size in (("a", 1e-3, 8), ("b", 2e-3, 16)):
         make(home, name, 100, [3.0], learning_rate=rate, block_size=size, seed=1)

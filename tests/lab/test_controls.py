@@ -42,7 +42,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def table(*lengths: int) -> Table:
-    """Make conversations of these lengths, one per line, the second half of each a reply."""
+    """Make one conversation per line with these lengths; the second half of each is a reply."""
     parts = [
         EncodedPart(
             ids=np.arange(n, dtype=np.int32),
@@ -71,7 +71,7 @@ ROWS = table(10, 50, 70, 70, 130, 300)
 
 
 def dial(control: controls.Controls, label: str) -> list[ipywidgets.Widget]:
-    """Return its slider, its field, and the message beside them."""
+    """Return a dial's slider, its field, and the message beside them."""
     rows = [w for w in control.box.children if isinstance(w, ipywidgets.HBox)]
     return next(list(row.children) for row in rows if row.children[0].description == label)
 
@@ -124,12 +124,12 @@ def test_the_parameters_are_on_the_training_sliders(
     assert control.settings == settings and control.overrides() == {}
 
 
-def test_no_conversation_is_no_reason_to_fail(screen: Screen) -> None:
+def test_dials_work_without_a_conversation(screen: Screen) -> None:
     control = controls.block_size(TokenizeSettings(), ROWS.select(slice(0)))
     assert slider(control, "block size").value == 280
 
 
-def test_moving_overrides_in_sight_and_reset_restores(screen: Screen) -> None:
+def test_moving_a_dial_overrides_visibly_and_reset_restores(screen: Screen) -> None:
     settings = TokenizeSettings(block_size=280, seed=3)
     control = controls.block_size(settings, ROWS)
     before = screen.shown[1]
@@ -230,7 +230,7 @@ def test_a_rate_of_0_is_a_number_on_the_dial(screen: Screen) -> None:
     assert 0 not in slider(control, "learning rate").options
 
 
-def test_a_rate_far_above_what_fits_is_told_of(screen: Screen) -> None:
+def test_a_rate_far_above_what_fits_is_pointed_out(screen: Screen) -> None:
     control = training()
     assert facts(screen)["learning rate"] == "0.002 (tiny starts from random weights)"
     slider(control, "learning rate").value = 1e-2  # five times
@@ -242,7 +242,7 @@ def test_a_rate_far_above_what_fits_is_told_of(screen: Screen) -> None:
 
 
 def test_what_the_dial_no_longer_shows_is_not_written(screen: Screen) -> None:
-    """In 01 the remedy is to run the cells below the dial again, which use its value."""
+    """In 01 the remedy is to run the cells below the dial again; they use its value."""
     control = controls.block_size(TokenizeSettings(block_size=280), ROWS)
     chosen = control.settings
     control.require(chosen)
@@ -261,7 +261,7 @@ def test_what_the_dial_no_longer_shows_is_not_written(screen: Screen) -> None:
 
 
 @pytest.mark.parametrize("too_long", ["drop", "cut", "error"])
-def test_the_consequences_are_what_fit_will_do(screen: Screen, too_long: str) -> None:
+def test_the_consequences_are_those_of_selection_fit(screen: Screen, too_long: str) -> None:
     settings = TokenizeSettings(block_size=280, too_long=too_long)
     control = controls.block_size(settings, ROWS)
     for size in (280, 64, 300):
@@ -326,7 +326,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert len(rates) == 6 and max(rates) <= control.settings.learning_rate == 2e-3
 
 
-def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
+def test_the_time_comes_from_the_last_run_and_the_memory_from_the_forecast(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last = measured.Measured(paths.run("old"), 1, False, 100.0, 3.0, 1600.0, 800.0)
@@ -347,10 +347,10 @@ def test_the_time_goes_by_the_last_run_and_the_memory_by_the_forecast(
 
 
 @pytest.mark.parametrize("correction", [1.0, 1.5])
-def test_01_forecasts_what_02_would_by_its_defaults(
+def test_01_forecasts_what_02_would_with_its_defaults(
     home: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch, correction: float
 ) -> None:
-    """The same micro-batch at each block size, and the same run that corrects it."""
+    """At each block size, micro-batch and correcting run are those of 02."""
     plain = TrainSettings()
     if correction > 1:
         run = paths.run(f"took{correction}")
@@ -375,10 +375,10 @@ def test_01_forecasts_what_02_would_by_its_defaults(
         assert ("all times 1.50" in wanted["correction"]) == (correction > 1)
 
 
-def test_01_says_what_will_not_fit_and_what_is_no_model(
+def test_01_says_what_will_not_fit_and_what_is_not_a_model(
     home: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder may hold a tokenizer alone; a host that fits is not mentioned."""
+    """A folder may hold only a tokenizer; the host is mentioned only if it is too small."""
     monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
     controls.block_size(TokenizeSettings(), ROWS)
     said = lines(screen.shown[-2])

@@ -98,8 +98,10 @@ def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> No
     assert replies == log == NOTHING
 
 
-def test_a_broken_run_is_told_of_below_the_status_line(folder: Path, outputs: Outputs) -> None:
-    """They are shown while it trains, and when it has finished."""
+def test_warnings_of_a_broken_run_are_shown_below_the_status_line(
+    folder: Path, outputs: Outputs
+) -> None:
+    """Warnings are shown during the training and after it."""
     append_event(folder, "start", **START, vocabulary=1024)
     seen = []
 
@@ -136,7 +138,9 @@ def test_the_first_interrupt_asks_and_the_second_ends(folder: Path, outputs: Out
     assert said[0] is True and guard.closed
 
 
-def test_a_training_that_saves_on_request_is_said_to_go_on(folder: Path, outputs: Outputs) -> None:
+def test_a_training_that_saves_on_request_is_said_to_be_resumable(
+    folder: Path, outputs: Outputs
+) -> None:
     def stop() -> None:
         (folder / "checkpoint-7").mkdir()
         checkpoints.seal(folder / "checkpoint-7", step=7)
@@ -157,7 +161,7 @@ def test_an_interrupt_before_the_first_step_ends_it_at_once(folder: Path, output
 
 
 @pytest.mark.parametrize("code", [75, -signal.SIGQUIT])  # its exit code; too early for signals
-def test_a_guard_that_was_told_to_end_is_a_stop(folder: Path, code: int) -> None:
+def test_a_terminated_guard_counts_as_a_stop(folder: Path, code: int) -> None:
     with pytest.raises(Stopped, match="before the first checkpoint"):
         process.Training(folder, Process(code=code), 0).check()
 
@@ -200,7 +204,7 @@ def test_watching_by_name_leaves_the_training_alone(
     assert len(outputs[1].axes[0].get_lines()[0].get_xdata()) == 2  # the whole curve
 
 
-def test_interrupting_who_only_watches_stops_nothing(
+def test_interrupting_a_mere_watcher_stops_nothing(
     folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(folder, 5)

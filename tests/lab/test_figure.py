@@ -17,7 +17,7 @@ KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
 
 
 def stepped(kind: str, steps: int, peak: float, warmup_steps: float) -> list[float]:
-    """Return the rate that a real optimizer gets at each step."""
+    """Return the learning rate that a real optimizer gets at each step."""
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=peak)
     few = TrainingArguments(output_dir="unused", warmup_steps=warmup_steps, use_cpu=True)
@@ -33,7 +33,7 @@ def stepped(kind: str, steps: int, peak: float, warmup_steps: float) -> list[flo
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("warmup_steps", [0, 0.05, 0.3, 1, 7, 60])
 @pytest.mark.parametrize("steps", [1, 41])
-def test_schedule_is_transformers_own(kind: str, warmup_steps: float, steps: int) -> None:
+def test_schedule_equals_that_of_transformers(kind: str, warmup_steps: float, steps: int) -> None:
     rates = training.schedule(steps, 2e-3, warmup_steps, kind)
     assert rates.shape == (steps,)
     np.testing.assert_allclose(rates, stepped(kind, steps, 2e-3, warmup_steps), rtol=0, atol=1e-15)
@@ -67,7 +67,7 @@ def compared(base: Any, tuned: Any, sets: int) -> dict[str, Any]:
 
 
 def runs(count: int, evals: int = 2) -> list[compare_runs.Run]:
-    """Make runs of 60 steps that differ in their rate, with one evaluation a step at their end."""
+    """Make runs of 60 steps that differ in their rate; the last `evals` steps are evaluated."""
     each = {"loss": 1.0, "trained_tokens": 100}
     made = [start(), *({"event": "train", "step": step, **each} for step in range(1, 61))]
     made += [{"event": "eval", "step": 61 - i, **each} for i in range(evals, 0, -1)]
@@ -211,7 +211,7 @@ def test_schedule_figure_marks_epochs() -> None:
     assert [line.get_xdata()[0] for line in epochs] == [10, 20, 30]
 
 
-def test_comparison_bars_are_the_evaluations_numbers() -> None:
+def test_comparison_bars_are_the_numbers_of_the_evaluation() -> None:
     left, right = evaluation.comparison(compared(3.0, 2.0, 2)).axes
     assert [bar.get_height() for bar in left.patches] == [3.0, 2.0]
     assert [bar.get_height() for bar in right.patches] == [25.0, 25.0, 75.0, 75.0]

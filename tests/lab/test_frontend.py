@@ -24,7 +24,7 @@ from neoxkit.lab import frontend
         ([], False),
     ],
 )
-def test_widgets_are_shown_where_somebody_can_move_them(
+def test_widgets_are_shown_only_where_somebody_can_move_them(
     command: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = type("Process", (), {"__init__": lambda *_: None, "cmdline": lambda _: command})
@@ -70,7 +70,7 @@ def test_the_server_is_asked_for_this_kernel(
     assert frontend.num_tabs() is None
 
 
-def test_without_a_server_nobody_is_said_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_number_of_tabs_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontend, "_address", lambda: None)
     assert frontend.num_tabs() is None
     monkeypatch.setattr(frontend, "_address", lambda: ("http://127.0.0.1:9/x", "t"))

@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def opened(home: Path) -> Iterator[Open]:
-    """Open a notebook, or a copy named after its run with other parameters."""
+    """Open a notebook, or a copy with other parameters that is named after its run."""
     with lab_driver.jupyterlab(home) as address, lab_driver.chromium() as browser:
 
         def open_notebook(name: str, /, **parameters: object) -> lab_driver.Notebook:
@@ -109,7 +109,7 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
         tab.run(part)
         tab.wait_for(part, "block_size: the dial says 64, the cells below it were run with 280")
     assert files.read_json(written) == in_the_browser
-    tab.run("fitted = selection.fit_sides", "notebook:run-all-below")  # which is the remedy
+    tab.run("fitted = selection.fit_sides", "notebook:run-all-below")  # the remedy
     tab.wait_for("tokenized.save(", "Tokenized conversations")
     tab.wait_for("fitted = selection.fit_sides", "longer than 64 tokens")
     assert files.read_json(written)["block_size"] == 64
@@ -163,9 +163,7 @@ def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, open
     tab.close()
 
 
-def test_what_is_saved_in_the_parameters_is_not_what_the_command_line_uses(
-    home: Path, opened: Open
-) -> None:
+def test_the_command_line_ignores_saved_parameters(home: Path, opened: Open) -> None:
     path = home / "notebooks" / "01_tokenize.ipynb"
     committed = path.read_bytes()
     try:
@@ -182,7 +180,7 @@ def test_what_is_saved_in_the_parameters_is_not_what_the_command_line_uses(
         path.write_bytes(committed)
 
 
-def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
+def test_02_draws_stops_and_resumes(home: Path, opened: Open) -> None:
     tab = opened("02_train", dataset="small", run="lab", max_steps=200, eval_steps=100)
     tab.run_all()
     tab.wait_for(WATCH, "left")
@@ -202,7 +200,9 @@ def test_02_draws_stops_and_goes_on(home: Path, opened: Open) -> None:
     tab.close()
 
 
-def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened: Open) -> None:
+def test_after_a_closed_tab_the_training_and_the_whole_curve_remain(
+    home: Path, opened: Open
+) -> None:
     tab = opened("02_train", dataset="small", run="away", max_steps=500, eval_steps=0.5)
     tab.run_all()
     tab.wait_for(WATCH, "left")
@@ -212,7 +212,7 @@ def test_a_closed_tab_leaves_the_training_and_the_whole_curve(home: Path, opened
     step = events(home, "away", "train")[-1]["step"]
     back = opened("02_train-away")
     wait_until(lambda: events(home, "away", "train")[-1]["step"] > step, back)
-    back.wait_until_idle()  # the cell has ended, the training has not
+    back.wait_until_idle()  # the cell has ended, but not the training
     assert standing_of(home / "runs" / "away").state == "training"
     back.run(WATCH)
     back.wait_for(WATCH, "left")

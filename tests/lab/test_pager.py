@@ -30,7 +30,7 @@ def page_of(row: Any) -> view.View:
     return data.trained_tokens(row, loading.load_tokenizer(TINY))
 
 
-def test_it_begins_with_the_first_conversation_and_turns_pages(shown: Outputs) -> None:
+def test_it_begins_at_the_first_conversation_and_turns_pages(shown: Outputs) -> None:
     pager = pages(shown)
     assert "the training set: 5" in shown[0]["text/plain"]
     assert shown[1] == page_of(TRAIN[0]) and pager.number.max == 5
@@ -52,7 +52,7 @@ def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
     assert len(names) == len(set(names))
     for finding in audit.findings(SIDES):
         for side, rows in finding.rows.items():
-            name = f"{side}: {finding.what}"
+            name = f"{data.SETS[side]}: {finding.what}"
             assert (name in names) == (len(rows) > 0)
             if len(rows):
                 pager.number.value = pager.number.max
@@ -63,7 +63,7 @@ def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
 
 def test_the_longer_kind_after_a_shorter_one_pages_on(shown: Outputs) -> None:
     pager = pages(shown)
-    pager.kind.value = "train: repeats another one exactly"
+    pager.kind.value = "training set: repeats another one exactly"
     assert pager.number.max == 1 and shown[1] == page_of(TRAIN[1])
     pager.kind.value = "the training set"
     assert pager.number.max == 5 and shown[1] == page_of(TRAIN[0])

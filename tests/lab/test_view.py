@@ -13,7 +13,7 @@ from neoxkit.lab import data, evaluation, view
 from neoxkit.lab.view import View
 from neoxkit.settings import TrainSettings
 
-# Markup, ANSI colours, bidi controls, NUL, DEL, C1, private use, half a character, no width.
+# Markup, ANSI colours, bidi controls, NUL, DEL, C1, private use, half a character, zero width.
 NASTY = {
     "<script>alert('x')</script>": "<script>alert('x')</script>",
     '<img src=x onerror="a">&amp;': '<img src=x onerror="a">&amp;',
@@ -85,8 +85,8 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#111111"])
-def test_an_alert_is_seen_in_both_themes(background: str) -> None:
-    """WCAG 2 asks for 3 to 1 in graphical marks; the words have the theme's colour."""
+def test_an_alert_is_visible_in_both_themes(background: str) -> None:
+    """WCAG 2 asks for a contrast of 3 to 1 in graphics; the words have the theme's colour."""
     shown = view.alert(["the loss rose", "so did the other"])
     assert f"border-left:6px solid {view.ALERT_COLOUR};" in shown.html
     assert not re.search(r"[;\"]color:", shown.html)
@@ -95,7 +95,7 @@ def test_an_alert_is_seen_in_both_themes(background: str) -> None:
     assert shown.text == "warning: the loss rose\nwarning: so did the other"
 
 
-def test_no_alert_takes_no_room() -> None:
+def test_without_warnings_an_alert_takes_no_room() -> None:
     assert view.alert([]) == view.NOTHING
     line = View("<p>a</p>", "a")
     assert line + view.alert([]) == view.NOTHING + line == line
@@ -211,7 +211,7 @@ def test_replies_and_answers_escape(given: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 12, 13, 100])
-def test_replies_shows_at_most_so_many_spread_evenly(count: int) -> None:
+def test_at_most_so_many_replies_are_shown_spread_evenly(count: int) -> None:
     asked = [question(f"q{i}\n\nJoi:") for i in range(count)]
     base = [reply(f"b{i}") for i in range(count)]
     tuned = [reply(f"t{i}") for i in range(count)]
@@ -296,7 +296,7 @@ def test_progress_draws_at_most_twice_a_second_and_always_the_end(
     assert len(screen.views) == drawn + 2  # the end is never throttled
 
 
-def test_a_long_name_may_break_behind_its_dots() -> None:
+def test_a_long_name_may_break_after_its_dots() -> None:
     shown = view.table([("night.learning_rate=0.001.block_size=128", "data.txt is <b>", "1.5")])
     assert "night.<wbr>learning_rate=0.001.<wbr>block_size=128<" in shown.html
     assert "data.txt is &lt;b&gt;" in shown.html and ">1.5<" in shown.html
