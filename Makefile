@@ -17,7 +17,7 @@ help:
 	@echo "make setup   .venv alone; the others do it on first use"
 	@echo "make demo    set up, then the three notebooks on the built-in sample and model"
 	@echo "make test    set up, then the tests"
-	@echo "make test-fast  the tests that start no process: about two minutes on two cores"
+	@echo "make test-fast  the tests that do not start a process: about two minutes on two cores"
 	@echo "make test-demo  the whole demo and what its model must answer"
 	@echo "make test-slow  what takes minutes: a compiled model, a killed sweep, measured memory"
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"

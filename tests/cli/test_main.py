@@ -73,7 +73,7 @@ class Papermill(ModuleType):
         write_results(Path(source).stem, paths.tokenized(name), Path(target).parent)
 
     def given(self) -> dict[str, dict[str, Any]]:
-        """Return each notebook's values that differ from the defaults; all parameters are injected."""
+        """Return each notebook's values other than the defaults; every parameter is injected."""
         stages = {stage.notebook: stage for stage in NOTEBOOKS}
         for stem, _, injected in self.calls:
             assert [*injected] == [field.name for field in fields(stages[stem])]
@@ -424,7 +424,7 @@ def test_a_failing_notebook_stops_those_after_it(
 
 
 def test_a_kernel_that_did_not_start_is_started_again(capsys: CapSys, papermill: Papermill) -> None:
-    """A kernel may die twice, if a port was taken; a third death is raised, like any other error."""
+    """A kernel may die twice, its port taken; a third death is raised, like any other error."""
     died = RuntimeError("Kernel died before replying to kernel_info")
     papermill.faults = [died, died]
     assert cli.main(["run", "--only", "01_tokenize"]) == 0
