@@ -118,20 +118,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     that fails does not stop the others.
     """
     parts = environments([variant.settings for variant in made], at_once)
-    for variant in made:  # before the first of them starts
-        try:
-            checks.check(_with_its_ranks(variant.settings, parts[0]))
-        except UserError as mistake:
-            raise mistake.of(variant.settings.run) from None
-    to_train = [v for v in made if state_of(v.folder) != "finished"]
-    wanted = [_with_its_ranks(variant.settings, parts[0]) for variant in to_train]
-    for doubt in forecast.doubts(wanted, min(len(parts), len(wanted))):
-        terminal.note(f"{doubt}; trying anyway")
-    for settings in (made[0].settings, EvaluateSettings()):
-        if settings.notebook in notebooks:
-            terminal.note(*unused(settings, made[0].parameters))
-    for settings in (variant.settings for variant in to_train):
-        terminal.note(*(f"{settings.run}: {doubt}" for doubt in command.doubts(settings)))
+    _check_before(made, parts, notebooks)
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:
         slots.put(part)
@@ -169,6 +156,27 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
         return STOPPED
     codes = [end.result() for end in ends.values()]
     return _compare(name, made) or next((code for code in codes if code), 0)
+
+
+def _check_before(
+    made: Sequence[Variant], parts: Sequence[Mapping[str, str]], notebooks: Sequence[str]
+) -> None:
+    """Refuse what a variant would refuse later, and print doubts, before the first one starts."""
+    unfinished = []
+    for settings in (_with_its_ranks(variant.settings, parts[0]) for variant in made):
+        try:
+            checks.check(settings)
+        except UserError as mistake:
+            raise mistake.of(settings.run) from None
+        if state_of(paths.run(settings.run)) != "finished":
+            unfinished.append(settings)
+    for doubt in forecast.doubts(unfinished, min(len(parts), len(unfinished))):
+        terminal.note(f"{doubt}; trying anyway")
+    for held in (made[0].settings, EvaluateSettings()):
+        if held.notebook in notebooks:
+            terminal.note(*unused(held, made[0].parameters))
+    for settings in unfinished:
+        terminal.note(*(f"{settings.run}: {doubt}" for doubt in command.doubts(settings)))
 
 
 def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSettings:
