@@ -204,6 +204,17 @@ def test_histogram_counts_every_conversation_once(lengths: list[int], block_size
     ]
 
 
+def test_a_histogram_says_that_its_last_bar_holds_longer_texts() -> None:
+    few, many = [10] * 500, [10] * 500 + [100_000]
+    said = "the last bar holds all up to 100,000 tokens"
+    for lengths, title in ((few, ""), (many, said)):
+        figures = (
+            data.length_histogram(lengths, 64),
+            data.turn_histogram({"user": np.array(few), "agent": np.array(lengths)}),
+        )
+        assert [figure.axes[0].get_title(loc="left") for figure in figures] == [title] * 2
+
+
 def test_schedule_figure_marks_epochs() -> None:
     (axes,) = training.schedule_figure(training.schedule(40, 1e-3, 0, "linear"), 10).axes
     curve, *epochs = axes.get_lines()
