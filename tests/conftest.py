@@ -16,7 +16,7 @@ from crashes import crashes  # noqa: F401 - a fixture
 from zygote import Zygote, job
 
 from neoxkit import errors, paths
-from neoxkit.launch import process
+from neoxkit.launch import checks, process
 from neoxkit.launch.command import environment
 from neoxkit.runs.events import History, read_events
 from neoxkit.settings import TrainSettings
@@ -175,6 +175,7 @@ def starts_sooner(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -
                 raise errors.TrainingError(errors.sentence(last))
 
     def start(settings: TrainSettings, **trial: Any) -> Ended:
+        checks.check(settings, **trial)
         zygote.run(job(settings, **trial))
         return Ended(paths.run(settings.run))
 

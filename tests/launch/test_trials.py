@@ -72,6 +72,6 @@ def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -
     files.write_json(folder / ARGUMENTS, whole)
     mine = home / "runs" / "again.probe"
     folder.rename(mine)  # a run of a person's own that has the name of a trial
-    with pytest.raises(UserError, match=r"again\.probe is finished"):
+    with pytest.raises(UserError, match=r"^run: was started with other settings .*trial"):
         trials.probe(BASE.replace(run="again", probe_steps=2), lambda label: silent)
     assert (mine / FINISHED).is_file()
