@@ -107,6 +107,23 @@ def test_a_label_that_may_be_the_agents_or_not_is_refused(read: Read) -> None:
     assert trained(read(content, agent_name="Agent")).count("plum") == 4
 
 
+@pytest.mark.parametrize("num", [1, 2, 4])
+@pytest.mark.parametrize("user", ["User", "Human"])
+def test_a_given_asker_followed_only_by_an_asking_name_is_refused(
+    read: Read, user: str, num: int
+) -> None:
+    """A Human who answers a User is unusual: the remedy is to say who answers, and it works."""
+    other = {"User": "Human", "Human": "User"}[user]
+    content = talks(f"{user}: ", f"{other}: ", num=num)
+    said = f'follows {user}: {other} ({num}) -- set agent_name, for example to "{other}"'
+    with pytest.raises(
+        UserError, match=re.escape(f"t.txt:1: only a name that usually asks {said}")
+    ):
+        read(content, user_name=user)
+    file = read(content, user_name=user, agent_name=other)
+    assert (trained(file).count("plum"), trained(file).count("kiwi")) == (num, 0)
+
+
 UNENDED = talks("User: ", "Agent: ", end="\n\n")
 
 

@@ -1,6 +1,7 @@
-"""Detect how a conversation file is written: format, the two names, end of a conversation."""
+"""Detect how a conversation file is written: its format, the two names, labels in mid-paragraph."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,37 +25,44 @@ class Form(NamedTuple):
     glued: bool = False
 
 
-def check_names(agent_name: str, user_name: str) -> None:
-    """Refuse names given by the user that can't be those of two sides."""
-    for parameter, name in (("agent_name", agent_name), ("user_name", user_name)):
+def check_names(given: Names) -> None:
+    """Refuse names set by the user that can't be the labels of two sides; "" is not set."""
+    for parameter, name in (("agent_name", given.agent), ("user_name", given.user)):
         if any(c in name for c in ":\n<>`"):
             raise UserError(parameter, f"{name!r} can't be a label", "give the name alone")
-    if agent_name and naming.same(agent_name, user_name or "User"):
-        what = f"{agent_name!r} can't answer itself"
+    if given.agent and naming.same(given.agent, given.user or "User"):
+        what = f"{given.agent!r} can't answer itself"
         raise UserError("agent_name", what, "set user_name to the other side's name")
 
 
 def text_form(
-    path: Path, head: str, agent_name: str, user_name: str, end_mark: str, names_of: str = ""
-) -> tuple[Form, list[text_format.Piece], Votes]:
-    """Detect a text file's form from its beginning; also return the conversations and votes there.
+    path: Path, head: str, given: Names, end_mark: str, names_of: str
+) -> tuple[Form, list[text_format.Piece]]:
+    """Detect a text file's form from its beginning; also return the conversations in it.
 
     Search for labels at the start of paragraphs; then at the start of any line, if few
     conversations have an answer there or no name is known to ask.
     """
     mark = end_mark if end_mark != text_format.NO_MARK else END_MARK
     pieces = text_format.split(head, mark).pieces
-    votes, glued = naming.votes(pieces, user_name, agent_name), False
+    votes, glued = naming.collect_votes(pieces, given), False
     if votes.answered() < naming.SHARE or not votes.known():
-        other = naming.votes(pieces, user_name, agent_name, glued=True)
+        other = naming.collect_votes(pieces, given, glued=True)
         if (other.known(), other.answered()) > (votes.known(), votes.answered()):
             votes, glued = other, True
-    names = naming.choose(path, votes, user_name, agent_name)
-    if not names and user_name and not votes.has(user_name):
-        raise text_format.no_turn_of(path, user_name, "user_name", votes, names_of)
-    if not names:
-        raise text_format.nobody_answers(path, pieces, votes)
-    return Form("text", names, end_mark, glued), pieces, votes
+    return Form("text", choose_names(path, pieces, votes, given, names_of), end_mark, glued), pieces
+
+
+def choose_names(
+    path: Path, pieces: Sequence[text_format.Piece], votes: Votes, given: Names, names_of: str
+) -> Names:
+    """Choose the two names of a file that begins with these conversations; refuse if a side has
+    none."""
+    if names := naming.choose(path, votes, given):
+        return names
+    if given.user and not votes.has(given.user):
+        raise text_format.no_turn_of(path, given.user, "user_name", votes, names_of)
+    raise text_format.nobody_answers(path, pieces, votes)
 
 
 def refuse_other_formats(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from neoxkit.data.conversation import Names
 from neoxkit.data.labels import any_labels, finder
 from neoxkit.errors import UserError
 
-# Names that tell which side they are, in any case.
+# Names that tell which side they belong to, in upper or lower case.
 ASKING = {
     "user", "human", "question", "q", "instruction", "prompt", "query", "input", "customer",
     "client", "student", "patient", "person", "me", "you", "用户",
@@ -20,19 +20,21 @@ ANSWERING = {
     "agent", "assistant", "answer", "a", "bot", "chatbot", "ai", "gpt", "chatgpt", "response",
     "reply", "output", "completion", "model", "助手",
 }  # fmt: skip
-MOST_LABELS = 12  # examined in a conversation, after the asker's
-SHARE = 0.9  # of the conversations that two names must fit to be certain
-FEWEST = 3  # conversations; with fewer, such names are not taken for the two sides
-RIVAL = 0.05  # of the votes for the top name; another name with more is a rival
+MOST_LABELS = 12  # different names examined in a conversation, after the asker's
+SHARE = 0.9  # share of conversations that two names must fit to be certain
+FEWEST = 3  # conversations: with fewer, unknown names are not taken for the two sides
+RIVAL = 0.05  # share of the top name's votes: another name with that many is a rival
+_PARAMETERS = {"ask": "user_name", "answer": "agent_name"}  # set these to settle a doubtful vote
 
 
 @dataclass
 class Votes:
     """The conversations' votes for the names: who asks, and who answers.
 
-    Each conversation counts once in `asks`, in `first` (the asker, the first other name after it)
-    and in `also` (the same, and each further name after it). `steps` counts pairs of neighbouring
-    labels, `seen` conversations in which a name is a label; `lines` has the line of the first.
+    Each conversation counts once in `asks`, once in `first` (the asker and the first other name
+    after it) and once per further name in `also` (the same two and that name). `steps` counts
+    pairs of neighbouring labels. `seen` counts the conversations in which a name is a label, and
+    `lines` has the line where the first of them starts.
     """
 
     pieces: int = 0
@@ -51,7 +53,7 @@ class Votes:
         self.lines = other.lines | self.lines
 
     def has(self, name: str) -> bool:
-        """Return whether a name is a label, in any case."""
+        """Return whether a name is a label, in upper or lower case."""
         return any(same(one, name) for one in self.seen)
 
     def known(self) -> bool:
@@ -70,13 +72,13 @@ class Votes:
         return _behind(user, self.steps)
 
     def answers(self, user: str) -> Counter[str]:
-        """Count the conversations in which each name answers; with one or two, the turns."""
+        """Count the conversations in which each name answers; in a tiny file, count the turns."""
         if self.pieces < FEWEST:
             return _one_spelling(self.turns_of(user))
         return _one_spelling(_behind(user, self.first) + _behind(user, self.also))
 
     def without(self, user: str, agent: str) -> Counter[str]:
-        """Count the names that answer where this agent does not."""
+        """Count the conversations in which each name answers and this agent does not."""
         if self.pieces < FEWEST:
             counts = self.answers(user)
         else:
@@ -112,21 +114,20 @@ def _one_spelling(counts: Counter[str]) -> Counter[str]:
     return merged
 
 
-def votes(
-    pieces: Iterable[tuple[int, str]], user: str = "", agent: str = "", glued: bool = False
-) -> Votes:
-    """Collect the votes of conversations, each a first line's number and a text.
+def collect_votes(pieces: Iterable[tuple[int, str]], given: Names, glued: bool = False) -> Votes:
+    """Collect the votes of conversations, each a line number and a text.
 
-    `user` and `agent` are names that the user set. `glued`: a label needs no blank line before it.
+    `given`: the names that the user set, "" where not. `glued`: a label needs no blank line
+    before it.
     """
-    found, given = Votes(), finder([user, agent])
+    found, find = Votes(), finder(given)
     for line, text in pieces:
         found.pieces += 1
-        names = [name for _, name in any_labels(text.split("\n"), glued, given)]
+        names = [name for _, name in any_labels(text.split("\n"), glued, find)]
         found.seen.update(list(dict.fromkeys(names)))
         for name in names:
             found.lines.setdefault(name, line)
-        if asker := _asker(names, user, agent):
+        if asker := _asker(names, given):
             found.asks[asker] += 1
             behind = [n for n in names[names.index(asker) :] if not same(n, asker)]
             first, *others = list(dict.fromkeys(behind))[:MOST_LABELS] or [""]
@@ -138,13 +139,16 @@ def votes(
     return found
 
 
-def _asker(names: Sequence[str], user: str, agent: str) -> str:
-    """Return the asker in a conversation with these labels: a known asking name, preferably before
-    an answering one; else the first that is not an answering one."""
-    others = [name for name in names if not same(name, agent)]
-    if user:
-        return next((name for name in others if same(name, user)), "")
-    before = [a for a, b in pairwise(names) if b.casefold() in ANSWERING or same(b, agent)]
+def _asker(names: Sequence[str], given: Names) -> str:
+    """Return who asks in a conversation with these labels, "" if nobody does.
+
+    That is a known asking name, preferably one before an answering name; else the first name that
+    is not an answering one.
+    """
+    others = [name for name in names if not same(name, given.agent)]
+    if given.user:
+        return next((name for name in others if same(name, given.user)), "")
+    before = [a for a, b in pairwise(names) if b.casefold() in ANSWERING or same(b, given.agent)]
     for wanted, where in (
         ({"user"}, others),
         ({"human"}, others),
@@ -157,34 +161,38 @@ def _asker(names: Sequence[str], user: str, agent: str) -> str:
     return others[0] if len({*names}) > 1 and others else ""
 
 
-def choose(path: Path, votes: Votes, user: str = "", agent: str = "") -> Names | None:
+def choose(path: Path, votes: Votes, given: Names) -> Names | None:
     """Choose the two names of a file; None if nobody asks or nobody answers.
 
     Raise UserError if two names are about equally likely for one side.
     """
-    sure, user = bool(user), user or _choose_user(path, votes)
-    if not user and agent:
+    user = given.user or _choose_user(path, votes)
+    if not user and given.agent:
         user = "User"  # the usual name; a file without it is refused later
-    agent = agent or _choose_agent(path, votes, user, sure)
+    agent = given.agent or _choose_agent(path, votes, user, sure=bool(given.user))
     return Names(agent, user) if user and agent else None
 
 
 def _choose_agent(path: Path, votes: Votes, user: str, sure: bool) -> str:
-    """Choose who answers most; refuse if another answers without it, or has an answering name.
+    """Choose who answers most; refuse if others answer where that name does not.
 
-    `sure`: the user named the asker, so no other name asks.
+    `sure`: the user named the asker, so other asking names are text.
     """
     counts, first = votes.answers(user), _behind(user, votes.first)
     if sure:
-        counts = Counter({n: c for n, c in counts.items() if n.casefold() not in ASKING})
+        asking = [name for name in counts if name.casefold() in ASKING]
+        if asking and len(asking) == len(counts):
+            raise _only_asking_names(path, votes, user, asking[0], counts)
+        counts = Counter({n: c for n, c in counts.items() if n not in asking})
     top = max(counts, key=lambda name: (counts[name], first[name]), default="")
     if top.casefold() in ASKING:
-        raise _two(path, votes, [user, top], votes.asks + counts, "ask", "user_name")
+        raise _two(path, votes, [user, top], votes.asks + counts, "ask")
     rivals = votes.without(user, top)
     known = [n for n in counts if n.casefold() in ANSWERING and counts[n] >= SHARE * counts[top]]
     if known and top not in known:
         rivals[top], top = counts[top], known[0]
-    return _clear(path, votes, top, counts[top], rivals, "answer", "agent_name")
+    rivals[top] = counts[top]
+    return _clear(path, votes, top, rivals, "answer")
 
 
 def _choose_user(path: Path, votes: Votes) -> str:
@@ -194,38 +202,36 @@ def _choose_user(path: Path, votes: Votes) -> str:
     if top not in known and votes.pieces >= FEWEST and asks[top] >= SHARE * votes.pieces:
         return top
     top = max(known, key=known.__getitem__, default="")
-    count = asks.pop(top, 0)
-    return _clear(path, votes, top, count, asks if top else known, "ask", "user_name")
+    return _clear(path, votes, top, asks, "ask") if top else ""
 
 
-def _clear(
-    path: Path,
-    votes: Votes,
-    top: str,
-    count: int,
-    others: Counter[str],
-    verb: str,
-    parameter: str,
-) -> str:
-    """Return the name with most votes; refuse if others have many."""
-    rivals = [n for n, c in others.most_common() if c == count or c >= max(2, RIVAL * count)]
+def _clear(path: Path, votes: Votes, top: str, counts: Counter[str], verb: str) -> str:
+    """Return `top`; refuse if other names have many votes too."""
+    least = min(max(2, RIVAL * counts[top]), counts[top])
+    rivals = [name for name, count in counts.most_common() if name != top and count >= least]
     if not rivals:
         return top
-    raise _two(path, votes, [top, *rivals], others + Counter({top: count}), verb, parameter)
+    raise _two(path, votes, [top, *rivals], counts, verb)
 
 
 def _two(
-    path: Path,
-    votes: Votes,
-    names: Sequence[str],
-    counts: Mapping[str, int],
-    verb: str,
-    parameter: str,
+    path: Path, votes: Votes, names: Sequence[str], counts: Mapping[str, int], verb: str
 ) -> UserError:
     names = sorted(names, key=lambda name: -counts[name])
     said = ", ".join(f"{name[:24]} ({counts[name]})" for name in names[:3])
     return UserError(
         f"{paths.short(path)}:{votes.lines[names[1]]}",
         f"several names {verb}: {said}",
-        f'set {parameter}, for example to "{names[0][:24]}"',
+        f'set {_PARAMETERS[verb]}, for example to "{names[0][:24]}"',
+    )
+
+
+def _only_asking_names(
+    path: Path, votes: Votes, user: str, name: str, counts: Mapping[str, int]
+) -> UserError:
+    """Explain that the asker's turns are followed only by names that ask elsewhere."""
+    return UserError(
+        f"{paths.short(path)}:{votes.lines[name]}",
+        f"only a name that usually asks follows {user[:24]}: {name[:24]} ({counts[name]})",
+        f'set agent_name, for example to "{name[:24]}"',
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from neoxkit import parallel, paths
 from neoxkit.data import chunks, detect, json_format, naming, text_format
 from neoxkit.data.chunks import Chunk
-from neoxkit.data.conversation import Conversation, Names
+from neoxkit.data.conversation import Conversation, Names, Notes
 from neoxkit.data.detect import Form
 from neoxkit.data.naming import Votes
 from neoxkit.errors import Faults, UserError
@@ -31,7 +31,7 @@ class Examined:
     with_preamble: int = 0
     unanswered: int = 0
     marks: int = 0
-    notes: dict[str, list[int]] = field(default_factory=dict)
+    notes: Notes = field(default_factory=dict)
     faults: list[UserError] = field(default_factory=list)
     votes: Votes = field(default_factory=Votes)
 
@@ -114,33 +114,31 @@ def read(
 ) -> ConversationFile:
     """Read and check a conversation file; find the names that are not given.
 
-    `names_of`: the parameter of the other file whose names were given, if they come from one.
-
     `end_mark` ends a conversation of the text format (text_format.NO_MARK: each turn of the asking
-    side begins one). Conversations that can't be read are refused, or left out with a note
-    (`bad_rows` "skip"). Raise UserError (Faults if there are several) with file, line and
-    remedy.
+    side begins one). `names_of`: the parameter of the other file, if the names come from one.
+
+    Conversations that can't be read are refused, or left out with a note (`bad_rows` "skip").
+    Raise UserError (Faults if there are several) with file, line and remedy.
     """
-    agent_name, user_name = agent_name.strip(), user_name.strip()
-    detect.check_names(agent_name, user_name)
+    given = Names(agent_name.strip(), user_name.strip())
+    is_json = path.suffix.lower() in (".jsonl", ".json")
+    if is_json:
+        given = Names(given.agent or "Agent", given.user or "User")
+    detect.check_names(given)
     head = chunks.head(path)
     if "\ufffd" in head:
         chunks.cut(path, chunks.at_lines)  # refuses all but UTF-8 before the names are found
     if not head.strip():
-        raise UserError(
-            f"{paths.short(path)}:1", "the file is empty", "write conversations into it"
-        )
-    if path.suffix.lower() in (".jsonl", ".json"):
-        names = Names(agent_name or "Agent", user_name or "User")
-        detect.check_names(*names)
-        form = Form("json", names)
+        where = f"{paths.short(path)}:1"
+        raise UserError(where, "the file is empty", "write conversations into it")
+    if is_json:
+        form = Form("json", given)
         boundary = chunks.nowhere if json_format.is_array(head) else chunks.at_lines
         found, digest = chunks.cut(path, boundary)
         facts = _examine_all(path, form, found)
     else:
         detect.refuse_other_formats(path, head)
-        given = (agent_name, user_name, end_mark, names_of)
-        form, found, digest, facts = _read_text(path, head, *given)
+        form, found, digest, facts = _read_text(path, head, given, end_mark, names_of)
     if facts.faults and bad_rows == "error":
         raise Faults(facts.faults)
     _leave_out(path, facts)
@@ -149,30 +147,28 @@ def read(
 
 
 def _read_text(
-    path: Path, head: str, agent_name: str, user_name: str, end_mark: str, names_of: str
+    path: Path, head: str, given: Names, end_mark: str, names_of: str
 ) -> tuple[Form, list[Chunk], str, Examined]:
     """Return the form, chunks, hash and facts of a text file that begins with `head`.
 
     The names in its beginning are nearly always those of the whole file: examine all chunks with
-    them while the chunks vote, and again only if the vote is for others.
+    them while the chunks vote, and examine them again only if the vote is for other names.
     """
-    form, pieces, guess = detect.text_form(path, head, agent_name, user_name, end_mark, names_of)
+    form, pieces = detect.text_form(path, head, given, end_mark, names_of)
     marks = end_mark != text_format.NO_MARK
     boundary = chunks.at_marks(end_mark) if marks else chunks.nowhere
     found, digest = chunks.cut(path, boundary)
-    facts = _examine_all(path, form, found, (user_name, agent_name))
-    names = naming.choose(path, facts.votes, user_name, agent_name)
-    if names is None:
-        raise text_format.nobody_answers(path, pieces, guess)
-    if not facts.questions and not facts.votes.has(names.user):
-        raise text_format.no_turn_of(path, names.user, "user_name", facts.votes, names_of)
+    facts = _examine_all(path, form, found, given)
+    names, votes = detect.choose_names(path, pieces, facts.votes, given, names_of), facts.votes
+    if not facts.questions and not votes.has(names.user):
+        raise text_format.no_turn_of(path, names.user, "user_name", votes, names_of)
     if names != form.names:
-        votes, form = facts.votes, form._replace(names=names)
+        form = form._replace(names=names)
         facts = _examine_all(path, form, found)
         facts.votes = votes
     if text_format.RECURS in facts.notes:
         raise text_format.recurs(path, facts.notes[text_format.RECURS][0])
-    asked = facts.questions or sum(facts.votes.turns_of(names.user).values())
+    asked = facts.questions or sum(votes.turns_of(names.user).values())
     if marks and not facts.marks and asked > 1:
         raise text_format.no_marks(path, end_mark, names, asked, head)
     return form, found, digest, facts
@@ -191,10 +187,10 @@ def _leave_out(path: Path, facts: Examined) -> None:
 
 def _check_sides(path: Path, form: Form, facts: Examined, names_of: str) -> None:
     """Refuse a file in which a side has no turns: its text was read as the other side's."""
-    if form.format == "json" and not facts.replies:
-        where = f"{paths.short(path)}:1"
-        raise UserError(where, "no turns of the assistant found", "check the roles")
     if form.format == "json":
+        if not facts.replies:
+            where = f"{paths.short(path)}:1"
+            raise UserError(where, "no turns of the assistant found", "check the roles")
         return
     for count, name, parameter in (
         (facts.questions, form.names.user, "user_name"),
@@ -205,42 +201,44 @@ def _check_sides(path: Path, form: Form, facts: Examined, names_of: str) -> None
 
 
 def _examine_all(
-    path: Path, form: Form, found: Sequence[Chunk], given: tuple[str, str] | None = None
+    path: Path, form: Form, found: Sequence[Chunk], given: Names | None = None
 ) -> Examined:
-    """Return the facts of all chunks; with `given` (user and agent, or empty) they also vote."""
+    """Return the facts of all chunks; with `given` (the names that the user set) they also vote."""
     total = Examined()
     for facts in parallel.each(partial(_examine, path, form, given), found):
         total.add(facts)
     return total
 
 
-def _examine(path: Path, form: Form, given: tuple[str, str] | None, chunk: Chunk) -> Examined:
-    conversations, facts = _parse(path, form, chunk, given)
+def _examine(path: Path, form: Form, given: Names | None, chunk: Chunk) -> Examined:
+    return _parse(path, form, chunk, given)[1]  # a worker process hands back the facts alone
+
+
+def _parse(
+    path: Path, form: Form, chunk: Chunk, given: Names | None = None
+) -> tuple[list[Conversation], Examined]:
+    """Return a chunk's conversations and its facts."""
+    text, facts = chunks.read_chunk(path, chunk), Examined()
+    if form.format == "json":
+        conversations, facts.faults = json_format.read_rows(path, text, facts.notes, chunk.line)
+        stop = form.names.stop_text
+        inside = [c.line for c in conversations if any(stop in turn.text for turn in c.turns)]
+        if inside:
+            what = f"a blank line and {form.names.user}: inside a message, read as text"
+            facts.notes[what] = inside
+    else:
+        pieces, facts.marks, facts.notes = text_format.split(
+            text, form.end_mark, form.names, chunk.line
+        )
+        conversations, facts.faults = text_format.read_text(path, pieces, form.names, facts.notes)
+        if given is not None:
+            facts.votes = naming.collect_votes(pieces, given, form.glued)
     facts.conversations = len(conversations)
     roles = [turn.role for c in conversations for turn in c.turns]
     facts.questions, facts.replies = roles.count("user"), roles.count("agent")
     facts.with_preamble = sum(bool(c.preamble) for c in conversations)
     facts.unanswered = sum(c.turns[-1].role == "user" for c in conversations)
-    return facts
-
-
-def _parse(
-    path: Path, form: Form, chunk: Chunk, given: tuple[str, str] | None = None
-) -> tuple[list[Conversation], Examined]:
-    """Return a chunk's conversations, and its facts: only notes, faults, marks and votes."""
-    text = chunks.read_chunk(path, chunk)
-    notes: dict[str, list[int]] = {}
-    if form.format == "json":
-        conversations, faults = json_format.read_rows(path, text, notes, chunk.line)
-        stop = form.names.stop_text
-        inside = [c.line for c in conversations if any(stop in turn.text for turn in c.turns)]
-        if inside:
-            notes[f"a blank line and {form.names.user}: inside a message, read as text"] = inside
-        return conversations, Examined(notes=notes, faults=faults)
-    pieces, marks, notes = text_format.split(text, form.end_mark, form.names, chunk.line)
-    conversations, faults = text_format.read_text(path, pieces, form.names, notes)
-    votes = naming.votes(pieces, *given, form.glued) if given else Votes()
-    return conversations, Examined(marks=marks, notes=notes, faults=faults, votes=votes)
+    return conversations, facts
 
 
 def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:

@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """The conversations of a text, how many marks ended one, and notes on anything odd."""
+    """The conversations of a text, how many marks ended one, and notes on what is unusual."""
 
     pieces: list[Piece]
     num_marks: int
@@ -45,13 +45,14 @@ def split(text: str, mark: str, names: Names | None = None, first_line: int = 1)
     if mark == NO_MARK:
         return _split_at_questions(text, names, first_line)
     pieces: list[Piece] = []
-    found: Notes = {BEFORE: [], UNUSED: [], f"{mark} in the text, read as text": []}
+    as_text = f"{mark} in the text, read as text"
+    found: Notes = {BEFORE: [], UNUSED: [], as_text: []}
     start, line, counted, num_marks = 0, first_line, 0, 0  # `line` is that of `counted`
-    for at in [*_marks(text, mark), len(text)]:
+    for at in [*(match.start() for match in re.finditer(re.escape(mark), text)), len(text)]:
         line, counted = line + text.count("\n", counted, at), at
         is_end = at == len(text)
         if not is_end and not _ends_conversation(text, start, at, mark, names):
-            found[f"{mark} in the text, read as text"].append(line)
+            found[as_text].append(line)
             continue
         piece = text[start:at].strip()
         if piece:
@@ -65,19 +66,16 @@ def split(text: str, mark: str, names: Names | None = None, first_line: int = 1)
     return Pieces(pieces, num_marks, {what: at for what, at in found.items() if at})
 
 
-def _marks(text: str, mark: str) -> Iterator[int]:
-    return (found.start() for found in re.finditer(re.escape(mark), text))
-
-
-_CONTINUES = " \t.,;:!?)]}\"'`”’"  # these follow a mark that a sentence is about
+_CONTINUES = " \t.,;:!?)]}\"'`”’"  # these follow a mark that a sentence mentions
 _LINE_ENDS = re.compile(r"[ \t]*(?:\n|\Z)")
 
 
 def _ends_conversation(text: str, start: int, at: int, mark: str, names: Names | None) -> bool:
     """Return whether a mark ends the conversation that begins at `start`, and is not just text.
 
-    It does at the end of a line, before another mark or before a label, but not in a code block;
-    also if words follow directly and a turn before the next mark: these words are a preamble.
+    It does at the end of a line, before another mark or before a label, but not in a code block.
+    It also does if words follow on its line and a turn comes before the next mark: the words are
+    a preamble.
     """
     over = at + len(mark)
     ends_line = bool(_LINE_ENDS.match(text, over))
@@ -93,11 +91,11 @@ def _ends_conversation(text: str, start: int, at: int, mark: str, names: Names |
     return begins and any(_is_label(line, names) for line in lines[1:])
 
 
-def _is_in_code(before: Sequence[str], behind: Sequence[str], names: Names | None) -> bool:
-    """Return whether a code block left open by some lines is closed before the next label."""
+def _is_in_code(before: Sequence[str], after: Sequence[str], names: Names | None) -> bool:
+    """Return whether a code block is open after `before` and is closed before the next label."""
     if sum(map(is_fence, before)) % 2 == 0:
         return False
-    first = next((line for line in behind if is_fence(line) or _is_label(line, names)), "")
+    first = next((line for line in after if is_fence(line) or _is_label(line, names)), "")
     return is_fence(first)
 
 
@@ -122,7 +120,7 @@ def _split_at_questions(text: str, names: Names | None, first_line: int) -> Piec
 
 
 def _without_digits(text: str) -> str:
-    """Return the last line of a text, with every number replaced by 0."""
+    """Return the last line of a text with each number replaced by 0."""
     return re.sub(r"\d+", "0", text.rpartition("\n")[2].strip())
 
 
@@ -134,7 +132,7 @@ class _Start(NamedTuple):
 
 
 def _starts(lines: Sequence[str], names: Names) -> tuple[list[_Start], list[int]]:
-    """Return the lines that begin turns, and those that would outside a code block."""
+    """Return the lines that begin turns, and the lines in code blocks that look as if they did."""
     found = [
         _Start(i, label)
         for i in with_colon(lines)
@@ -145,16 +143,21 @@ def _starts(lines: Sequence[str], names: Names) -> tuple[list[_Start], list[int]
     return starts, [start.line for start in found if inside[start.line]]
 
 
+def _with_ends(starts: Sequence[_Start], lines: Sequence[str]) -> Iterator[tuple[_Start, int]]:
+    """Return each turn's start and the line after its end."""
+    return zip(starts, [*(start.line for start in starts[1:]), len(lines)], strict=True)
+
+
 def read_text(
     path: Path, pieces: Sequence[Piece], names: Names, notes: Notes
 ) -> tuple[list[Conversation], list[UserError]]:
     """Return the pieces' conversations, and a fault for each that can't be read; add to `notes`."""
     faults, conversations = [], []
-    glued: list[int] = []
-    near: list[int] = []
-    in_code: list[int] = []
-    same_side: list[int] = []
-    labelled: list[int] = []
+    before = (
+        f"text before the first turn begins with a label other than {names.user}: or "
+        f"{names.agent}:, not trained on"
+    )
+    found: Notes = {GLUED: [], NEAR: [], FENCED: [], SAME_SIDE: [], before: []}
     for piece in pieces:
         lines = piece.text.split("\n")
         starts, hidden = _starts(lines, names)
@@ -167,19 +170,14 @@ def read_text(
         if strange := _strange_label(lines, starts, names, opener):
             faults.append(_asks_under_another_name(path, piece, strange, names))
             continue
-        in_code += [piece.line + i for i in hidden]
-        near += [piece.line + s.line for s in starts if not s.label.exact]
-        glued += [piece.line + s.line for s in starts if not begins_paragraph(lines, s.line)]
-        labelled += [piece.line] if opener else []
-        same_side += [
-            piece.line + b.line for a, b in pairwise(starts) if a.label.role == b.label.role
-        ]
+        again = [b for a, b in pairwise(starts) if a.label.role == b.label.role]
+        at = piece.line
+        found[GLUED] += [at + s.line for s in starts if not begins_paragraph(lines, s.line)]
+        found[NEAR] += [at + s.line for s in starts if not s.label.exact]
+        found[FENCED] += [at + i for i in hidden]
+        found[SAME_SIDE] += [at + s.line for s in again]
+        found[before] += [at] if opener else []
         conversations.append(_conversation(piece, lines, starts))
-    before = (
-        f"text before the first turn begins with a label other than {names.user}: or "
-        f"{names.agent}:, not trained on"
-    )
-    found = {GLUED: glued, NEAR: near, FENCED: in_code, SAME_SIDE: same_side, before: labelled}
     notes |= {what: at for what, at in found.items() if at}
     return conversations, faults
 
@@ -187,13 +185,14 @@ def read_text(
 def _strange_label(
     lines: Sequence[str], starts: Sequence[_Start], names: Names, opener: str
 ) -> tuple[int, str] | None:
-    """Find a line of an agent's turn that begins with another asker's label, and the name: the
-    one that begins the conversation, or User or Human at the start of a paragraph."""
+    """Find a line of an agent's turn that begins with another asker's label, and the name there.
+
+    That is the name that begins the conversation, or User or Human at the start of a paragraph.
+    """
     others = {"user", "human"} - {name.casefold() for name in names}
     if not opener and not any(other in "\n".join(lines).casefold() for other in others):
         return None
-    ends = [*(start.line for start in starts[1:]), len(lines)]
-    for start, end in zip(starts, ends, strict=True):
+    for start, end in _with_ends(starts, lines):
         part = lines[start.line + 1 : end] if start.label.role == "agent" else []
         for i, name in any_labels(part, glued=True):
             paragraph = not (part[i - 1] if i else lines[start.line]).strip()
@@ -214,10 +213,9 @@ def _asks_under_another_name(
 
 
 def _conversation(piece: Piece, lines: Sequence[str], starts: Sequence[_Start]) -> Conversation:
-    ends = [*(start.line for start in starts[1:]), len(lines)]
     turns = tuple(
         Turn(start.label.role, "\n".join(lines[start.line : end])[start.label.end :].strip())
-        for start, end in zip(starts, ends, strict=True)
+        for start, end in _with_ends(starts, lines)
     )
     return Conversation(piece.line, turns, "\n".join(lines[: starts[0].line]).strip())
 
@@ -243,7 +241,7 @@ def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserErr
 def no_turn_of(
     path: Path, name: str, parameter: str, votes: Votes, names_of: str = ""
 ) -> UserError:
-    """Explain that a side has no turn in a file, and list the labels that the file has."""
+    """Explain that a side has no turns in a file, and list the file's labels."""
     found = ", ".join(sorted(votes.seen))[:60]
     what = f'no turn starts with "{name[:40]}:"' + (f"; found {found}" if found else "")
     remedy = f'set {parameter}, or begin the lines of its turns with "{name[:20]}: "'
@@ -268,7 +266,7 @@ _OTHER_MARKS = re.compile(
 
 
 def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str) -> UserError:
-    """Explain that no mark separates a file's questions, and suggest another mark."""
+    """Explain that a file with several questions has no end mark, and suggest what to set."""
     others = [found[1] for found in _OTHER_MARKS.finditer(head)]
     other = max(others, key=others.count, default="")
     has = f'{num_questions:,} "{names.user[:40]}:" labels'
