@@ -20,7 +20,7 @@ SOURCE = ConversationFile(
 
 def lines(found: list[audit.Finding], what: str) -> dict[str, list[int]]:
     (finding,) = [f for f in found if what in f.what]
-    return {side: rows.line.tolist() for side, rows in finding.rows.items()}
+    return {side: rows.column("line").tolist() for side, rows in finding.rows.items()}
 
 
 FOUND = audit.findings({"train": TRAIN, "eval": EVAL})
@@ -44,7 +44,7 @@ def test_the_longest_come_first() -> None:
     assert found[0] == 4 and sorted(found) == [1, 2, 3, 4, 5]
     many = encode(*(talk(i, "a " * i, "Yes.") for i in range(1, 40)))
     rows = audit.findings({"train": many})[4].rows["train"]
-    assert rows.line.tolist() == list(range(39, 29, -1))
+    assert rows.column("line").tolist() == list(range(39, 29, -1))
 
 
 def test_tokens_a_character_finds_what_the_tokenizer_does_not_know() -> None:
@@ -160,13 +160,13 @@ def test_words_behind_a_label_of_the_asking_side_are_refused(label: str) -> None
     assert "(line 3)" in said
     (row,) = encode(odd)
     behind = TOKENIZER(f"{label} and you?\nMe too.", add_special_tokens=False)["input_ids"]
-    assert encode(odd).astray.tolist() == [len(behind)] and len(behind) < row.num_trained
+    assert encode(odd).column("astray").tolist() == [len(behind)] and len(behind) < row.num_trained
 
 
 @pytest.mark.parametrize("text", NOT_ASKED)
 def test_other_words_about_a_user_are_not(text: str) -> None:
-    assert encode(talk(1, "Hi\n\nUser: x", text)).astray.tolist() == [0]
-    assert encode(talk(1, "Hi", ASKED), train_on="all").astray.tolist() == [0]
+    assert encode(talk(1, "Hi\n\nUser: x", text)).column("astray").tolist() == [0]
+    assert encode(talk(1, "Hi", ASKED), train_on="all").column("astray").tolist() == [0]
 
 
 def test_conversations_that_no_mark_ends_are_refused() -> None:

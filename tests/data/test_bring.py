@@ -222,7 +222,7 @@ def test_a_label_in_a_message_is_its_text(read: Read) -> None:
     file = read(row(ASK, quoted), "t.jsonl")
     assert file.facts.notes == {"a blank line and User: inside a message, read as text": [1]}
     rows = encoding.encode_file(TOKENIZER, file, file.names)
-    assert rows.astray.tolist() == [0] and trained(file).count("plum") == 1
+    assert rows.column("astray").tolist() == [0] and trained(file).count("plum") == 1
 
 
 MORE = "".join(f"User: kiwi\n\nAgent: plum{END}\n" for _ in range(4))
@@ -258,7 +258,7 @@ def test_code_blocks(read: Read, what: str) -> None:
     file = read(content, **given)
     assert len(file.conversations[-1].turns) == turns
     assert (trained(file).count("plum"), trained(file).count("kiwi")) == (plums, 0)
-    assert not encoding.encode_file(TOKENIZER, file, file.names).astray.any()
+    assert not encoding.encode_file(TOKENIZER, file, file.names).column("astray").any()
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_label_that_is_not_one_leaves_two_replies_in_a_row(read: Read, label: 
 def test_the_audit_sees_labels_that_are_not_read(read: Read, label: str) -> None:
     rows = (f"{MORE}User: kiwi\n\nAgent: plum\n\n{label} kiwi\n\n[9] Agent: plum{END}\n", MORE)
     bad, good = (encoding.encode_file(TOKENIZER, f, f.names) for f in map(read, rows))
-    assert bad.astray[-1] > 0 and not good.astray.any()
+    assert bad.column("astray")[-1] > 0 and not good.column("astray").any()
 
 
 @pytest.mark.parametrize(("agent", "user"), [("AI", "Ann"), ("Assistant", "Dave"), ("Bot", "Q")])

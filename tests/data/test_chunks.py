@@ -90,7 +90,7 @@ def test_blocks_on_two_processes_give_the_tokens_of_one_call(
     told: list[tuple[int, int]] = []
     table = encoding.encode_file(tokenizer, file, Names(), progress=lambda *now: told.append(now))
     assert len(file.chunks) > 5 and told[-1] == (300, 300) and len(told) == len(file.chunks)
-    assert table.line.tolist() == whole.line.tolist()
+    assert table.column("line").tolist() == whole.column("line").tolist()
     assert table.ids().tolist() == whole.ids().tolist()
     assert table.labels(table.ids()).tolist() == whole.labels(whole.ids()).tolist()
     assert table.keys().tolist() == whole.keys().tolist()

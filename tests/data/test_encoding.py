@@ -466,8 +466,8 @@ def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
         {**manifest, "sides": sides},
     )
     loaded, _ = tokenized.load(folder)
-    assert loaded["train"]["line"] == train.line[:3].tolist()
-    assert loaded["eval"]["line"] == evaluation.line[:num_eval].tolist()
+    assert loaded["train"]["line"] == train.column("line")[:3].tolist()
+    assert loaded["eval"]["line"] == evaluation.column("line")[:num_eval].tolist()
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
     assert not (folder / "stale").exists()
 

@@ -164,4 +164,4 @@ def test_plums_are_trained_and_kiwis_never(tmp_path: Path, part: int) -> None:
             w for talk in truth.talks for role, words in talk if role == "agent" for w in words
         ]
         assert said(trained) == plums, f"seed {seed}:\n{text}"
-        assert not rows.astray.any(), f"seed {seed}:\n{text}"
+        assert not rows.column("astray").any(), f"seed {seed}:\n{text}"

@@ -10,7 +10,7 @@ import pytest
 
 from neoxkit import files, machine, paths
 from neoxkit.data import selection
-from neoxkit.data.table import EncodedPart, Store, Table
+from neoxkit.data.table import COLUMNS, Table, from_parts
 from neoxkit.errors import UserError
 from neoxkit.lab import controls, frontend, view
 from neoxkit.launch import command, forecast, measured
@@ -44,23 +44,20 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 def table(*lengths: int) -> Table:
     """Make one conversation per line with these lengths; the second half of each is a reply."""
     parts = [
-        EncodedPart(
-            ids=np.arange(n, dtype=np.int32),
-            replies=np.array([[n // 2, n - 1, n]], np.int32),
-            length=np.array([n], np.int32),
-            first=np.zeros(1, np.int32),
-            num_replies=np.ones(1, np.int32),
-            line=np.array([line], np.int32),
-            fault=np.zeros(1, np.uint8),
-            key=np.array([bytes([line])], "S16"),
-            chars=np.array([4 * n], np.int32),
-            astray=np.zeros(1, np.int32),
-            shortest=np.array([n], np.int32),
-        )
+        {name: np.zeros(1, kind) for name, kind in COLUMNS.items()}
+        | {
+            "ids": np.arange(n, dtype=np.int32),
+            "replies": np.array([[n // 2, n - 1, n]], np.int32),
+            "length": np.array([n], np.int32),
+            "num_replies": np.ones(1, np.int32),
+            "line": np.array([line], np.int32),
+            "key": np.array([bytes([line])], "S16"),
+            "chars": np.array([4 * n], np.int32),
+            "shortest": np.array([n], np.int32),
+        }
         for line, n in enumerate(lengths, start=1)
     ]
-    store = Store(parts, "agent")
-    return Table(store, np.arange(len(lengths)), store.length)
+    return from_parts(parts, "agent")
 
 
 def manifest(block_size: int) -> dict[str, Any]:

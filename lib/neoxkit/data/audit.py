@@ -16,17 +16,17 @@ from neoxkit.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NUM_EXTREME = 10  # conversations behind "longest" and "most tokens for its characters"
+NUM_EXTREME = 10  # conversations listed as the longest, or as those with most tokens per character
 SHORT_TURN = 2  # a turn of fewer characters is nearly empty
-SMALL_SHARE = 0.1  # of a conversation's tokens trained on: below it, little is learnt
-LEAST_TRAINED = 0.01  # share of all tokens: below it, a dataset teaches next to nothing
+SMALL_SHARE = 0.1  # trained share of a conversation's tokens: below it, little is learnt
+LEAST_TRAINED = 0.01  # trained share of all tokens: below it, a dataset teaches almost nothing
 
 Sides = Mapping[str, Table]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A kind of conversation worth a look: its description, and the rows on each side."""
+    """A kind of conversation worth a look: what it is, and the rows on each side."""
 
     what: str
     rows: Sides
@@ -42,14 +42,14 @@ def findings(sides: Sides) -> list[Finding]:
             asked[side], asked.get(other[side], [])
         ),
         f"a turn of fewer than {SHORT_TURN} characters": lambda side, rows: (
-            rows.shortest < SHORT_TURN
+            rows.column("shortest") < SHORT_TURN
         ),
         f"less than {SMALL_SHARE:.0%} of it trained": lambda side, rows: (
             rows.trained < SMALL_SHARE * rows.length
         ),
         f"the {NUM_EXTREME} longest": lambda side, rows: largest(rows.length),
         f"the {NUM_EXTREME} with most tokens per character": lambda side, rows: largest(
-            rows.store.length[rows.at] / np.maximum(rows.chars, 1)
+            rows.column("length") / np.maximum(rows.column("chars"), 1)
         ),
     }
     return [
@@ -95,9 +95,9 @@ def first_questions(rows: Table) -> np.ndarray:
 
 
 def turn_lengths(rows: Table) -> dict[str, np.ndarray]:
-    """Count the tokens of every turn by role.
+    """Return the number of tokens of each turn, by role.
 
-    A reply includes what ends it; the user's turn is what comes before it.
+    A reply includes what ends it; a user turn is everything between two replies.
     """
     of, replies = rows.replies()
     before = np.zeros(len(replies), np.int64)
@@ -109,7 +109,7 @@ def turn_lengths(rows: Table) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the audit: the check, the finding, and what to change if it failed."""
+    """A line of the audit: what was checked and found, and what to change if it failed."""
 
     what: str
     found: str
@@ -124,7 +124,7 @@ def audit(
     tokenizer: "PreTrainedTokenizerBase",
     sources: Mapping[str, ConversationFile],
 ) -> list[Check]:
-    """Check that the labels teach the right tokens, using the rows that will be saved."""
+    """Check on the rows that will be saved that their labels teach the right tokens."""
     names = sources["train"].names
     return [
         _some_is_trained(sides),
@@ -136,7 +136,7 @@ def audit(
 
 
 def require(checks: list[Check]) -> None:
-    """Raise UserError if a check of the audit failed, naming the parameter to change."""
+    """Raise UserError if a check failed, naming the parameter to change."""
     for check in checks:
         if not check.passed:
             raise UserError(check.parameter, f"{check.what}: {check.found}", check.remedy)
@@ -158,9 +158,13 @@ def _some_is_trained(sides: Sides) -> Check:
 def _no_question_is_trained(sides: Sides, names: Names) -> Check:
     """Check that no agent turn contains what looks like a turn of the asking side."""
     trained = sum(int(rows.trained.sum()) for rows in sides.values())
-    astray = {side: np.minimum(rows.astray, rows.trained) for side, rows in sides.items()}
+    astray = {side: np.minimum(rows.column("astray"), rows.trained) for side, rows in sides.items()}
     count = sum(int(tokens.sum()) for tokens in astray.values())
-    lines = [int(n) for side, tokens in astray.items() for n in sides[side].line[tokens > 0]]
+    lines = [
+        int(line)
+        for side, tokens in astray.items()
+        for line in sides[side].column("line")[tokens > 0]
+    ]
     where = f" ({lines_in_short(lines)})" if lines else ""
     return Check(
         "trained tokens after a label of the asking side",
@@ -172,7 +176,7 @@ def _no_question_is_trained(sides: Sides, names: Names) -> Check:
 
 
 def _every_conversation_ends(sources: Mapping[str, ConversationFile]) -> Check:
-    """Check that at most the last conversation of a file has no end mark."""
+    """Check that each conversation of a file ends with a mark; the last one may lack it."""
     files = [s for s in sources.values() if s.form.format == "text"]
     marked = [s for s in files if s.form.end_mark != NO_MARK]
     conversations = sum(s.facts.conversations for s in sources.values())
@@ -192,7 +196,7 @@ def _every_conversation_ends(sources: Mapping[str, ConversationFile]) -> Check:
 def _every_end_is_trained(
     sides: Sides, tokenizer: "PreTrainedTokenizerBase", names: Names
 ) -> Check:
-    """Check that each agent turn's last token is trained: the end mark, or the next label's end."""
+    """Check that each agent turn's end is trained: the end mark, or the end of the next label."""
     next_label = tokenizer(names.stop_text, add_special_tokens=False)["input_ids"]
     marks = [tokenizer.eos_token_id, next_label[-1]]
     ends, untrained = 0, 0
@@ -216,13 +220,13 @@ def _every_end_is_trained(
 
 
 def _nothing_is_lost_unseen(sides: Sides, counts: Mapping[str, Counts]) -> Check:
-    """Check that every conversation is counted; those also in eval_file leave the train side."""
+    """Check that every conversation is counted, including those that eval_file repeats."""
     read = sum(c.read for c in counts.values())
     named = sum(len(lines) for c in counts.values() for lines in c.dropped.values())
     kept = sum(map(len, sides.values()))
     on_both = counts["train"].kept - len(sides["train"]) if "eval" in counts else 0
     cut = sum(len(c.cut) for c in counts.values())
-    shortened = sum(int((r.length < r.store.length[r.at]).sum()) for r in sides.values())
+    shortened = sum(int((r.length < r.column("length")).sum()) for r in sides.values())
     both = f" + {on_both:,} on both sides" if on_both else ""
     return Check(
         "conversations read = kept + dropped by name",

@@ -1,4 +1,4 @@
-"""Cut a text file into chunks of whole conversations, so that no step holds all of it."""
+"""Cut a text file into chunks of whole conversations, so that no step needs all of it."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ from neoxkit import paths
 from neoxkit.errors import Faults, UserError
 
 CHUNK_BYTES = 2 << 20
-HEAD_BYTES = 2 << 20  # read to find out how a file is written
+HEAD_BYTES = 2 << 20  # read to detect how a file is written
 
 _LINE_ENDS = re.compile(rb"[ \t]*[\r\n]")
 
@@ -20,7 +20,7 @@ Boundary = Callable[[bytearray, int], int]
 
 
 class Chunk(NamedTuple):
-    """A part of a file: its first byte, its size in bytes, the number of its first line."""
+    """A part of a file: its first byte, its size in bytes, and its first line's number."""
 
     start: int
     size: int
@@ -56,12 +56,12 @@ def cut(path: Path, boundary: Boundary) -> tuple[list[Chunk], str]:
 
 
 def at_lines(buffer: bytearray, searched: int) -> int:
-    """Find the last line end: a Boundary for files with one conversation per line."""
+    """Return where the last line ends: a Boundary for files with one conversation per line."""
     return buffer.rfind(b"\n", searched) + 1
 
 
 def nowhere(buffer: bytearray, searched: int) -> int:
-    """Find no end: a Boundary for files that can only be read as a whole."""
+    """Return 0: a Boundary for files that can only be read as a whole."""
     return 0
 
 
@@ -99,7 +99,7 @@ def read_chunk(path: Path, chunk: Chunk) -> str:
 
 
 def head(path: Path) -> str:
-    """Read the beginning of a file, to find out how it is written; refuse a binary file."""
+    """Read the beginning of a file, to detect how it is written; refuse a binary file."""
     with path.open("rb") as file:
         raw = file.read(HEAD_BYTES)
     _refuse_binary(paths.short(path), raw)
@@ -135,7 +135,7 @@ def _refuse_binary(where: str, raw: bytes) -> None:
 
 
 class _Wrong(NamedTuple):
-    """A line that is not UTF-8: number, first wrong bytes, and their place in the file."""
+    """A line that is not UTF-8: its number, its first wrong bytes and their place in the file."""
 
     line: int
     at: int
@@ -194,7 +194,7 @@ class _Damage:
     def _is_cut_off(self, raw: bytes) -> bool:
         """Return whether a file's last bytes are the beginning of a character.
 
-        A single byte might also be a Windows-1252 letter: such a text most often ends in one above
+        A single byte might also be a Windows-1252 letter: those that end a text are mostly above
         0xde.
         """
         try:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-Notes = dict[str, list[int]]  # something read in an unexpected way -> line numbers
+Notes = dict[str, list[int]]  # what was read in an unusual way -> line numbers
 
 
 class Names(NamedTuple):
@@ -30,9 +30,9 @@ class Names(NamedTuple):
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: role is "user" or "agent"; white space around the text is not kept.
+    """A turn of the "user" or the "agent" (role); white space around its text is not kept.
 
-    `trained` False: an agent turn that the file marks as context only.
+    `trained` is False for an agent turn that the file marks as context only.
     """
 
     role: str
@@ -42,7 +42,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order, the text before the first turn, and the line where it starts in the file."""
+    """Turns in order, the text before them (preamble), and the line where it starts in its file.
+
+    `extra`: a JSON row's "kind" and "set".
+    """
 
     line: int
     turns: tuple[Turn, ...]
@@ -57,7 +60,7 @@ class Conversation:
 class Span(NamedTuple):
     """The range of a turn's text within the whole text: characters, end not included.
 
-    `start` is right after the label's colon, so a reply's first space belongs to the reply.
+    `start` is right after the label's colon: the space after it belongs to the reply.
     """
 
     role: str

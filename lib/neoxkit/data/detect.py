@@ -1,7 +1,6 @@
 """Detect how a conversation file is written: its format, the two names, labels in mid-paragraph."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,8 +36,8 @@ def check_names(given: Names) -> None:
 
 def text_form(
     path: Path, head: str, given: Names, end_mark: str, names_of: str
-) -> tuple[Form, list[text_format.Piece]]:
-    """Detect a text file's form from its beginning; also return the conversations in it.
+) -> tuple[Form, list[text_format.Piece], Votes]:
+    """Detect a text file's form from its beginning; also return the conversations and votes there.
 
     Search for labels at the start of paragraphs; then at the start of any line, if few
     conversations have an answer there or no name is known to ask.
@@ -50,19 +49,12 @@ def text_form(
         other = naming.collect_votes(pieces, given, glued=True)
         if (other.known(), other.answered()) > (votes.known(), votes.answered()):
             votes, glued = other, True
-    return Form("text", choose_names(path, pieces, votes, given, names_of), end_mark, glued), pieces
-
-
-def choose_names(
-    path: Path, pieces: Sequence[text_format.Piece], votes: Votes, given: Names, names_of: str
-) -> Names:
-    """Choose the two names of a file that begins with these conversations; refuse if a side has
-    none."""
-    if names := naming.choose(path, votes, given):
-        return names
-    if given.user and not votes.has(given.user):
+    names = naming.choose(path, votes, given)
+    if not names and given.user and not votes.has(given.user):
         raise text_format.no_turn_of(path, given.user, "user_name", votes, names_of)
-    raise text_format.nobody_answers(path, pieces, votes)
+    if not names:
+        raise text_format.nobody_answers(path, pieces, votes)
+    return Form("text", names, end_mark, glued), pieces, votes
 
 
 def refuse_other_formats(path: Path, text: str) -> None:

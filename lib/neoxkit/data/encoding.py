@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ from neoxkit.data.chunks import Chunk
 from neoxkit.data.conversation import Conversation, Names, Span, render
 from neoxkit.data.fences import in_code
 from neoxkit.data.reading import ConversationFile
-from neoxkit.data.table import FAULTS, EncodedPart, Store, Table, key_of
+from neoxkit.data.table import COLUMNS, FAULTS, Part, Table, from_parts, key_of
 from neoxkit.errors import UserError
 from neoxkit.parallel import Progress, silent
 
@@ -37,16 +36,15 @@ def encode_file(
     next label). "all": every turn, but not the preamble. Special tokens typed in a text stay text.
     """
     work = partial(_encode_chunk, tokenizer, file, names, train_on)
-    return _table(_counted(parallel.each(work, file.chunks), file, progress), train_on)
+    return from_parts(_counted(parallel.each(work, file.chunks), file, progress), train_on)
 
 
-def _counted(
-    parts: Iterable[EncodedPart], file: ConversationFile, progress: Progress
-) -> Iterable[EncodedPart]:
+def _counted(parts: Iterable[Part], file: ConversationFile, progress: Progress) -> Iterable[Part]:
+    """Yield the parts; after each, report how many of the file's conversations are done."""
     done = 0
     for part in parts:
         yield part
-        done += len(part.length)
+        done += len(part["length"])
         progress(done, file.facts.conversations)
 
 
@@ -56,7 +54,7 @@ def _encode_chunk(
     names: Names,
     train_on: str,
     chunk: Chunk,
-) -> EncodedPart:
+) -> Part:
     labelled = file.form.format == "text"
     return _encode(tokenizer, file.read_chunk(chunk), names, train_on, labelled)
 
@@ -68,12 +66,7 @@ def encode(
     train_on: str = "agent",
 ) -> Table:
     """Tokenize conversations in memory, as `encode_file` does."""
-    return _table([_encode(tokenizer, conversations, names, train_on)], train_on)
-
-
-def _table(parts: Iterable[EncodedPart], train_on: str) -> Table:
-    store = Store(parts, train_on)
-    return Table(store, np.arange(len(store.length)), store.length)
+    return from_parts([_encode(tokenizer, conversations, names, train_on)], train_on)
 
 
 def _encode(
@@ -82,51 +75,43 @@ def _encode(
     names: Names,
     train_on: str,
     labelled: bool = True,
-) -> EncodedPart:
+) -> Part:
     """Encode a chunk; `labelled`: its turns were separated by labels in the text."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True  # special tokens typed in a text stay text
-    ids, lengths, firsts, replies, num_replies, chars, astray = [], [], [], [], [], [], []
-    asks = _asking_label(names)
+    ids, replies, asks = [np.zeros(0, np.int32)], [], _asking_label(names)
+    end_mark = tokenizer.eos_token_id
+    rows: list[dict[str, int | bytes]] = []
     for start in range(0, len(conversations), _BATCH):
         batch = conversations[start : start + _BATCH]
         rendered = [render(c, names) for c in batch]
         encodings = backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
-        end = [tokenizer.eos_token_id]
-        flat = chain.from_iterable(chain(encoding.ids, end) for encoding in encodings)
-        chars += [len(text) for text, _ in rendered]
-        lengths += [len(encoding) + 1 for encoding in encodings]
-        ids.append(np.fromiter(flat, np.int32, sum(lengths[start:])))
         for conversation, (text, spans), encoding in zip(batch, rendered, encodings, strict=True):
             token = partial(_first_token, encoding, len(text))
             learnt = [turn.role == "agent" and turn.trained for turn in conversation.turns]
             found = _replies(spans, learnt, token, len(encoding))
-            looked_at = spans if labelled and train_on == "agent" else []
-            astray.append(_behind_labels(text, looked_at, asks, token))
             replies += found
-            num_replies.append(len(found))
+            ids.append(np.array([*encoding.ids, end_mark], np.int32))
+            looked_at = spans if labelled and train_on == "agent" else []
             label = names.label(spans[0].role)
-            firsts.append(token(spans[0].start - len(label)) if train_on == "all" else 0)
-    flat_ids = np.concatenate([np.zeros(0, np.int32), *ids])
-    ends = np.cumsum(lengths)
-    keys = [key_of(flat_ids[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
-    return EncodedPart(
-        ids=flat_ids,
-        replies=np.array(replies, np.int32).reshape(-1, 3),
-        length=np.array(lengths, np.int32),
-        first=np.array(firsts, np.int32),
-        num_replies=np.array(num_replies, np.int32),
-        line=np.array([c.line for c in conversations], np.int32),
-        fault=np.array([_fault(c, train_on) for c in conversations], np.uint8),
-        key=np.array(keys, "S16"),
-        chars=np.array(chars, np.int32),
-        astray=np.array(astray, np.int32),
-        shortest=np.array(
-            [min((len(t.text) for t in c.turns), default=0) for c in conversations], np.int32
-        ),
-    )
+            rows.append(
+                {
+                    "length": len(encoding) + 1,
+                    "first": token(spans[0].start - len(label)) if train_on == "all" else 0,
+                    "num_replies": len(found),
+                    "line": conversation.line,
+                    "fault": _fault(conversation, train_on),
+                    "key": key_of(ids[-1]),
+                    "chars": len(text),
+                    "astray": _num_after_label(text, looked_at, asks, token),
+                    "shortest": min(len(turn.text) for turn in conversation.turns),
+                }
+            )
+    columns = {name: np.array([row[name] for row in rows], COLUMNS[name]) for name in COLUMNS}
+    replies_array = np.array(replies, np.int32).reshape(-1, 3)
+    return columns | {"ids": np.concatenate(ids), "replies": replies_array}
 
 
 def _first_token(encoding: "Encoding", num_chars: int, char: int) -> int:
@@ -161,9 +146,8 @@ def _replies(
 ) -> list[tuple[int, int, int]]:
     """Return the turns to learn in tokens: start, end, over.
 
-    `token` gives the first token from a character on.
-
-    A reply is over where the next turn's text begins, or after the end mark.
+    `token` returns the first token at or after a character. A reply is over where the next turn's
+    text begins, or after the end mark.
     """
     last = len(spans) - 1
     return [
@@ -178,9 +162,11 @@ def _replies(
 
 
 def _asking_label(names: Names) -> re.Pattern[str]:
-    """Return a pattern for lines that seem to begin a turn of the asking side: its name, with any
-    signs, numbers or brackets around it, or a common name at the start of a paragraph; a heading
-    or bold needs no colon."""
+    """Return a pattern for lines that seem to begin a turn of the asking side.
+
+    They begin with its name, or at the start of a paragraph with a usual one, with any signs,
+    numbers or brackets around it. A heading or a name in bold needs no colon.
+    """
     usual = "|".join({"user", "human"} - {name.casefold() for name in names}) or "(?!)"
     user, odd = re.escape(names.user), r"(?:[^\w\n]|\d)*(?:[ap]m\W{0,3})?(?:</?\w+>)*"
     label = rf"(?:{odd}{user}|(?<=\n\n){odd}(?:{usual}))"
@@ -191,10 +177,10 @@ def _asking_label(names: Names) -> re.Pattern[str]:
     )
 
 
-def _behind_labels(
+def _num_after_label(
     text: str, spans: Sequence[Span], asks: re.Pattern[str], token: Callable[[int], int]
 ) -> int:
-    """Count the tokens of agent turns after a label of the asking side, except in code chunks."""
+    """Count the tokens of agent turns after a label of the asking side; skip code blocks."""
     count = 0
     for span in spans:
         turn = text[span.start : span.end] if span.role == "agent" else ""
@@ -206,7 +192,7 @@ def _behind_labels(
 
 
 def _fault(conversation: Conversation, train_on: str) -> int:
-    """Return 0, or 1 + an index into FAULTS."""
+    """Return 0 if the conversation has no fault, else 1 + an index into FAULTS."""
     if train_on == "all" and not all(turn.trained for turn in conversation.turns):
         what = f'"all" trains every turn, and line {conversation.line} marks one as untrained'
         raise UserError("train_on", what, "set it to agent")

@@ -1,4 +1,4 @@
-"""Find the code blocks of a text: lines between two fences, one of which may be missing."""
+"""Find code blocks: the lines between two fences, one of which may have been forgotten."""
 
 import re
 from bisect import bisect, bisect_left
@@ -34,9 +34,9 @@ class _Fence(NamedTuple):
 def code_lines(lines: Sequence[str], labels: Sequence[int] = ()) -> list[bool]:
     """Mark the lines inside closed code blocks, closing lines included, opening lines not.
 
-    `labels`: lines, in order, that would begin a turn outside a block. A block that would contain
-    one is closed by the end of its turn instead, if that leaves no more fences without a partner,
-    or if a block with a language begins after the label: then a fence was forgotten.
+    `labels`: the lines, in order, that would begin a turn outside a block. If a block would contain
+    one, its first fence gets no partner instead, unless more fences would then be without one. A
+    block with a language after the label shows that a fence was forgotten.
 
     >>> code_lines(["A: see", "```", "B: no", "```"], [0, 2])
     [False, False, True, True]
@@ -64,7 +64,7 @@ def _fences(lines: Sequence[str]) -> list[_Fence]:
 def _blocks(fences: Sequence[_Fence], labels: Sequence[int]) -> list[tuple[int, int]]:
     """Return the first and last line of each block, so that the fewest fences have no partner.
 
-    Work from the last fence to the first: count how many stay alone if a block begins there.
+    Work from the last fence to the first, counting how many from there on have no partner.
     """
     alone = [0] * (len(fences) + 1)
     partner: list[int | None] = [None] * len(fences)

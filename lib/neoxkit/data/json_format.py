@@ -20,7 +20,7 @@ _READ_IN_A_MESSAGE = {"role", "content", "weight", "train"}
 
 
 class _Row(NamedTuple):
-    """A row's line, and its text, which is parsed later, or its value."""
+    """A row: its line, and either its text (parsed later) or its value."""
 
     line: int
     text: str | None
@@ -30,9 +30,9 @@ class _Row(NamedTuple):
 def read_rows(
     path: Path, text: str, notes: Notes, first_line: int = 1
 ) -> tuple[list[Conversation], list[UserError]]:
-    """Return the conversations of a JSON text, and a fault for each row that is not one.
+    """Return the conversations of a JSON text, and a fault for each row that can't be read.
 
-    Add to `notes` the keys that are not read, with the lines of their rows.
+    Add the keys that are not read to `notes`, with the lines of their rows.
     """
     faults, conversations = [], []
     for row in _rows(path, text, first_line):
@@ -120,7 +120,7 @@ def _conversation(where: str, line: int, row: Any) -> Conversation:
 
 
 def _content(where: str, content: Any) -> str:
-    """Return a message's text; join the parts of one in parts."""
+    """Return a message's text; if it is a list of parts, join them."""
     if isinstance(content, list):
         for part in content:
             kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
@@ -134,7 +134,7 @@ def _content(where: str, content: Any) -> str:
 
 
 def _is_trained(where: str, message: Mapping[str, Any]) -> bool:
-    """Return whether a message is learnt; `weight` 0 or `train` false marks it as context."""
+    """Return whether to train on a message; `weight` 0 or `train` false marks it as context."""
     weight, train = message.get("weight"), message.get("train")
     if weight not in (None, 0, 1) or train not in (None, True, False):
         name, value = ("weight", weight) if weight not in (None, 0, 1) else ("train", train)

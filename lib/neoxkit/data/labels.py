@@ -1,4 +1,4 @@
-"""Find labels: the lines that begin a turn, written exactly or nearly so, outside code blocks."""
+"""Find labels, which begin turns: written exactly or nearly so, and outside code blocks."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,8 @@ _NAME = r"[^\W\d_][^\t:：;,!?()\[\]{}<>|/\\\"`*=]{0,39}?"
 _ANY = re.compile(
     rf"(?P<lead>{_LEAD})(?P<name>{_NAME}){_TAIL}(?:(?<=：)|(?=\s|$|[*_`]{{1,3}}(?:\s|$)|</))"
 )
-_LONGEST = 400  # characters of a line within which a known name's label must end
-_LONGEST_ANY = 100  # the same for any name
+_LONGEST = 400  # the label of a known name must end within this many characters of a line
+_LONGEST_ANY = 100  # the same for the label of any name
 _BULLET = re.compile(r"[-+•*]\s")
 _CLOSING = re.compile(r"[*_`]{1,3}|</\w{1,6}>")
 
@@ -28,7 +28,7 @@ _CLOSING = re.compile(r"[*_`]{1,3}|</\w{1,6}>")
 class Label(NamedTuple):
     """A label of one of the two sides at the start of a line.
 
-    `end`: where the turn's text begins in the line. `exact`: written `Name:`, in the same case.
+    `end`: where the turn's text begins in the line. `exact`: written `Name:`, capitals too.
     """
 
     role: str
@@ -64,7 +64,7 @@ def label_of(line: str, names: Names, paragraph: bool = True) -> Label | None:
 
 
 def finder(names: Sequence[str]) -> Callable[[str], str]:
-    """Return a function that finds which of the names labels the start of a line, else ""."""
+    """Return a function that returns which of these names is the label of a line, else ""."""
     wanted = [name for name in names if name]
 
     def find(line: str) -> str:
@@ -91,9 +91,9 @@ def begins_paragraph(lines: Sequence[str], i: int) -> bool:
 def any_labels(
     lines: Sequence[str], glued: bool = False, given: Callable[[str], str] = lambda line: ""
 ) -> list[tuple[int, str]]:
-    """Return (line index, name) of labels that begin paragraphs (`glued`: lines), not in code.
+    """Return (line index, name) of labels that begin paragraphs (`glued`: lines), outside code.
 
-    `given` finds names that the user set (`finder`), which may have any form.
+    `given` (from `finder`) finds the names that the user set, which may have any form.
     """
     found = [
         (i, name)
@@ -106,5 +106,5 @@ def any_labels(
 
 
 def with_colon(lines: Sequence[str]) -> Iterator[int]:
-    """Return the indices of lines with a colon: a cheap filter before the regular expressions."""
+    """Return the indices of lines with a colon, a cheap filter before the regular expressions."""
     return (i for i, line in enumerate(lines) if ":" in line or "：" in line)

@@ -69,30 +69,30 @@ class Votes:
 
     def turns_of(self, user: str) -> Counter[str]:
         """Count the names that follow a name's labels."""
-        return _behind(user, self.steps)
+        return _last_after(user, self.steps)
 
     def answers(self, user: str) -> Counter[str]:
         """Count the conversations in which each name answers; in a tiny file, count the turns."""
         if self.pieces < FEWEST:
             return _one_spelling(self.turns_of(user))
-        return _one_spelling(_behind(user, self.first) + _behind(user, self.also))
+        return _one_spelling(_last_after(user, self.first) + _last_after(user, self.also))
 
     def without(self, user: str, agent: str) -> Counter[str]:
         """Count the conversations in which each name answers and this agent does not."""
         if self.pieces < FEWEST:
             counts = self.answers(user)
         else:
-            counts = _behind(user, self.first)
+            counts = _last_after(user, self.first)
             for (one, first, other), count in self.also.items():
                 if same(one, user) and same(other, agent):
                     counts[first] -= count
         return Counter({n: c for n, c in _one_spelling(counts).items() if not same(n, agent)})
 
 
-def _behind(
+def _last_after(
     user: str, counts: Mapping[tuple[str, str], int] | Mapping[tuple[str, str, str], int]
 ) -> Counter[str]:
-    """Count the last name of each key whose first name is the user's."""
+    """Count the last name of each key whose first name is `user`."""
     found: Counter[str] = Counter()
     for (one, *_, other), count in counts.items():
         if same(one, user):
@@ -129,8 +129,8 @@ def collect_votes(pieces: Iterable[tuple[int, str]], given: Names, glued: bool =
             found.lines.setdefault(name, line)
         if asker := _asker(names, given):
             found.asks[asker] += 1
-            behind = [n for n in names[names.index(asker) :] if not same(n, asker)]
-            first, *others = list(dict.fromkeys(behind))[:MOST_LABELS] or [""]
+            later = [n for n in names[names.index(asker) :] if not same(n, asker)]
+            first, *others = list(dict.fromkeys(later))[:MOST_LABELS] or [""]
             found.first.update([(asker, first)] if first else [])
             found.also.update((asker, first, other) for other in others)
             found.steps.update(
@@ -178,7 +178,7 @@ def _choose_agent(path: Path, votes: Votes, user: str, sure: bool) -> str:
 
     `sure`: the user named the asker, so other asking names are text.
     """
-    counts, first = votes.answers(user), _behind(user, votes.first)
+    counts, first = votes.answers(user), _last_after(user, votes.first)
     if sure:
         asking = [name for name in counts if name.casefold() in ASKING]
         if asking and len(asking) == len(counts):

@@ -1,7 +1,7 @@
 """Questions for a model: from a file, or from the held-out conversations."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt that ends at the agent's label; `reference` is None if there is none."""
+    """A prompt that ends at the agent's label, and the reference reply, if there is one."""
 
     prompt: str
     reference: str | None
@@ -71,8 +71,8 @@ def questions_for(
 ) -> tuple[list[Question], str]:
     """Return the held-out questions and where they come from.
 
-    `file` wins; then <train_file>_questions.jsonl beside the training text; then the last reply of
-    each held-out conversation.
+    They are read from `file`; else from <train_file>_questions.jsonl beside the training text;
+    else each held-out conversation is asked for its last reply.
     """
     beside = reading.questions_beside(paths.root() / manifest["source"]["path"])
     if file or beside.is_file():
@@ -92,32 +92,25 @@ def questions_for(
 
 
 def read_questions(path: Path, names: Names) -> list[Question]:
-    """Read questions in either conversation format: the last agent turn is the reference.
+    """Read questions in either conversation format; a last agent turn is the reference.
 
-    JSON Lines may name a "kind" and a "set" for each question; tables group by them.
+    JSON Lines may give each question a "kind" and a "set"; tables group by them.
     """
     source = reading.read(path, *names)
     found = []
     for c in source.conversations:
-        asked, last = c, None
+        before, reference = c, None
         if c.turns[-1].role == "agent":
-            last = c.turns[-1].text
-            asked = Conversation(c.line, c.turns[:-1], c.preamble)
-        if not asked.turns:
+            before, reference = replace(c, turns=c.turns[:-1]), c.turns[-1].text
+        if not before.turns:
             raise UserError(f"{paths.short(path)}:{c.line}", "has no question", "add a user turn")
-        found.append(
-            Question(
-                prompt(asked, names),
-                last,
-                c.extra.get("kind", "all"),
-                c.extra.get("set", "held out"),
-            )
-        )
+        kind, set_name = c.extra.get("kind", "all"), c.extra.get("set", "held out")
+        found.append(Question(prompt(before, names), reference, kind, set_name))
     return found
 
 
 def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
-    """Return the text of token ids as it was written: no space is cleaned up."""
+    """Return the text of token ids as it was written: spaces are not cleaned up."""
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)  # only a batch gives a list
     return text

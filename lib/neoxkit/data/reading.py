@@ -14,14 +14,14 @@ from neoxkit.data.naming import Votes
 from neoxkit.errors import Faults, UserError
 from neoxkit.settings import END_MARK, TokenizeSettings
 
-MANY, FEW = 10, 3  # questions per conversation, and end marks per file, that deserve a note
+MANY, FEW = 10, 3  # more questions per conversation with fewer end marks per file get a note
 
 
 @dataclass
 class Examined:
     """The counts and notes of a file, or of a chunk of it.
 
-    `notes`: things read in an unexpected way, with line numbers. `marks`: end marks that ended a
+    `notes`: what was read in an unusual way, with line numbers. `marks`: the end marks that ended a
     conversation.
     """
 
@@ -48,7 +48,7 @@ class Examined:
 
 @dataclass
 class ConversationFile:
-    """A file that was read once and checked; its conversations stay on disk."""
+    """A file that was read and checked; its conversations stay on disk until they are needed."""
 
     path: Path
     form: Form
@@ -70,7 +70,7 @@ class ConversationFile:
         return [c for chunk in self.chunks for c in self.read_chunk(chunk)]
 
     def sentences(self) -> list[str]:
-        """Say what was read, and each kind of note with its count and first line numbers."""
+        """Describe what was read; give each kind of note with its count and first line numbers."""
         facts = self.facts
         said = [
             f"{paths.short(self.path)}: {facts.conversations:,} conversations "
@@ -93,7 +93,7 @@ class ConversationFile:
         return said + [f"{what}: {len(at):,} ({lines_in_short(at)})" for what, at in notes]
 
     def _other_names(self, most: int = 5) -> str:
-        """List labels at paragraph starts that are neither side's: misspelt names show up here."""
+        """List labels that belong to neither side, which shows misspelt names."""
         votes = self.facts.votes
         ours = {name.casefold() for name in self.names}
         others = [n for n in votes.seen.most_common() if n[0].casefold() not in ours]
@@ -154,12 +154,15 @@ def _read_text(
     The names in its beginning are nearly always those of the whole file: examine all chunks with
     them while the chunks vote, and examine them again only if the vote is for other names.
     """
-    form, pieces = detect.text_form(path, head, given, end_mark, names_of)
+    form, pieces, guess = detect.text_form(path, head, given, end_mark, names_of)
     marks = end_mark != text_format.NO_MARK
     boundary = chunks.at_marks(end_mark) if marks else chunks.nowhere
     found, digest = chunks.cut(path, boundary)
     facts = _examine_all(path, form, found, given)
-    names, votes = detect.choose_names(path, pieces, facts.votes, given, names_of), facts.votes
+    votes = facts.votes
+    names = naming.choose(path, votes, given)
+    if names is None:
+        raise text_format.nobody_answers(path, pieces, guess)
     if not facts.questions and not votes.has(names.user):
         raise text_format.no_turn_of(path, names.user, "user_name", votes, names_of)
     if names != form.names:
@@ -186,7 +189,7 @@ def _leave_out(path: Path, facts: Examined) -> None:
 
 
 def _check_sides(path: Path, form: Form, facts: Examined, names_of: str) -> None:
-    """Refuse a file in which a side has no turns: its text was read as the other side's."""
+    """Refuse a file in which a side has no turns: the other side would be given its text."""
     if form.format == "json":
         if not facts.replies:
             where = f"{paths.short(path)}:1"

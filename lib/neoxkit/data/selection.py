@@ -12,13 +12,13 @@ from neoxkit.data.reading import lines_in_short
 from neoxkit.data.table import FAULTS, Table
 from neoxkit.errors import UserError
 
-LEAST_HELD_OUT = 20  # conversations: an interval from fewer is too narrow to be trusted
-MOST_SHARE = 0.5  # of the conversations that eval_share may hold out
+LEAST_HELD_OUT = 20  # conversations: an interval computed from fewer can't be trusted
+MOST_SHARE = 0.5  # the largest eval_share
 
 
 @dataclass
 class Counts:
-    """The effects of the length policy: everything lost is counted here, with line numbers."""
+    """The effects of the length policy: everything that is lost, with line numbers."""
 
     read: int = 0
     kept: int = 0
@@ -29,7 +29,7 @@ class Counts:
     trained_tokens_lost: int = 0
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return the rows of a table: what, and how much."""
+        """Return the counts as a table: what was counted, and how many."""
         lost = self.trained_tokens_lost / max(self.trained_tokens + self.trained_tokens_lost, 1)
         return [
             ("conversations read", f"{self.read:,}"),
@@ -62,16 +62,17 @@ def fit(
 ) -> tuple[Table, Counts]:
     """Apply the length policy: keep conversations of at most `block_size` tokens as they are.
 
-    A longer one is dropped, or cut: after its last agent turn that fits, else (if not even the
-    first one fits) at `block_size`, always without an end mark. Conversations without a trained
-    token are dropped. With "error" the first one that is too long is refused.
+    A longer one is dropped, or cut after its last agent turn that fits (at `block_size` if none
+    does), without an end mark. Conversations without a trained token are dropped. With "error"
+    the first one that is too long is refused.
     """
     long = encoded.length > block_size
-    faulty = encoded.fault > 0
+    line, fault = encoded.column("line"), encoded.column("fault")
+    faulty = fault > 0
     if too_long == "error" and (long & ~faulty).any():
         row = int(np.flatnonzero(long & ~faulty)[0])
         raise UserError(
-            f"{side} file, line {encoded.line[row]}",
+            f"{side} file, line {line[row]}",
             f"a conversation has {encoded.length[row]} tokens, block_size is {block_size}",
             "raise block_size, or set too_long to drop or cut",
         )
@@ -80,10 +81,9 @@ def fit(
     trained, kept_trained = encoded.trained, short.trained
     untrained = ~faulty & ~dropped_for_length & (kept_trained == 0)
     kept = ~faulty & ~dropped_for_length & ~untrained
-    reasons = {why: encoded.fault == code for code, why in enumerate(FAULTS, start=1)}
+    reasons = {why: fault == code for code, why in enumerate(FAULTS, start=1)}
     reasons[f"longer than {block_size} tokens"] = dropped_for_length
     reasons["no trained token within block_size"] = untrained
-    line = encoded.line
     fitted = short.select(kept)
     trained_tokens = int(kept_trained[kept].sum())
     return fitted, Counts(
@@ -100,7 +100,7 @@ def fit(
 def cut_length(encoded: Table, block_size: int) -> np.ndarray:
     """Return the length to which each row would be cut: int32.
 
-    This is the longest part that fits and ends with a whole agent turn, else all that fits.
+    It keeps all whole agent turns that fit; if there is none, all tokens that fit.
     """
     rows, replies = encoded.replies()
     fits = replies[:, 2] <= block_size
@@ -122,7 +122,7 @@ def fit_sides(
 
 
 def split(keys: np.ndarray, eval_share: float, seed: int) -> np.ndarray:
-    """Mark the rows to hold out: bool, one per key; equal keys land on the same side.
+    """Mark the rows to hold out: bool, one per key; equal keys are on the same side.
 
     The side depends only on the seed and the key, not on the order in the file. With two or more
     different keys and a share above 0, both sides get at least one.
@@ -144,8 +144,8 @@ def split_rows(
 ) -> tuple[Table, Table, list[str]]:
     """Return the train side, the held-out set, and notes on the split for the user.
 
-    With `eval_rows` (from a file of their own) no share is split off, but a conversation in both
-    files leaves the train side.
+    With `eval_rows` (from a separate file) no share is split off, but conversations in both files
+    leave the train side.
     """
     notes = []
     if eval_rows is not None:
@@ -183,7 +183,7 @@ def _too_few(held_out: int) -> str:
 
 
 def _more_held_out(keys: np.ndarray, seed: int) -> str:
-    """Name the smallest share (in hundredths, or finer for large files) that holds out enough."""
+    """Suggest the smallest share (in hundredths, finer for large files) that holds out enough."""
     different = len(np.unique(keys))
     fine = 10 ** max(2, math.ceil(math.log10(different)))
     share = math.ceil(LEAST_HELD_OUT / different * fine) / fine
@@ -200,7 +200,7 @@ def _more_held_out(keys: np.ndarray, seed: int) -> str:
 
 
 def num_duplicates(*sides: Table) -> int:
-    """Count conversations that repeat another one exactly (they are kept, on the same side)."""
+    """Count the conversations that repeat an earlier one exactly; they are kept, on its side."""
     keys = np.concatenate([side.keys() for side in sides])
     keys.sort()
     return int((keys[1:] == keys[:-1]).sum())

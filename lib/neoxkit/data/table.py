@@ -18,7 +18,7 @@ NOT_TRAINED = -100  # the label that torch's cross entropy ignores
 
 @dataclass(frozen=True)
 class ReplySpan:
-    """Token indices of one agent turn: its text is start..end, and what ends it is end..over."""
+    """Token indices of an agent turn: its text is start..end, what ends it is end..over."""
 
     start: int
     end: int
@@ -29,8 +29,8 @@ class ReplySpan:
 class Encoded:
     """One conversation in tokens.
 
-    `ids` (int32, length n, end mark last) and `trained` (bool, length n). Token 0 is never trained:
-    nothing comes before it, and this keeps conversations in a packed row apart.
+    `ids` (int32) and `trained` (bool) have one value per token; the end mark is the last. Token 0
+    is never trained: nothing comes before it, and this keeps conversations in a packed row apart.
     """
 
     ids: np.ndarray
@@ -48,65 +48,53 @@ class Encoded:
 
     @property
     def labels(self) -> np.ndarray:
-        """Return int32, length n: the ids of trained tokens, else -100; the model shifts by one."""
+        """Return the ids of trained tokens, else -100: int32; the model shifts them by one."""
         return np.where(self.trained, self.ids, NOT_TRAINED).astype(np.int32)
 
 
-@dataclass
-class EncodedPart:
-    """Concatenated conversations, as made by a worker.
-
-    For all together `ids` (int32) and `replies` (int32, rows of start, end, over). For each
-    conversation `length` (tokens), `first` (the first label's token), `num_replies`, `line`,
-    `fault` (0: none, else 1 + an index into FAULTS), `key` (16 bytes, equal for equal ids),
-    `chars` (characters of its text), `astray` (tokens of agent turns after a label of the asking
-    side), `shortest` (characters of its shortest turn).
-    """
-
-    ids: np.ndarray
-    replies: np.ndarray
-    length: np.ndarray
-    first: np.ndarray
-    num_replies: np.ndarray
-    line: np.ndarray
-    fault: np.ndarray
-    key: np.ndarray
-    chars: np.ndarray
-    astray: np.ndarray
-    shortest: np.ndarray
-
+# What is kept of each conversation beside its ids and replies.
+COLUMNS = {
+    "length": "int32",  # tokens
+    "first": "int32",  # the first label's token
+    "num_replies": "int32",
+    "line": "int32",  # where it begins in the file
+    "fault": "uint8",  # 0: none, else 1 + an index into FAULTS
+    "key": "S16",  # equal for equal ids
+    "chars": "int32",  # characters of its text
+    "astray": "int32",  # tokens of agent turns after a label of the asking side
+    "shortest": "int32",  # characters of its shortest turn
+}
+# A worker's conversations, concatenated: COLUMNS, "ids" and "replies" (rows of start, end, over).
+Part = dict[str, np.ndarray]
 
 FAULTS = ("a turn is empty", "no reply")
 
 
 def key_of(ids: np.ndarray) -> bytes:
-    """Return a key of the ids: rows that a model can't tell apart must stay on one side."""
+    """Return a key of the ids: rows with equal ids must stay on the same side of the split."""
     return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
 
 
 class Store:
-    """Parts joined together; the ids are in an unnamed file that vanishes with the process."""
+    """Parts joined together; the ids are in a nameless file that vanishes with the process."""
 
-    def __init__(self, parts: Iterable[EncodedPart], train_on: str) -> None:
+    def __init__(self, parts: Iterable[Part], train_on: str) -> None:
         self.train_on = train_on
         folder = paths.root() / "data" / "tokenized"  # not /tmp, which may be in memory
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        # Columns grow in place: joining many small arrays later would need the memory twice.
-        columns: dict[str, tuple[bytearray, np.dtype]] = {}
+        # Arrays grow in place: joining many small ones later would need the memory twice.
+        grown = {name: bytearray() for name in ("replies", *COLUMNS)}
         for part in parts:
-            self._file.write(part.ids.data)
-            for name, values in vars(part).items():
-                if name != "ids":
-                    columns.setdefault(name, (bytearray(), values.dtype))[0].extend(values.data)
+            self._file.write(part["ids"].data)
+            for name, raw in grown.items():
+                raw.extend(part[name].data)
         self._file.flush()
-        one = {name: np.frombuffer(raw, dtype) for name, (raw, dtype) in columns.items()}
-        self.replies: np.ndarray = one["replies"].reshape(-1, 3)
-        self.length, self.first, self.line = one["length"], one["first"], one["line"]
-        self.fault, self.key, self.num_replies = one["fault"], one["key"], one["num_replies"]
-        self.chars, self.shortest, self.astray = one["chars"], one["shortest"], one["astray"]
-        self.start = np.cumsum(self.length, dtype=np.int64) - self.length
-        self.first_reply = np.cumsum(self.num_replies, dtype=np.int64) - self.num_replies
+        self.replies = np.frombuffer(grown.pop("replies"), np.int32).reshape(-1, 3)
+        self.columns = {name: np.frombuffer(raw, COLUMNS[name]) for name, raw in grown.items()}
+        length, num_replies = self.columns["length"], self.columns["num_replies"]
+        self.start = np.cumsum(length, dtype=np.int64) - length
+        self.first_reply = np.cumsum(num_replies, dtype=np.int64) - num_replies
 
     def ids(self, start: int, end: int) -> np.ndarray:
         """Return the ids from `start` up to `end` in the file: int32."""
@@ -133,30 +121,9 @@ class Table:
         """Shorten each row to its first `length` tokens."""
         return Table(self.store, self.at, length)
 
-    @property
-    def line(self) -> np.ndarray:
-        """Return the file line where each row begins: int32."""
-        return self.store.line[self.at]
-
-    @property
-    def chars(self) -> np.ndarray:
-        """Return the characters of each row's whole text, even if the row was cut: int32."""
-        return self.store.chars[self.at]
-
-    @property
-    def astray(self) -> np.ndarray:
-        """Return each row's tokens of agent turns after a label of the asking side: int32."""
-        return self.store.astray[self.at]
-
-    @property
-    def shortest(self) -> np.ndarray:
-        """Return the characters of the shortest turn of each row's whole text: int32."""
-        return self.store.shortest[self.at]
-
-    @property
-    def fault(self) -> np.ndarray:
-        """Return 0 for each row without a fault, else 1 + an index into FAULTS: uint8."""
-        return self.store.fault[self.at]
+    def column(self, name: str) -> np.ndarray:
+        """Return one of COLUMNS for these rows; it describes them as encoded, before any cut."""
+        return self.store.columns[name][self.at]
 
     @property
     def trained(self) -> np.ndarray:
@@ -165,14 +132,14 @@ class Table:
         return np.bincount(rows, ends - starts, len(self)).astype(np.int32)
 
     def replies(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the row index and (start, end, over) of every reply that is wholly in its row."""
+        """Return the row index and (start, end, over) of each reply that is whole in its row."""
         rows, replies = self._all_replies()
         whole = replies[:, 2] <= self.length[rows]
         return rows[whole], replies[whole]
 
     def _all_replies(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all replies, including those beyond the end of a shortened row."""
-        count = self.store.num_replies[self.at]
+        count = self.column("num_replies")
         replies = self.store.replies[ragged(self.store.first_reply[self.at], count)]
         return np.repeat(np.arange(len(self)), count), replies
 
@@ -180,7 +147,7 @@ class Table:
         """Return the ranges of trained tokens: row index, start, end (not included)."""
         if self.store.train_on == "all":
             rows = np.arange(len(self))
-            starts, ends = self.store.first[self.at], self.length
+            starts, ends = self.column("first"), self.length
         else:
             rows, replies = self._all_replies()
             starts, ends = replies[:, 0], np.minimum(replies[:, 2], self.length[rows])
@@ -190,14 +157,14 @@ class Table:
 
     def keys(self) -> np.ndarray:
         """Return 16 bytes per row (dtype S16), equal for rows with equal ids."""
-        keys = self.store.key[self.at]
-        for row in np.flatnonzero(self.length < self.store.length[self.at]):
+        keys = self.column("key")
+        for row in np.flatnonzero(self.length < self.column("length")):
             start = self.store.start[self.at[row]]
             keys[row] = key_of(self.store.ids(start, start + self.length[row]))
         return keys
 
     def ids(self) -> np.ndarray:
-        """Return the concatenated ids of all rows: int32. Meant for a part of a large table."""
+        """Return the concatenated ids of all rows: int32. A large table needs `chunks`."""
         if not len(self):
             return np.zeros(0, np.int32)
         starts = self.store.start[self.at]
@@ -221,17 +188,24 @@ class Table:
     def __getitem__(self, row: int) -> Encoded:
         one = self.select(np.array([row]))
         ids = one.ids()
-        fault = int(one.fault[0])
+        fault = int(one.column("fault")[0])
         return Encoded(
             ids=ids,
             trained=one.labels(ids) != NOT_TRAINED,
             replies=tuple(ReplySpan(*map(int, reply)) for reply in one.replies()[1]),
-            line=int(one.line[0]),
+            line=int(one.column("line")[0]),
             fault=FAULTS[fault - 1] if fault else "",
         )
 
     def __iter__(self) -> Iterator[Encoded]:
         return (self[row] for row in range(len(self)))
+
+
+def from_parts(parts: Iterable[Part], train_on: str) -> Table:
+    """Join the parts into a table of all their conversations."""
+    store = Store(parts, train_on)
+    length = store.columns["length"]
+    return Table(store, np.arange(len(length)), length)
 
 
 def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

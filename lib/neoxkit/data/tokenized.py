@@ -1,4 +1,4 @@
-"""Save and load tokenized datasets: rows, manifest and card, with the checks against them."""
+"""Save and load tokenized datasets: rows, manifest and card; check a training against them."""
 
 import hashlib
 import importlib.metadata
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def features() -> "Features":
     """Return the columns of a tokenized dataset: one row per conversation, not padded.
 
-    input_ids, labels (int32 lists), length and trained (numbers of tokens), line (in the source
+    input_ids and labels (int32 lists), length and trained (numbers of tokens), line (in the source
     file), reply_start and reply_end (of the last whole reply; -1 if there is none).
     """
     from datasets import Features, Sequence, Value
@@ -49,19 +49,22 @@ def _columns(rows: Table) -> dict[str, Any]:
         "labels": pyarrow.ListArray.from_arrays(offsets, rows.labels(ids)),
         "length": rows.length,
         "trained": rows.trained,
-        "line": rows.line,
+        "line": rows.column("line"),
         "reply_start": last[:, 0],
         "reply_end": last[:, 1],
     }
 
 
-def _fill(file: Path, rows: Table) -> None:
-    """Write a side's Arrow file part by part, so that memory does not grow with the rows."""
+def _replace_arrow_file(file: Path, rows: Table) -> None:
+    """Replace a side's Arrow file without rows by one with these, which has the same schema.
+
+    It is written part by part, so that memory does not grow with the rows.
+    """
     import pyarrow
     from pyarrow import ipc
 
-    with pyarrow.memory_map(str(file)) as empty:
-        schema = ipc.open_stream(empty).schema
+    with pyarrow.memory_map(str(file)) as without_rows:
+        schema = ipc.open_stream(without_rows).schema
     part = file.with_suffix(".part")
     with ipc.new_stream(str(part), schema) as writer:
         for chunk in rows.chunks():
@@ -84,12 +87,13 @@ def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        # Save empty sides for their metadata (one shard even so), then write the rows into them.
-        none = datasets.Dataset.from_dict({name: [] for name in features()}, features=features())
-        empty = dict.fromkeys(sides, none)
-        datasets.DatasetDict(empty).save_to_disk(part, num_shards=dict.fromkeys(sides, 1))
+        # `datasets` would need all rows in memory or write them twice. So it saves sides without
+        # rows, for the files that describe them, and we then write each side's Arrow file.
+        no_rows = datasets.Dataset.from_dict({name: [] for name in features()}, features=features())
+        described = datasets.DatasetDict(dict.fromkeys(sides, no_rows))
+        described.save_to_disk(part, num_shards=dict.fromkeys(sides, 1))  # 0 for no rows otherwise
         for side, rows in sides.items():
-            _fill(part / side / "data-00000-of-00001.arrow", rows)
+            _replace_arrow_file(part / side / "data-00000-of-00001.arrow", rows)
         (part / "README.md").write_text(card(manifest), encoding="utf-8")
         files.write_json(part / files.MANIFEST, manifest)
     except BaseException:
@@ -160,7 +164,7 @@ def _source(source: ConversationFile) -> dict[str, Any]:
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Hash the vocabulary, merges and rules: all that decides a text's ids."""
+    """Hash the vocabulary, merges and rules: everything that decides a text's ids."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
@@ -201,7 +205,7 @@ def card(manifest: dict[str, Any]) -> str:
 
 
 def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
-    """Load a dataset and its manifest; refuse if they do not belong together."""
+    """Load a dataset and its manifest; refuse them if their row counts differ."""
     from datasets import load_from_disk
 
     manifest = load_manifest(folder)
@@ -242,7 +246,7 @@ def check_sha256(folder: Path, expected: str) -> None:
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """Read a tokenized dataset's manifest; refuse if its text has changed since."""
+    """Read a tokenized dataset's manifest; refuse it if the source text has changed since."""
     path = folder / files.MANIFEST
     if not path.is_file():
         raise UserError(
@@ -261,7 +265,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_block_size(block_size: int, manifest: dict[str, Any]) -> int:
-    """Return the block size for training: 0 means the dataset's; refuse a larger one."""
+    """Return the block size for training; 0 means the dataset's, and a larger one is refused."""
     largest = manifest["block_size"]
     if block_size > largest:
         raise UserError(

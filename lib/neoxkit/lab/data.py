@@ -128,7 +128,9 @@ def findings(found: Sequence[Finding]) -> View:
 
 
 def _counted(rows: Table) -> str:
-    return f"{len(rows):,}" + (f" ({lines_in_short(rows.line[:6].tolist())})" if len(rows) else "")
+    return f"{len(rows):,}" + (
+        f" ({lines_in_short(rows.column('line')[:6].tolist())})" if len(rows) else ""
+    )
 
 
 def audit(checks: Sequence[Check]) -> View:
