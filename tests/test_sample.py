@@ -42,7 +42,7 @@ def exchanges(question: dict) -> Pairs:
 
 
 def prompt(question: dict) -> str:
-    """Return the question in the text format, up to the place of its last reply."""
+    """Return the question in the text format, up to its last reply."""
     *before, (last, _) = exchanges(question)
     return "".join(f"User: {u}\n\nAgent: {a}\n\n" for u, a in before) + f"User: {last}\n\nAgent:"
 
@@ -94,7 +94,7 @@ def harder(questions: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
-def test_generator_writes_the_committed_bytes(tmp_path: Path, hash_seed: str) -> None:
+def test_the_generator_writes_the_committed_bytes(tmp_path: Path, hash_seed: str) -> None:
     command = [sys.executable, str(DATA / "make_sample.py"), "--out", str(tmp_path)]
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -148,7 +148,7 @@ def test_no_held_out_combination_is_trained(
             assert asked not in text, asked
 
 
-def test_no_held_out_name_is_asked_for_in_its_wording(
+def test_no_held_out_pair_of_name_and_wording_is_trained(
     held_out: list[dict], training: list[Pairs]
 ) -> None:
     trained = set()
@@ -163,7 +163,9 @@ def test_no_held_out_name_is_asked_for_in_its_wording(
         assert (name, asked) not in trained, (name, asked)
 
 
-def test_every_held_out_part_is_well_trained(held_out: list[dict], training: list[Pairs]) -> None:
+def test_every_part_of_a_held_out_question_is_well_trained(
+    held_out: list[dict], training: list[Pairs]
+) -> None:
     times = Counter(reply for talk in training for _, reply in talk)
     wordings = defaultdict(set)
     for talk in training:
@@ -178,7 +180,7 @@ def test_every_held_out_part_is_well_trained(held_out: list[dict], training: lis
 
 
 def test_replies_are_determined(questions: list[dict], training: list[Pairs]) -> None:
-    """One reply for one question; for a name, the one that the user told before."""
+    """Equal questions have equal replies; a reply about a name has the one that the user gave."""
     replies: dict[str, str] = {}
     for talk in training + [exchanges(question) for question in questions]:
         name = None

@@ -1,4 +1,4 @@
-"""Findings and the audit: each is found where it is, and nowhere else."""
+"""audit.py: each finding and each failed check appears where it should, and nowhere else."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,11 +35,13 @@ FOUND = audit.findings({"train": TRAIN, "eval": EVAL})
         ("less than 10%", [4], []),
     ],
 )
-def test_each_is_found_and_nothing_else(what: str, train: list[int], evaluation: list[int]) -> None:
+def test_each_finding_has_its_conversations_and_no_others(
+    what: str, train: list[int], evaluation: list[int]
+) -> None:
     assert lines(FOUND, what) == {"train": train, "eval": evaluation}
 
 
-def test_the_longest_come_first() -> None:
+def test_the_longest_conversations_come_first() -> None:
     found = lines(FOUND, "longest")["train"]
     assert found[0] == 4 and sorted(found) == [1, 2, 3, 4, 5]
     many = encode(*(talk(i, "a " * i, "Yes.") for i in range(1, 40)))
@@ -47,12 +49,12 @@ def test_the_longest_come_first() -> None:
     assert rows.column("line").tolist() == list(range(39, 29, -1))
 
 
-def test_tokens_a_character_finds_what_the_tokenizer_does_not_know() -> None:
+def test_most_tokens_per_character_finds_text_unknown_to_the_tokenizer() -> None:
     odd = encode(talk(1, "What is 3 plus 4?", "It is 7."), talk(2, "⚙⚙⚙⚙⚙⚙⚙", "⚙⚙⚙⚙⚙⚙⚙"))
     assert lines(audit.findings({"train": odd}), "tokens per character")["train"] == [2, 1]
 
 
-def test_first_questions_are_equal_where_the_ids_are() -> None:
+def test_first_questions_have_equal_hashes_if_their_ids_are_equal() -> None:
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["3", "4", "plus", "sea", "you"], 3)) for _ in range(300)]
     rows = encode(*(talk(i, word, f"No {i}") for i, word in enumerate(words)))
@@ -71,7 +73,7 @@ def test_only_the_first_question_of_a_conversation_counts() -> None:
     assert first == again != different
 
 
-def test_turns_add_up_to_the_conversation() -> None:
+def test_turn_lengths_add_up_to_the_conversation() -> None:
     for rows in (TRAIN, EVAL):
         found = audit.turn_lengths(rows)
         assert sum(map(sum, found.values())) == rows.length.sum()
@@ -106,12 +108,12 @@ def failed(rows: Table, source: ConversationFile = SOURCE, **changes: object) ->
     return str(refused.value)
 
 
-def test_next_to_nothing_trained_is_refused() -> None:
+def test_a_dataset_with_hardly_any_trained_token_is_refused() -> None:
     rows = encode(talk(1, LONG * 40, "No."))
     assert failed(rows).startswith("agent_name: trained tokens: 3 of ")
 
 
-def test_an_end_that_is_not_trained_is_refused() -> None:
+def test_an_untrained_end_of_a_turn_is_refused() -> None:
     rows = encode(talk(1, "Hi", "Yes?", "No", "Bye."), talk(2, "Hi", "Yes?"))
     store = rows.store
     try:
@@ -128,13 +130,13 @@ def test_a_conversation_that_vanished_is_refused(changes: dict[str, object]) -> 
     assert failed(TRAIN, **changes).startswith("too_long: conversations read = kept + dropped")
 
 
-def test_a_cut_that_was_not_counted_is_refused() -> None:
+def test_an_uncounted_cut_is_refused() -> None:
     length = TRAIN.length.copy()
     length[0] -= 1
     assert failed(replace(TRAIN, length=length)).startswith("too_long: ")
 
 
-def test_what_stands_in_both_files_is_accounted_for() -> None:
+def test_conversations_in_both_files_are_accounted_for() -> None:
     fitted = selection.fit_sides({"train": TRAIN, "eval": EVAL}, 280, "drop")
     again = encode(talk(7, "Who are you?", "A program."))
     counts = {"train": fitted["train"][1], "eval": selection.fit(again, 280, "drop")[1]}
@@ -152,7 +154,7 @@ NOT_ASKED = ["Fine. User: x", "The user:\nyou", "Fine.\n\n```\nUser: x\n```", "A
 @pytest.mark.parametrize(
     "label", ["USER :", "**User**:", "> User:", "- User：", "Human:", '"User":']
 )
-def test_words_behind_a_label_of_the_asking_side_are_refused(label: str) -> None:
+def test_words_after_a_label_of_the_asking_side_are_refused(label: str) -> None:
     """No agent turn may contain what looks like a question, however the file is read."""
     odd = talk(3, "Hi", ASKED.replace("USER :", label))
     said = failed(encode(talk(1, "Hi", "Yes?"), odd))
@@ -164,12 +166,12 @@ def test_words_behind_a_label_of_the_asking_side_are_refused(label: str) -> None
 
 
 @pytest.mark.parametrize("text", NOT_ASKED)
-def test_other_words_about_a_user_are_not(text: str) -> None:
+def test_other_mentions_of_a_user_are_accepted(text: str) -> None:
     assert encode(talk(1, "Hi\n\nUser: x", text)).column("astray").tolist() == [0]
     assert encode(talk(1, "Hi", ASKED), train_on="all").column("astray").tolist() == [0]
 
 
-def test_conversations_that_no_mark_ends_are_refused() -> None:
+def test_conversations_without_end_marks_are_refused() -> None:
     unmarked = replace(SOURCE, facts=Examined(conversations=5, questions=10, marks=3))
     said = failed(TRAIN, unmarked)
     assert said.startswith("end_mark: conversations: 5, with 2.0 questions on average; 3 end with")

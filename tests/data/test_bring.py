@@ -1,6 +1,6 @@
-"""Files as people bring them: the asking side says kiwi, the answering side plum.
+"""Files as users bring them: the asking side says kiwi, the answering side says plum.
 
-Whatever the file looks like, no kiwi is trained, and every plum is, unless the file says otherwise.
+However a file is written, no kiwi is trained and every plum is, unless the file says otherwise.
 """
 
 import json
@@ -51,15 +51,15 @@ GOOD = {  # what: (content, plums, the names that are found)
     "Human and Assistant": (TWICE * 3, 6, ("Assistant", "Human")),
     "headings": (talks("### Instruction:\n", "### Response:\n"), 4, ("Response", "Instruction")),
     "short names": (talks("Q: ", "A: "), 4, ("A", "Q")),
-    "names not known": (talks("Ann: ", "Bob: "), 4, ("Bob", "Ann")),
+    "unknown names": (talks("Ann: ", "Bob: "), 4, ("Bob", "Ann")),
     "single line breaks": (talks("User: ", "Bot: ", "\n"), 4, ("Bot", "User")),
     "all in one line break": (talks("Human: ", "AI: ", "\n", f"\n{END}\n"), 4, ("AI", "Human")),
-    "an indented one": (talks("User: ", "Agent: ") + talks(" User: ", " Agent: "), 8, None),
+    "indented labels": (talks("User: ", "Agent: ") + talks(" User: ", " Agent: "), 8, None),
     "bold": (talks("**User:** ", "**Agent:** "), 4, None),
     "invisible": (talks("\u200bUser: ", "\u200bAgent: "), 4, None),
     "capitals": (talks("User: ", f"Agent: {NOTES}") + talks("USER: ", "Agent: ", num=1), 5, None),
-    "a preamble behind the mark": (talks("Rules.\n\nUser: ", "Agent: ", end=END), 4, None),
-    "the agent behind the mark": (talks("User: ", "Agent: ", end=f"{END}Agent: plum\n\n"), 8, None),
+    "a preamble after the mark": (talks("Rules.\n\nUser: ", "Agent: ", end=END), 4, None),
+    "the agent after the mark": (talks("User: ", "Agent: ", end=f"{END}Agent: plum\n\n"), 8, None),
     "a rule before User": (talks("Instruction: be kind.\n\nUser: ", "Agent: "), 4, None),
     "an open code block": (OPEN + talks("User: ", "Agent: "), 6, None),
 }  # fmt: skip
@@ -75,13 +75,13 @@ def test_plums_are_trained_and_kiwis_are_not(read: Read, what: str) -> None:
 
 @pytest.mark.parametrize("given", [{"agent_name": "Assistant"}, {"user_name": "human"}])
 def test_one_name_given_finds_the_other(read: Read, given: dict[str, str]) -> None:
-    """With only the agent's name, a Human's words were trained: nobody looked for the asker."""
+    """If the asker were not looked for, a Human's words would be trained as the agent's."""
     file = read(TWICE * 3, **given)
     assert file.facts.questions == file.facts.replies == 6
     assert (trained(file).count("plum"), trained(file).count("kiwi")) == (6, 0)
 
 
-def test_a_file_in_which_one_side_never_speaks_is_refused(read: Read) -> None:
+def test_a_file_with_a_silent_side_is_refused(read: Read) -> None:
     for given in ({"user_name": "User"}, {"agent_name": "Assistant", "user_name": "User"}):
         with pytest.raises(UserError, match='no turn starts with "User:"'):
             read(TWICE, **given)
@@ -98,7 +98,7 @@ def test_the_eval_file_is_read_with_the_names_of_the_train_file(tmp_path: Path) 
         reading.read_sides(TokenizeSettings(train_file=a, eval_file=c))
 
 
-def test_a_label_that_may_be_the_agents_or_not_is_refused(read: Read) -> None:
+def test_an_ambiguous_agent_label_is_refused(read: Read) -> None:
     content = talks("User: a\n\nNote: ", "Agent: ")
     with pytest.raises(
         UserError, match=r"Agent \(4\), Note \(4\) -- set agent_name, for example to \"Agent"
@@ -112,7 +112,7 @@ def test_a_label_that_may_be_the_agents_or_not_is_refused(read: Read) -> None:
 def test_a_given_asker_followed_only_by_an_asking_name_is_refused(
     read: Read, user: str, num: int
 ) -> None:
-    """A Human who answers a User is unusual: the remedy is to say who answers, and it works."""
+    """A Human seldom answers a User; the remedy is to say who answers, and it works."""
     other = {"User": "Human", "Human": "User"}[user]
     content = talks(f"{user}: ", f"{other}: ", num=num)
     said = f'follows {user}: {other} ({num}) -- set agent_name, for example to "{other}"'
@@ -147,20 +147,20 @@ def test_the_remedy_for_a_file_without_end_marks_works(
     assert (trained(file).count("plum"), trained(file).count("kiwi")) == (4, 0)
 
 
-def test_one_conversation_without_an_end_mark_is_one(read: Read) -> None:
+def test_a_single_conversation_needs_no_end_mark(read: Read) -> None:
     assert read("User: kiwi\n\nAgent: plum").facts.conversations == 1
 
 
 def test_a_file_without_marks_is_one_chunk(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The places to cut are known only after reading all of it."""
+    """Where its conversations begin is known only after all of it has been read."""
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 30)
     file = read(f"Rules.\n\n{UNENDED}", end_mark="none")
     assert [c.preamble for c in file.conversations] == ["Rules.", "", "", ""]
     assert len(file.chunks) == 1
 
 
-def test_words_about_the_mark_are_text(read: Read) -> None:
-    """Only text that begins like a conversation right after the mark counts as one."""
+def test_mentions_of_the_end_mark_are_text(read: Read) -> None:
+    """A mark in a line ends a conversation only if text like a conversation follows directly."""
     about = f"User: kiwi\n\nAgent: {END} ends, or `{END}`. plum\n\nUser: kiwi {END}.\n\nAgent: plum"
     file = read(f"{about}{END}\n{about}{END}")
     assert file.facts.conversations == 2
@@ -190,13 +190,13 @@ def test_rows_of_messages(read: Read, what: str) -> None:
     assert (said.count("plum"), said.count("kiwi"), said.count("pear")) == (plums, 0, 0)
 
 
-def test_rows_of_an_array_have_their_own_lines(read: Read) -> None:
+def test_each_row_of_an_array_has_its_own_line(read: Read) -> None:
     assert [c.line for c in read(ROWS["an array"][1], "t.json").conversations] == [2, 4]
     with pytest.raises(UserError, match=r't\.json:4: has no list "messages"'):
         read(f"[\n{row(ASK, SAY)},\n3]", "t.json")
 
 
-def test_keys_that_are_not_read_are_named_with_their_counts(read: Read) -> None:
+def test_unread_keys_are_named_with_their_counts(read: Read) -> None:
     rows = row(ASK, {**SAY, "tool_calls": []}, system="x") * 3 + row(ASK, SAY, kind="k")
     assert read(rows, "t.jsonl").sentences()[1:] == [
         'not read: "system": 3 (lines 1, 2, 3)',
@@ -204,7 +204,7 @@ def test_keys_that_are_not_read_are_named_with_their_counts(read: Read) -> None:
     ]
 
 
-def test_a_turn_that_is_not_to_be_trained_cannot_be_where_all_are(read: Read) -> None:
+def test_train_on_all_refuses_a_turn_marked_as_untrained(read: Read) -> None:
     file = read(ROWS["weight 0"][1], "t.jsonl")
     with pytest.raises(UserError, match="line 1 marks one as untrained -- set it to agent"):
         encoding.encode_file(TOKENIZER, file, file.names, "all")
@@ -216,8 +216,8 @@ def test_a_conversation_without_a_trained_turn_has_no_reply(read: Read) -> None:
     assert [encoded.fault for encoded in rows] == ["no reply", ""]
 
 
-def test_a_label_in_a_message_is_its_text(read: Read) -> None:
-    """Rows say who speaks; it is noted, and is not a fault of the labels."""
+def test_a_label_in_a_message_is_text(read: Read) -> None:
+    """JSON rows say who speaks, so the label is noted and the audit does not count it."""
     quoted = {**SAY, "content": "I read:\n\nUser: so\nplum"}
     file = read(row(ASK, quoted), "t.jsonl")
     assert file.facts.notes == {"a blank line and User: inside a message, read as text": [1]}
@@ -232,11 +232,11 @@ CODE = {  # what: (content, given, turns of the last conversation, plums)
         f"User: kiwi\n\nAgent: plum\n{PY}\n\nUser: kiwi\n\nAgent: plum\n{PY}\n```\nplum{END}",
         {}, 4, 3,
     ),
-    "one stays open at the end": (
+    "a block stays open at the end": (
         f"User: kiwi\n\nAgent: plum\n{YAML}\nplum\n\n" * 3 + f"User: kiwi\n\nAgent: plum\n{PY}",
         {"end_mark": "none"}, 2, 10,
     ),
-    "rules are no fences": (
+    "rules are not fences": (
         "".join(f"~~~~~~~~\nUser: kiwi\n\nAgent: plum{END}\n" for _ in range(3)), {}, 2, 3,
     ),
     "a block in a list": (
@@ -264,15 +264,15 @@ def test_code_blocks(read: Read, what: str) -> None:
 @pytest.mark.parametrize(
     "label", ["User, 10:15:", "**User**", "User -", "<|user|>", "User 2:", "U:"]
 )
-def test_a_label_that_is_not_one_leaves_two_replies_in_a_row(read: Read, label: str) -> None:
-    """A turn is missing between them, however it is written."""
+def test_an_unrecognised_label_leaves_two_replies_in_a_row(read: Read, label: str) -> None:
+    """However it is written, the turn between the replies was read as text."""
     file = read(f"{MORE}User: a\n\nAgent: plum\n\n{label} b\n\nAgent: plum{END}\n")
     assert file.facts.notes[text_format.SAME_SIDE] == [19]
     assert text_format.SAME_SIDE not in read(MORE).facts.notes
 
 
 @pytest.mark.parametrize("label", ["[10:15] User:", "1) User:", "User (me):", "User∶", "## User\n"])
-def test_the_audit_sees_labels_that_are_not_read(read: Read, label: str) -> None:
+def test_the_audit_finds_unrecognised_labels(read: Read, label: str) -> None:
     rows = (f"{MORE}User: kiwi\n\nAgent: plum\n\n{label} kiwi\n\n[9] Agent: plum{END}\n", MORE)
     bad, good = (encoding.encode_file(TOKENIZER, f, f.names) for f in map(read, rows))
     assert bad.column("astray")[-1] > 0 and not good.column("astray").any()
@@ -295,7 +295,7 @@ def test_a_rule_with_a_label_does_not_ask(read: Read) -> None:
         read(f"{talk}{END}\n".replace("Assistant", "Joi") * 4)
 
 
-def test_a_name_that_is_known_does_not_beat_one_that_asks_more(read: Read) -> None:
+def test_a_known_name_does_not_beat_one_that_asks_more_often(read: Read) -> None:
     talks = (
         f"Ann: a\n\nBob: b{END}\n" * 28 + f"Ann: a\n\nBob: b\n\nQuestion: c\n\nBob: d{END}\n" * 12
     )
@@ -315,10 +315,10 @@ def test_a_given_name_may_have_any_form(read: Read, name: str) -> None:
 @pytest.mark.parametrize(
     "heading", ["You are kind.\n\n", "=== Conversation 1 ===\n", "System: so\n"]
 )
-def test_what_comes_before_each_question_is_not_trained_as_the_end_of_a_reply(
+def test_text_before_each_question_is_not_trained_as_the_end_of_a_reply(
     read: Read, heading: str
 ) -> None:
-    """`end_mark none` would; and the remedy in the refusal works."""
+    """With `end_mark none` it would be, so that is refused; the remedy works."""
     talks = [f"{heading.replace('1', str(i))}User: kiwi\n\nAgent: plum\n" for i in range(3)]
     with pytest.raises(UserError, match=re.escape("write <|endoftext|> at the end of each")):
         read("\n".join(talks), end_mark="none")
@@ -326,13 +326,13 @@ def test_what_comes_before_each_question_is_not_trained_as_the_end_of_a_reply(
     assert file.facts.conversations == file.facts.with_preamble == 3
 
 
-def test_a_mark_behind_every_turn_is_told_from_one_behind_a_conversation(read: Read) -> None:
+def test_marks_after_every_turn_are_refused_with_a_remedy(read: Read) -> None:
     with pytest.raises(UserError, match="-- keep </s> only where a conversation ends, then"):
         read("User: kiwi</s>\nAgent: plum</s>\n" * 4)
     assert read("User: kiwi\nAgent: plum</s>\n" * 4, end_mark="</s>").facts.conversations == 4
 
 
-def test_few_marks_for_many_questions_are_worth_a_sentence(read: Read) -> None:
+def test_few_marks_for_many_questions_are_noted(read: Read) -> None:
     said = read("User: kiwi\n\nAgent: plum\n\n" * 40 + END).sentences()
     assert (
         "end marks for 40 questions: 1 (if these are several conversations, set end_mark to none)"
@@ -341,8 +341,8 @@ def test_few_marks_for_many_questions_are_worth_a_sentence(read: Read) -> None:
     assert not any("end marks for" in line for line in read(MORE).sentences())
 
 
-def test_rows_need_two_names_as_well(read: Read) -> None:
-    """Two equal labels could not be told apart in the trained text."""
+def test_json_rows_need_two_different_names(read: Read) -> None:
+    """The trained text could not distinguish two equal labels."""
     for given in (
         {"user_name": "Agent"},
         {"agent_name": "user"},
@@ -358,11 +358,11 @@ def test_rows_need_two_names_as_well(read: Read) -> None:
 
 CASES = paths.root().parent / "shared" / "cases"  # beside the checkout, if present
 TEXT_AND_MESSAGES = (".txt", "messages_array.json", "parts.jsonl", "weight.jsonl", "keys.jsonl")
-SET = {  # what a refusal names, and the value to set
+SET = {  # part of the refusal, and the setting that it suggests
     "no_end_mark.txt": ("end_mark to none", {"end_mark": "none"}),
     "other_end_mark.txt": ('end_mark to "</s>"', {"end_mark": "</s>"}),
 }
-FAULTY = {  # what a refusal says
+FAULTY = {  # part of the refusal
     "one_bad_byte.txt": ":12: damaged",
     "late_nul.txt": ":217: contains a NUL byte",
     "ends_in_the_middle.txt": ":19: the file ends inside a character",
@@ -375,8 +375,8 @@ def cases() -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(not cases(), reason="no shared/cases beside the checkout")
-def test_the_files_of_the_shared_cases_give_what_they_must() -> None:
-    read_ones = 0
+def test_the_shared_cases_are_read_as_expected() -> None:
+    num_read = 0
     for case in cases():
         name, plums = case["file"], case.get("plums")
         if name in FAULTY:
@@ -392,12 +392,12 @@ def test_the_files_of_the_shared_cases_give_what_they_must() -> None:
             words = trained(file)
             assert (words.count("plum"), words.count("kiwi")) == (plums, 0), name
             assert not any(word in words for word in case.get("never", [])), name
-            read_ones += 1
-    assert read_ones == 15
+            num_read += 1
+    assert num_read == 15
 
 
 @pytest.mark.skipif(not cases(), reason="no shared/cases beside the checkout")
-def test_a_row_of_the_shared_cases_that_cannot_be_read_is_left_out_and_counted() -> None:
+def test_an_unreadable_row_of_the_shared_cases_is_left_out_and_counted() -> None:
     path = CASES / "messages_tool_row.jsonl"
     with pytest.raises(UserError, match=r":7: role 'tool' can't be read"):
         reading.read(path)

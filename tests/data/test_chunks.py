@@ -1,4 +1,4 @@
-"""chunks.py and parallel.py: a file read in chunks, by many processes, is the file read at once."""
+"""chunks.py and parallel.py: reading in chunks and processes gives the same as reading at once."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def test_chunks_change_nothing(
     assert parts.facts == whole.facts and parts.sentences() == whole.sentences()
 
 
-def test_a_later_block_can_outvote_the_first(
+def test_later_chunks_can_outvote_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "t.txt"
@@ -55,7 +55,7 @@ def test_a_later_block_can_outvote_the_first(
     assert len(file.chunks) > 10 and file.names.agent == "Joi" and file.facts.replies == 31
 
 
-def test_faults_of_all_blocks_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_of_all_chunks_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.txt"
     path.write_text(f"User: a\n\nAgent: b{END}\n" * 3 + f"no turns{END}\n" * 3)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 30)
@@ -77,7 +77,7 @@ def test_a_wrong_byte_is_found_in_a_later_chunk(
         reading.read(path)
 
 
-def test_blocks_on_two_processes_give_the_tokens_of_one_call(
+def test_chunks_on_two_processes_give_the_tokens_of_one_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "t.txt"
@@ -122,7 +122,7 @@ def test_results_come_in_order_from_two_processes(two: None) -> None:
     assert list(parallel.each(_slow_first, [1])) == [(1, os.getpid())]
 
 
-def test_no_more_results_wait_than_two_a_worker(two: None) -> None:
+def test_at_most_two_results_per_worker_wait(two: None) -> None:
     taken: list[int] = []
 
     class Items(list):
@@ -137,7 +137,7 @@ def test_no_more_results_wait_than_two_a_worker(two: None) -> None:
     results.close()
 
 
-def test_a_persons_mistake_comes_back_as_it_is(two: None) -> None:
+def test_a_user_error_crosses_processes_unchanged(two: None) -> None:
     with pytest.raises(UserError, match=r"^here: is wrong -- mend it$"):
         list(parallel.each(_faulty, range(9)))
 
@@ -158,7 +158,7 @@ for result in parallel.each(work, range(9)):
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_its_parent(sent: signal.Signals) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout.read(5) == "ready"  # two at once may write one line
+    assert parent.stdout.read(5) == "ready"  # both may write into one line
     time.sleep(0.5)
     children = psutil.Process(parent.pid).children(recursive=True)
     assert len(children) == 2

@@ -1,4 +1,4 @@
-"""encoding.py: exact ids and labels, the length policy, the dataset folder."""
+"""encoding.py, selection.py and tokenized.py: ids, labels, length policy, dataset folder."""
 
 import copy
 import re
@@ -55,12 +55,12 @@ def stretches(tokenizer: Tokenizer, ids: Sequence[int], labels: Sequence[int]) -
     return [tokenizer.decode(list(ids[a:b]), clean_up_tokenization_spaces=False) for a, b in parts]
 
 
-def slowly(
+def piece_by_piece(
     tokenizer: Tokenizer, conversation: Conversation, names: Names, train_on: str
 ) -> tuple[list[int], list[bool]]:
-    """Return ids and trained tokens without offsets: the pieces between colons, encoded one by one.
+    """Return ids and trained tokens without offsets, from the pieces between labels' colons.
 
-    A label's colon ends a word for the tokenizer, so the pieces' ids in a row are the whole's.
+    A colon ends a word for the tokenizer, so the ids of the pieces, joined, are those of the whole.
     """
     labels = [f"{getattr(names, t.role)}:" for t in conversation.turns]
     after = [f"\n\n{label}" for label in labels[1:]] + [""]
@@ -82,11 +82,13 @@ def slowly(
     return [*ids, tokenizer.eos_token_id], trained
 
 
-def assert_like_slowly(tokenizer: Tokenizer, talks: Sequence[Conversation], names: Names) -> None:
+def assert_same_as_piece_by_piece(
+    tokenizer: Tokenizer, talks: Sequence[Conversation], names: Names
+) -> None:
     for train_on in ("agent", "all"):
         rows = encoding.encode(tokenizer, talks, names, train_on)
         for row, conversation in zip(rows, talks, strict=True):
-            ids, trained = slowly(tokenizer, conversation, names, train_on)
+            ids, trained = piece_by_piece(tokenizer, conversation, names, train_on)
             assert row.ids.tolist() == ids, conversation
             assert row.trained.tolist() == trained, conversation
             whole = render(conversation, names)[0] + END
@@ -163,22 +165,24 @@ ODD = {
 
 @pytest.mark.parametrize("name", ["tiny", "neox"])
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_text_like_slowly(request: pytest.FixtureRequest, name: str, odd: str) -> None:
+def test_odd_text_is_encoded_as_piece_by_piece(
+    request: pytest.FixtureRequest, name: str, odd: str
+) -> None:
     text = ODD[odd]
     talks = [talk(text, f"r {text}", text, text, preamble=text), talk(text, text, text)]
     for names in (
         Names(), Names("Dr. Zoe\u0308"), Names("🤖", "Human"), Names("J.", "Dr. Zoe\u0308"),
     ):  # fmt: skip
-        assert_like_slowly(request.getfixturevalue(name), talks, names)
+        assert_same_as_piece_by_piece(request.getfixturevalue(name), talks, names)
 
 
 @pytest.mark.parametrize("name", ["tiny", "neox"])
-def test_toys_like_slowly(request: pytest.FixtureRequest, name: str) -> None:
+def test_toys_are_encoded_as_piece_by_piece(request: pytest.FixtureRequest, name: str) -> None:
     talks = [talk("", "", "a", ""), *(toy for toy, _ in TOYS.values())]
-    assert_like_slowly(request.getfixturevalue(name), talks, Names("Joi"))
+    assert_same_as_piece_by_piece(request.getfixturevalue(name), talks, Names("Joi"))
 
 
-@pytest.mark.parametrize(  # counts and lengths as its README.md says
+@pytest.mark.parametrize(  # counts and lengths from the README.md of the data
     ("name", "num", "median", "longest"),
     [
         ("gsm8k_test", 1319, 155, 407),
@@ -193,16 +197,16 @@ def test_real_text(neox: Tokenizer, name: str, num: int, median: int, longest: i
     lengths = [len(row) for row in encoding.encode(neox, file.conversations, file.names)]
     assert (file.names, len(lengths)) == (Names(), num)
     assert (int(np.median(lengths)), max(lengths)) == (median, longest)
-    assert_like_slowly(neox, file.conversations[:150], Names())
+    assert_same_as_piece_by_piece(neox, file.conversations[:150], Names())
 
 
-def test_real_tokenizer_fact(neox: Tokenizer) -> None:
+def test_ids_are_those_of_the_real_tokenizer(neox: Tokenizer) -> None:
     (row,) = encoding.encode(neox, [talk("x", "y", preamble="Hello world")], Names("Joi"))
     assert neox("Hello world")["input_ids"] == row.ids[:2].tolist() == [12092, 1533]
 
 
 @pytest.mark.parametrize("name", ["tiny", "neox"])
-def test_prompt_ids_begin_the_whole(request: pytest.FixtureRequest, name: str) -> None:
+def test_prompt_ids_begin_the_conversation(request: pytest.FixtureRequest, name: str) -> None:
     tokenizer = request.getfixturevalue(name)
     texts = ["Hi  there:", "Yes?", "cafe\u0301", "  odd \n\n", "??", "last"]
     for names in (Names(), Names("Dr. Rosey", "Q"), Names("J.")):
@@ -243,7 +247,7 @@ def test_block_size_is_inclusive(tiny: Tokenizer) -> None:
 
 @pytest.mark.parametrize("last", ["agent", "user"])
 def test_cut_ends_after_a_whole_agent_turn(tiny: Tokenizer, last: str) -> None:
-    """At every block size the longest whole exchange is kept, else all that fits."""
+    """At every block size the most whole exchanges are kept; if none fits, all tokens that fit."""
     conversation = LONG if last == "agent" else talk(*(t.text for t in LONG.turns[:5]), line=5)
     (row,) = rows = encoding.encode(tiny, [conversation], Names("Joi"))
     begin = "User: q one\n\nJoi:"
@@ -313,7 +317,7 @@ def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> N
         selection.split_rows(rows, rows, 0.5, 0)
 
 
-def test_empty_eval_side_is_said(tiny: Tokenizer) -> None:
+def test_an_empty_held_out_set_is_reported(tiny: Tokenizer) -> None:
     rows = encoding.encode(tiny, [talk("a", "b"), talk("a", "b")], Names("Joi"))
     assert selection.num_duplicates(rows) == 1
     for share, why in ((0, "eval_share is 0"), (0.5, "only one conversation")):
@@ -327,7 +331,7 @@ def talks(num: int) -> list[Conversation]:
 
 @pytest.mark.parametrize("num", [40, 41, 60, 63, 77, 399, 2000, 5001])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
+def test_too_few_held_out_are_reported_and_the_remedy_holds_out_enough(
     tiny: Tokenizer, num: int, seed: int
 ) -> None:
     rows = encoding.encode(tiny, talks(num), Names("Joi"))
@@ -345,8 +349,8 @@ def test_too_few_held_out_are_said_and_the_remedy_holds_out_enough(
     assert selection.LEAST_HELD_OUT <= len(evaluation) <= selection.LEAST_HELD_OUT + num // 100
 
 
-def test_the_share_that_would_do_counts_what_repeats_once(tiny: Tokenizer) -> None:
-    """Of 60 conversations 20 are copies of one: all are on the same side."""
+def test_the_suggested_share_counts_repeats_once(tiny: Tokenizer) -> None:
+    """20 of the 60 conversations are copies of one, and all copies are on the same side."""
     rows = encoding.encode(tiny, talks(40) + talks(1) * 20, Names("Joi"))
     *_, (note,) = selection.split_rows(rows, None, 0.05, 0)
     assert "eval_share 0.5 holds out" in note and "(of 60)" in note
@@ -354,7 +358,7 @@ def test_the_share_that_would_do_counts_what_repeats_once(tiny: Tokenizer) -> No
     assert len(evaluation) >= selection.LEAST_HELD_OUT and notes == []
 
 
-def test_where_no_share_holds_out_enough_more_conversations_are_asked_for(tiny: Tokenizer) -> None:
+def test_more_conversations_are_asked_for_if_no_share_holds_out_enough(tiny: Tokenizer) -> None:
     rows = encoding.encode(tiny, talks(30), Names("Joi"))
     *_, (note,) = selection.split_rows(rows, None, 0.05, 0)
     assert note.startswith("Only 2 conversations are held out: ")
@@ -370,7 +374,7 @@ def test_where_no_share_holds_out_enough_more_conversations_are_asked_for(tiny: 
     assert notes == []  # the eval_file that was asked for
 
 
-def test_a_small_eval_file_is_said(tiny: Tokenizer) -> None:
+def test_a_small_eval_file_is_reported(tiny: Tokenizer) -> None:
     rows, other = (encoding.encode(tiny, part, Names("Joi")) for part in (talks(60)[1:], talks(1)))
     *_, (note,) = selection.split_rows(rows, other, 0.05, 0)
     assert note == (
@@ -382,12 +386,15 @@ def test_a_small_eval_file_is_said(tiny: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("block_size", "pair"),
     [
-        (10_000, (talk("cafe\u0301", "b"), talk("caf\u00e9", "b"))),  # one text after NFC
-        (12, (talk("a", "b", "c" * 40, "d"), talk("a", "b", "e" * 40, "f"))),  # one after the cut
+        (10_000, (talk("cafe\u0301", "b"), talk("caf\u00e9", "b"))),  # the same text after NFC
+        (
+            12,
+            (talk("a", "b", "c" * 40, "d"), talk("a", "b", "e" * 40, "f")),
+        ),  # the same after the cut
     ],
     ids=["nfc", "cut"],
 )
-def test_same_ids_never_stand_on_both_sides(
+def test_equal_ids_are_never_on_both_sides(
     tiny: Tokenizer, block_size: int, pair: tuple[Conversation, Conversation]
 ) -> None:
     rows, _ = selection.fit(encoding.encode(tiny, pair, Names("Joi")), block_size, "cut")
@@ -408,13 +415,13 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     text = "".join(f"User: what is {i}?\n\nAgent: it is {i}{END}\n" for i in range(20))
     (tmp_path / "talks.txt").write_text(text, encoding="utf-8")
     settings = TokenizeSettings(train_file="talks.txt", dataset="toy", block_size=64).as_dict()
-    files = {"train": reading.read(tmp_path / "talks.txt")}
+    sources = {"train": reading.read(tmp_path / "talks.txt")}
     rows, counts = selection.fit(
-        encoding.encode(tiny, files["train"].conversations, Names("Agent")), 64
+        encoding.encode(tiny, sources["train"].conversations, Names("Agent")), 64
     )
     *sides, notes = selection.split_rows(rows, None, 0.2, 0)
     manifest = tokenized.make_manifest(
-        settings, "tiny", tiny, files, {"train": counts}, *sides, notes
+        settings, "tiny", tiny, sources, {"train": counts}, *sides, notes
     )
     folder = paths.tokenized("toy")
     tokenized.save(*sides, folder, manifest)
@@ -472,7 +479,9 @@ def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
     assert not (folder / "stale").exists()
 
 
-def test_load_refuses_what_does_not_belong_together(saved: Saved, tmp_path: Path) -> None:
+def test_load_refuses_a_dataset_that_does_not_match_its_manifest_or_text(
+    saved: Saved, tmp_path: Path
+) -> None:
     folder, manifest, train, evaluation = saved
     tokenized.save(train, evaluation.select(slice(1, None)), folder, manifest)
     with pytest.raises(UserError, match=r"toy/eval has 3 rows, its manifest says 4 -- run 01"):
@@ -502,7 +511,7 @@ def test_checks_against_the_manifest(tiny: Tokenizer, saved: Saved) -> None:
         tokenized.check_tokenizer(other, manifest)
 
 
-def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedTokenizerBase) -> None:
+def test_nothing_left_to_train_on_is_refused_with_reasons(tiny: PreTrainedTokenizerBase) -> None:
     talk = Conversation(4, (Turn("user", "Hi"), Turn("agent", "a reply of some more tokens")))
     encoded = {"train": encoding.encode(tiny, [talk], Names("Agent"))}
     with pytest.raises(UserError, match=r"no conversation is left \(1 longer than 8 tokens\)"):
@@ -512,7 +521,7 @@ def test_nothing_left_to_train_on_is_said_with_its_reasons(tiny: PreTrainedToken
 
 @pytest.mark.parametrize("train_on", ["agent", "all"])
 def test_trimmed_offsets_give_the_same_labels(tiny: Tokenizer, train_on: str) -> None:
-    """GPT-2's tokenizer assigns the space before a word to no token: this must not matter."""
+    """GPT-2's tokenizer assigns the space before a word to no token, which must not matter."""
     trimmed = copy.deepcopy(tiny)
     trimmed.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     assert trimmed("a b", return_offsets_mapping=True)["offset_mapping"][1] == (2, 3)

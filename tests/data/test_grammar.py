@@ -1,6 +1,6 @@
-"""Random conversation files from a small grammar that knows who says what are read back.
+"""Random conversation files, written from a small grammar that knows who says what, are read back.
 
-The asking side says kiwis and the answering side plums, each with a number of its own.
+The asking side says kiwis and the answering side plums, each with its own number.
 """
 
 import random
@@ -45,7 +45,7 @@ class Truth:
 
 
 class Writer:
-    """A writer of one file and of the truth about it."""
+    """Writes a file, and keeps the truth about it."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -65,7 +65,7 @@ class Writer:
         return whole.replace("\n", ends)
 
     def talk(self) -> str:
-        """Write a conversation; its code blocks contain labels, or one stays open, but not both."""
+        """Write a conversation; its code blocks hold labels, or one is left open, but not both."""
         self.truth.talks.append([])
         self.may_stay_open, self.is_open = self.often(0.2), False
         turns = [
@@ -89,7 +89,7 @@ class Writer:
         return f"{label}{self.random.choice([' ', ' ', chr(10)])}{body}"
 
     def near(self, name: str) -> str:
-        """Write a label inexactly; white space before a conversation doesn't count."""
+        """Write a label inexactly; the first of a conversation gets no white space before it."""
         label = self.random.choice(NEAR if self.truth.talks[-1] else NEAR[3:])
         return label.format(name=name, upper=name.upper(), lower=name.lower())
 
@@ -154,7 +154,7 @@ def test_what_was_written_is_read(tmp_path: Path, part: int) -> None:
 
 @pytest.mark.parametrize("part", range(2))
 def test_plums_are_trained_and_kiwis_never(tmp_path: Path, part: int) -> None:
-    """The trained tokens have none of the asking side's words and all of the other's."""
+    """The trained tokens contain all words of the answering side, and none of the asking side."""
     for seed in range(part, FILES, 16):
         truth, file, text = read(tmp_path / "t.txt", seed)
         rows = encoding.encode_file(TOKENIZER, file, file.names)

@@ -1,4 +1,4 @@
-"""labels.py: labels of the two sides, and text that only looks like one."""
+"""labels.py: labels of the two sides, and text that only looks like a label."""
 
 import pytest
 
@@ -15,7 +15,7 @@ NEAR = [
 
 
 @pytest.mark.parametrize("label", NEAR)
-def test_other_ways_to_write_a_label(label: str) -> None:
+def test_labels_written_differently_are_found(label: str) -> None:
     for rest in (" kiwi", "", " **so**"):
         found = label_of(f"{label}{rest}", NAMES)
         assert found is not None and (found.role, found.exact) == ("user", False)
@@ -25,15 +25,15 @@ def test_other_ways_to_write_a_label(label: str) -> None:
     assert label_of(label, NAMES).role == "agent"
 
 
-def test_the_right_way_leaves_the_text_as_it_is() -> None:
+def test_an_exact_label_leaves_the_text_unchanged() -> None:
     for rest in (" kiwi", "kiwi", "", "**kiwi**", " : x"):
         assert label_of(f"User:{rest}", NAMES) == ("user", 5, True)
     assert label_of("Dr. Rosey: x", NAMES) == ("agent", 10, True)
     assert label_of("用户：kiwi", Names("助手", "用户")) == ("user", 3, True)
 
 
-def test_a_side_is_told_by_its_own_letters() -> None:
-    """İ in lower case has two characters, and is still the first name, not the second."""
+def test_the_sides_are_not_confused_when_case_is_ignored() -> None:
+    """İ has two characters in lower case; its label must still be the user's, not the agent's."""
     assert label_of("ibrahim: x", Names("Bot", "İbrahim")) in (None, ("user", 8, False))
     assert label_of("Anna: x", Names("Anna", "Ann")) == ("agent", 5, True)
 
@@ -42,24 +42,24 @@ def test_a_side_is_told_by_its_own_letters() -> None:
     "line",
     ["Users: x", "The User: x", "User", "User x: y", '"User: x"', "User's: x", "x User:", "Rosey:"],
 )
-def test_other_words_are_no_label(line: str) -> None:
+def test_similar_words_are_not_labels(line: str) -> None:
     assert label_of(line, NAMES) is None
 
 
-def test_a_list_item_is_a_label_where_a_paragraph_begins() -> None:
+def test_a_list_item_is_a_label_only_at_the_start_of_a_paragraph() -> None:
     for bullet in "-*+•":
         assert label_of(f"{bullet} User: x", NAMES)
         assert label_of(f"{bullet} User: x", NAMES, paragraph=False) is None
     assert label_of("**User**: x", NAMES, paragraph=False)
 
 
-def test_any_name_may_be_a_label_but_not_a_list_items() -> None:
+def test_any_name_can_be_a_label_but_not_in_a_list_item() -> None:
     labels = {"Joi: x": "Joi", "### Response:": "Response", "**Zoë Élan:** x": "Zoë Élan"}
     others = {"- one: two": "", "http://x": "", "12: x": "", "a, b: c": "", f"{'x' * 41}: y": ""}
     assert {line: any_label(line) for line in labels | others} == labels | others
 
 
-def test_labels_begin_paragraphs_or_lines_and_are_not_in_code() -> None:
+def test_labels_begin_paragraphs_or_lines_outside_code() -> None:
     lines = ["A: 1", "B: 2", "", "C: 3", "```", "D: 4", "", "E: 5", "```", "F: 6"]
     assert any_labels(lines) == [(0, "A"), (3, "C")]
     assert any_labels(lines, glued=True) == [(0, "A"), (1, "B"), (3, "C"), (9, "F")]

@@ -26,7 +26,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a file below the root, so that errors use its bare name."""
+    """Write a file in the kit's root folder, so that errors use its bare name."""
     for name in ("notebooks", "ds_configs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
@@ -51,7 +51,7 @@ def chat(*messages: tuple[object, object], **extra: object) -> str:
 
 
 def refusal(path: Path, agent_name: str = "") -> UserError:
-    """Return the reading error; check its form: `where: what -- remedy` per line, 200 wide."""
+    """Return the reading error; check that its lines are short and `where: what -- remedy`."""
     with pytest.raises(UserError) as caught:
         reading.read(path, agent_name)
     for line in str(caught.value).split("\n"):
@@ -105,13 +105,13 @@ def test_any_agent_name_is_found(write: Write, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*FOUND, "Zoe\u0308", "अर्जुन", "2B", "🤖", "Bot (v2)", "a.*"])
-def test_any_agent_name_is_taken(write: Write, name: str) -> None:
+def test_any_given_agent_name_is_used(write: Write, name: str) -> None:
     file = reading.read(write(f"User: a\n\n{name}: b\n\nNote: n{END}"), name)
     assert file.names == (name, "User")
     assert file.conversations == [Conversation(1, talk("a", "b\n\nNote: n"))]
 
 
-def test_other_labels_are_text_of_the_turn(write: Write) -> None:
+def test_other_labels_are_text_of_their_turn(write: Write) -> None:
     content = f"User: a\n\nNote: n\n\nJoi: b{END}\n" + f"User: c\n\nJoi: d{END}\n" * 40
     file = reading.read(write(content))
     assert file.names.agent == "Joi"
@@ -127,8 +127,8 @@ def test_two_likely_agents_are_refused(write: Write, joi: int, rosey: int) -> No
 
 
 @pytest.mark.parametrize("given", ["", "Joi"])
-def test_a_misspelt_name_is_told(write: Write, given: str) -> None:
-    """It is read as text of the previous turn; so is a paragraph that begins with "Note:"."""
+def test_a_misspelt_name_is_reported(write: Write, given: str) -> None:
+    """It is read as text of the previous turn, like a paragraph that begins with "Note:"."""
     right, wrong = f"User: a\n\nJoi: b{END}\n", f"User: a\n\nJoy: b{END}\n"
     file = reading.read(write(right * 30 + wrong + right * 9), given)
     assert file.sentences()[-1] == (
@@ -178,7 +178,7 @@ def test_end_mark_within_a_line_is_text(write: Write) -> None:
 
 
 def test_label_without_blank_line_begins_a_turn(write: Write) -> None:
-    """As text of the previous turn, the asking side's words would be trained."""
+    """Read as text of the previous turn, the asking side's words would be trained."""
     file = reading.read(write(f"\nUser: a\n\nAgent: b\nUser: c\nAgent: d\n \nUser: e{END}"))
     assert file.conversations == [Conversation(2, talk(*"abcde"))]
     assert file.facts.notes == {GLUED: [5, 6]}
@@ -367,9 +367,7 @@ def test_equal_faults_are_one_line_with_their_count(write: Write, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
-def test_conversations_that_cannot_be_read_are_left_out_where_that_is_allowed(
-    write: Write, name: str
-) -> None:
+def test_unreadable_conversations_are_left_out_if_allowed(write: Write, name: str) -> None:
     good, bad = (TALK, f"prose\n\n{END}\n") if name == "t.txt" else (f"{OK}\n\n\n", "{\n\n\n")
     file = reading.read(write((good + bad) * 3, name), bad_rows="skip")
     assert [c.line for c in file.conversations] == [1, 7, 13]
@@ -381,11 +379,11 @@ def test_conversations_that_cannot_be_read_are_left_out_where_that_is_allowed(
 
 # --- split, render, prompt ---
 
-KEYS = np.array([f"text {i % 60}" for i in range(90)], "S16")  # the first 30 stand twice
+KEYS = np.array([f"text {i % 60}" for i in range(90)], "S16")  # the first 30 appear twice
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.999])
-def test_split_parts_the_unique_keys(share: float) -> None:
+def test_split_divides_the_unique_keys(share: float) -> None:
     held_out = split(KEYS, share, seed=3)
     sides = set(KEYS[~held_out].tolist()), set(KEYS[held_out].tolist())
     assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 60
@@ -444,7 +442,7 @@ def test_each_line_of_a_wrong_encoding_is_named(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_first_label_is_noted(write: Write) -> None:
-    """The whole turn becomes text before the first turn, which nobody would expect."""
+    """Its whole turn becomes preamble, which nobody would expect."""
     file = reading.read(write(f"{TALK}Uesr: a\n\nAgent: b{END}\nBe kind.\n\n{TALK}"))
     (what,) = file.facts.notes
     assert "begins with a label other than User: or Agent:" in what
