@@ -51,7 +51,7 @@ def kill_at_a_write(
     return crashes.goes_on(settings) == crashes.expected(settings)
 
 
-SAVE, EXPORT = "/checkpoint-4/", ".model.part"
+SAVE, EXPORT = "/checkpoint-4/", "/.model."
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,27 @@
 """Write files so that they are complete or absent, and read them back."""
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 MANIFEST = "manifest.json"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, as `write_text` does."""
+    """Write a JSON file with `write_text`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part.
+    """Write a file so that a reader sees the old one or the new one, never a part.
 
     The same holds after a power cut: the new file is on disk before it replaces the old one.
     """
@@ -27,6 +33,37 @@ def write_text(path: Path, text: str) -> None:
         flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
+    """Give an empty hidden folder, which becomes `target` when the block ends without an error.
+
+    It is on disk before it takes the place of an older one. Without `replace`, a folder that
+    another process has put there meanwhile is kept. Remnants of killed writers are removed first.
+    """
+    _remove_remnants(target)
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    part.mkdir(parents=True)
+    try:
+        yield part
+        flush_all(part)
+        if replace and target.exists():
+            target.rename(old)
+        if not target.exists():
+            part.rename(target)
+        flush(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_remnants(target: Path) -> None:
+    """Remove the hidden folders of `whole_folder` whose writers are gone."""
+    for path in target.parent.glob(".*"):
+        found = re.fullmatch(rf"\.{re.escape(target.name)}\.(\d+)\.(part|old)", path.name)
+        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+            shutil.rmtree(path)
 
 
 def flush(path: Path) -> None:

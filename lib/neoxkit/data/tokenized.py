@@ -2,8 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,37 +76,27 @@ def within(rows: "Dataset", block_size: int) -> "Dataset":
 
 
 def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
-    """Write the dataset and its manifest beside `folder`, then rename it into place."""
+    """Write the dataset, its card and its manifest; an earlier dataset stays until all is there."""
     import datasets
 
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
     sides = {"train": train, "eval": evaluation}
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        # `datasets` would need all rows in memory or write them twice. So it saves sides without
-        # rows, for the files that describe them, and we then write each side's Arrow file.
-        no_rows = datasets.Dataset.from_dict({name: [] for name in features()}, features=features())
-        described = datasets.DatasetDict(dict.fromkeys(sides, no_rows))
-        described.save_to_disk(part, num_shards=dict.fromkeys(sides, 1))  # 0 for no rows otherwise
-        for side, rows in sides.items():
-            _replace_arrow_file(part / side / "data-00000-of-00001.arrow", rows)
-        (part / "README.md").write_text(card(manifest), encoding="utf-8")
-        files.write_json(part / files.MANIFEST, manifest)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        with files.whole_folder(folder) as part:
+            # `datasets` would need all rows in memory or write them twice. So it saves sides
+            # without rows, for the files that describe them, and we write each side's Arrow file.
+            none = datasets.Dataset.from_dict({n: [] for n in features()}, features=features())
+            empty = dict.fromkeys(sides, none)
+            one_shard = dict.fromkeys(sides, 1)  # no rows would be no shard
+            datasets.DatasetDict(empty).save_to_disk(part, num_shards=one_shard)
+            for side, rows in sides.items():
+                _replace_arrow_file(part / side / "data-00000-of-00001.arrow", rows)
+            (part / "README.md").write_text(card(manifest), encoding="utf-8")
+            files.write_json(part / files.MANIFEST, manifest)
     finally:
         if bars:
             datasets.enable_progress_bars()
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        folder.rename(old)
-        part.rename(folder)
-        shutil.rmtree(old)
-    else:
-        part.rename(folder)
 
 
 def make_manifest(

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -96,19 +95,15 @@ def merge(run: str) -> Path:
         )
     adapted: Any = loading.load_model(str(adapters))  # peft's, with its methods
     model = adapted.merge_and_unload()
-    part, target = folder / ".merged.part", folder / "merged"
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
     tokenizer = loading.load_tokenizer(str(adapters))
     tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.save_pretrained(part)
-    for_older_readers(part)
     card = (adapters / "README.md").read_text("utf-8")
-    (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
-    files.flush_all(part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
-    return target
+    with files.whole_folder(folder / "merged") as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        for_older_readers(part)
+        (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
+    return folder / "merged"
 
 
 def usage(model: str, names: Names) -> str:

@@ -5,33 +5,22 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neoxkit import paths
+from neoxkit import files, paths
 from neoxkit.settings import END_MARK, TINY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-TINY_VOCABULARY = 1024
-
-
-TINY_SEED = 0
+TINY_VOCABULARY, TINY_SEED = 1024, 0
 
 
 def tiny_folder() -> Path:
     """Return data/models/tiny, made on first use: the same bytes every time."""
     folder = paths.root() / "data" / "models" / TINY
     if not (folder / "config.json").is_file():
-        part = folder.with_name(f".tiny.{os.getpid()}.part")
-        part.mkdir(parents=True, exist_ok=True)
-        try:
+        shutil.rmtree(folder, ignore_errors=True)  # left incomplete
+        with files.whole_folder(folder, replace=False) as part:  # another process may be first
             make_tiny(part)
-            if folder.is_dir() and not (folder / "config.json").is_file():
-                shutil.rmtree(folder)  # left incomplete
-            if not folder.is_dir():  # another process may have been first, with the same bytes
-                part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

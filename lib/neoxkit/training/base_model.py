@@ -1,6 +1,5 @@
 """The model a training starts from: the room it needs, its weights, the layout of its rows."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from transformers.integrations.deepspeed import (
 
 from neoxkit import machine
 from neoxkit.errors import UserError
-from neoxkit.files import flush_all
+from neoxkit.files import whole_folder
 from neoxkit.models import loading, lora, memory, rates
 from neoxkit.runs.folder import state_of
 from neoxkit.training import arguments, distributed
@@ -89,15 +88,13 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     They are written whole and then loaded by every rank, so that they are the same under every
     ZeRO stage and 03 can compare with them.
     """
-    base, part = folder / "base", folder / ".base.part"
+    base = folder / "base"
+    # The base of a start without a step may have had another seed.
     if distributed.is_first() and (state_of(folder) == "new" or not base.is_dir()):
-        shutil.rmtree(base, ignore_errors=True)  # from a start without a step, with another seed
-        shutil.rmtree(part, ignore_errors=True)
         unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard the model as it is made
-        loading.random_model(name, args.seed).save_pretrained(part)
-        loading.load_tokenizer(name).save_pretrained(part)
-        flush_all(part)
-        part.rename(base)
+        with whole_folder(base) as part:
+            loading.random_model(name, args.seed).save_pretrained(part)
+            loading.load_tokenizer(name).save_pretrained(part)
         if args.deepspeed:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
     distributed.barrier()

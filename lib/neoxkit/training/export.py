@@ -1,6 +1,6 @@
 """The model folder that a run leaves: weights, tokenizer, card; then FINISHED.json."""
 
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,42 @@ def finish(
     manifest: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write model/ (then FINISHED.json, then the done event); every rank takes part in the save.
+    """Write model/ (unless in a trial), the results, FINISHED.json and the done event, in turn.
 
-    A trial leaves no model.
+    Rank 0 writes; the other ranks only help to gather the weights.
     """
-    state = trainer.state
-    part = folder / ".model.part"
-    if not kit.trial:
-        trainer.model.config.use_cache = True
-        trainer.save_model(str(part))
-    if not state.is_world_process_zero:
+    if not trainer.state.is_world_process_zero:
+        if not kit.trial:
+            trainer.save_model(str(folder / "model"))
         return
+    facts = _facts(trainer, kit, manifest, folder)
+    if not kit.trial:
+        with files.whole_folder(folder / "model") as part:
+            trainer.model.config.use_cache = True
+            trainer.save_model(str(part))
+            weights = sorted(part.glob("*.safetensors"))
+            assert weights, "the weights were not gathered"
+            facts["model_sha256"] = {file.name: files.sha256(file) for file in weights}
+            tokenizer.chat_template = sharing.chat_template(Names.of(manifest))
+            tokenizer.model_max_length = trainer.model.config.max_position_embeddings
+            tokenizer.save_pretrained(part)
+            sharing.for_older_readers(part)
+            (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and not needed
+            card = sharing.card(facts, manifest, trainer.args.to_dict())
+            (part / "README.md").write_text(card, "utf-8")
+    run_card.finish(folder, facts)
+    files.write_json(folder / FINISHED, facts)
+    append_event(folder, "done", **facts)
+
+
+def _facts(
+    trainer: KitTrainer, kit: KitArguments, manifest: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Return what FINISHED.json, the run card and the done event say of the run."""
     history = History.of_run(folder)
-    weights = {file.name: files.sha256(file) for file in sorted(part.glob("*.safetensors"))}
-    facts = {
-        "step": state.global_step,
-        "planned_steps": state.max_steps,
+    return {
+        "step": trainer.state.global_step,
+        "planned_steps": trainer.state.max_steps,
         "base": kit.model_name_or_path,
         "from_scratch": kit.from_scratch,
         "lora_rank": kit.lora_rank,
@@ -50,22 +70,5 @@ def finish(
         "precision": kit.precision,
         **history.totals(),
         "warnings": [] if kit.trial else health.warnings(history),
-        "model_sha256": weights,
+        "model_sha256": {},
     }
-    if not kit.trial:
-        assert weights, "the weights were not gathered"
-        tokenizer.chat_template = sharing.chat_template(Names.of(manifest))
-        tokenizer.model_max_length = trainer.model.config.max_position_embeddings
-        tokenizer.save_pretrained(part)
-        sharing.for_older_readers(part)
-        # A pickle, and not needed to use the model.
-        (part / "training_args.bin").unlink(missing_ok=True)
-        card = sharing.card(facts, manifest, trainer.args.to_dict())
-        (part / "README.md").write_text(card, "utf-8")
-        files.flush_all(part)
-        target = folder / "model"
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-    run_card.finish(folder, facts)
-    files.write_json(folder / FINISHED, facts)
-    append_event(folder, "done", **facts)
