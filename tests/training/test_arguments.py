@@ -97,6 +97,21 @@ def test_each_renamed_flag_works_with_one_notice(
     assert old.split("=")[0].split()[0] in parsed.notices[0]
 
 
+def test_renamed_arguments_of_a_file_work_with_one_notice_each(tmp_path: Path) -> None:
+    old = {"evaluation_strategy": "steps", "group_by_length": True, "warmup_ratio": 0.1}
+    values = {"output_dir": "out", "do_train": True, **old, "overwrite_output_dir": True}
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps(values))
+    parsed = arguments.parse([str(file)])
+    training = parsed.training
+    assert (training.eval_strategy, training.warmup_steps) == ("steps", 0.1)
+    assert training.train_sampling_strategy == "group_by_length"
+    assert [notice.split()[0] for notice in parsed.notices[:3]] == [*old]
+    assert parsed.notices[3:] == ["transformers 5 no longer has overwrite_output_dir"]
+    file.write_text(json.dumps(values | {"group_by_length": False}))
+    assert arguments.parse([str(file)]).training.train_sampling_strategy == "random"
+
+
 def test_the_users_command_is_taken_to_the_letter() -> None:
     """Give all its flags except fp16, which a machine without a GPU refuses."""
     line = """--dataset data/tokenized/sample --deepspeed ds_configs/zero2.json

@@ -1,5 +1,6 @@
 """The trainer's arguments: flags or one JSON file, checked, with transformers' renamed flags."""
 
+import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -131,41 +132,27 @@ def _from_flags(argv: Sequence[str], notices: list[str]) -> dict[str, Any]:
 
 
 def _rename_flags(argv: Sequence[str], notices: list[str]) -> list[str]:
-    renamed: list[str] = []
-    arguments = list(argv)
-    while arguments:
-        flag, *rest = arguments.pop(0).split("=", 1)
-        new, value = RENAMED.get(flag.removeprefix("--"), (flag, None))
-        if not flag.startswith("--") or new == flag:
-            renamed.append("=".join([flag, *rest]))
-            continue
-        has_value = bool(rest) or bool(arguments and not arguments[0].startswith("-"))
-        given = (rest or [arguments.pop(0)])[0] if has_value else None
-        _notice_rename(flag, new and f"--{new}", notices)
-        if new is None or (value and given in ("False", "false")):
-            continue
-        renamed.append(f"--{new}")
-        renamed += [v for v in (value or given,) if v is not None]
-    return renamed
+    """Give renamed flags their new names, at the end of the line."""
+    old = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in RENAMED:
+        old.add_argument(f"--{name}", nargs="?", const="True", default=argparse.SUPPRESS)
+    given, rest = old.parse_known_args(argv)
+    renamed = _rename(vars(given), notices, "--")
+    return [*rest, *(f"--{name}={value}" for name, value in renamed.items())]
 
 
-def _rename(values: dict[str, Any], notices: list[str]) -> dict[str, Any]:
+def _rename(values: Mapping[str, Any], notices: list[str], dashes: str = "") -> dict[str, Any]:
+    """Give renamed arguments their new names, with a notice of each."""
     renamed: dict[str, Any] = {}
     for name, given in values.items():
-        new, value = RENAMED.get(name, (name, None))
-        if new != name:
-            _notice_rename(name, new, notices)
-        if new is not None and not (value and not given):
-            renamed[new] = value or given
+        new, fixed = RENAMED.get(name, (name, None))
+        if new is None:
+            notices.append(f"transformers 5 no longer has {dashes}{name}")
+        elif new != name and name != "gradient_checkpointing":  # the notebooks use the old name
+            notices.append(f"{dashes}{name} is {dashes}{new} in transformers 5")
+        if new and not (fixed and given in (False, None, "False", "false")):
+            renamed[new] = fixed or given
     return renamed
-
-
-def _notice_rename(old: str, new: str | None, notices: list[str]) -> None:
-    if old.lstrip("-") == "gradient_checkpointing":  # the notebooks use the old name
-        return
-    notices.append(
-        f"{old} is {new} in transformers 5" if new else f"transformers 5 no longer has {old}"
-    )
 
 
 def known_names() -> list[str]:
