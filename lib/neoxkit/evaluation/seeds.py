@@ -83,7 +83,7 @@ def over_seeds(chosen: Sequence[Run]) -> list[Group]:
     groups: list[Group] = []
     for i, run in enumerate(finished):
         what = {name: of[i] for name, of in values.items()}
-        if str(run.settings.get("from_scratch")) == "True":  # a shell's flags are strings
+        if run.settings.get("from_scratch"):
             what.pop("base_sha256", None)
         group = next((one for one in groups if one.differs == what), None)
         if group is None:
