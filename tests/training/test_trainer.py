@@ -96,6 +96,20 @@ def test_micro_batches_add_up_to_the_whole_steps_gradient(tmp_path: Path) -> Non
     assert (faulty - whole).abs().max() / scale > 1e-2
 
 
+def test_the_faults_of_a_step_are_named_once(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    none = {"no trained token": False, "loss": False, "gradient": False}
+    gradient(made, 4, None)
+    assert made.step_faults() == none
+    made.grad_norm = float("nan")
+    assert made.step_faults() == none | {"gradient": True}
+    made.grad_norm = 1.0
+    batch = made.data_collator([made.train_dataset[0]])
+    made.compute_loss(made.model, batch, num_items_in_batch=0)  # its loss is infinite as well
+    assert made.step_faults() == none | {"no trained token": True, "loss": True}
+    assert made.step_faults() == none
+
+
 @pytest.mark.parametrize("row_tokens", [0, 29, 58])
 def test_packing_that_is_exact_passes_the_check(tmp_path: Path, row_tokens: int) -> None:
     made = trainer(tmp_path, row_tokens)

@@ -17,7 +17,6 @@ import resource
 import time
 from dataclasses import dataclass
 
-import psutil
 import torch
 from transformers import PreTrainedModel
 
@@ -81,10 +80,3 @@ def peak_memory_gib() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def memory_gib() -> float:
-    """Return this process's memory now: allocated on the GPU, or else resident."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.memory_allocated() / 2**30
-    return psutil.Process().memory_info().rss / 2**30

@@ -17,7 +17,6 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, asked
 from neoxkit.errors import NotFinite, UserError
-from neoxkit.models import flops
 from neoxkit.models.generation import reply
 from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import append_event
@@ -56,7 +55,6 @@ class Metrics(TrainerCallback):
             micro_batch=args.train_batch_size,
             learning_rate=args.learning_rate,
             fitting_rate=self.parsed.fitting_rate,
-            model_gib=round(flops.memory_gib(), 3),  # with room for gradients and optimizer
             dataset=kit.dataset,
             model=kit.model_name_or_path,
             model_type=model.config.model_type,
@@ -179,14 +177,13 @@ class StepCheck(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stop = self._signalled or lock.asked_to_stop(self.folder)
-        flags = torch.tensor([stop, *self.trainer.step_faults()], dtype=torch.int32)
+        flags = {"stop": stop, **self.trainer.step_faults()}
         if args.world_size > 1:
-            flags = flags.to(args.device)
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        stop, *bad = flags.tolist()
-        if any(bad):
-            raise _not_finite(self.folder, state.global_step, *bad)
-        if stop and state.global_step < state.max_steps:
+            flags = distributed.set_by_any(flags, args.device)
+        faults = [name for name in flags if flags[name] and name != "stop"]
+        if faults:
+            raise _explain(faults[0], self.folder, state.global_step)
+        if flags["stop"] and state.global_step < state.max_steps:
             self.stopped = True
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
@@ -196,14 +193,14 @@ class StepCheck(TrainerCallback):
             control.should_save = control.should_evaluate = control.should_log = False
 
 
-def _not_finite(folder: Path, step: int, masked: int, loss: int, gradient: int) -> UserError:
+def _explain(fault: str, folder: Path, step: int) -> UserError:
+    """Return the error for a fault of `step_faults`."""
     saved = checkpoints.saved_step(folder)
     kept = f"step {saved} is saved" if saved else "nothing was saved"
-    if masked:
+    if fault == "no trained token":
         what = f"step {step} has no trained token: every label is -100; {kept}"
         return UserError("dataset", what, "look at the audit of 01_tokenize")
-    what = "the loss" if loss else "the gradient"
-    what = f"{what} is not finite at step {step}; {kept}"
+    what = f"the {fault} is not finite at step {step}; {kept}"
     return NotFinite("learning_rate", what, "restart with a lower one, or with bf16 or fp32")
 
 

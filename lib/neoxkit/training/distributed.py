@@ -1,7 +1,7 @@
 """Communication between the ranks of a training, and what its checkpoints may unpickle."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,13 @@ def of_first(values: list[Any]) -> list[Any]:
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(values)
     return values
+
+
+def set_by_any(flags: Mapping[str, bool], device: torch.device) -> dict[str, bool]:
+    """Return the same flags in every rank: each is set if any rank has set it."""
+    values = torch.tensor([*flags.values()], dtype=torch.int32, device=device)
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return dict(zip(flags, map(bool, values.tolist()), strict=True))
 
 
 def use_broadcasts() -> None:

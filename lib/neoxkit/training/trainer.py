@@ -18,6 +18,7 @@ from neoxkit.models.batches import Collator, EvenRanks, even_rows, packed, padde
 from neoxkit.models.losses import token_losses
 from neoxkit.runs.heartbeat import Signs
 
+COUNTS = ("tokens", "pairs", "trained_tokens", "cells")  # of batches; cells: with padding
 NUM_CHECKED = 4  # the shortest conversations, on which packing is checked
 
 
@@ -52,10 +53,9 @@ class KitTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch is always counted
         self.work = flops.work(self.model)
-        # Tokens, pairs, trained tokens and cells of the batches since the last log; kept on the
-        # device, so that counting never waits for it.
-        self.counts = torch.zeros(4, dtype=torch.float64, device=self.args.device)
-        # Over a step's micro-batches: was no token trained, was a loss not finite?
+        # COUNTS since the last log; kept on the device, so that counting never waits for it.
+        self.counts = torch.zeros(len(COUNTS), dtype=torch.float64, device=self.args.device)
+        # Since the last step: was no token trained, was the loss of a micro-batch not finite?
         self.flags = torch.zeros(2, dtype=torch.bool, device=self.args.device)
         self.grad_norm: float | None = None
         self.packing_checked = False
@@ -91,7 +91,7 @@ class KitTrainer(Trainer):
             self._check_packing(model)
         trained = (inputs["labels"] != NOT_TRAINED).sum()
         cells = torch.full_like(trained, inputs["labels"].numel())
-        self.counts += torch.stack([tokens, pairs, trained, cells])
+        self.counts += torch.stack([tokens, pairs, trained, cells])  # in the order of COUNTS
         losses = token_losses(model, self.model, inputs)
         num_items = torch.as_tensor(num_items_in_batch, device=losses.device)
         loss = losses.sum() / num_items * self.accelerator.num_processes
@@ -134,16 +134,17 @@ class KitTrainer(Trainer):
                 group["lr"] = self.args.learning_rate * share(scheduler.last_epoch)
                 scheduler._last_lr[i] = group["lr"]
 
-    def step_faults(self) -> tuple[bool, bool, bool]:
-        """Return the faults of the last step: no token trained, loss or gradient not finite.
+    def step_faults(self) -> dict[str, bool]:
+        """Return whether the last step trained no token, and whether loss or gradient isn't finite.
 
         In fp16 an overflowing gradient is not a fault: DeepSpeed skips the step, lowers the loss
         scale, and raises when it can't be lowered further.
         """
-        masked, loss = self.flags.tolist()
+        no_token, loss = self.flags.tolist()
         self.flags = torch.zeros_like(self.flags)
         norm = 0.0 if self.grad_norm is None or self.args.fp16 else float(self.grad_norm)
-        return masked, loss, not (math.isfinite(norm) and norm >= 0)
+        gradient = not (math.isfinite(norm) and norm >= 0)
+        return {"no trained token": no_token, "loss": loss, "gradient": gradient}
 
     @torch.no_grad()
     def _check_packing(self, model: torch.nn.Module) -> None:
@@ -224,10 +225,15 @@ class KitTrainer(Trainer):
         """Add token counts and memory to the logs; every rank calls this at the same steps."""
         if "loss" in logs:
             memory = torch.tensor([flops.peak_memory_gib()], dtype=torch.float64)
-            tokens, pairs, trained, cells = self.accelerator.reduce(self.counts, "sum").tolist()
-            logs["tokens"], logs["trained_tokens"] = int(tokens), int(trained)
-            logs["padding_share"] = round(1 - tokens / cells, 4) if cells else 0.0
-            logs["flop"] = self.work.training_flop(tokens, trained, pairs)
+            sums = self.accelerator.reduce(self.counts, "sum").tolist()
+            num = dict(zip(COUNTS, sums, strict=True))
+            logs |= {name: int(num[name]) for name in ("tokens", "trained_tokens")}
+            logs["padding_share"] = (
+                round(1 - num["tokens"] / num["cells"], 4) if num["cells"] else 0.0
+            )
+            logs["flop"] = self.work.training_flop(
+                num["tokens"], num["trained_tokens"], num["pairs"]
+            )
             by_rank = self.accelerator.gather(memory.to(self.args.device)).tolist()
             logs["memory_gib_by_rank"] = [round(gib, 2) for gib in by_rank]
             logs["memory_gib"] = max(logs["memory_gib_by_rank"])
