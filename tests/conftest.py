@@ -1,4 +1,4 @@
-"""Shared fixtures: a home of its own for runs, with a small dataset of the built-in sample."""
+"""Shared fixtures: a separate home for runs, with a small dataset from the built-in sample."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from neoxkit.runs.events import History, read_events
 from neoxkit.settings import TrainSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"  # where it lies beside the checkout
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"  # if it is beside the checkout
 STEPS = 8
 BASE = TrainSettings(
     dataset="small",
@@ -34,19 +34,19 @@ BASE = TrainSettings(
     save_total_limit=5,
 )
 PATIENCE_SECONDS = 300.0  # only what hangs takes this long; no test asserts a time
-NUM_CONVERSATIONS = 400  # of the sample, in the small dataset
+NUM_CONVERSATIONS = 400  # from the sample, in the small dataset
 
 
 # A shell that runs the tests in the background ignores these, and so would every child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
-# Of a rank: the same bytes need the same number, and tiny models need no more.
+# Per rank: equal bytes need the same number, and tiny models need no more.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def make_home(folder: Path) -> Path:
-    """A root with the kit's notebooks and configs, a small sample, and the built-in model."""
+    """Make a root with the kit's notebooks and configs, a small sample, and the built-in model."""
     for name in ("notebooks", "ds_configs"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns(".*"))
     (folder / "data" / "models").mkdir(parents=True)
@@ -65,7 +65,7 @@ def make_home(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for the whole session, tokenized as `small`; tests use run names of their own."""
+    """Make one home for the whole session, tokenized as `small`; each test names its own runs."""
     with pytest.MonkeyPatch.context() as patch:
         folder = make_home(tmp_path_factory.mktemp("home"))
         patch.setenv("NEOXKIT_HOME", str(folder))
@@ -75,14 +75,14 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The session's home as the kit's root."""
+    """Use the session's home as the kit's root."""
     monkeypatch.setenv("NEOXKIT_HOME", str(session_home))
     monkeypatch.chdir(session_home)
     return session_home
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts ranks; other tests that start processes are marked where they stand."""
+    """Mark tests that start ranks; other tests with processes are marked one by one."""
     for item in items:
         if "zygote" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.process)
@@ -90,14 +90,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def zygote(session_home: Path) -> Iterator[Zygote]:
-    """Ranks that start in a third of the time, without launcher and guard."""
+    """Start ranks in a third of the time, without launcher and guard."""
     zygote = Zygote(session_home, environment(1))
     yield zygote
     zygote.close()
 
 
 def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) -> None:
-    """What 01_tokenize does, without the notebook."""
+    """Do what 01_tokenize does, without the notebook."""
     from neoxkit.data import encoding, reading, selection, tokenized
     from neoxkit.models import loading
     from neoxkit.settings import TokenizeSettings
@@ -148,7 +148,7 @@ def losses(folder: Path, event: str = "train") -> list[float]:
 
 
 class Outputs(list):
-    """Stands in for IPython's display: the current content of each output, in order."""
+    """A stand-in for IPython's display: the current content of each output, in order."""
 
     def __call__(self, thing: Any, **_: Any) -> Any:
         at = len(self)
@@ -158,7 +158,7 @@ class Outputs(list):
 
 @pytest.fixture
 def starts_sooner(home: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """process.start with ranks that start sooner, to their end."""
+    """Replace process.start by ranks that start faster and run to the end."""
 
     class Ended:
         def __init__(self, folder: Path) -> None:

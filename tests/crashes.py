@@ -1,4 +1,4 @@
-"""Trainings that are begun, broken and gone on with: few conversations, a model with dropout."""
+"""Trainings that are started, broken and resumed: few conversations, a model with dropout."""
 
 import itertools
 import json
@@ -20,21 +20,21 @@ BASE = TrainSettings(
     dataset="few",
     model_name_or_path="data/models/dropout",
     logging_steps=2,
-    lr_scheduler_type="constant",  # a step too many would show
+    lr_scheduler_type="constant",  # one step too many would show
     warmup_steps=0,
     eval_steps=6,
     num_replies=0,
 )
 KINDS = [(1, 2), (1, 3), (2, 2), (2, 3)]  # ranks, ZeRO stage
-SHORT = {"max_steps": 6, "save_steps": 2}  # the second save is of step 4
+SHORT = {"max_steps": 6, "save_steps": 2}  # the second save is at step 4
 LONG = {"max_steps": 3 * STEPS_AN_EPOCH, "save_steps": 3}
 
-_numbers = itertools.count(1)  # every run of a session has a name of its own
+_numbers = itertools.count(1)  # every run of a session has its own name
 
 
 @dataclass
 class Crashes:
-    """Trainings that are begun, broken and gone on with; counts what should never happen."""
+    """Trainings that are started, broken and resumed; counts what should never happen."""
 
     zygote: Zygote
     false_successes: int = 0
@@ -42,7 +42,7 @@ class Crashes:
     unbroken: dict[str, str] = field(default_factory=dict)  # a run's kind: its weights' SHA-256
 
     def settings(self, kind: tuple[int, int], **changes: Any) -> TrainSettings:
-        """Of a run of its own."""
+        """Return the settings of a new run."""
         ranks, stage = kind
         return BASE.replace(
             run=f"crash-{next(_numbers)}",
@@ -53,15 +53,15 @@ class Crashes:
         )
 
     def broken(self, settings: TrainSettings, sabotage: Sabotage) -> list[int]:
-        """The exit codes of a training that must not come to its end."""
+        """Run a training that must not finish; return its exit codes."""
         codes = self.zygote.run(job(settings, sabotage))
         self.num_broken += 1
         if not any(codes) or state_of(paths.run(settings.run)) == "finished":
             self.false_successes += 1
         return codes
 
-    def goes_on(self, settings: TrainSettings) -> str:
-        """The weights' SHA-256 after the same start again; empty if it fails."""
+    def resumes(self, settings: TrainSettings) -> str:
+        """Resume; return the SHA-256 of the final weights, empty if it fails."""
         codes = self.zygote.run(job(settings))
         folder = paths.run(settings.run)
         if any(codes) or state_of(folder) != "finished":
@@ -74,11 +74,11 @@ class Crashes:
         return sha256
 
     def expected(self, settings: TrainSettings) -> str:
-        """What an unbroken run of these settings gives."""
+        """Return the SHA-256 that an unbroken run with these settings gives."""
         kind = json.dumps(settings.as_dict() | {"run": ""})
         if kind not in self.unbroken:
             again = settings.replace(run=f"{settings.run}-unbroken")
-            self.unbroken[kind] = self.goes_on(again)
+            self.unbroken[kind] = self.resumes(again)
             assert self.unbroken[kind]
         return self.unbroken[kind]
 

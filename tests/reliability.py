@@ -32,7 +32,7 @@ SERIES = (
 
 
 def add(series: str, part: str, counted: str) -> None:
-    """Put the counts of a part of a series beside those of its other parts."""
+    """Add the counts of one part of a series to those of its other parts."""
     line = next((row for row in _rows() if row[0] == series), ("", ""))
     parts = dict(p.split(": ") for p in line[1].split("; ") if p)
     record(series, "; ".join(f"{name}: {n}" for name, n in (parts | {part: counted}).items()))
@@ -45,7 +45,7 @@ def _rows() -> list[list[str]]:
 
 
 def record(series: str, counted: str) -> None:
-    """Put a series' counts into the table."""
+    """Write a series' counts into the table."""
     assert series in SERIES
     rows = {cells[0]: f"| {' | '.join(cells)} |" for cells in _rows()}
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "deepspeed"))

@@ -27,7 +27,7 @@ def result(tokens: list[int], seconds: list[float]) -> dict:
 
 @pytest.fixture
 def rounds() -> list[dict]:
-    """Ratios of 2, 5 and 3; a fourth round in which the baseline failed."""
+    """Return rounds with ratios of 2, 5 and 3, and one in which the baseline failed."""
     kit = result([100, 100], [0.5, 0.5])
     slow = [result([100, 100], [s, s]) for s in (1.0, 2.5, 1.5)]
     return [*({"kit": kit, "baseline": other} for other in slow), {"kit": kit}]
@@ -61,7 +61,7 @@ def test_targets(summary, rounds, changes, median, reached) -> None:
     assert (made["median"], made["reached"]) == (pytest.approx(median), reached)
 
 
-def test_a_figure_that_nobody_logs_is_shown_as_missing(summary, rounds) -> None:
+def test_a_figure_that_no_program_logs_is_shown_as_missing(summary, rounds) -> None:
     mfu = summary.Comparison("m", "M", "contest", summary.mfu, "kit", how="alone", least=0.55)
     made = summary.summarise(mfu, rounds)
     assert made["median"] is None and not made["reached"]
@@ -92,7 +92,7 @@ def test_examples_in_the_docstrings(module: str, monkeypatch: pytest.MonkeyPatch
     assert found.attempted and not found.failed
 
 
-def test_every_comparison_names_programs_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_comparison_names_existing_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import measure
 
@@ -135,7 +135,9 @@ def test_missing_inputs_are_refused_with_one_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists(), reason="the benchmark reads Linux's /proc"
 )
-def test_a_program_is_run_to_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_is_run_and_its_result_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import running
 

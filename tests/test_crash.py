@@ -1,6 +1,6 @@
-"""Whatever kills a run, running it again finishes it, with the same bytes.
+"""Whatever kills a run, running it again finishes it with the same bytes.
 
-The default tier takes a sample of each series; `make test-crash` takes them whole and writes
+The default tier runs a sample of each series; `make test-crash` runs them all and writes
 RELIABILITY.md.
 """
 
@@ -48,7 +48,7 @@ def kill_at_a_write(
     settings = crashes.settings(kind, **SHORT)
     codes = crashes.broken(settings, Sabotage(rank=rank, where=where, at=at, how=how))
     assert codes[rank] == -signal.SIGKILL
-    return crashes.goes_on(settings) == crashes.expected(settings)
+    return crashes.resumes(settings) == crashes.expected(settings)
 
 
 SAVE, EXPORT = "/checkpoint-4/", "/.model."
@@ -58,11 +58,11 @@ SAVE, EXPORT = "/checkpoint-4/", "/.model."
     ("kind", "rank", "name", "how"),
     [
         ((1, 2), 0, "model.safetensors", "inside"),
-        ((1, 2), 0, "README.md", "before"),  # of the export: all steps are made
+        ((1, 2), 0, "README.md", "before"),  # in the export, after all steps
         ((2, 3), 1, "rng_state_1.pth", "before"),
     ],
 )
-def test_a_run_killed_in_a_save_goes_on_to_the_same_bytes(
+def test_a_run_killed_in_a_save_resumes_to_the_same_bytes(
     crashes: Crashes, kind: tuple[int, int], rank: int, name: str, how: str
 ) -> None:
     where = EXPORT if name == "README.md" else SAVE
@@ -87,7 +87,7 @@ def kill_at_random(
     else:
         time.sleep(chance.uniform(0, 0.3))
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)  # so that what is looked at is what is killed
+        os.kill(pid, signal.SIGSTOP)  # so that its state is the one that is killed
     inside, epoch_2 = is_saving(folder), newest_step(folder) >= STEPS_AN_EPOCH
     over = state_of(folder) == "finished"
     for pid in pids:
@@ -96,7 +96,7 @@ def kill_at_random(
     crashes.num_broken += 1
     if not over and not any(codes):
         crashes.false_successes += 1
-    return crashes.goes_on(settings) == expected, inside, epoch_2
+    return crashes.resumes(settings) == expected, inside, epoch_2
 
 
 def newest_step(folder: Path) -> int:
@@ -116,7 +116,7 @@ def wait_until(
         time.sleep(pause)
 
 
-def test_a_run_killed_at_random_goes_on_to_the_same_bytes(crashes: Crashes) -> None:
+def test_a_run_killed_at_random_resumes_to_the_same_bytes(crashes: Crashes) -> None:
     chance = random.Random(1)
     kinds = [KINDS[0]] * 4 + [KINDS[3]] * 2
     results = [kill_at_random(crashes, kind, chance, i % 2 == 0) for i, kind in enumerate(kinds)]
@@ -125,7 +125,7 @@ def test_a_run_killed_at_random_goes_on_to_the_same_bytes(crashes: Crashes) -> N
     assert crashes.false_successes == 0
 
 
-FAULTS = {  # what is wrong in a step: what is said
+FAULTS = {  # what is wrong in a step -> the error
     "nan": "learning_rate: the loss is not finite at step 4; step 2 is saved",
     "inf": "learning_rate: the loss is not finite at step 4; step 2 is saved",
     "gradient": "learning_rate: the gradient is not finite at step 4; step 2 is saved",
@@ -172,19 +172,19 @@ def fill_the_disk(crashes: Crashes, disk: Path, at: int) -> bool:
     for ballast in disk.rglob("ballast"):
         ballast.unlink()
     said = [errors.sentence(e) for e in events if e["event"] == "error"]
-    sha256 = crashes.goes_on(settings)
+    sha256 = crashes.resumes(settings)
     folder.unlink()
     return left == [None, [2]] and sha256 == crashes.expected(settings) and _says_full(said)
 
 
 def _says_full(said: list[str]) -> bool:
-    """Sometimes the full disk has no room for the message either."""
+    """Return whether all messages say so; the full disk may have no room for any."""
     return all(message.startswith("disk: is full (") for message in said)
 
 
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Mount a disk of its own that may be filled."""
+    """Mount a separate disk that may be filled."""
     folder = tmp_path_factory.mktemp("disk")
     mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -244,7 +244,7 @@ def judge_damaged(crashes: Crashes, place: Path, num: int, num_good: int) -> tup
     return rejected, accepted
 
 
-def test_damaged_checkpoints_are_rejected_and_good_ones_are_not(
+def test_damaged_checkpoints_are_rejected_and_good_ones_accepted(
     crashes: Crashes, tmp_path: Path
 ) -> None:
     assert judge_damaged(crashes, tmp_path, 50, 5) == (50, 5)
@@ -263,7 +263,7 @@ def without(crashes: Crashes, what: str) -> bool:
     settings = crashes.settings((1, 2), **SHORT)
     if what == "filter":
         codes = crashes.zygote.run(job(settings, Sabotage(at=3, how="nan", without="filter")))
-        return codes == [0]  # it ended well, with a step that was not finite
+        return codes == [0]  # it finished, with a step that was not finite
     at = writes_of(crashes, (1, 2), 0, SAVE).index("rng_state.pth")
     crashes.zygote.run(job(settings, Sabotage(where=SAVE, at=at + 1, how="before")))
     codes = crashes.zygote.run(job(settings, Sabotage(without=what)))
@@ -285,7 +285,7 @@ def test_every_write_of_a_save(crashes: Crashes) -> None:
     same, total = 0, 0
     for kind in KINDS:
         for rank in range(kind[0]):
-            for where in (SAVE, EXPORT)[: 3 - kind[0]]:  # the export is rank 0's alone
+            for where in (SAVE, EXPORT)[: 3 - kind[0]]:  # only rank 0 exports
                 for at in range(len(writes_of(crashes, kind, rank, where))):
                     for how in ("before", "inside"):
                         same += kill_at_a_write(crashes, kind, rank, where, at, how)
@@ -315,7 +315,7 @@ def test_five_hundred_damaged_checkpoints(crashes: Crashes, tmp_path: Path) -> N
 @pytest.mark.crash
 def test_twenty_good_runs(crashes: Crashes) -> None:
     settings = [crashes.settings(KINDS[i % 4], **SHORT) for i in range(20)]
-    failed = sum(crashes.goes_on(s) != crashes.expected(s) for s in settings)
+    failed = sum(crashes.resumes(s) != crashes.expected(s) for s in settings)
     reliability.record(reliability.SERIES[5], f"{failed} of 20")
     assert failed == 0
 
@@ -348,6 +348,6 @@ def test_every_safeguard_is_needed(crashes: Crashes) -> None:
 
 @pytest.mark.crash
 def test_no_failure_looked_like_success(crashes: Crashes) -> None:
-    """The last test: over all that was broken above."""
+    """The last test: counted over all runs that were broken above."""
     reliability.record(reliability.SERIES[10], f"{crashes.false_successes} of {crashes.num_broken}")
     assert crashes.false_successes == 0 < crashes.num_broken

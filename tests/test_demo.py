@@ -1,4 +1,4 @@
-"""The demo exactly: what `make demo` runs, and what its model must then answer."""
+"""The demo exactly as `make demo` runs it, and what its model must then answer."""
 
 import json
 from pathlib import Path

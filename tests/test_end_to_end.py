@@ -40,7 +40,7 @@ FLAGS = [part for name, value in PARAMETERS.items() for part in ("-p", name, val
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Call `neoxkit run` from a folder that has nothing to do with the kit."""
     home = make_home(tmp_path_factory.mktemp("home"))
-    shutil.rmtree(home / "data" / "models")  # the built-in model is made on the way
+    shutil.rmtree(home / "data" / "models")  # the built-in model is made by it
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copy(home / "data" / "small.txt", elsewhere / "mine.txt")
     shutil.copy(home / "data" / "small_questions.jsonl", elsewhere / "mine_questions.jsonl")
@@ -65,7 +65,7 @@ def outputs(nb: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 @pytest.mark.parametrize("name", ["01_tokenize", "02_train", "03_evaluate"])
-def test_executed_notebooks_are_valid_and_hold_no_noise(executed: Path, name: str) -> None:
+def test_executed_notebooks_are_valid_and_contain_no_noise(executed: Path, name: str) -> None:
     nb = notebook(executed, name)
     nbformat.validate(nb)
     assert [o for o in outputs(nb) if o.output_type == "error"] == []
@@ -104,7 +104,7 @@ def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path
     )
 
 
-def test_the_summary_tells_the_speed_and_how_it_was_reached(executed: Path) -> None:
+def test_the_summary_shows_the_speed_and_how_it_was_reached(executed: Path) -> None:
     cell = next(c for c in notebook(executed, "02_train").cells if "training.summary" in c.source)
     said = dict(line.split("  ", 1) for line in cell.outputs[0].data["text/plain"].splitlines())
     facts = finished_facts(executed / "runs" / "e2e")
@@ -113,7 +113,7 @@ def test_the_summary_tells_the_speed_and_how_it_was_reached(executed: Path) -> N
     assert said["attention"].strip() == "sdpa, packed into rows of about 280 tokens"
 
 
-def test_the_run_holds_what_the_design_says(executed: Path) -> None:
+def test_the_run_contains_what_the_design_says(executed: Path) -> None:
     folder = executed / "runs" / "e2e"
     assert {
         "arguments.json", "metrics.jsonl", "train.log", "FINISHED.json", "model", "evaluation.json",
@@ -163,7 +163,7 @@ def test_the_run_is_compared_with_one_that_was_copied_from_elsewhere(
     assert loss == json.loads((run / "FINISHED.json").read_text())["eval_loss"]
 
 
-def test_a_report_holds_everything_and_asks_the_network_for_nothing(
+def test_a_report_is_complete_and_needs_no_network(
     executed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEOXKIT_HOME", str(executed))
@@ -227,13 +227,13 @@ def test_plain_papermill_says_the_run_is_finished_and_trains_nothing(
 def test_html_shows_everything_without_a_kernel(executed: Path, name: str) -> None:
     html, _ = nbconvert.HTMLExporter().from_notebook_node(notebook(executed, name))
     assert html.count('src="data:image/png;base64,') == PICTURES[name]
-    assert not re.search(r"\w+\(\)\s*</pre>", html)  # a widget's name where it should stand
+    assert not re.search(r"\w+\(\)\s*</pre>", html)  # a widget's name in its place
     assert '<script type="application/vnd.jupyter.widget-view' not in html  # an empty place
     assert "with a kernel" in html
     assert all('value="30"' in bar for bar in re.findall("<progress[^>]*>", html))
 
 
-def test_the_notebooks_data_is_looked_at_and_passes_the_audit(executed: Path) -> None:
+def test_the_notebooks_data_is_shown_and_passes_the_audit(executed: Path) -> None:
     said = "\n".join(
         o.data["text/plain"]
         for o in outputs(notebook(executed, "01_tokenize"))
@@ -244,7 +244,7 @@ def test_the_notebooks_data_is_looked_at_and_passes_the_audit(executed: Path) ->
     assert "(with a kernel: pages through the training set: " in said
 
 
-def test_a_data_set_that_fails_the_audit_is_not_written(executed: Path, tmp_path: Path) -> None:
+def test_a_dataset_that_fails_the_audit_is_not_written(executed: Path, tmp_path: Path) -> None:
     text = f"User: {'Tell me more. ' * 200}\n\nAgent: No.<|endoftext|>\n"
     path = tmp_path / "next_to_nothing.txt"
     path.write_text(text * 2 + text.replace("more", "less"))
@@ -265,7 +265,7 @@ def bad(executed: Path) -> Path:
     return path
 
 
-def test_a_files_faults_are_told_before_the_first_notebook(executed: Path) -> None:
+def test_a_files_faults_are_reported_before_the_first_notebook(executed: Path) -> None:
     """All faults are reported, and nothing was written."""
     (executed / "data" / "worse.txt").write_bytes(b"User: \xff\n\nAgent: \xfe<|endoftext|>\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -294,7 +294,7 @@ def test_a_failing_notebook_ends_the_command_and_keeps_its_copy(executed: Path, 
 
 
 def test_restart_keeps_the_old_record_whole(executed: Path, bad: Path) -> None:
-    """A later failure leaves the old run where it was moved to, with its notebooks."""
+    """After a later failure the old run is still where it was moved to, with its notebooks."""
     yes = ["-p", "restart", "true", "-p", "overwrite", "true"]
     flags = [*FLAGS, *yes, "-p", "train_file", str(bad)]
     shutil.copytree(executed / "runs" / "e2e", executed / "runs" / "again")
@@ -341,7 +341,7 @@ def training_processes(home: Path) -> list[psutil.Process]:
     return found
 
 
-def test_ctrl_c_lets_the_training_save_and_ends_with_a_code_of_its_own(executed: Path) -> None:
+def test_ctrl_c_lets_the_training_save_and_ends_with_its_own_exit_code(executed: Path) -> None:
     flags = ["-p", "dataset", "e2e", "-p", "run", "asked", "-p", "max_steps", "100000"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXKIT_HOME", str(executed))
@@ -369,8 +369,8 @@ def wait_for_a_step(folder: Path, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_when_papermill_goes_the_training_goes(executed: Path, number: int) -> None:
-    """Interrupted or killed in the middle: no process is left, and the run is not a success."""
+def test_the_training_ends_with_papermill(executed: Path, number: int) -> None:
+    """Interrupted or killed in the middle, no process is left, and the run is not a success."""
     name = f"stopped-{int(number)}"
     flags = ["-r", "dataset", "e2e", "-r", "run", name, "-p", "max_steps", "100000"]
     with pytest.MonkeyPatch.context() as patch:

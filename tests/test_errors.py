@@ -27,6 +27,6 @@ def test_an_error_comes_back_as_it_was(mistake: UserError) -> None:
     assert errors.as_fields(again) == event
 
 
-def test_a_failure_that_is_nobodys_mistake_is_its_own_sentence() -> None:
+def test_a_failure_that_is_not_a_users_mistake_is_its_own_sentence() -> None:
     event = {"kind": "failure", "where": "", "what": "RuntimeError: no", "remedy": ""}
     assert errors.sentence(event) == "RuntimeError: no"

@@ -91,7 +91,7 @@ def test_a_folder_is_on_disk_before_it_gets_its_name(
 def test_a_killed_writer_leaves_the_old_folder_the_new_one_or_none(
     tmp_path: Path, at: int, left: dict[str, str]
 ) -> None:
-    """What it left besides is removed by the next writer."""
+    """The next writer removes its hidden folders."""
     target = tmp_path / "model"
     write(target, "old")
     done = subprocess.run([sys.executable, "-c", WRITER, str(target), str(at)], check=False)

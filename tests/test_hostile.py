@@ -39,7 +39,7 @@ class Evil:
         return os.system, (f"touch {self.canary}",)
 
 
-def test_the_canary_sings_where_nobody_looks(tmp_path: Path) -> None:
+def test_the_canary_sings_where_pickles_are_allowed(tmp_path: Path) -> None:
     """Otherwise the tests below could not fail."""
     torch.save(Evil(tmp_path / "canary"), tmp_path / "evil.pt")
     torch.load(tmp_path / "evil.pt", weights_only=False)
@@ -48,7 +48,7 @@ def test_the_canary_sings_where_nobody_looks(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stopped(crashes: Crashes) -> Path:
-    """Make a run that was ended, with a checkpoint of step 4."""
+    """Make a run that was ended after a checkpoint at step 4."""
     settings = crashes.settings((1, 2), **SHORT)
     assert not any(crashes.zygote.run(job(settings)))
     folder = paths.run(settings.run)
@@ -59,7 +59,7 @@ def stopped(crashes: Crashes) -> Path:
 
 
 def poisoned(stopped: Path, name: str, canary: Path) -> Path:
-    """Copy a run and replace a file of its checkpoint with a stranger's pickle, sealed as ours."""
+    """Copy a run; replace a file of its checkpoint with a stranger's pickle, and seal it."""
     folder = stopped.with_name(f"poisoned-{canary.parent.name}")
     shutil.copytree(stopped, folder)
     (file,) = (folder / "checkpoint-4").rglob(name)
@@ -90,7 +90,9 @@ def test_a_strangers_pickle_in_a_checkpoint_does_not_run(
 
 
 @pytest.mark.process
-def test_nor_where_it_is_converted(stopped: Path, tmp_path: Path) -> None:
+def test_a_strangers_pickle_does_not_run_in_a_conversion_either(
+    stopped: Path, tmp_path: Path
+) -> None:
     canary = tmp_path / "canary"
     folder = poisoned(stopped, "zero_pp_rank_0_mp_rank_00_optim_states.pt", canary)
     with pytest.raises(UserError, match="checkpoint-4 can't be converted"):
@@ -136,7 +138,7 @@ def test_code_that_a_model_brings_along_does_not_run(
     path = folder / file
     path.write_text(re.sub(r"^\{", f'{{"auto_map": {{{names}}},', path.read_text(), count=1))
     try:
-        load(str(folder))  # the class of the library's own, or a refusal
+        load(str(folder))  # the library's own class, or a refusal
     except UserError as refused:
         assert "remote" in str(refused) or "can't be loaded" in str(refused)
     assert not canary.exists()
@@ -158,9 +160,9 @@ def test_names_that_climb_out_are_refused(name: str, named: Callable[[str], obje
 
 
 @pytest.mark.process
-def test_jupyterlab_listens_on_this_machine_alone_and_asks_for_its_token() -> None:
+def test_jupyterlab_listens_only_on_this_machine_and_asks_for_its_token() -> None:
     """`make lab` without its setup: make prints the options, for root and for others."""
-    command = ["make", "-n", "--no-print-directory", "lab"]  # as a part of make test, too
+    command = ["make", "-n", "--no-print-directory", "lab"]  # even as part of make test
     said = subprocess.check_output(command, cwd=REPOSITORY, text=True)
     assert ("gets --allow-root" in said) == (os.getuid() == 0)
     line = said.splitlines()[-1]

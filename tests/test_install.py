@@ -71,7 +71,7 @@ def test_the_build_needs_no_network_address_and_no_torch() -> None:
         ("doctor", "neoxkit doctor"),
     ],
 )
-def test_make_knows_what_to_do(target: str, command: str) -> None:
+def test_make_targets_run_their_commands(target: str, command: str) -> None:
     done = subprocess.run(
         ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
     )

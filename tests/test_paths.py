@@ -11,7 +11,7 @@ from neoxkit.models import loading
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a kit's folder with a file and a model's folder in each possible place."""
+    """Make a root with a file and a model folder in each possible place."""
     root = tmp_path / "kit"
     for place in ("notebooks", "ds_configs", "data"):
         (root / place / f"model-in-{place}").mkdir(parents=True)
@@ -22,7 +22,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("called_from", ["kit", "kit/notebooks", "elsewhere"])
-def test_what_was_uploaded_is_found_from_anywhere(
+def test_an_uploaded_file_is_found_from_anywhere(
     root: Path, called_from: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root.parent / called_from)

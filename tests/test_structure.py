@@ -1,4 +1,4 @@
-"""The house of lib/neoxkit: imports run down its folders; torch is imported where it is needed."""
+"""The structure of lib/neoxkit: which folder imports which; torch is imported only when needed."""
 
 import ast
 import doctest
@@ -17,7 +17,7 @@ LIB = Path(neoxkit.__file__).parent
 ROOT = (
     "__init__", "errors", "files", "paths", "notebook", "fields", "settings", "machine", "parallel",
 )  # fmt: skip
-# What the modules of a folder may import beside their own folder; the root's own order is ROOT.
+# What each folder's modules may import besides their own folder; ROOT is the root's order.
 MAY_IMPORT: dict[str, set[str]] = {
     "data": {"root"},
     "runs": {"root", "data"},
@@ -79,19 +79,19 @@ def allowed(module: str, other: str) -> bool:
     return its == mine or its in MAY_IMPORT[mine] or other in MAY_IMPORT[mine]
 
 
-def test_the_root_holds_what_it_may_and_nothing_else() -> None:
+def test_the_root_contains_the_allowed_modules_and_no_others() -> None:
     flat = {module for module in MODULES if "." not in module}
     assert flat == {DOOR, *ROOT}
     assert {m.partition(".")[0] for m in MODULES if "." in m} == {*MAY_IMPORT}
 
 
 @pytest.mark.parametrize("module", [*INSIDE, *ROOT])
-def test_imports_run_down_the_house(module: str) -> None:
+def test_imports_follow_the_order_of_the_folders(module: str) -> None:
     up = {other for other in imports(module) if not allowed(module, other)}
     assert up == set(), f"{module} may not import from there"
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_imports_have_no_circles() -> None:
     graph = {module: imports(module) for module in MODULES}
     while ends := {module for module, needs in graph.items() if not needs}:
         graph = {m: needs - ends for m, needs in graph.items() if m not in ends}
@@ -214,5 +214,5 @@ def test_examples_in_the_docstrings_are_right(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_hides_one_of_the_standard_library(module: str) -> None:
+def test_no_module_shadows_the_standard_library(module: str) -> None:
     assert not {*module.split(".")} & {*sys.stdlib_module_names}

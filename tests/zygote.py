@@ -1,4 +1,4 @@
-"""Trainings that start at once, and meet their end where a test wants.
+"""Trainings that start at once, and end where a test wants.
 
 A process that has imported everything forks the ranks of a training, so that a series of hundreds
 of kills takes minutes. The ranks run `neoxkit.train.main`, as under DeepSpeed's launcher.
@@ -32,7 +32,7 @@ from neoxkit.settings import TrainSettings
 
 @dataclass
 class Sabotage:
-    """Of one rank: kill it at a write below a folder, or spoil a step.
+    """A fault in one rank: it is killed at a write below a folder, or a step is spoiled.
 
     `where` is a part of the path ("/checkpoint-4/"); `at` numbers the writes there from 0; `how`:
     "before" the file is opened, "inside" (half of it is written), or "full" (the disk is).
@@ -54,7 +54,7 @@ class Sabotage:
 
 @dataclass
 class Job:
-    """A training of so many ranks from an arguments.json; the environment is added to."""
+    """A training on `ranks` ranks from an arguments.json, with additions to the environment."""
 
     arguments: str
     log: str
@@ -65,7 +65,7 @@ class Job:
 
 
 def job(settings: TrainSettings, sabotage: Sabotage | None = None, **trial: Any) -> Job:
-    """What the guard would start: the run's folder with its arguments."""
+    """Write the run's folder and arguments; return the job that the guard would start."""
     folder = paths.run(settings.run)
     folder.mkdir(parents=True, exist_ok=True)
     arguments, ranks = command.trainer_arguments(settings) | trial, settings.num_ranks or 1
@@ -81,7 +81,7 @@ def job(settings: TrainSettings, sabotage: Sabotage | None = None, **trial: Any)
 
 
 class Zygote:
-    """The other side: starts the process, hands it one job after another."""
+    """The test's side: starts the process and hands it one job after another."""
 
     def __init__(self, home: Path, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -90,17 +90,17 @@ class Zygote:
         )  # fmt: skip
 
     def begin(self, job: Job) -> list[int]:
-        """The processes of its ranks."""
+        """Start a job; return the process ids of its ranks."""
         self.process.stdin.write(json.dumps(asdict(job)) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
     def end(self) -> list[int]:
-        """The exit codes of the ranks, once all are gone; negative for a signal."""
+        """Wait for the ranks; return their exit codes, negative for a signal."""
         return json.loads(self.process.stdout.readline())
 
     def run(self, job: Job) -> list[int]:
-        """Begin a job and wait for its end."""
+        """Start a job, wait for its end, and return the exit codes."""
         self.begin(job)
         return self.end()
 
@@ -109,7 +109,7 @@ class Zygote:
         self.process.wait(timeout=30)
 
 
-# What follows runs in the zygote and in its ranks.
+# The rest runs in the zygote and in its ranks.
 
 
 def _serve() -> None:
@@ -134,7 +134,7 @@ def _free_port() -> int:
 
 
 def _wait(pids: list[int], seconds: float) -> list[int]:
-    """Until all are gone; when one has failed, the others are killed, as a launcher does."""
+    """Wait for all; when one has failed, kill the others, as a launcher does."""
     codes: dict[int, int] = {}
     deadline = time.monotonic() + seconds
     while len(codes) < len(pids):
@@ -192,7 +192,7 @@ def _take_away(what: str) -> None:
     from neoxkit.runs import checkpoints
     from neoxkit.training import trainer
 
-    if what == "manifest":  # the newest folder counts, whole or not
+    if what == "manifest":  # the newest folder counts, complete or not
         checkpoints.fault = lambda *_, **__: None
         checkpoints.manifest = lambda _: {
             "num_ranks": int(os.environ["WORLD_SIZE"]),
@@ -200,7 +200,7 @@ def _take_away(what: str) -> None:
         }
     elif what == "rng":
         trainer.KitTrainer._load_rng_state = lambda *_: None
-    elif what == "filter":  # transformers' own default: NaN is taken for 0
+    elif what == "filter":  # as by transformers' default: NaN counts as 0
         trainer.KitTrainer.step_faults = lambda _: {}
 
 
@@ -236,7 +236,7 @@ def _sabotage_step(plan: Sabotage) -> None:
 
 
 def _sabotage_writes(plan: Sabotage) -> None:
-    """Put itself around every way in which a save writes a file."""
+    """Wrap every way in which a save writes a file."""
     import safetensors.torch
     import torch
     import transformers.modeling_utils
@@ -252,7 +252,7 @@ def _sabotage_writes(plan: Sabotage) -> None:
         return not quiet[0] and plan.where in str(name)
 
     def meets_its_end(path: Any) -> str:
-        """What is to happen to this write: "" for nothing."""
+        """Return what should happen to this write; "" for nothing."""
         number, count[0] = count[0], count[0] + 1
         if plan.listed:
             with raw_open(plan.listed, "a") as file:
@@ -309,7 +309,7 @@ def _sabotage_writes(plan: Sabotage) -> None:
         def sabotaged(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
             how = meets_its_end(target) if is_meant(target) else ""
             done = rename(source, target, *args, **kwargs)
-            if how == "inside":  # there is nothing halfway: killed straight after it
+            if how == "inside":  # a rename has no middle: killed right after it
                 os.kill(os.getpid(), signal.SIGKILL)
             return done
 
@@ -324,7 +324,7 @@ def _sabotage_writes(plan: Sabotage) -> None:
 
 
 class _Instead:
-    """A file whose `write` is another function, and its only way to be written."""
+    """A file that can be written only by another `write`."""
 
     def __init__(self, file: Any, write: Callable) -> None:
         self._file, self.write = file, write

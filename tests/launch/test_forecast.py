@@ -1,4 +1,4 @@
-"""Forecasts: what the settings need, what the machine has, and the last run's correction."""
+"""Forecasts: the memory that settings need and the machine has, corrected by the last run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ LENGTHS, TRAINED = [50, 70, 200], [20, 40, 100]  # means of the kept ones: 60 an
 
 @pytest.fixture(autouse=True)
 def ample(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with 10 GiB on which nothing has run yet."""
+    """Set up a machine with 10 GiB on which nothing has run yet."""
     monkeypatch.setattr(measured, "last_run", lambda *_: None)
     monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
 
@@ -37,7 +37,7 @@ def of(
 
 
 def run(folder: Path, memory_gib: float) -> measured.Measured:
-    """A run of one CPU rank whose micro-batches had 160 tokens, half of them trained."""
+    """Write a run of one CPU rank whose micro-batches had 160 tokens, half of them trained."""
     return measured.Measured(folder, 1, False, 1.0, memory_gib, 160.0, 80.0)
 
 
@@ -50,7 +50,7 @@ def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, flo
     return job.rank_gib(tokens, trained)
 
 
-def test_the_parts_are_those_of_the_micro_batch_that_is_made() -> None:
+def test_the_parts_are_those_of_the_actual_micro_batch() -> None:
     assert of(per_device_train_batch_size=2).parts == formulas(2 * 60, 2 * 30)
     assert of(per_device_train_batch_size=9).parts == formulas(2 * 60, 2 * 30)  # all there are
     assert of(per_device_train_batch_size=2, layout="padded").parts == formulas(2 * 100, 2 * 30)
@@ -59,14 +59,16 @@ def test_the_parts_are_those_of_the_micro_batch_that_is_made() -> None:
     assert two.parts == formulas(60, 30, num_ranks=2) and two.device_gib == 5.0
 
 
-def test_the_settings_that_save_memory_save_some() -> None:
+def test_settings_that_save_memory_lower_the_forecast() -> None:
     plain = of()
     assert of(gradient_checkpointing=True).gib < plain.gib
     assert of(lora_rank=2).parts["optimizer"] < plain.parts["optimizer"]
     assert of(precision="bf16").parts["weights"] == plain.parts["weights"] / 2
 
 
-def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_does_not_fit_is_reported_with_the_batch_that_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fits = of(per_device_train_batch_size=2)
     assert not fits.misfit and 2 < fits.largest < 10**6
     assert fits.rows()[0][1].startswith("about") and "10 available" in fits.rows()[0][1]
@@ -77,7 +79,7 @@ def test_what_does_not_fit_says_so_and_how_much_would(monkeypatch: pytest.Monkey
     assert dict(small.rows())["largest micro-batch"] == "about 0 conversations"
 
 
-def test_of_trainings_that_need_the_same_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_with_the_same_need_are_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another rate needs the same memory; three at once get a third each."""
     taken = of(per_device_train_batch_size=1).gib
     settings = [
@@ -94,12 +96,12 @@ def test_of_trainings_that_need_the_same_one_is_told(monkeypatch: pytest.MonkeyP
     assert forecast.doubts([], at_once=3) == []
 
 
-def test_where_nobody_says_what_there_is_nothing_is_refused() -> None:
+def test_unknown_memory_refuses_nothing() -> None:
     unknown = forecast.Forecast({"weights": 100.0}, None, None)
     assert not unknown.misfit and dict(unknown.rows())["largest micro-batch"] == "unknown"
 
 
-def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
+def test_a_forecast_for_another_machine_depends_only_on_its_gpus(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two GPUs in bf16; a run on this machine says nothing about them."""
@@ -119,12 +121,12 @@ def test_another_machine_is_asked_by_its_gpus_and_nothing_here(
 
 
 @pytest.mark.parametrize("text", ["24", "2*24", "0x24", "2x", "2x24GB", "-1x24", "2x0"])
-def test_what_is_no_machine_is_refused(text: str) -> None:
+def test_text_that_names_no_machine_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"--machine: got .* -- write GPUs x GiB, like 4x24"):
         machines.machine(text)
 
 
-def test_what_the_host_can_not_hold_does_not_fit() -> None:
+def test_a_training_too_large_for_the_host_does_not_fit() -> None:
     found = forecast.Forecast({"weights": 1.0}, 24.0, 9, host={"loading": 5.0}, host_gib=4.0)
     assert found.misfit
     assert dict(found.rows())["memory of the host"] == (
@@ -134,7 +136,7 @@ def test_what_the_host_can_not_hold_does_not_fit() -> None:
 
 
 class Config:
-    """What transformers holds of a DeepSpeed configuration."""
+    """A stand-in for transformers' view of a DeepSpeed configuration."""
 
     def __init__(self, settings: TrainSettings) -> None:
         self.config = files.read_json(forecast.paths.ds_config("ds_config", settings.ds_config))
@@ -143,7 +145,7 @@ class Config:
 def job_of_a_rank(
     settings: TrainSettings, place: forecast.Place, monkeypatch: pytest.MonkeyPatch
 ) -> memory.Job:
-    """The job that a rank checks before it loads a weight; it must be the same in each check."""
+    """Return the job that a rank checks before loading; it must be the same in each check."""
     from transformers.integrations import deepspeed
 
     from neoxkit.training import base_model
@@ -182,7 +184,7 @@ def test_a_refusal_names_the_forecasts_numbers(
     precision: str,
     on_gpu: bool,
 ) -> None:
-    """What the checks count is what was forecast for the same settings, and it does not fit."""
+    """The checks count what was forecast for the same settings, which does not fit."""
     shape = {"hidden_size": 1024, "num_hidden_layers": 24, "vocab_size": 50304,
              "intermediate_size": 4096, "num_attention_heads": 16}  # fmt: skip
     config = files.read_json(home / "data" / "models" / "tiny" / "config.json") | shape
@@ -216,7 +218,7 @@ def test_a_refusal_names_the_forecasts_numbers(
 def test_the_disk_is_checked_by_the_forecasts_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three checkpoints (weights twice, optimizer) and the model: on one rank, what it holds."""
+    """Three checkpoints (weights twice, optimizer) and the model, all from one rank."""
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     parts, settings = of().parts, TrainSettings()
     with pytest.raises(UserError) as refused:
@@ -225,7 +227,7 @@ def test_the_disk_is_checked_by_the_forecasts_parts(
     assert f"3 checkpoints and the model need {need:.3g} GiB" in str(refused.value)
 
 
-def test_a_cpu_that_can_not_load_the_model_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_that_can_not_load_the_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters in bf16: each rank loads 4 bytes per weight, and later keeps 2."""
     monkeypatch.setattr(memory, "LIBRARIES_GIB", {False: 0.0})
     num = loading.without_weights("tiny").num_parameters() / 2**30
@@ -237,8 +239,8 @@ def test_a_cpu_that_can_not_load_the_model_is_told_of(monkeypatch: pytest.Monkey
     assert of(**small).host == {}
 
 
-def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that took half as much again as the formulas say for its settings."""
+def test_the_last_run_on_this_device_corrects_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run took half as much again as the formulas say for its settings."""
     plain = of()
     settings = TrainSettings(run="corrects", gradient_checkpointing=True, dataset="small")
     folder = forecast.paths.run("corrects")
@@ -257,8 +259,8 @@ def test_the_last_run_of_this_device_corrects(monkeypatch: pytest.MonkeyPatch) -
     assert forecast.on_dataset(TrainSettings(dataset="small")).run == "corrects"
 
 
-def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(home: Path) -> None:
-    """A copy with a space in its name, and a run without settings."""
+def test_a_run_without_the_kits_arguments_corrects_nothing(home: Path) -> None:
+    """With them it does, even as a copy with a space in its name."""
     plain = of()
     folder = home / "runs" / "night (copy)"
     last = run(folder, 9.0)
@@ -269,7 +271,7 @@ def test_a_folder_that_is_no_run_of_the_kits_own_corrects_nothing(home: Path) ->
     assert of(last=last).run == "night (copy)" and of(last=last).correction > 1
 
 
-def test_a_gpu_says_its_memory_through_the_drivers_tool(
+def test_a_gpus_memory_comes_from_the_drivers_tool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ask it once: it is slow, and a GPU keeps its size."""
@@ -286,7 +288,7 @@ def test_a_gpu_says_its_memory_through_the_drivers_tool(
     assert machine.device_gib(False, 2) == 5.0
 
 
-def test_the_command_says_it_here_and_elsewhere(
+def test_the_command_forecasts_here_and_for_another_machine(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ignore other notebooks' parameters; exit with 1 if the training does not fit."""
@@ -308,7 +310,7 @@ def test_the_command_says_it_here_and_elsewhere(
     assert "probe_steps: run here, not on --machine" in capsys.readouterr().err
 
 
-def test_the_commands_table_is_of_the_machines_that_are_named(
+def test_the_commands_table_shows_the_machines_that_are_named(
     capsys: pytest.CaptureFixture, home: Path
 ) -> None:
     assert cli.main(["fit", "--machine", "2x48", "--machine", "1x11"]) == 0
@@ -323,7 +325,7 @@ CHANGED = {  # what a rank's memory depends on, besides the dataset and the mode
 }  # fmt: skip
 
 
-def test_memory_depends_on_the_settings_that_say_so_and_on_no_other() -> None:
+def test_memory_depends_on_the_settings_with_that_role_and_on_no_others() -> None:
     assert {*CHANGED, "dataset", "model_name_or_path"} == {*TrainSettings.with_role("memory")}
     plain = of()
     assert [name for name, value in CHANGED.items() if of(**{name: value}) == plain] == []

@@ -1,4 +1,4 @@
-"""The guard: whatever happens to its owner, no process that it started is left."""
+"""The guard: whatever happens to its owner, none of its processes is left."""
 
 import os
 import re
@@ -90,7 +90,7 @@ def test_a_stop_leaves_nothing(tmp_path: Path, how: str, stubborn: bool) -> None
 
 
 @pytest.mark.parametrize("how", ["TERM", "INT", "HUP"])
-def test_a_training_that_makes_steps_is_asked_and_the_second_time_ended(
+def test_a_training_with_steps_is_asked_to_stop_and_ended_at_the_second_signal(
     tmp_path: Path, how: str
 ) -> None:
     guard = start(tmp_path)
@@ -115,7 +115,7 @@ def test_signals_in_the_last_moments_do_not_change_the_exit_code(tmp_path: Path)
     assert guard.returncode == STOPPED and left(tmp_path) == []
 
 
-def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> None:
+def test_a_guard_in_a_shared_session_ends_no_other_process(tmp_path: Path) -> None:
     """A guard inside a shell's or a test's session must not clear that session."""
     owner = """if True:
         import os, subprocess, sys
@@ -132,26 +132,26 @@ def test_a_guard_in_a_session_of_others_ends_none_of_them(tmp_path: Path) -> Non
     assert done.stdout == "0 None\n"
 
 
-def test_a_guard_that_can_lead_no_session_says_so(tmp_path: Path) -> None:
-    """As one that is typed at a shell, which makes it the leader of a process group."""
+def test_a_guard_that_can_not_lead_a_session_says_so(tmp_path: Path) -> None:
+    """A guard typed at a shell leads a process group, so it can't lead a session."""
     guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(tmp_path), "--", "true"]
     done = subprocess.run(guard, process_group=0, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, check=False, timeout=PATIENCE_SECONDS)  # fmt: skip
     assert done.returncode == 2 and "use setsid" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_guard_loads_no_numpy() -> None:
-    """It is small, and deaf to signals until it has begun."""
+def test_the_guard_does_not_load_numpy() -> None:
+    """The guard must start fast: until it has, it can't handle signals."""
     code = "import sys, neoxkit.launch.guard; sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_is_left_is_killed_within_ten_seconds() -> None:
-    """The README says so: two periods of grace, for TERM and for KILL."""
+def test_remaining_processes_are_killed_within_ten_seconds() -> None:
+    """As the README says: one grace period after TERM, one after KILL."""
     assert 2 * GRACE_SECONDS <= 10
 
 
-def test_signs_of_an_earlier_start_are_none(tmp_path: Path) -> None:
+def test_heartbeats_of_an_earlier_start_are_ignored(tmp_path: Path) -> None:
     heartbeat.Signs(tmp_path, 0).give()
     guard = start(tmp_path)
     guard.send_signal(signal.SIGTERM)
@@ -185,7 +185,9 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     (event,) = read_events(tmp_path)
     assert event["event"] == "error"
     found = re.match(r"rank 1 sent no heartbeat for (\d+) s;", event["what"])
-    assert found and int(found[1]) < heartbeat.LEAST_SECONDS  # by the environment's, not this one
+    assert (
+        found and int(found[1]) < heartbeat.LEAST_SECONDS
+    )  # with the environment's Python, not this one
     assert "in waits_for_the_other" in (tmp_path / LOG).read_text()
 
 
@@ -207,7 +209,7 @@ def test_without_its_group_kill_these_tests_are_red(tmp_path: Path) -> None:
     wait_for(lambda: left(tmp_path) == [])
 
 
-def test_a_killed_owner_takes_everything_along(tmp_path: Path) -> None:
+def test_a_killed_owner_leaves_no_process(tmp_path: Path) -> None:
     """Kill the owner, a separate process, without a chance to clean up."""
     owner_code = f"""
         import subprocess, sys, time
@@ -236,7 +238,7 @@ def test_a_killed_member_does_not_leave_its_children(tmp_path: Path, victim: str
 
 
 @pytest.mark.parametrize("code", [0, 2, 7])
-def test_the_exit_code_and_the_output_are_the_commands(tmp_path: Path, code: int) -> None:
+def test_the_guard_passes_on_the_commands_exit_code_and_output(tmp_path: Path, code: int) -> None:
     guard = start(
         tmp_path, command=[sys.executable, "-c", f"print('said'); raise SystemExit({code})"]
     )
@@ -256,6 +258,6 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     assert lock.locked_by(tmp_path) is None
 
 
-def test_every_run_has_a_port_of_its_own() -> None:
+def test_every_run_has_its_own_port() -> None:
     ports = {command.runner_command(1)[3] for _ in range(5)}
     assert len(ports) > 1 and all(port.startswith("--master_port=") for port in ports)

@@ -42,7 +42,7 @@ def test_a_loss_that_is_not_finite_is_a_divergence() -> None:
     assert found.divergence == rates[-1] and found.suggestion <= rates[-1] / 10
 
 
-def test_a_curve_that_says_nothing_suggests_nothing() -> None:
+def test_a_curve_without_a_clear_descent_suggests_nothing() -> None:
     flat = lr_finder.analyse(RATES, curve(10.0, fall=0.0))
     assert (flat.divergence, flat.suggestion) == (None, None)
     assert "never falls by more than its noise; it does not diverge" in flat.says
@@ -52,14 +52,14 @@ def test_a_curve_that_says_nothing_suggests_nothing() -> None:
     assert short.suggestion is None and "only 5 steps" in short.says
 
 
-def test_no_test_is_made_unless_asked_for(home: Path) -> None:
+def test_no_range_test_is_run_unless_asked_for(home: Path) -> None:
     assert lr_finder.find(BASE, lambda label: silent) is None
     assert "set range_test_steps" in training.learning_rates(None).text
     assert lr_finder.try_suggestion(BASE, None, lambda label: silent) == []
     assert training.short_runs([]).text == ""
 
 
-def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
+def test_the_rate_rises_by_a_constant_factor_and_three_runs_try_the_suggestion(
     starts_sooner: None, home: Path
 ) -> None:
     settings = BASE.replace(run="ranged", range_test_steps=30)
@@ -80,5 +80,5 @@ def test_the_rate_rises_by_one_factor_and_three_runs_try_the_suggestion(
     losses = [float(line.split()[1]) for line in table[1:]]
     first = read_events(paths.run("ranged.range-test"))[1]["loss"]
     assert all(loss < first for loss in losses)
-    assert not paths.run("ranged").exists()  # nothing reaches the run itself
+    assert not paths.run("ranged").exists()  # the run itself is untouched
     assert training.learning_rates(found)._repr_png_()

@@ -19,12 +19,12 @@ ZERO2 = {"stage": 2, "reduce_bucket_size": 20_000_000, "allgather_bucket_size": 
 
 
 def of(name: str, zero: dict = ZERO2, lora_rank: int = 0) -> Job:
-    """A training of a model on one GPU without checkpointing."""
+    """Return a training of a model on one GPU without checkpointing."""
     one = machines.job_of(machines.SHAPES[name], zero, 1, lora_rank)
     return replace(one, checkpointing=False)
 
 
-def test_the_shapes_have_as_many_weights_as_their_models_are_named_for() -> None:
+def test_the_shapes_have_as_many_weights_as_their_names_say() -> None:
     """Pythia counts its embeddings: 70 426 624 in pythia-70m, 20.55 billion in GPT-NeoX-20B."""
     counted = {
         name: machines.num_parameters(*shape) / 1e6 for name, shape in machines.SHAPES.items()
@@ -34,8 +34,8 @@ def test_the_shapes_have_as_many_weights_as_their_models_are_named_for() -> None
     assert counted["gpt-neox-20b"] == pytest.approx(20554.6, abs=0.1)
 
 
-def test_each_part_is_what_the_formula_says() -> None:
-    """A model of one layer on two ranks, in fp32 under ZeRO 2."""
+def test_each_part_follows_the_formula() -> None:
+    """Use a model of one layer on two ranks, in fp32 under ZeRO 2."""
     job = machines.job_of((10, 1, 100), ZERO2, 2)
     job = replace(job, half=False, on_gpu=False, checkpointing=False)
     found, num = job.rank_gib(tokens=7, trained=3), job.num_parameters
@@ -52,7 +52,7 @@ def test_each_part_is_what_the_formula_says() -> None:
     }
 
 
-def test_what_each_way_out_saves() -> None:
+def test_how_much_each_remedy_saves() -> None:
     plain = of("pythia-1b").rank_gib(8_000, 4_000)
     checkpointing = replace(of("pythia-1b"), checkpointing=True).rank_gib(8_000, 4_000)
     offload = ZERO2 | {"offload_optimizer": {"device": "cpu"}}
@@ -65,8 +65,8 @@ def test_what_each_way_out_saves() -> None:
     assert adapters["weights"] == plain["weights"] > 50 * adapters["gradients"]
 
 
-def test_adapters_are_counted_as_they_are_made(home: Path) -> None:
-    """By the widths alone, and by the modules of a model without weights."""
+def test_adapters_are_counted_as_they_are_built(home: Path) -> None:
+    """Count them from the widths alone, and from the modules of a model without weights."""
     counted = Job.of(
         loading.without_weights("tiny"), 4, num_ranks=1, zero={}, half=True, on_gpu=True,
         checkpointing=True,
@@ -76,14 +76,14 @@ def test_adapters_are_counted_as_they_are_made(home: Path) -> None:
     assert counted.num_trained < counted.num_parameters
 
 
-def test_the_table_in_the_readme_is_what_the_planner_says() -> None:
+def test_the_table_in_the_readme_agrees_with_the_planner() -> None:
     text = (REPOSITORY / "ds_configs" / "README.md").read_text(encoding="utf-8")
     header = ("model", *map(str, machines.MACHINES))
     for row in (header, *machines.choices(machines.configurations())):
         assert f"| {' | '.join(row)} |" in text
 
 
-def test_the_host_holds_what_every_rank_loads_or_what_is_offloaded() -> None:
+def test_the_host_holds_the_weights_each_rank_loads_or_the_offloaded_parts() -> None:
     """With Pythia-1b each of 8 ranks loads 4 bytes per weight; one GPU offloads 14."""
     rows = {row[0]: row[1:] for row in machines.choices(machines.configurations())}
     num = machines.num_parameters(*machines.SHAPES["pythia-1b"]) / 2**30
@@ -110,7 +110,7 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not(gib: int) -> None:
     assert num and taken(num) <= gib < taken(num + 1)
 
 
-def test_what_does_not_fit_has_no_micro_batch() -> None:
+def test_a_model_that_does_not_fit_has_no_micro_batch() -> None:
     assert of("pythia-12b").largest_micro_batch(280, 140, 24) == 0
 
 
@@ -128,7 +128,7 @@ MEASURED = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "layers", "size", "checkpointing", "stage", "ranks"), MEASURED)
-def test_a_training_takes_what_was_predicted(
+def test_a_training_takes_the_predicted_memory(
     home: Path, width: int, layers: int, size: int, checkpointing: bool, stage: int, ranks: int
 ) -> None:
     """Predict a rank's peak resident memory within 20 %, with Pythia's vocabulary."""

@@ -30,7 +30,7 @@ def write(home: Path, run: str, model: str, age: int, speeds: list[float], ranks
     os.utime(folder / METRICS, (1e9 - age, 1e9 - age))
 
 
-def test_the_last_run_of_the_same_model_is_taken(home: Path) -> None:
+def test_the_last_run_of_the_same_model_is_used(home: Path) -> None:
     assert measured.last_run("tiny") is None
     write(home, "old", "tiny", 9, [100.0, 300.0, 900.0])
     write(home, "other", "EleutherAI/pythia-70m", 1, [5.0])
@@ -44,12 +44,12 @@ def test_the_last_run_of_the_same_model_is_taken(home: Path) -> None:
     assert measured.last_run("tiny", 1).run == "old"
 
 
-def test_a_folder_is_known_by_its_place_below_the_root(home: Path) -> None:
+def test_a_model_folder_is_recognised_by_its_path_below_the_root(home: Path) -> None:
     write(home, "mine", "models/own", 1, [5.0])
     assert measured.last_run(str(home / "models" / "own")).run == "mine"
 
 
-def test_a_run_that_was_copied_from_another_machine_is_passed_over(home: Path) -> None:
+def test_a_run_copied_from_another_machine_is_ignored(home: Path) -> None:
     write(home, "copied", "tiny", 1, [100.0])
     card = {"starts": [{"machine": run_card.machine()}]}
     files.write_json(home / "runs" / "copied" / run_card.CARD, card)

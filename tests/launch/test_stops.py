@@ -29,7 +29,7 @@ from neoxkit.settings import TrainSettings
 
 pytestmark = pytest.mark.process
 
-LEFT_SECONDS = 10.0  # the README's figure, which the crash series measures on a machine of its own
+LEFT_SECONDS = 10.0  # the README's figure, measured by the crash series on an idle machine
 BASE = TrainSettings(
     dataset="small",
     max_steps=100_000,
@@ -47,7 +47,7 @@ WHERES = ("import", "load", "step", "save", "evaluate")
 
 
 def reached(folder: Path, where: str) -> bool:
-    """Tell whether the training in a folder is in a phase, or past the last look at it."""
+    """Return whether the training in a folder has reached a phase."""
     events = [e["event"] for e in read_events(folder)]
     if where == "import":
         return bool(lock.locked_by(folder))
@@ -211,12 +211,12 @@ def stand_still(number: int) -> str:
     return "" if right else f"{code} {said} {stacks}"
 
 
-def test_a_rank_that_stands_still_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_hangs_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "3")
     assert stand_still(1) == ""
 
 
-def test_two_runs_at_once_work_and_two_in_a_folder_do_not(home: Path) -> None:
+def test_two_runs_can_train_at_once_but_not_in_one_folder(home: Path) -> None:
     first, second = (
         process.start(BASE.replace(run=f"beside-{i}", max_steps=6, save_steps=3)) for i in (1, 2)
     )
@@ -240,7 +240,7 @@ def test_every_stop(home: Path, where: str) -> None:
 
 
 @pytest.mark.crash
-def test_ten_ranks_that_stand_still(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_ranks_that_hang(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "3")
     wrong = [said for number in range(10) if (said := stand_still(number))]
     reliability.record(reliability.SERIES[7], f"{10 - len(wrong)} of 10")

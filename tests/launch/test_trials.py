@@ -15,7 +15,7 @@ from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts
 
 @pytest.fixture(autouse=True)
 def quick(starts_sooner: None) -> None:
-    """Start the ranks sooner."""
+    """Start the ranks faster."""
 
 
 def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
@@ -42,13 +42,13 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     assert not paths.run("probed").exists()
 
 
-def test_no_probe_is_made_unless_asked_for(home: Path) -> None:
+def test_no_probe_is_run_unless_asked_for(home: Path) -> None:
     trials.probe(BASE.replace(run="unasked"), lambda label: silent)
     assert not paths.run("unasked.probe").exists()
 
 
-def test_a_trial_is_part_of_no_setting(home: Path) -> None:
-    """What makes a training a trial is the trainer's alone."""
+def test_a_trial_is_not_a_setting(home: Path) -> None:
+    """Only the trainer's arguments make a training a trial."""
     settings = trials.trial_settings(BASE.replace(run="asked", learning_rate=1e-3), "trial", 2)
     asked = checks.check(settings, trial=True, lr_range_from=1e-7)
     assert asked.arguments["trial"] is True and asked.arguments["lr_range_from"] == 1e-7
@@ -58,7 +58,7 @@ def test_a_trial_is_part_of_no_setting(home: Path) -> None:
             checks.check(settings.replace(training_arguments={name: 1}))
 
 
-def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -> None:
+def test_a_trial_with_other_settings_replaces_the_old_trial_but_never_a_run(home: Path) -> None:
     first = trials.trial_settings(BASE.replace(run="again"), "trial", 2)
     assert trials.train(first, silent)
     folder = paths.run("again.trial")
@@ -71,7 +71,7 @@ def test_a_trial_of_other_settings_replaces_the_old_one_and_no_run(home: Path) -
     whole = files.read_json(folder / ARGUMENTS) | {"trial": False}
     files.write_json(folder / ARGUMENTS, whole)
     mine = home / "runs" / "again.probe"
-    folder.rename(mine)  # a run of a person's own that has the name of a trial
+    folder.rename(mine)  # the user's own run with the name of a trial
     with pytest.raises(UserError, match=r"^run: was started with other settings .*trial"):
         trials.probe(BASE.replace(run="again", probe_steps=2), lambda label: silent)
     assert (mine / FINISHED).is_file()

@@ -107,7 +107,7 @@ def test_losses_may_weigh_differently_and_come_in_parts(
 def test_logits_shifted_by_one_would_be_noticed(
     model: torch.nn.Module, rows: list[dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seed a fault: hidden states one place further on, for the same targets."""
+    """Seed a fault: hidden states shifted by one, for the same targets."""
     expected = one_by_one(model, rows)
     pad = torch.nn.functional.pad
     monkeypatch.setattr(

@@ -62,7 +62,7 @@ def test_names_of_the_hub(name: str, opened: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["no-such", "./nowhere", "/no/such/folder", "~/nowhere/at/all"])
-def test_what_is_neither_folder_nor_hub_name_is_refused(name: str) -> None:
+def test_a_name_that_is_neither_a_folder_nor_a_hub_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"^model_name_or_path: .* -- "):
         loading.resolve(name)
 
@@ -88,14 +88,14 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
         loading.load_model(str(tmp_path))
 
 
-def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError) as refused:
         loading.load_tokenizer("EleutherAI/no-such-model-of-the-kit")
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
-def test_the_shape_of_the_built_in_model_is_known_before_it_was_made(
+def test_the_shape_of_the_built_in_model_is_known_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("notebooks", "ds_configs", "data"):
@@ -109,7 +109,7 @@ def test_the_shape_of_the_built_in_model_is_known_before_it_was_made(
 
 
 @pytest.mark.process
-def test_the_hubs_client_says_nothing_beside_that_line(capfd: pytest.CaptureFixture) -> None:
+def test_the_hubs_client_adds_nothing_to_that_line(capfd: pytest.CaptureFixture) -> None:
     """Run in a fresh process, in which the client would report each attempt."""
     code = (
         "import huggingface_hub, logging; from neoxkit.models import loading\n"
@@ -172,7 +172,7 @@ def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
         ("eager", True, True, "eager"),
     ],
 )
-def test_flash_attention_is_taken_where_it_is(
+def test_flash_attention_is_used_where_it_is_installed(
     monkeypatch: pytest.MonkeyPatch, wanted: str, half: bool, installed: bool, expected: str | None
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -180,7 +180,7 @@ def test_flash_attention_is_taken_where_it_is(
     assert loading.attention("tiny", wanted, half) == expected
 
 
-def test_an_attention_kernel_that_is_not_there_is_refused_by_its_name() -> None:
+def test_a_missing_attention_kernel_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"^attn_implementation: .* -- choose auto$"):
         loading.load_model("tiny", attention="flash_attention_2")
     assert loading.load_model("tiny", attention="eager").config._attn_implementation == "eager"

@@ -51,7 +51,7 @@ def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) 
     }
 
 
-def test_a_checkpoint_takes_what_was_estimated(home: Path, adapted: Path) -> None:
+def test_a_checkpoint_is_as_large_as_estimated(home: Path, adapted: Path) -> None:
     start = read_events(adapted)[0]
     job = memory.Job.of(
         loading.without_weights("tiny"), 4, num_ranks=start["num_ranks"],
@@ -89,7 +89,7 @@ def test_the_tuned_model_scores_as_in_training_and_so_does_the_merged_one(
     assert "library_name: transformers" in cards[1]
 
 
-def test_a_run_of_adapters_goes_on_to_the_same_bytes(home: Path, zygote: Zygote) -> None:
+def test_a_run_with_adapters_resumes_to_the_same_bytes(home: Path, zygote: Zygote) -> None:
     settings = LORA.replace(run="lora-broken")
     whole = LORA.replace(run="lora-whole")
     sabotage = Sabotage(where="/checkpoint-8/", at=0)
@@ -123,7 +123,7 @@ def test_each_family_gets_adapters_that_change_it(tmp_path: Path, kind: str) -> 
     assert grown == set(lora.layers(kind))
 
 
-def test_what_can_not_be_adapted_is_refused(home: Path) -> None:
+def test_a_model_that_can_not_be_adapted_is_refused(home: Path) -> None:
     with pytest.raises(UserError, match="lora_rank: adapts pretrained weights"):
         TrainSettings(lora_rank=4, from_scratch=True)
     with pytest.raises(UserError, match="hub_model_id: is for whole models"):

@@ -20,14 +20,14 @@ OFFLOADED = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device":
 
 
 def job(num_parameters: int, num_ranks: int, stage: int, **changes: Any) -> Job:
-    """A training of all weights in fp32 on a CPU, unless changed; `zero` adds to the stage."""
+    """Make a training of all weights in fp32 on a CPU, unless changed; `zero` adds to the stage."""
     facts = {"width": 8, "layers": 1, "vocabulary": 16, "half": False, "on_gpu": False,
              "checkpointing": False, "num_trained": num_parameters} | changes  # fmt: skip
     facts["zero"] = {"stage": stage, **changes.get("zero", {})}
     return Job(num_parameters=num_parameters, num_ranks=num_ranks, **facts)
 
 
-def test_bytes_a_weight_by_stage_and_precision() -> None:
+def test_bytes_per_weight_by_stage_and_precision() -> None:
     def rank(stage: int, **changes: Any) -> dict[str, float]:
         return job(GIB, 4, stage, **changes).least_gib()
 
@@ -39,7 +39,7 @@ def test_bytes_a_weight_by_stage_and_precision() -> None:
     assert offloaded == {"weights": 0, "gradients": 0, "optimizer": 0}
 
 
-def test_a_20b_model_in_bf16_is_what_the_papers_say() -> None:
+def test_a_20b_model_in_bf16_needs_what_the_papers_say() -> None:
     large = job(20 * BILLION, 8, 3, half=True, on_gpu=True)
     assert large.model_gib() == pytest.approx(37.3, abs=0.1)
     assert large.checkpoint_gib() == pytest.approx(20 * 14 / 1.0737, rel=1e-3)
@@ -57,7 +57,7 @@ def test_the_hosts_memory() -> None:
     ("limit", "there", "more"),
     [(2, 0, 3), (1, 0, 3), (5, 0, 6), (None, 0, 3), (2, 1, 2), (2, 9, 1)],
 )
-def test_the_disk_must_hold_what_is_kept_the_next_and_the_model(
+def test_the_disk_must_hold_the_kept_checkpoints_the_next_and_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, there: int, more: int
 ) -> None:
     for step in range(there):
@@ -131,7 +131,7 @@ def test_half_the_memory_at_the_same_effective_batch(arguments: dict, remedy: st
 
 
 @pytest.mark.parametrize(("on_gpu", "offloads"), [(True, True), (False, False)])
-def test_a_configuration_offloads_from_gpus_alone(on_gpu: bool, offloads: bool) -> None:
+def test_only_gpus_offload(on_gpu: bool, offloads: bool) -> None:
     plain, offloaded = (job(7, 2, 3, on_gpu=on_gpu, zero=zero) for zero in ({}, OFFLOADED))
     assert (offloaded.rank_gib() != plain.rank_gib()) == offloads
     if offloads:

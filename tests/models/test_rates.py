@@ -1,4 +1,4 @@
-"""The rate that fits a base, and the number that a run records for it."""
+"""The rate that fits a base, and the number that a run records."""
 
 import re
 from pathlib import Path
@@ -45,14 +45,14 @@ def test_the_rate_by_size(name: str) -> None:
     assert rates.by_size(name, num_parameters, lora=True).rate == pytest.approx(rate, rel=1e-12)
 
 
-def test_a_size_between_two_goes_by_the_nearest_in_ratio() -> None:
+def test_a_size_between_two_takes_the_rate_of_the_nearest_in_ratio() -> None:
     middle = (160e6 * 410e6) ** 0.5  # 256 M; halfway between the numbers is 285 M
     assert rates.by_size("x", int(0.99 * middle)).rate == 6e-5
     assert rates.by_size("x", int(1.01 * middle)).rate == 3e-5
     assert rates.by_size("x", 1000).rate == 1e-4 and rates.by_size("x", 10**12).rate == 9.7e-6
 
 
-def test_tiny_begins_with_random_weights_however_it_is_trained() -> None:
+def test_tiny_starts_from_random_weights_however_it_is_trained() -> None:
     for from_scratch in (False, True):
         for lora in (False, True):
             assert rates.of("tiny", from_scratch, lora).rate == 2e-3
@@ -71,7 +71,7 @@ def pretrained(home: Path) -> str:
 SMALL = TrainSettings(run="rated", dataset="small")
 
 
-def test_a_base_without_a_shape_is_refused_in_a_line(home: Path) -> None:
+def test_a_base_without_a_shape_is_refused_in_one_line(home: Path) -> None:
     folder = home / "data" / "models" / "t5"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "t5"}')
@@ -80,7 +80,7 @@ def test_a_base_without_a_shape_is_refused_in_a_line(home: Path) -> None:
         checks.check(SMALL.replace(model_name_or_path="data/models/t5"))
 
 
-def test_a_rate_of_0_is_a_number_in_the_arguments(home: Path, pretrained: str) -> None:
+def test_a_rate_of_0_becomes_a_number_in_the_arguments(home: Path, pretrained: str) -> None:
     def rate(**changes: object) -> float:
         return command.trainer_arguments(SMALL.replace(**changes))["learning_rate"]
 
@@ -96,7 +96,7 @@ def test_a_rate_of_0_is_a_number_in_the_arguments(home: Path, pretrained: str) -
     )
 
 
-def test_a_run_that_goes_on_goes_on_with_the_same_number(home: Path, pretrained: str) -> None:
+def test_a_resumed_run_keeps_the_same_number(home: Path, pretrained: str) -> None:
     settings = SMALL.replace(run="goes-on", model_name_or_path=pretrained)
     folder = paths.run("goes-on")
     folder.mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_goes_on_with_the_same_number(home: Path, pretrained:
     assert checks.check(settings.replace(learning_rate=1e-4)).arguments["learning_rate"] == 1e-4
 
 
-def test_what_is_far_above_is_said_in_a_sentence(home: Path, pretrained: str) -> None:
+def test_a_rate_far_above_is_reported_in_a_sentence(home: Path, pretrained: str) -> None:
     mine = SMALL.replace(model_name_or_path=pretrained)
     assert command.doubts(mine.replace(learning_rate=2e-3)) == [
         "learning_rate 0.002 is 20 times what fits this base "
@@ -131,7 +131,7 @@ NOTE = "note: learning_rate 0.002 is 20 times what fits this base (0.0001, "
 
 
 @pytest.mark.parametrize("only", [["02_train"], None], ids=["02", "all"])
-def test_the_terminal_says_it_before_the_first_notebook(
+def test_the_terminal_warns_before_the_first_notebook(
     home: Path, pretrained: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
     only: list[str] | None,
 ) -> None:  # fmt: skip
@@ -149,7 +149,7 @@ def test_the_terminal_says_it_before_the_first_notebook(
 
 
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
-def test_the_trainer_says_it_whoever_starts_it(
+def test_the_trainer_warns_however_it_is_started(
     home: Path, pretrained: str, zygote: Zygote, config: str
 ) -> None:
     """Under ZeRO-3 a rank holds a part of each weight but counts the whole."""

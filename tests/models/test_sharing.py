@@ -17,7 +17,7 @@ from neoxkit.settings import TrainSettings
 
 @pytest.fixture
 def finished(home: Path) -> Iterator[Path]:
-    """A run whose model is the built-in one."""
+    """Make a run whose model is the built-in one."""
     folder = home / "runs" / "shared"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
@@ -55,14 +55,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 @pytest.mark.process
-def test_the_model_answers_in_a_fresh_process_and_goes_nowhere(finished: Path, hub: Hub) -> None:
+def test_the_model_answers_in_a_fresh_process_and_is_not_pushed(finished: Path, hub: Hub) -> None:
     said = "\n".join(sharing.share("shared"))
     assert "by a plain pipeline, runs/shared/model says: " in said
     assert "not pushed anywhere" in said and hub.asked == []
 
 
 @pytest.mark.process
-def test_it_is_pushed_where_a_repository_is_named(finished: Path, hub: Hub) -> None:
+def test_the_model_is_pushed_to_the_repository_that_is_named(finished: Path, hub: Hub) -> None:
     assert "pushed to https://hub.example/me/mine" in "\n".join(sharing.share("shared", "me/mine"))
     assert hub.asked == [
         ("create", "me/mine", True, True),
@@ -94,6 +94,6 @@ def test_adapters_are_merged_first(finished: Path, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("name", ["mine", "a/b/c", "me/", "https://hub.example/me/mine"])
-def test_a_name_that_is_none_is_refused_before_the_training(name: str) -> None:
+def test_an_invalid_repository_name_is_refused_before_the_training(name: str) -> None:
     with pytest.raises(UserError, match=r"hub_model_id: got .* -- write owner/name"):
         TrainSettings(hub_model_id=name)

@@ -49,7 +49,7 @@ def save(path: Path, code: str, parameters: str = "seed = 1", output: str = "") 
     path.write_text(json.dumps({"cells": [{"cell_type": "code", **cell} for cell in cells]}))
 
 
-def test_what_jupyterlab_saves_by_the_way_is_no_changed_code(checkout: Path) -> None:
+def test_saved_parameters_and_outputs_are_not_a_code_change(checkout: Path) -> None:
     own = checkout / "notebooks" / "02_train.ipynb"
     save(own, "train()")
     commit(checkout)
@@ -69,7 +69,7 @@ def test_what_jupyterlab_saves_by_the_way_is_no_changed_code(checkout: Path) -> 
     assert run_card.code() == changed
 
 
-def test_a_notebook_that_is_not_committed_is_other_code(checkout: Path) -> None:
+def test_a_notebook_that_is_not_committed_counts_as_changed_code(checkout: Path) -> None:
     save(checkout / "notebooks" / "02_train.ipynb", "train()")
     commit(checkout)
     for name in ("talks.txt", "my talks.jsonl"):
@@ -110,14 +110,14 @@ def test_every_start_is_added_and_the_base_is_hashed_once(tmp_path: Path) -> Non
     assert run_card.differences(card, run_card.this_start()) == []
 
 
-def test_a_run_that_made_no_step_is_what_its_next_start_makes_of_it(tmp_path: Path) -> None:
+def test_a_run_without_a_step_gets_the_card_of_its_next_start(tmp_path: Path) -> None:
     run_card.begin(tmp_path, 1, {"settings": "too large"}, tmp_path)
     run_card.begin(tmp_path, 1, {"settings": "smaller"}, tmp_path)
     card = run_card.read(tmp_path)
     assert (card["settings"], len(card["starts"])) == ("smaller", 2)
 
 
-def test_what_differs_is_named(tmp_path: Path) -> None:
+def test_differences_from_the_last_start_are_named(tmp_path: Path) -> None:
     run_card.begin(tmp_path, 1, {}, tmp_path)
     card = run_card.read(tmp_path)
     card["starts"][-1]["versions"]["torch"] = "1.0"
@@ -137,10 +137,10 @@ def test_a_run_without_a_card_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "num_ranks", "fits"), [("{}", 2, True), ('{"seed": 8}', 2, False), ("{}", 1, False)]
 )
-def test_what_was_announced_counts_for_its_arguments_and_ranks_alone(
+def test_announced_settings_hold_only_for_their_arguments_and_ranks(
     tmp_path: Path, text: str, num_ranks: int, fits: bool
 ) -> None:
-    """A file that was edited since, or another `--num_gpus` in a shell, are not those settings."""
+    """They don't after the file was edited, or with another `--num_gpus` at a shell."""
     said = {"settings": {"seed": 7}, "commands": {"repeat": "neoxkit repeat mine"}}
     (tmp_path / ARGUMENTS).write_text("{}")
     run_card.announce(tmp_path, 2, said)

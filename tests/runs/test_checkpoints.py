@@ -25,14 +25,14 @@ def save(folder: Path, step: int, seal: bool = True) -> Path:
     return path
 
 
-def test_a_sealed_checkpoint_holds(tmp_path: Path) -> None:
+def test_a_sealed_checkpoint_is_valid(tmp_path: Path) -> None:
     path = save(tmp_path, 2)
     manifest = checkpoints.manifest(path)
     assert (manifest["step"], manifest["num_ranks"]) == (2, 1)
     assert {name: file["size"] for name, file in manifest["files"].items()} == {MODEL: 5, SHARD: 3}
     assert manifest["files"][MODEL]["sha256"] == files.sha256(path / MODEL)
     assert checkpoints.fault(path) is None
-    checkpoints.seal(path, step=2)  # a second time: it doesn't list itself
+    checkpoints.seal(path, step=2)  # a second time: the manifest doesn't list itself
     assert checkpoints.fault(path) is None
     assert checkpoints.newest(tmp_path) == (path, [])
 
@@ -54,7 +54,7 @@ SPOILS: list[tuple[Spoil, str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "why"), SPOILS)
-def test_one_that_does_not_hold_goes_aside_and_an_older_one_is_used(
+def test_an_invalid_checkpoint_is_set_aside_and_an_older_one_used(
     tmp_path: Path, spoil: Spoil, why: str
 ) -> None:
     good, bad = save(tmp_path, 2), save(tmp_path, 10)
@@ -67,7 +67,7 @@ def test_one_that_does_not_hold_goes_aside_and_an_older_one_is_used(
     assert (tmp_path / "checkpoint-10.old-1").is_dir()
 
 
-def test_a_link_is_no_file_of_a_checkpoint(tmp_path: Path) -> None:
+def test_a_link_is_not_accepted_as_a_checkpoints_file(tmp_path: Path) -> None:
     path = save(tmp_path, 2)
     (tmp_path / "elsewhere").write_bytes(b"12345")
     (path / MODEL).unlink()
@@ -75,13 +75,13 @@ def test_a_link_is_no_file_of_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.fault(path) == "model.safetensors is not a file"
 
 
-def test_sizes_alone_are_compared_for_a_look(tmp_path: Path) -> None:
+def test_a_quick_check_compares_only_sizes(tmp_path: Path) -> None:
     path = save(tmp_path, 2)
     (path / MODEL).write_bytes(b"12344")
     assert checkpoints.whole(tmp_path) == [path] and checkpoints.fault(path) is not None
 
 
-def test_none_that_holds_is_refused_with_a_line_for_each(tmp_path: Path) -> None:
+def test_a_run_without_a_valid_checkpoint_is_refused_with_a_line_for_each(tmp_path: Path) -> None:
     for step in (2, 10):
         (save(tmp_path, step) / MODEL).write_bytes(b"12344")
     save(tmp_path, 12, seal=False)
@@ -96,13 +96,13 @@ def test_none_that_holds_is_refused_with_a_line_for_each(tmp_path: Path) -> None
     assert len(checkpoints.folders(tmp_path)) == 3  # nothing was set aside
 
 
-def test_checkpoints_that_are_gone_are_refused(tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_gone_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(save(tmp_path, 2))
     with pytest.raises(Faults, match="its checkpoints are gone -- bring them back, or set restart"):
         checkpoints.newest(tmp_path)
 
 
-def test_a_first_save_that_was_interrupted_is_said_and_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_first_save_is_reported_and_the_run_starts_over(tmp_path: Path) -> None:
     save(tmp_path, 2, seal=False)
     checkpoint, aside = checkpoints.newest(tmp_path)
     assert checkpoint is None
@@ -112,7 +112,7 @@ def test_a_first_save_that_was_interrupted_is_said_and_begun_anew(tmp_path: Path
     assert checkpoints.newest(tmp_path) == (None, [])
 
 
-def test_checkpoints_go_by_number(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
     for step in (10, 2, 100):
         save(tmp_path, step)
     save(tmp_path, 5, seal=False)
@@ -130,7 +130,7 @@ def test_only_the_trainers_own_folders_are_checkpoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "kept"), [(None, [1, 2, 3, 4]), (1, [3, 4]), (2, [3, 4]), (3, [2, 3, 4])]
 )
-def test_two_whole_ones_are_kept_whatever_the_limit(
+def test_two_complete_checkpoints_are_kept_whatever_the_limit(
     tmp_path: Path, limit: int | None, kept: list[int]
 ) -> None:
     for step in (1, 2, 3, 4):
@@ -141,13 +141,13 @@ def test_two_whole_ones_are_kept_whatever_the_limit(
     assert not list(tmp_path.glob(".going-*"))
 
 
-def test_the_best_one_is_spared(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_spared(tmp_path: Path) -> None:
     best, *_ = [save(tmp_path, step) for step in (1, 2, 3, 4)]
     checkpoints.rotate(tmp_path, 2, [best])
     assert [checkpoints.step_of(p) for p in checkpoints.whole(tmp_path)] == [1, 3, 4]
 
 
-def test_a_deletion_that_was_interrupted_is_ended(
+def test_an_interrupted_deletion_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (1, 2, 3):

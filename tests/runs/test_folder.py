@@ -22,7 +22,7 @@ def names(events: list[dict[str, Any]]) -> list[str]:
     return [event["event"] for event in events]
 
 
-def test_events_carry_their_name_a_time_and_the_values(tmp_path: Path) -> None:
+def test_events_have_a_name_a_time_and_the_values(tmp_path: Path) -> None:
     append_event(tmp_path, "train", step=5, loss=2.5, note="ä\n")
     (event,) = read_events(tmp_path)
     assert list(event) == ["event", "time", "step", "loss", "note"]
@@ -52,7 +52,7 @@ def test_reader_starts_at_an_offset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\n", b"not json\n", b"\0\0\0\0\0\0\n", b'{"event": "\xff"}\n'])
-def test_a_spoilt_line_is_skipped(tmp_path: Path, junk: bytes) -> None:
+def test_a_damaged_line_is_skipped(tmp_path: Path, junk: bytes) -> None:
     append_event(tmp_path, "a")
     write(tmp_path, junk)
     append_event(tmp_path, "b")
@@ -81,7 +81,7 @@ def test_history_of_one_attempt_is_everything() -> None:
 
 
 def test_history_drops_what_an_interrupted_attempt_did_after_its_checkpoint() -> None:
-    events = attempt(0, 1, 2, 3, 4, 5)  # killed; its newest checkpoint is that of step 3
+    events = attempt(0, 1, 2, 3, 4, 5)  # killed; its newest checkpoint is from step 3
     events += attempt(3, 4, 5, end="stop") + attempt(5, 6, end="done")
     history = History(events)
     kept, train = history.events, [(e["step"], e["from"]) for e in history.train]
@@ -90,15 +90,15 @@ def test_history_drops_what_an_interrupted_attempt_did_after_its_checkpoint() ->
     assert "stop" not in names(kept) and names(kept)[-1] == "done"
 
 
-def test_a_history_may_be_read_on_from_where_it_was() -> None:
-    """As those do who watch a run: they keep the history, not every event."""
+def test_a_history_can_be_extended_with_later_events() -> None:
+    """Whoever watches a run keeps the history, not every event."""
     events = attempt(0, 1, 2, 3, end="stop") + attempt(2, 3) + attempt(0, 1, 2) + attempt(1, 2)
     for at in range(len(events)):
         continued = History([*History(events[:at]).events, *events[at:]])
         assert continued.events == History(events).events
 
 
-def test_history_of_a_start_from_nothing_forgets_the_earlier_steps() -> None:
+def test_history_of_a_start_from_step_0_forgets_the_earlier_steps() -> None:
     kept = History(attempt(0, 1, 2) + attempt(0, 1)).events
     assert [(e["event"], e["step"]) for e in kept] == [("start", 0), ("start", 0), ("train", 1)]
 
@@ -140,10 +140,10 @@ def test_write_json_leaves_the_old_file_when_it_fails(
     assert files.read_json(path) == {"old": "ä"}
 
 
-def test_write_json_puts_the_new_file_in_place_whole(
+def test_write_json_renames_a_complete_file_into_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the moment of the rename a reader sees the old file, and the whole new one beside it."""
+    """At the moment of the rename the old file is in place, and the complete new one beside it."""
     path, seen = tmp_path / "facts.json", []
     files.write_json(path, {"n": 1})
     rename = Path.replace

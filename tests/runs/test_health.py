@@ -1,4 +1,4 @@
-"""health.py: no alarm on good runs at any moment; one sentence on each that breaks."""
+"""health.py: no alarm on a good run at any moment; one sentence for each that breaks."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ from neoxkit.runs.events import History
 from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
 
-MOMENTS = 20  # at which a run is checked, the last one at its end
+MOMENTS = 20  # at which a run is checked; the last one is its end
 Events = list[dict[str, Any]]
 
 
@@ -53,7 +53,7 @@ def warnings(made: Events) -> list[str]:
 
 
 def moments(made: Events) -> list[Events]:
-    """Return the run as it was at some moments."""
+    """Return the run as it was at several moments."""
     at = np.unique(np.linspace(1, len(made), MOMENTS).astype(int))
     return [made[:end] for end in at]
 
@@ -183,7 +183,7 @@ def broken_curve(chance: np.random.Generator) -> Events:
     return events(np.maximum(curve * (1 + 0.1 * chance.normal(0, 1, num)), 0.05), vocabulary=50304)
 
 
-def test_curves_that_rise_are_told_of() -> None:
+def test_curves_that_rise_are_reported() -> None:
     chance = np.random.default_rng(1)
     told = [warnings(broken_curve(chance)) for _ in range(500)]
     assert sum(map(bool, told)) >= 0.93 * 500
@@ -192,7 +192,7 @@ def test_curves_that_rise_are_told_of() -> None:
 RISES = [2.0, 1.8, 1.6, 1.4, 1.2, 1.1, 1.0, 1.0, 1.2, 1.4, 1.6, 1.8]
 
 
-def test_a_train_loss_that_rises_for_the_last_third_is_told_with_the_steps() -> None:
+def test_a_train_loss_that_rises_for_the_last_third_is_reported_with_the_steps() -> None:
     assert warnings(events(RISES, vocabulary=50304)) == [
         "the train loss rose from 1 at step 80 to 1.6 at step 120: it did not come back for a "
         "third of the run -- lower learning_rate to 0.0001 (its peak is 0.001)"
@@ -201,14 +201,16 @@ def test_a_train_loss_that_rises_for_the_last_third_is_told_with_the_steps() -> 
     assert warnings(events([*RISES, 1.6, 1.2, 1.0], vocabulary=50304)) == []
 
 
-def test_a_rise_within_the_noise_is_none() -> None:
+def test_a_rise_within_the_noise_is_not_reported() -> None:
     chance = np.random.default_rng(2)
     noise = chance.normal(0, 0.5, 60)
     assert warnings(events([3 + 0.005 * i + noise[i] for i in range(60)])) == []
 
 
 @pytest.mark.parametrize(("rise", "is_told"), [(0.08, False), (0.15, True)])
-def test_a_rise_of_less_than_a_tenth_is_none_however_sure(rise: float, is_told: bool) -> None:
+def test_a_rise_of_less_than_a_tenth_is_not_reported_however_certain(
+    rise: float, is_told: bool
+) -> None:
     made = events([2.0] * 20 + [2.0 * (1 + rise)] * 20, vocabulary=50304)
     assert bool(warnings(made)) == is_told
 
@@ -234,7 +236,7 @@ def test_a_rise_of_less_than_a_tenth_is_none_however_sure(rise: float, is_told: 
         ),
     ],
 )
-def test_a_loss_no_better_than_a_uniform_guess_is_told_of(losses: list[float], said: str) -> None:
+def test_a_loss_no_better_than_a_uniform_guess_is_reported(losses: list[float], said: str) -> None:
     assert warnings(events(losses)) == [said]
     without = [{k: v for k, v in e.items() if k != "vocabulary"} for e in events(losses)]
     assert not any("uniform" in line for line in warnings(without))
@@ -245,12 +247,12 @@ def test_random_weights_begin_near_a_uniform_guess_without_an_alarm() -> None:
     assert alarms(events(losses)) == []
 
 
-def test_one_spike_is_no_broken_run() -> None:
+def test_a_single_spike_is_not_reported() -> None:
     losses = [6.9, 90, 6.0, 5.0, 4.0, 3.0, 2.5, 2.0, 60, 1.9, 1.8, 1.7]
     assert alarms(events(losses)) == []
 
 
-def test_with_few_logs_the_eval_loss_tells() -> None:
+def test_with_few_logs_the_eval_loss_is_used() -> None:
     """Ten steps at a rate of 1 log only two losses."""
     made = events([30.0, 90.0], [70.0, 110.0], steps=10, max_grad_norm=0)
     assert warnings(made) == [
@@ -259,7 +261,7 @@ def test_with_few_logs_the_eval_loss_tells() -> None:
     ]
 
 
-def test_the_remedy_is_what_fits_the_base_where_that_is_lower() -> None:
+def test_the_remedy_names_the_rate_that_fits_the_base_if_it_is_lower() -> None:
     for fits, said in ((3e-5, "3e-05"), (2e-3, "0.0001"), (None, "0.0001")):
         (warning,) = warnings(events([30.0, 90.0], [70.0], steps=10, fitting_rate=fits))
         assert f"lower learning_rate to {said} (its peak is 0.001)" in warning
@@ -268,7 +270,7 @@ def test_the_remedy_is_what_fits_the_base_where_that_is_lower() -> None:
 FALLS = [3.0 - 0.2 * i for i in range(12)]
 
 
-def test_an_eval_loss_that_rises_from_its_best_is_told_with_both_steps() -> None:
+def test_an_eval_loss_that_rises_from_its_best_is_reported_with_both_steps() -> None:
     made = events(FALLS, [2.5, 2.2, 2.0, 2.15, 2.3, 2.5])
     made += [{"event": "checkpoint", "step": step} for step in (30, 60, 90, 120)]
     assert warnings(made) == [
@@ -293,13 +295,13 @@ def test_how_far_an_eval_loss_must_rise(evals: list[float], is_told: bool) -> No
     assert bool(warnings(events(FALLS, evals))) == is_told
 
 
-def test_a_broken_run_is_told_of_once() -> None:
+def test_a_broken_run_is_reported_once() -> None:
     made = events([6.9, *[50.0 + i for i in range(11)]], [8.0, 40.0, 60.0, 80.0])
     (said,) = warnings(made)
     assert said.startswith("the train loss was ")
 
 
-def test_what_a_run_may_lack_or_hold_beside_its_losses_breaks_nothing() -> None:
+def test_missing_fields_and_other_events_break_nothing() -> None:
     none = events(RISES, [1.0, None, 2.0])
     none.insert(3, {"event": "train", "step": 11, "loss": None})
     none.insert(4, {"event": "replies", "step": 11, "replies": []})
@@ -311,14 +313,14 @@ def test_what_a_run_may_lack_or_hold_beside_its_losses_breaks_nothing() -> None:
     assert warnings([]) == warnings(bare[:1]) == warnings(bare[1:]) == []
 
 
-def test_what_a_run_logged_before_it_went_back_to_a_checkpoint_does_not_count() -> None:
+def test_losses_logged_after_the_checkpoint_of_a_resume_do_not_count() -> None:
     first = events(RISES, vocabulary=50304)
     again = [{**first[0], "resumed_step": 60, "step": 60}]
     again += [{**e, "loss": 1.0} for e in first if e.get("step", 0) > 60]
     assert warnings(first) and warnings(first + again) == []
 
 
-def test_a_long_run_is_looked_at_in_a_moment() -> None:
+def test_a_long_run_is_checked_quickly() -> None:
     """The status line does so at every redraw."""
     made = events(2 + np.random.default_rng(0).normal(0, 0.1, 100_000), np.full(100, 2.0))
     begun = time.process_time()
@@ -345,7 +347,9 @@ def told(session_home: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.process
-def test_a_rate_of_1_without_clipping_is_told_of_with_what_to_change(told: tuple[str, str]) -> None:
+def test_a_rate_of_1_without_clipping_is_reported_with_what_to_change(
+    told: tuple[str, str],
+) -> None:
     assert re.fullmatch(
         r"the train loss was \d+(\.\d+)? at step \d+, where a uniform guess among 1,024 tokens has "
         r"6\.931 -- lower learning_rate to 0\.002 \(its peak is 1\), and set max_grad_norm to 1 "
@@ -355,7 +359,7 @@ def test_a_rate_of_1_without_clipping_is_told_of_with_what_to_change(told: tuple
 
 
 @pytest.mark.process
-def test_the_terminal_tells_of_it_before_and_in_the_last_line(told: tuple[str, str]) -> None:
+def test_the_terminal_warns_before_the_start_and_in_the_last_line(told: tuple[str, str]) -> None:
     warning, said = told
     *_, last = said.splitlines()
     assert last.startswith("done: ") and last.endswith(f"; warning: {warning}")
@@ -375,7 +379,7 @@ def test_the_notebooks_status_summary_and_card_show_it_in_red(
 
 
 @pytest.mark.process
-def test_files_and_tables_of_runs_name_it(
+def test_the_warning_is_in_the_runs_files_and_tables(
     home: Path, told: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = paths.run("broken")
@@ -390,7 +394,7 @@ def test_files_and_tables_of_runs_name_it(
 
 
 @pytest.mark.process
-def test_what_it_says_to_change_helps(home: Path, zygote: Zygote, told: tuple[str, str]) -> None:
+def test_the_suggested_change_helps(home: Path, zygote: Zygote, told: tuple[str, str]) -> None:
     rate, clip = re.search(r"learning_rate to (\S+) .* max_grad_norm to (\S+)", told[0]).groups()
     settings = TrainSettings(
         **BROKEN, run="mended", learning_rate=float(rate), max_grad_norm=float(clip), num_replies=0
@@ -399,7 +403,7 @@ def test_what_it_says_to_change_helps(home: Path, zygote: Zygote, told: tuple[st
 
 
 @pytest.mark.slow
-def test_what_it_says_of_an_overfitted_run_helps(home: Path, zygote: Zygote) -> None:
+def test_the_suggestion_for_an_overfitted_run_helps(home: Path, zygote: Zygote) -> None:
     """Train on thirty conversations repeatedly at a high rate; then only up to the best step."""
     text = (home / "data" / "small.txt").read_text().split("<|endoftext|>\n")
     few = "".join(f"{conversation}<|endoftext|>\n" for conversation in text[:60])

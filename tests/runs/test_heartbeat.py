@@ -31,7 +31,7 @@ def allowed(folder: Path) -> float:
     return sign["allowed"]
 
 
-def test_a_sign_allows_ten_median_steps_and_at_least_two_minutes(
+def test_a_heartbeat_allows_ten_median_steps_and_at_least_two_minutes(
     tmp_path: Path, clock: Clock
 ) -> None:
     signs = heartbeat.Signs(tmp_path, 3)
@@ -48,7 +48,7 @@ def test_a_sign_allows_ten_median_steps_and_at_least_two_minutes(
     assert allowed(tmp_path) == 200
 
 
-def test_signs_are_written_twice_a_second_at_most(tmp_path: Path, clock: Clock) -> None:
+def test_heartbeats_are_written_at_most_twice_a_second(tmp_path: Path, clock: Clock) -> None:
     signs, path = heartbeat.Signs(tmp_path, 3), tmp_path / heartbeat.FOLDER / "3"
     signs.give()
     path.unlink()
@@ -60,7 +60,7 @@ def test_signs_are_written_twice_a_second_at_most(tmp_path: Path, clock: Clock) 
     assert path.exists()
 
 
-def test_a_rank_is_silent_when_it_gave_no_sign_for_longer_than_it_said(
+def test_a_rank_is_silent_without_a_heartbeat_for_longer_than_it_announced(
     tmp_path: Path, clock: Clock
 ) -> None:
     watch = heartbeat.Watch(tmp_path)
@@ -72,7 +72,7 @@ def test_a_rank_is_silent_when_it_gave_no_sign_for_longer_than_it_said(
     look_for(119, watch, clock)
     assert watch.silent() is None
     one.give()
-    os.utime(tmp_path / heartbeat.FOLDER / "0", ns=(1, 1))  # another time than before, be it older
+    os.utime(tmp_path / heartbeat.FOLDER / "0", ns=(1, 1))  # a different time, even an older one
     assert watch.silent() is None
     clock.now += 2
     assert watch.silent() == heartbeat.Silent("1", os.getpid(), 121)
@@ -85,7 +85,9 @@ def look_for(seconds: int, watch: heartbeat.Watch, clock: Clock) -> None:
         watch.silent()
 
 
-def test_a_machine_that_stood_still_is_no_silent_rank(tmp_path: Path, clock: Clock) -> None:
+def test_a_machine_that_stood_still_does_not_make_a_rank_silent(
+    tmp_path: Path, clock: Clock
+) -> None:
     watch, signs = heartbeat.Watch(tmp_path), heartbeat.Signs(tmp_path, 0)
     signs.stepped(1.0)
     look_for(5, watch, clock)
@@ -99,7 +101,7 @@ def test_a_machine_that_stood_still_is_no_silent_rank(tmp_path: Path, clock: Clo
     assert watch.silent() is None and watch.ranks() == []
 
 
-def test_a_sign_that_is_being_written_is_no_fault(tmp_path: Path, clock: Clock) -> None:
+def test_a_heartbeat_that_is_being_written_is_ignored(tmp_path: Path, clock: Clock) -> None:
     heartbeat.Signs(tmp_path, 0).give()
     watch = heartbeat.Watch(tmp_path)
     watch.forget()
@@ -109,7 +111,9 @@ def test_a_sign_that_is_being_written_is_no_fault(tmp_path: Path, clock: Clock) 
     assert watch.ranks() == [] and watch.silent() is None
 
 
-def test_a_wrong_limit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_limit_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "soon")
     with pytest.raises(UserError, match=r"^NEOXKIT_STALL_SECONDS: must be a number"):
         heartbeat.Signs(tmp_path, 0)

@@ -55,7 +55,7 @@ def test_a_run_that_finished_broken_does_not_look_like_a_success(folder: Path) -
     assert standing_of(folder).says == ""  # a range test is meant to break
 
 
-def test_finished_and_training_are_seen_at_once(folder: Path) -> None:
+def test_finished_and_training_runs_are_told_apart(folder: Path) -> None:
     held = lock.hold(folder)
     assert standing_of(folder).state == "training"
     held.close()
@@ -96,7 +96,7 @@ def test_the_table_has_every_run_and_the_newest_first(
     assert says == "second: no memory left"
 
 
-def test_no_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_runs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("notebooks", "ds_configs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))

@@ -26,7 +26,7 @@ def test_a_held_folder_is_refused_until_it_is_free(tmp_path: Path) -> None:
     lock.refuse_locked(folder)
 
 
-def test_looking_takes_nothing(tmp_path: Path) -> None:
+def test_checking_does_not_take_the_lock(tmp_path: Path) -> None:
     """Two may check at once: a check that held the lock would look like a training."""
     (tmp_path / lock.LOCK).touch()
     with (tmp_path / lock.LOCK).open("r+") as other:
@@ -34,7 +34,7 @@ def test_looking_takes_nothing(tmp_path: Path) -> None:
         assert lock.locked_by(tmp_path) is None
 
 
-def test_a_look_delays_a_start_and_does_not_refuse_it(tmp_path: Path) -> None:
+def test_a_check_delays_a_start_and_does_not_refuse_it(tmp_path: Path) -> None:
     (tmp_path / lock.LOCK).touch()
     with (tmp_path / lock.LOCK).open("r+") as look:
         lock.fcntl.flock(look, lock.fcntl.LOCK_SH)
@@ -89,10 +89,10 @@ def test_a_training_begins_with_its_launcher(tmp_path: Path) -> None:
     assert kept == {"deepspeed": True, "another": False}
 
 
-def test_a_parent_whose_command_line_is_hidden_is_no_launcher(
+def test_a_parent_whose_command_line_is_hidden_is_not_taken_for_a_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on clusters that hide the processes of other users."""
+    """Some clusters hide the processes of other users."""
 
     def hidden(process: psutil.Process) -> list[str]:
         raise psutil.AccessDenied(process.pid)

@@ -25,7 +25,7 @@ DIALLED = TRAIN.replace(learning_rate=5e-4)
 
 @pytest.fixture
 def started(home: Path) -> Path:
-    """Make the files of a run that was started on the dataset `kept`."""
+    """Write the files of a run that was started on the dataset `kept`."""
     conversations = (home / "data" / "small.txt").read_text().split("<|endoftext|>\n")
     for name, some in (("tiny", conversations[:20]), ("other", conversations[20:40])):
         text = "".join(f"{c}<|endoftext|>\n" for c in some)
@@ -74,7 +74,7 @@ def test_other_settings_are_refused_before_01(started: Path) -> None:
     assert said.startswith("run: was started with other settings (learning_rate 0.002 -> 0.001)")
 
 
-def test_a_dial_that_made_the_difference_is_named_with_its_value(started: Path) -> None:
+def test_a_dial_that_changed_a_setting_is_named_with_the_old_value(started: Path) -> None:
     """The remedy, followed exactly, lets the run resume."""
     files.write_json(started / ARGUMENTS, command.trainer_arguments(DIALLED))
     files.write_json(started / DIALS, {"learning_rate": [2e-3, 5e-4]})
@@ -91,7 +91,7 @@ def test_a_dial_that_made_the_difference_is_named_with_its_value(started: Path) 
     assert said.endswith(" or set that parameter, and restore the rest")
 
 
-def test_a_dial_that_was_turned_since_is_named_as_well(started: Path) -> None:
+def test_a_dial_turned_after_the_start_is_named_too(started: Path) -> None:
     with pytest.raises(
         UserError, match=r"0\.002 -> 0\.0005 by a dial\) -- turn the dial .* 0\.002 "
     ):
@@ -103,7 +103,7 @@ def test_a_dial_that_was_turned_since_is_named_as_well(started: Path) -> None:
 def test_a_start_keeps_what_dials_have_changed(
     started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the run resumes without a dial: the file belongs to the same start as the arguments."""
+    """The file is rewritten with the arguments, and gone once the run resumes without a dial."""
     monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: None)
     monkeypatch.setattr(process, "_started", {})
     shutil.rmtree(started)
@@ -123,7 +123,7 @@ def test_02_names_both_texts_when_the_dataset_was_replaced(started: Path) -> Non
         checks.check(TRAIN)
 
 
-def test_other_versions_tokenize_anew(started: Path) -> None:
+def test_other_package_versions_count_as_other_data(started: Path) -> None:
     was = files.read_json(started / DATASET)
     was["versions"]["tokenizers"] = "0.1"
     (said,) = resuming.differences(was, resuming.planned_data(FIRST))
@@ -140,7 +140,7 @@ def replacing(settings: TokenizeSettings) -> str:
     return str(refused.value)
 
 
-def test_a_dataset_that_a_run_was_trained_on_is_not_replaced_without_a_yes(started: Path) -> None:
+def test_a_dataset_that_a_run_was_trained_on_is_replaced_only_with_overwrite(started: Path) -> None:
     assert replacing(SMALLER) == (
         "dataset: kept would be replaced (block_size 64 -> 32), and kept was trained on it -- "
         "choose another dataset name, or set overwrite"
@@ -154,7 +154,7 @@ def test_a_dataset_that_a_run_was_trained_on_is_not_replaced_without_a_yes(start
         checks.check_before_tokenizing(same, TRAIN)
 
 
-def test_it_is_refused_or_said_before_the_first_notebook(
+def test_a_replacement_is_refused_or_reported_before_the_first_notebook(
     started: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executed: list[TokenizeSettings] = []
@@ -202,7 +202,7 @@ def of_other_data(run: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [not_begun, a_trial, of_other_data, shutil.rmtree])
-def test_replacing_one_that_no_run_was_trained_on_is_said(
+def test_replacing_a_dataset_that_no_run_was_trained_on_is_reported(
     started: Path, change: Callable[[Path], None]
 ) -> None:
     change(started)
@@ -210,12 +210,12 @@ def test_replacing_one_that_no_run_was_trained_on_is_said(
     assert resuming.replaced(SMALLER) == said
 
 
-def test_a_finished_run_counts_as_one_that_can_go_on(started: Path) -> None:
+def test_a_finished_run_counts_as_one_that_can_resume(started: Path) -> None:
     files.write_json(started / FINISHED, {})
     assert "and kept was trained on it" in replacing(SMALLER)
 
 
-def test_the_yes_to_replace_is_no_part_of_the_data(started: Path) -> None:
+def test_overwrite_is_not_part_of_the_data(started: Path) -> None:
     before = (paths.tokenized("kept") / files.MANIFEST).read_bytes()
     tokenize("tiny.txt", "kept", block_size=64, overwrite=True)
     assert (paths.tokenized("kept") / files.MANIFEST).read_bytes() == before
@@ -253,7 +253,7 @@ def test_a_setting_may_change_as_its_role_says(started: Path, name: str) -> None
         TrainSettings(allow_change=[name])
 
 
-def test_however_many_settings_differ_each_is_named_or_counted(started: Path) -> None:
+def test_every_setting_that_differs_is_named_or_counted(started: Path) -> None:
     three = TRAIN.replace(learning_rate=1e-3, per_device_train_batch_size=4, seed=7)
     assert "(learning_rate, per_device_train_batch_size, seed) -- " in refusal(FIRST, three)
     more = three.replace(gradient_accumulation_steps=2, max_steps=9)

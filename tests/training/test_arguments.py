@@ -44,7 +44,7 @@ def test_flags_and_json_give_the_same_arguments(tmp_path: Path) -> None:
 
 
 def test_the_trainer_takes_each_setting_that_it_gets() -> None:
-    """A setting's default and choices stand once, with 02's settings."""
+    """A setting's default and choices are declared once, in 02's settings."""
     theirs = TrainSettings.trainer_names()
     assert {*theirs.values()} <= {*arguments.known_names()}
     own = {f.name for f in fields(arguments.KitArguments)} & {*theirs} - {"dataset"}
@@ -112,7 +112,7 @@ def test_renamed_arguments_of_a_file_work_with_one_notice_each(tmp_path: Path) -
     assert arguments.parse([str(file)]).training.train_sampling_strategy == "random"
 
 
-def test_the_users_command_is_taken_to_the_letter() -> None:
+def test_the_users_command_works_unchanged() -> None:
     """Give all its flags except fp16, which a machine without a GPU refuses."""
     line = """--dataset data/tokenized/sample --deepspeed ds_configs/zero2.json
         --model_name_or_path pythia-1.4b-deduped --do_train --do_eval --block_size 280
@@ -145,14 +145,14 @@ def test_the_users_command_is_taken_to_the_letter() -> None:
         (["--num_train_epochs", "0"], "num_train_epochs: must be above 0, got 0 -- choose more"),
     ],
 )
-def test_mistakes_are_one_line(flags: list[str], sentence: str) -> None:
+def test_mistakes_are_refused_in_one_line(flags: list[str], sentence: str) -> None:
     with pytest.raises(UserError) as refused:
         arguments.parse([*BASIC, *flags])
     assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("missing", ["--output_dir", "--do_train"])
-def test_what_is_needed_is_named(missing: str) -> None:
+def test_a_missing_argument_is_named(missing: str) -> None:
     at = BASIC.index(missing)
     rest = BASIC[:at] + BASIC[at + (2 if missing == "--output_dir" else 1) :]
     with pytest.raises(UserError, match=rf"^{missing[2:]}: is missing -- add {missing}"):
@@ -170,7 +170,7 @@ def test_precision_is_fp32_on_a_cpu_and_fp16_is_refused(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("good", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_precision_auto_is_bf16_where_a_gpu_is_good_at_it(
+def test_precision_auto_is_bf16_on_a_gpu_that_is_fast_at_it(
     monkeypatch: pytest.MonkeyPatch, good: bool, expected: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -181,7 +181,7 @@ def test_precision_auto_is_bf16_where_a_gpu_is_good_at_it(
 
 
 @pytest.mark.parametrize("name", sorted(arguments.REFUSED))
-def test_what_would_be_ignored_is_refused(name: str) -> None:
+def test_arguments_that_would_be_ignored_are_refused(name: str) -> None:
     value = {"label_smoothing_factor": ["0.1"]}.get(name, [])
     with pytest.raises(UserError, match=f"^{name}: "):
         arguments.parse([*BASIC, f"--{name}", *value])
@@ -212,7 +212,7 @@ def test_a_broken_config_names_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("precision", "expected"), [("bf16", True), ("fp16", True), ("fp32", None)]
 )
-def test_tf32_is_taken_where_the_rest_is_coarser(
+def test_tf32_is_used_if_the_precision_is_coarser(
     monkeypatch: pytest.MonkeyPatch, precision: str, expected: bool | None
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -34,7 +34,7 @@ def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["GPTNeoXTokenizer", "GPT2Tokenizer"])
-def test_what_older_tools_can_read_already_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_files_that_older_tools_can_read_are_left_alone(tmp_path: Path, name: str) -> None:
     """Adapters are left alone too: they have no model configuration."""
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
     before = [(p.name, p.read_bytes()) for p in tmp_path.iterdir()]
@@ -42,7 +42,7 @@ def test_what_older_tools_can_read_already_is_left_alone(tmp_path: Path, name: s
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == before
 
 
-def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
+def test_a_card_does_not_name_this_machines_folders(tmp_path: Path) -> None:
     """The base and the text may be anywhere; a pushed card names neither place."""
     base = tmp_path / "secret" / "base"
     base.mkdir(parents=True)
@@ -65,7 +65,7 @@ def test_a_card_tells_nothing_of_this_machines_folders(tmp_path: Path) -> None:
     assert "\n\n**Warning.** the train loss rose\n\n**Data.**" in card
 
 
-def test_who_asks_as_the_card_says_gets_one_turn(
+def test_the_cards_program_prints_one_turn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def pipeline(task: str, model: str) -> Any:

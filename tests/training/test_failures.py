@@ -51,7 +51,7 @@ def test_a_foreseen_failure_is_one_line(folder: Path, fault: Exception, said: st
     assert str(failures.explain(fault, PARSED, folder)) == said
 
 
-def test_a_writer_that_does_not_say_why_is_asked_of_the_disk(
+def test_a_failed_write_without_a_reason_is_explained_by_a_full_disk(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0")
@@ -61,7 +61,7 @@ def test_a_writer_that_does_not_say_why_is_asked_of_the_disk(
     assert failures.explain(KeyError("x"), PARSED, folder) is None
 
 
-def test_nothing_is_made_up(folder: Path, tmp_path: Path) -> None:
+def test_only_known_facts_are_reported(folder: Path, tmp_path: Path) -> None:
     assert failures.explain(RuntimeError("shapes do not match"), PARSED, folder) is None
     assert failures.explain(MemoryError(), None, None) is None
     (tmp_path / "new").mkdir()

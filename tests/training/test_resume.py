@@ -1,4 +1,4 @@
-"""What a start at a shell leaves for a later one, and what the later one refuses."""
+"""A start at a shell records its flags, and a later one refuses others."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ from neoxkit.training import arguments, resume
 
 @pytest.fixture
 def folder(home: Path) -> Path:
-    """The folder of a run that flags have started, on its own dataset, after a step."""
+    """Make a run that was started with flags, on its own dataset, and has made a step."""
     tokenize("small.txt", "shell")
     folder = paths.run("by-flags")
     shutil.rmtree(folder, ignore_errors=True)
@@ -27,7 +27,7 @@ def folder(home: Path) -> Path:
 
 
 def start(folder: Path, *flags: str) -> None:
-    """Do what every rank does first, as the README's command has it."""
+    """Do what every rank does first, with the flags of the README's command."""
     basic = ["--output_dir", str(folder), "--do_train", "--dataset", "data/tokenized/shell"]
     parsed = arguments.parse([*basic, *flags])
     manifest = tokenized.load_manifest(paths.tokenized("shell"))

@@ -1,4 +1,4 @@
-"""Real DeepSpeed trainings on the CPU: the files of a run, and the equalities it promises."""
+"""Real DeepSpeed trainings on the CPU: a run's files, and results that must be equal."""
 
 import hashlib
 import json
@@ -61,7 +61,7 @@ def train(**changes: object) -> Path:
 
 
 def forked(zygote: Zygote, **changes: object) -> Path:
-    """Do the same with ranks that start sooner, for tests that don't need launcher and guard."""
+    """Do the same with ranks that start faster, for tests without launcher and guard."""
     settings = BASE.replace(**changes)
     folder = paths.run(settings.run)
     codes = zygote.run(job(settings))
@@ -133,7 +133,7 @@ def test_the_planned_steps_are_what_the_slider_shows(home: Path, unbroken: Path)
     assert machine.num_steps(plain, start["conversations"], 1) == expected
 
 
-def test_finished_says_what_the_metrics_say(unbroken: Path) -> None:
+def test_finished_json_agrees_with_the_metrics(unbroken: Path) -> None:
     facts = json.loads((unbroken / "FINISHED.json").read_text())
     train = History(metrics(unbroken)).train
     assert facts["step"] == facts["planned_steps"] == STEPS
@@ -158,7 +158,7 @@ def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -
     assert losses(unbroken, "eval")[-1] == pytest.approx(total / count, rel=1e-5)
 
 
-def test_a_checkpoint_takes_what_was_estimated(unbroken: Path) -> None:
+def test_a_checkpoint_is_as_large_as_estimated(unbroken: Path) -> None:
     job = memory.Job.of(
         loading.without_weights("tiny"), 0, num_ranks=1, zero={"stage": 2}, half=False,
         on_gpu=False, checkpointing=False,
@@ -254,7 +254,7 @@ def test_accumulation_with_checkpointing_trains_to_the_same_losses(
     assert losses(four) == pytest.approx(losses(unbroken), rel=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbroken: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(home: Path, zygote: Zygote, unbroken: Path) -> None:
     training = process.start(BASE.replace(run="killed"))
     reader = EventReader(training.folder)
     while not any(e["event"] == "checkpoint" for e in reader.poll()):
@@ -277,7 +277,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, zygote: Zygote, unbr
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bytes(
+def test_a_run_that_is_asked_to_stop_saves_and_resumes_to_the_same_bytes(
     home: Path, zygote: Zygote, unbroken: Path, ranks: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = BASE.replace(run=f"asked-{ranks}", num_ranks=ranks)
@@ -317,7 +317,7 @@ def test_a_finished_run_is_not_trained_again_and_restart_keeps_it(
     assert state_of(unbroken.with_name("again")) == "new"
 
 
-def test_a_finished_run_that_is_started_by_hand_stays_as_it_is(
+def test_a_finished_run_that_is_started_at_a_shell_is_unchanged(
     home: Path, zygote: Zygote, unbroken: Path
 ) -> None:
     folder = unbroken.with_name("by-hand")
@@ -329,7 +329,7 @@ def test_a_finished_run_that_is_started_by_hand_stays_as_it_is(
     assert (standing_of(folder).state, standing_of(folder).says) == ("finished", "")
 
 
-def test_the_run_card_knows_the_run_to_the_byte(home: Path, unbroken: Path) -> None:
+def test_the_run_card_describes_the_run_exactly(home: Path, unbroken: Path) -> None:
     card = run_card.read(unbroken)
     weights = {"model.safetensors": weights_sha256(unbroken)}
     assert card["results"]["model_sha256"] == weights == finished_facts(unbroken)["model_sha256"]
@@ -370,7 +370,7 @@ def test_a_repeated_run_gives_the_same_bytes_or_says_that_it_does_not(
     assert "different bytes: eval loss" in capsys.readouterr().out
 
 
-def test_what_can_not_be_repeated_is_refused(home: Path, unbroken: Path) -> None:
+def test_a_run_that_can_not_be_repeated_is_refused(home: Path, unbroken: Path) -> None:
     shell = unbroken.with_name("shell")
     shutil.copytree(unbroken, shell)
     files.write_json(shell / run_card.CARD, run_card.read(shell) | {"commands": {}})
@@ -394,7 +394,7 @@ def test_settings_are_read_back_from_the_trainers_arguments(home: Path, unbroken
     assert settings_of(trainer_arguments(own)) == own
 
 
-def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
+def test_a_retokenized_dataset_is_refused_for_runs_trained_on_the_old_one(
     home: Path, unbroken: Path
 ) -> None:
     facts = finished_facts(unbroken)
@@ -414,7 +414,7 @@ def test_a_dataset_tokenized_anew_is_refused_by_what_was_trained_on_the_old_one(
 def test_a_checkout_can_be_moved(
     home: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No file of a run names the place where the kit was."""
+    """No file of a run names the checkout's folder."""
     moved = tmp_path / "moved"
     shutil.copytree(home, moved)
     monkeypatch.setenv("NEOXKIT_HOME", str(moved))
@@ -423,7 +423,9 @@ def test_a_checkout_can_be_moved(
         assert str(home) not in (moved / "runs" / "unbroken" / name).read_text()
 
 
-def test_other_ranks_can_not_go_on_from_a_checkpoint(home: Path, unbroken: Path) -> None:
+def test_another_number_of_ranks_can_not_resume_from_a_checkpoint(
+    home: Path, unbroken: Path
+) -> None:
     shutil.copytree(unbroken, unbroken.with_name("ranks"))
     arguments = unbroken.with_name("ranks") / "arguments.json"
     arguments.write_text(arguments.read_text().replace("runs/unbroken", "runs/ranks"))
@@ -443,7 +445,7 @@ def test_other_ranks_can_not_go_on_from_a_checkpoint(home: Path, unbroken: Path)
 
 
 def stopped(zygote: Zygote, settings: TrainSettings) -> Path:
-    """Return the folder of a run that stopped after its first step, as asked before it."""
+    """Return a run that was asked to stop beforehand, and stopped after its first step."""
     folder = paths.run(settings.run)
     pids = zygote.begin(job(settings))
     while not read_events(folder):
@@ -455,7 +457,7 @@ def stopped(zygote: Zygote, settings: TrainSettings) -> Path:
     return folder
 
 
-def test_other_ranks_go_on_by_a_universal_checkpoint(
+def test_another_number_of_ranks_resumes_from_a_universal_checkpoint(
     home: Path, zygote: Zygote, unbroken: Path
 ) -> None:
     half = {"num_ranks": 2, "per_device_train_batch_size": 4}
@@ -616,7 +618,7 @@ train.leave(int(sys.argv[1]))
 
 @pytest.mark.parametrize(("code", "said"), [(0, "unflushed registered"), (3, "unflushed ")])
 def test_a_rank_leaves_before_the_interpreter_is_torn_down(code: int, said: str) -> None:
-    """In that teardown gloo's threads aborted ranks that had finished."""
+    """During teardown gloo's threads aborted ranks that had finished."""
     line, env = [sys.executable, "-c", ENDS, str(code)], environment(1)
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, said)

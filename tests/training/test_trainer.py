@@ -74,7 +74,7 @@ def test_ranks_share_each_step_of_the_trainers_order_evenly(tmp_path: Path) -> N
     assert list(shuffled) == orders[0]
     made.args.train_sampling_strategy = "sequential"
     assert list(sampler(made, 2)) == [1, 2, 3, 0, 7, 5, 4, 6]
-    made.args.train_sampling_strategy = "group_by_length"  # a person's own choice is kept
+    made.args.train_sampling_strategy = "group_by_length"  # the user's own choice is kept
     assert type(sampler(made, 2)) is LengthGroupedSampler
 
 
@@ -111,7 +111,7 @@ def test_the_faults_of_a_step_are_named_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row_tokens", [0, 29, 58])
-def test_packing_that_is_exact_passes_the_check(tmp_path: Path, row_tokens: int) -> None:
+def test_exact_packing_passes_the_check(tmp_path: Path, row_tokens: int) -> None:
     made = trainer(tmp_path, row_tokens)
     made._check_packing(made.model)
     assert made.packing_checked
@@ -150,7 +150,7 @@ def test_packing_that_leaks_stops_the_run(
         ("flash_attention_2", True, 0, 0),  # one row: in several, conversations would leak
     ],
 )
-def test_rows_are_as_long_as_the_attention_kernel_wants(
+def test_the_length_of_rows_depends_on_the_attention_kernel(
     monkeypatch: pytest.MonkeyPatch, attention: str, gpu: bool, given: int, expected: int
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
@@ -160,6 +160,6 @@ def test_rows_are_as_long_as_the_attention_kernel_wants(
 
 
 @pytest.mark.parametrize(("attention", "given"), [("sdpa", 63), ("flash_attention_2", 640)])
-def test_rows_that_can_not_be_are_refused(attention: str, given: int) -> None:
+def test_impossible_row_lengths_are_refused(attention: str, given: int) -> None:
     with pytest.raises(UserError, match=r"^row_tokens: "):
         base_model.set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)

@@ -45,7 +45,7 @@ def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) ->
     base = settings.model_name_or_path or first.model_name_or_path
     _check_model(settings, base)
     arguments = command.trainer_arguments(settings, base)
-    del arguments["dataset_sha256"]  # of a dataset that 01_tokenize may replace
+    del arguments["dataset_sha256"]  # 01_tokenize may replace the dataset
     _check_start(settings, arguments, resuming.planned_data(first))
 
 

@@ -97,7 +97,7 @@ class Forecast:
 
     @property
     def misfit(self) -> str:
-        """The rows of what a rank or the host has no room for; empty if all fits, or is unknown."""
+        """The rows that do not fit on a rank or the host; empty if all fit, or are unknown."""
         rows = [f"{name}: {said}" for name, said in self.rows() if said.startswith(MISFIT)]
         return "; ".join(rows)
 
@@ -170,7 +170,7 @@ def forecast(
     parts = job.rank_gib(size * one[0], size * one[1])
     correction, run = correction_by(last, base, place)
     device_gib, host = place.device_gib, job.host_gib()
-    if not job.on_gpu:  # the ranks' parts are there, too, and loading is over by then
+    if not job.on_gpu:  # the ranks' parts are in it as well, and loading is over by then
         loads_more = host["loading"] > place.num_ranks * sum(parts.values()) * correction
         host = {"loading": host["loading"]} if loads_more else {}
     largest = None

@@ -47,7 +47,7 @@ MACHINES = tuple(Machine(*of) for of in ((1, 16), (1, 24), (1, 80), (4, 24), (8,
 
 
 def machine(text: str) -> Machine:
-    """Parse a machine as it is written at a shell.
+    """Parse a machine written as GPUs x GiB.
 
     >>> str(machine("4x24"))
     '4 x 24 GiB'

@@ -1,4 +1,4 @@
-"""Speed and memory of the last run of a model on this machine, by which the next is estimated."""
+"""Speed and memory of the last run of a model on this machine, from which the next is estimated."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -30,7 +30,7 @@ from neoxkit.runs.events import METRICS, EventReader
 from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, state_of
 from neoxkit.settings import TrainSettings
 
-_STOPPED = (STOPPED, -signal.SIGQUIT)  # from the guard, or it was not listening yet
+_STOPPED = (STOPPED, -signal.SIGQUIT)  # from the guard, or before it listened
 _KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the runner, or a rank by its launcher
 
 
@@ -141,7 +141,7 @@ def start(
     case it is resumed without them. `trial`: the trainer's arguments of a trial (trials.py).
 
     A finished run is not started again: the Training returned has already ended well. Nor is one
-    that this process has started and that still runs.
+    that this process started and that is still running.
     """
     asked = checks.check(settings, dialled or {}, **trial)
     folder = asked.folder

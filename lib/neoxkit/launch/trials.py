@@ -61,7 +61,7 @@ def probe(settings: TrainSettings, show: Callable[[str], Progress]) -> None:
 def _forget(settings: TrainSettings, unless: dict[str, Any] | None = None) -> None:
     """Delete the earlier trial of this name, unless it had these of the trainer's arguments.
 
-    Nothing else is deleted: a person's own run of that name is refused as usual.
+    Nothing else is deleted: the user's own run of that name is refused as usual.
     """
     folder = paths.run(settings.run)
     if not is_trial(folder):

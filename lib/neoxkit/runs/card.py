@@ -31,7 +31,7 @@ def announce(folder: Path, num_ranks: int, as_started: Mapping[str, Any]) -> Non
 
 
 def _key(folder: Path, num_ranks: int) -> dict[str, Any]:
-    """Return what the announced settings belong to: these arguments, on so many ranks."""
+    """Return what the announced settings belong to: the arguments and the number of ranks."""
     path = folder / ARGUMENTS
     sha256 = files.sha256(path) if path.is_file() else None
     return {"arguments_sha256": sha256, "num_ranks": num_ranks}
@@ -69,7 +69,7 @@ def finish(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return a run's card; empty for a run that has not begun."""
+    """Return a run's card; empty if the run has not begun."""
     card = _written(folder)
     return card if "starts" in card else {}
 
@@ -206,7 +206,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
 
 
 def _files(sha256: Mapping[str, str]) -> str:
-    """Shorten the hashes of the weights, of which there may be many."""
+    """List the shortened hashes of the weights; there may be many files."""
     weights = [f"{k} {v[:12]}" for k, v in sha256.items() if k.endswith(".safetensors")]
     return ", ".join(weights[:2]) + (f" and {len(weights) - 2} more" if len(weights) > 2 else "")
 

@@ -137,5 +137,5 @@ def rotate(run: Path, limit: int | None, spare: Sequence[Path] = ()) -> None:
     for checkpoint in whole(run)[: -max(limit, LEAST_KEPT)]:
         if checkpoint not in spare:
             going = checkpoint.with_name(f"{_GOING}{checkpoint.name}")
-            os.rename(checkpoint, going)  # noqa: PTH104 - an atomic step of its own
+            os.rename(checkpoint, going)  # noqa: PTH104 - one atomic step
             shutil.rmtree(going)

@@ -79,7 +79,7 @@ def standing_of(folder: Path) -> Standing:
     newest = {event["event"]: event for event in history.events}
     last = history.last or {"event": "", "time": folder.stat().st_mtime}
     trial = is_trial(folder)
-    from neoxkit.runs import health  # numpy, which the guard has no use for
+    from neoxkit.runs import health  # it imports numpy, which the guard doesn't need
 
     warnings = [] if trial else [f"warning: {line}" for line in health.warnings(history)]
     return Standing(

@@ -28,7 +28,7 @@ ERRORS = 6.0
 def warnings(history: History) -> list[str]:
     """Return what is wrong with a run, with the step and what to change; [] for a good one.
 
-    A loss that broke is reported once: its consequences get no sentence of their own.
+    A loss that broke is reported once: its consequences are not reported as well.
     """
     start = history.start
     if not start:
@@ -78,7 +78,7 @@ def _limit(guess: float, done: float, broken: float) -> float:
 
 
 def _middles(losses: Sequence[float], size: int) -> np.ndarray:
-    """Return the index of the median of each `size` losses in a row: it is never a lone spike.
+    """Return the index of the median of each `size` losses in a row, so that a spike is ignored.
 
     >>> _middles([5.0, 90.0, 4.0, 3.0], 3)
     array([0, 2])

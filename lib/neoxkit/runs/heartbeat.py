@@ -16,7 +16,7 @@ from neoxkit.fields import convert
 FOLDER = ".alive"  # in the run folder: one file per rank
 LEAST_SECONDS = 120.0  # or the environment variable NEOXKIT_STALL_SECONDS
 STEPS = 10  # median steps that may pass without a heartbeat
-FROZEN_SECONDS = 30.0  # between two checks by the guard; longer means that all stood still
+FROZEN_SECONDS = 30.0  # between two checks by the guard; more means that everything stood still
 SILENT_SECONDS = 1800.0  # for work without heartbeats: a save, an export
 
 
@@ -48,7 +48,7 @@ class Signs:
         self._path.write_text(json.dumps({"pid": os.getpid(), "allowed": allowed}))
 
     def over(self) -> None:
-        """Delete the file: no further heartbeat is to be expected."""
+        """Delete the file: no more heartbeats will follow."""
         self._path.unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ from neoxkit.errors import UserError
 
 LOCK = ".lock"
 STOP = "STOP"  # this file in a run folder asks its training to save and stop
-CLOCK_SECONDS = 2.0  # by which a process's start and a file's time may differ
+CLOCK_SECONDS = 2.0  # largest difference between the clocks of processes and files
 UNKNOWN = -1  # a holder that has not written its process id yet; never signal it
 GUARDED = "NEOXKIT_GUARDED"  # set in the environment of a training whose guard holds the lock
 
@@ -98,7 +98,7 @@ def ask_to_stop(folder: Path) -> None:
 
 
 def asked_to_stop(folder: Path) -> bool:
-    """Return whether there is a stop request that nobody has answered yet."""
+    """Return whether there is a stop request that has not been carried out."""
     return (folder / STOP).exists()
 
 

@@ -86,12 +86,12 @@ class KitArguments:
 
 @dataclass
 class Parsed:
-    """The arguments of both classes, and the notices that a person should read once."""
+    """The arguments of both classes, and notices to show once."""
 
     kit: KitArguments
     training: TrainingArguments
     notices: list[str]
-    given: dict[str, Any] = field(default_factory=dict)  # by a file, or by flags and defaults
+    given: dict[str, Any] = field(default_factory=dict)  # in a file, or by flags and defaults
     fitting_rate: float | None = None  # the rate that fits the base, once known
 
 

@@ -1,4 +1,4 @@
-"""The model a training starts from: the room it needs, its weights, the layout of its rows."""
+"""The model a training starts from: its memory, its weights, the layout of its rows."""
 
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     base = folder / "base"
     # The base of a start without a step may have had another seed.
     if distributed.is_first() and (state_of(folder) == "new" or not base.is_dir()):
-        unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard the model as it is made
+        unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard the new model
         with whole_folder(base) as part:
             loading.random_model(name, args.seed).save_pretrained(part)
             loading.load_tokenizer(name).save_pretrained(part)
@@ -102,10 +102,10 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
 
 
 def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
-    """Refuse a training that this machine has no room for, before a weight is loaded."""
+    """Refuse a training that does not fit on this machine, before any weight is loaded."""
     kit, args = parsed.kit, parsed.training
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
-    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard weights that are not there
+    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard missing weights
     try:
         job = memory.Job.of(
             loading.without_weights(kit.model_name_or_path),

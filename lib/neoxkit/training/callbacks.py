@@ -169,7 +169,7 @@ class StepCheck(TrainerCallback):
         self._signalled = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):  # until now they end it at once
+        for number in (signal.SIGTERM, signal.SIGINT):  # before this, they end the rank at once
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, *_: Any) -> None:
