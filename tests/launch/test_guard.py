@@ -185,9 +185,7 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     (event,) = read_events(tmp_path)
     assert event["event"] == "error"
     found = re.match(r"rank 1 sent no heartbeat for (\d+) s;", event["what"])
-    assert (
-        found and int(found[1]) < heartbeat.LEAST_SECONDS
-    )  # with the environment's Python, not this one
+    assert found and int(found[1]) < heartbeat.LEAST_SECONDS  # by the environment's limit
     assert "in waits_for_the_other" in (tmp_path / LOG).read_text()
 
 
