@@ -1,6 +1,7 @@
 """files.py: folders that are complete or absent, whatever ends their writer."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from neoxkit import files
+
+HOST = platform.node()
 
 # Write a folder of two files, and kill this process before the renaming whose number is given.
 WRITER = """
@@ -79,7 +82,7 @@ def test_a_folder_is_on_disk_before_it_gets_its_name(
     )
     write(tmp_path / "model", "new")
     *inside, part, renamed, folder = steps
-    assert {*inside} == {"one", "two"} and part == f".model.{os.getpid()}.part"
+    assert {*inside} == {"one", "two"} and part == f".model.{HOST}.{os.getpid()}.part"
     assert (renamed, folder) == ("-> model", tmp_path.name)
 
 
@@ -91,25 +94,30 @@ def test_a_folder_is_on_disk_before_it_gets_its_name(
 def test_a_killed_writer_leaves_the_old_folder_the_new_one_or_none(
     tmp_path: Path, at: int, left: dict[str, str]
 ) -> None:
-    """The next writer removes its hidden folders."""
+    """The next writer restores the old one if there is none, and removes the hidden folders."""
     target = tmp_path / "model"
     write(target, "old")
     done = subprocess.run([sys.executable, "-c", WRITER, str(target), str(at)], check=False)
     assert done.returncode == (0 if at == 2 else -signal.SIGKILL)
     assert contents(target) == left and bool(hidden(tmp_path)) == (at != 2)
+    with pytest.raises(KeyboardInterrupt), files.whole_folder(target):
+        raise KeyboardInterrupt
+    assert contents(target) == (left or both("old")) and hidden(tmp_path) == []
     write(target, "newer")
     assert contents(target) == both("newer") and hidden(tmp_path) == []
 
 
 def test_another_writer_and_other_folders_are_left_alone(tmp_path: Path) -> None:
     kept = [
-        f".model.{os.getppid()}.part",  # of a process that is alive
+        f".model.{HOST}.{os.getppid()}.part",  # of a process that is alive
+        ".model.another-host.99999999.part",  # which only that host can know
         ".model.part",
-        ".model.x.99999999.part",  # of a folder model.x
-        ".model.99999999.parts",
-        ".models.99999999.part",
+        f".model.x.{HOST}.99999999.part",  # of a folder model.x
+        f".model.{HOST}.99999999.parts",
+        f".models.{HOST}.99999999.part",
     ]
-    for name in (*kept, ".model.99999999.part", f".model.{os.getpid()}.old"):
+    (tmp_path / "model").mkdir()
+    for name in (*kept, f".model.{HOST}.99999999.part", f".model.{HOST}.{os.getpid()}.old"):
         (tmp_path / name).mkdir()
     write(tmp_path / "model", "new")
     assert hidden(tmp_path) == sorted(kept)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -43,7 +44,8 @@ def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     another process has put there meanwhile is kept. Remnants of killed writers are removed first.
     """
     _remove_remnants(target)
-    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    mine = f".{target.name}.{platform.node()}.{os.getpid()}"
+    part, old = (target.with_name(f"{mine}.{end}") for end in ("part", "old"))
     part.mkdir(parents=True)
     try:
         yield part
@@ -59,10 +61,15 @@ def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
 
 
 def _remove_remnants(target: Path) -> None:
-    """Remove the hidden folders of `whole_folder` whose writers are gone."""
+    """Remove the hidden folders of `whole_folder` that killed writers on this host have left."""
+    name = re.escape(f".{target.name}.{platform.node()}.")
     for path in target.parent.glob(".*"):
-        found = re.fullmatch(rf"\.{re.escape(target.name)}\.(\d+)\.(part|old)", path.name)
-        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+        found = re.fullmatch(rf"{name}(\d+)\.(part|old)", path.name)
+        if not found or (int(found[1]) != os.getpid() and psutil.pid_exists(int(found[1]))):
+            continue
+        if found[2] == "old" and not target.exists():
+            path.rename(target)  # the writer was killed just before it put the new one there
+        else:
             shutil.rmtree(path)
 
 

@@ -154,7 +154,7 @@ def test_questions_come_from_a_file_its_neighbour_or_the_held_out_set(
     tokenize("lonely.txt", "lonely")
     dataset, manifest = tokenized.load(paths.tokenized("lonely"))
     found, source = questions_for(manifest, dataset["eval"], tokenizer)
-    assert source == "the eval side" and len(found) == len(dataset["eval"])
+    assert source == "the held-out set" and len(found) == len(dataset["eval"])
     text = (home / "data" / "lonely.txt").read_text()
     for question in found:
         end = {

@@ -83,12 +83,12 @@ def questions_for(
             decode(tokenizer, row["input_ids"][: row["reply_start"]]),
             decode(tokenizer, row["input_ids"][row["reply_start"] : row["reply_end"]]).strip(),
             "last reply",
-            "eval side",
+            "held-out set",
         )
         for row in eval_rows
         if row["reply_start"] >= 0
     ]
-    return found, "the eval side"
+    return found, "the held-out set"
 
 
 def read_questions(path: Path, names: Names) -> list[Question]:

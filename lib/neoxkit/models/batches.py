@@ -114,8 +114,9 @@ class Collator:
     """A collator that makes one micro-batch of the conversations that the sampler chose.
 
     The layout only changes how they lie in memory: conversations, loss and gradients are the same.
-    `row_tokens` is the approximate length of a packed row, up to twice that where it saves padding;
-    0 puts a micro-batch into one row. `counts` (shape (2,)): tokens without the padding, and pairs
+    Padded rows have `block_size` tokens; packed ones about `row_tokens`, which the base's attention
+    decides (training/base_model.py), or up to twice that where it saves padding; 0 puts a
+    micro-batch into one row. `counts` (shape (2,)): tokens without the padding, and pairs
     of a token and one that it may attend to.
     """
 
