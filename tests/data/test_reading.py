@@ -277,6 +277,12 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
         4,
         ["several names ask", "Human (3)", "user_name"],
     ),
+    "two who answer once each": (
+        "t.txt",
+        f"User: a\n\nNote: n\n\nUser: b\n\nAgent: c{END}",
+        1,
+        ["several names answer: Agent (1), Note (1) -- set agent_name"],
+    ),
     "a few others ask": (
         "t.txt",
         f"{TALK}" * 9 + f"Human: a\n\nAgent: b{END}\n" * 2,
