@@ -260,12 +260,12 @@ def test_different_held_out_sets_are_not_compared(home: Path) -> None:
     assert lines[2].endswith("another held-out set")
 
 
-def test_a_seed_is_a_number_even_from_a_shell_or_by_default(home: Path) -> None:
-    """A shell's flags are strings; a user's own arguments may leave the seed at its default."""
-    flags = {"seed": "7", "from_scratch": "False", "report_to": "none", "dataset_sha256": "d"}
+def test_a_seed_is_known_from_a_shell_or_by_default(home: Path) -> None:
+    """A user's own arguments may leave the seed at its default."""
+    flags = {"seed": 7, "from_scratch": False, "report_to": "none", "dataset_sha256": "d"}
     for name, base in (("a", "aaa"), ("b", "bbb")):
         folder = make(home, name, 100, [3.0])
-        files.write_json(folder / ARGUMENTS, flags | {"seed": (name == "a" and "7") or "8"})
+        files.write_json(folder / ARGUMENTS, flags | {"seed": 7 if name == "a" else 8})
         carded(folder, base)
     assert seeds.over_seeds(compare_runs.load_runs([])) == []  # their bases differ
     carded(folder, "aaa")
