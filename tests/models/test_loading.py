@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
@@ -84,7 +89,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     model = loading.load_model("tiny")
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+    with pytest.raises(UserError, match=r"has its weights in pytorch_mod.* -- neoxkit convert /"):
         loading.load_model(str(tmp_path))
 
 
@@ -93,6 +98,29 @@ def test_an_unreachable_hub_is_reported_in_one_line(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError) as refused:
         loading.load_tokenizer("EleutherAI/no-such-model-of-the-kit")
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (GatedRepoError, "a/b is gated on the hub -- accept its terms there, and hf auth login"),
+        (RepositoryNotFoundError, "a/b is not on the hub, or is private -- check the name"),
+        (LocalEntryNotFoundError, "the hub can't be reached -- connect to the network, or give a"),
+        (PermissionError, "the model 'a/b' can't be loaded (We couldn't connect.) -- use another"),
+    ],
+)
+def test_only_what_failed_is_blamed(
+    kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers speaks of the internet connection in each of these cases."""
+
+    def from_pretrained(name: str) -> None:
+        raise OSError("We couldn't connect.") from kind.__new__(kind)
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
+    with pytest.raises(UserError) as refused:
+        loading.without_weights("a/b")
+    assert said in str(refused.value)
 
 
 def test_the_shape_of_the_built_in_model_is_known_before_it_is_made(

@@ -94,6 +94,15 @@ def test_a_run_leaves_these_files(unbroken: Path) -> None:
     assert not [*unbroken.glob(".model.*")]
 
 
+def test_a_checkpoint_can_be_the_base_of_another_run(home: Path, unbroken: Path) -> None:
+    """The README's way to another ZeRO stage; it needs the tokenizer, too."""
+    checkpoint = paths.short(unbroken / "checkpoint-4")
+    folder = train(run="onwards", model_name_or_path=checkpoint, ds_config="zero3", max_steps=2)
+    assert finished_facts(folder)["base"] == checkpoint
+    tokenizers = [loading.load_tokenizer(name) for name in ("tiny", checkpoint)]
+    assert len({tokenized.tokenizer_sha256(one) for one in tokenizers}) == 1
+
+
 def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:
     events = metrics(unbroken)
     assert [(e["event"], e.get("step")) for e in events] == [

@@ -202,6 +202,19 @@ def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
     return 1 if found.misfit else 0
 
 
+@_neoxkit.command("convert", short_help="Write a model's pickled weights as safetensors.")
+@click.argument("model")
+def _convert(model: str) -> int:
+    """Write MODEL, a folder or a name on the hub, into data/models/<name>-converted: weights in
+    pytorch_model.bin, or named by a wrapper (torch.compile), become safetensors that
+    model_name_or_path takes. Only tensors are read from a pickle.
+    """
+    from neoxkit.models import convert
+
+    print(f"set model_name_or_path to {paths.short(convert.convert(model))}")
+    return 0
+
+
 @_neoxkit.command("merge")
 @_about_a_run
 def _merge(run: str) -> int:

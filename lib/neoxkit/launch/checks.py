@@ -35,7 +35,8 @@ def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) 
     manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
     tokenized.check_block_size(settings.block_size, manifest)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
-    _check_model(settings, base)
+    if not settings.from_scratch:
+        loading.check_base(base)
     arguments = command.trainer_arguments(settings, base) | trial
     return _check_start(settings, arguments, manifest, dialled)
 
@@ -43,7 +44,8 @@ def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) 
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
     base = settings.model_name_or_path or first.model_name_or_path
-    _check_model(settings, base)
+    if not settings.from_scratch:
+        loading.check_base(base)
     arguments = command.trainer_arguments(settings, base)
     del arguments["dataset_sha256"]  # 01_tokenize may replace the dataset
     _check_start(settings, arguments, resuming.planned_data(first))
@@ -70,9 +72,3 @@ def _check_start(
     )
     resuming.refuse(start)
     return start
-
-
-def _check_model(settings: TrainSettings, base: str) -> None:
-    folder = None if base == TINY else loading.local_folder(loading.resolve(base))
-    if folder and not settings.from_scratch and not any(folder.glob("*.safetensors*")):
-        raise loading.no_weights(folder)

@@ -2,12 +2,14 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from neoxkit import paths
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import lora
+from neoxkit.files import read_json
+from neoxkit.models import lora, weights
 from neoxkit.models.tiny import tiny_folder
 from neoxkit.settings import TINY
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _SHORT_NAMES = ("pythia-", "gpt-neo-", "gpt-neox-")
+_TEXT = 'User: Hi, it\'s 3.5 - é, ß, 中 or 🙂?\n\nAgent: Yes:\n  1. a_b = {"c": [~d]}\n\tE!'
 
 
 def resolve(name: str) -> str:
@@ -60,21 +63,41 @@ def files(name: str) -> Path:
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """Load a model's tokenizer, and check that it gives offsets and has an end mark."""
+    """Load a model's tokenizer; check that it gives offsets, gives texts back, and has an end mark.
+
+    From a folder without a tokenizer transformers makes one that encodes every text as nothing.
+    """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as fault:
-        raise _cannot_load(name, "tokenizer", fault) from fault
+        raise cannot_load(name, "tokenizer", fault) from fault
     if not tokenizer.is_fast:
         raise UserError("model_name_or_path", f"{name} has no fast tokenizer", "add tokenizer.json")
     if tokenizer.eos_token_id is None:
         raise UserError(
             "model_name_or_path", f"{name}'s tokenizer has no end mark", "set its eos_token"
         )
+    _check_round_trip(name, tokenizer)
     tokenizer.model_max_length = 10**9  # the kit checks the block size itself; no warning
     return tokenizer
+
+
+def _check_round_trip(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse a tokenizer that loses letters, signs, line ends or spaces of a text."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    wanted = normalizer.normalize_str(_TEXT) if normalizer else _TEXT
+    ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
+    got = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    if not ids:
+        what = f"{portable(name)} has no tokenizer in its folder (tokenizer.json)"
+        raise UserError("model_name_or_path", what, "copy the tokenizer files of its base there")
+    if got.strip() != wanted.strip():
+        at = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), 0)
+        both = f"{wanted[at : at + 8]!r} back as {got[at : at + 8]!r}"
+        what = f"the tokenizer of {portable(name)} gives {both}"
+        raise UserError("model_name_or_path", what, "use a model with a byte-level tokenizer")
 
 
 def attention(name: str, wanted: str, half: bool) -> str | None:
@@ -98,9 +121,13 @@ def load_model(
     name: str, dtype: str = "float32", attention: str | None = None
 ) -> "PreTrainedModel":
     """Load a causal language model from safetensors alone; a folder of LoRA adapters gives the
-    model they belong to, with them."""
+    model they belong to, with them.
+
+    Refuse weights that don't fill the model, and any that is not a number.
+    """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.integrations import is_deepspeed_zero3_enabled
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # it leaves a stale bar in every executed notebook
@@ -113,8 +140,10 @@ def load_model(
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             adapted = PeftModel.from_pretrained(model, where, use_safetensors=True)
         return cast("PreTrainedModel", adapted)  # it passes on the model's attributes
+    if not is_deepspeed_zero3_enabled():  # else base_model.check_needs has done it
+        check_weights(name)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             where,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
@@ -124,7 +153,58 @@ def load_model(
         if attention and "attention" in str(fault).lower():
             what = f"{attention} can't be used ({shorten(str(fault))})"
             raise UserError("attn_implementation", what, "choose auto") from fault
-        raise _cannot_load(name, "model", fault) from fault
+        raise cannot_load(name, "model", fault) from fault
+    _check_finite(name, model)
+    return model
+
+
+def check_base(name: str) -> None:
+    """Refuse a folder that a training can't start from, by its files alone."""
+    folder = None if name == TINY else local_folder(resolve(name))
+    if not folder:
+        return
+    if (folder / lora.CONFIG).is_file():
+        run = f" {folder.parent.name}" if folder.name == "model" else ""
+        what = f"{paths.short(folder)} holds LoRA adapters, not a whole model"
+        raise UserError("model_name_or_path", what, f"neoxkit merge{run}, and give runs/RUN/merged")
+    weights.check_files(folder)
+
+
+def check_weights(name: str) -> None:
+    """Refuse a model whose weight files are incomplete or don't fit its configuration.
+
+    Only headers are read: transformers loads the model onto the meta device and says what it found.
+    """
+    from transformers import AutoModelForCausalLM
+
+    where, config = resolve(name), _config(name)
+    if folder := local_folder(name):
+        weights.check_files(folder)
+    if quantized := getattr(config, "quantization_config", None):
+        kind = dict(quantized).get("quant_method", "quantized")
+        what = f"{portable(name)} is quantized ({kind}), which can't be trained here"
+        raise UserError("model_name_or_path", what, "start from the model it was made of")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where, config=config, device_map="meta", use_safetensors=True,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, ImportError) as fault:
+        raise cannot_load(name, "model", fault) from fault
+    model, report = loaded
+    expected = model.state_dict().keys()
+    weights.check_report(portable(name), report, expected, config.num_hidden_layers)
+
+
+def _check_finite(name: str, model: "PreTrainedModel") -> None:
+    """Refuse NaN and infinite weights: every loss would be NaN."""
+    import torch
+
+    for key, parameter in model.named_parameters():
+        own = getattr(parameter, "ds_tensor", parameter)  # under ZeRO 3 this rank's part
+        if not torch.isfinite(own).all():
+            what = f"{key} of {portable(name)} is not finite (NaN or infinite)"
+            raise UserError("model_name_or_path", what, "use an earlier checkpoint or a fresh copy")
 
 
 def best_precision(on_gpu: bool) -> str:
@@ -155,7 +235,7 @@ def without_weights(name: str) -> "PreTrainedModel":
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (ValueError, ImportError) as fault:  # a model that is not causal, for one
-        raise _cannot_load(name, "model", fault) from fault
+        raise cannot_load(name, "model", fault) from fault
 
 
 def _config(name: str) -> "PretrainedConfig":
@@ -164,7 +244,7 @@ def _config(name: str) -> "PretrainedConfig":
     try:
         return AutoConfig.from_pretrained(resolve(name))
     except (OSError, ValueError) as fault:
-        raise _cannot_load(name, "model", fault) from fault
+        raise cannot_load(name, "model", fault) from fault
 
 
 def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
@@ -175,24 +255,58 @@ def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def _cannot_load(name: str, what: str, fault: Exception) -> UserError:
-    folder = local_folder(name)
-    if folder and what == "model" and not any(folder.glob("*.safetensors*")):
-        return no_weights(folder)
-    return UserError(
-        "model_name_or_path",
-        f"the {what} {name!r} can't be loaded ({shorten(str(fault), 70)})",
-        "check the name and the network, or give a folder",
-    )
+def cannot_load(name: str, what: str, fault: Exception) -> UserError:
+    """Explain why a model or tokenizer can't be loaded; never guess a cause."""
+    if folder := local_folder(name):
+        return _cannot_open(folder, what, fault)
+    kinds = {type(cause).__name__ for cause in _chain(fault)}
+    for kind, said, remedy in _HUB_FAULTS:
+        if kind in kinds:
+            return UserError("model_name_or_path", f"{name} {said}", remedy)
+    said = f"the {what} {name!r} can't be loaded ({shorten(str(fault), 90)})"
+    return UserError("model_name_or_path", said, "use another model")
 
 
-def no_weights(folder: Path) -> UserError:
-    """Return the error for a model folder that has a config but no weights."""
-    return UserError(
-        "model_name_or_path",
-        f"{paths.short(folder)} has no model.safetensors",
-        "set from_scratch to start from random weights, or add the weights",
-    )
+# Errors of huggingface_hub: the kind, what it means for a name, and what to do.
+_HUB_FAULTS = (
+    ("GatedRepoError", "is gated on the hub", "accept its terms there, and hf auth login"),
+    ("RepositoryNotFoundError", "is not on the hub, or is private", "check the name"),
+    ("RevisionNotFoundError", "has no such revision on the hub", "see its branches there"),
+    ("LocalEntryNotFoundError", "is not in the cache, and the hub can't be reached",
+     "connect to the network, or give a folder"),
+    ("OfflineModeIsEnabled", "is not in the cache, and HF_HUB_OFFLINE is set",
+     "unset it, or give a folder"),
+)  # fmt: skip
+
+
+def _chain(fault: BaseException | None) -> Iterator[BaseException]:
+    while fault:
+        yield fault
+        fault = fault.__cause__ or fault.__context__
+
+
+def _cannot_open(folder: Path, what: str, fault: Exception) -> UserError:
+    from transformers import CONFIG_MAPPING, __version__
+
+    place = paths.short(folder)
+    try:
+        family = read_json(folder / "config.json").get("model_type")
+    except FileNotFoundError:
+        said, remedy = f"{place} has no config.json", "give the folder of a saved model"
+    except ValueError:
+        said, remedy = f"{place}/config.json is not JSON", "copy it again"
+    else:
+        said, remedy = (
+            f"{place}/config.json names no model_type",
+            "copy the config.json of the base",
+        )
+        if family in CONFIG_MAPPING:
+            said = f"the {what} in {place} can't be loaded ({shorten(str(fault), 90)})"
+            remedy = "correct what is named in brackets, or copy the folder again"
+        elif family:
+            said = f"{place} is a {family}, which transformers {__version__} doesn't know"
+            remedy = "use GPT-NeoX, GPT-Neo or another family that it knows"
+    return UserError("model_name_or_path", said, remedy)
 
 
 def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -107,6 +107,9 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
     unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard missing weights
     try:
+        if not kit.from_scratch:
+            loading.check_base(kit.model_name_or_path)
+            loading.check_weights(kit.model_name_or_path)
         job = memory.Job.of(
             loading.without_weights(kit.model_name_or_path),
             kit.lora_rank,

@@ -91,6 +91,7 @@ def _trainer(
         ),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
+        processing_class=tokenizer,  # which each checkpoint then has
         signs=signs,
         lr_range_from=kit.lr_range_from,
     )

@@ -1,0 +1,130 @@
+"""What a model's weight files hold, compared with its configuration by their headers alone."""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from neoxkit import paths
+from neoxkit.errors import UserError
+from neoxkit.files import read_json
+
+WHERE = "model_name_or_path"
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model*.bin"
+# Buffers that old versions saved, and which a model computes itself.
+HARMLESS = re.compile(r"(^|\.)(attention|attn)\.(bias|masked_bias|rotary_emb\.inv_freq)$")
+# What leaves a prefix on every name, and the prefix.
+WRAPPERS = {
+    "_orig_mod.": "torch.compile",
+    "module.": "DistributedDataParallel or DeepSpeed",
+    "base_model.model.": "PEFT",
+    "model.": "a class that held the model",
+}
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a model folder whose weights are missing, pickled, cut short, or Git LFS pointers.
+
+    It takes milliseconds, whatever the size of the model.
+    """
+    for file in _files(folder):
+        _check_file(file)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a folder's weights."""
+    place = paths.short(folder)
+    if (folder / INDEX).is_file():
+        names = sorted({*read_json(folder / INDEX)["weight_map"].values()})
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            what = f"{place} lacks {missing[0]}{more}, listed in {INDEX}"
+            raise UserError(WHERE, what, "download the missing files")
+        return [folder / name for name in names]
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    if pickled := sorted(folder.glob(PICKLED)):
+        what = f"{place} has its weights in {pickled[0].name}, which could run code when it is read"
+        raise UserError(WHERE, what, f"neoxkit convert {place}")
+    remedy = "set from_scratch to start from random weights, or add the weights"
+    raise UserError(WHERE, f"{place} has no {WHOLE}", remedy)
+
+
+def _check_file(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    place = paths.short(file)
+    with file.open("rb") as opened:
+        is_pointer = opened.read(30).startswith(b"version https://git-lfs")
+    if is_pointer:
+        raise UserError(WHERE, f"{place} is a Git LFS pointer, not the weights", "run git lfs pull")
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except SafetensorError:
+        what = f"{place} is cut short or damaged ({file.stat().st_size:,} bytes)"
+        raise UserError(WHERE, what, "copy or download it again") from None
+
+
+def check_report(
+    name: str, report: Mapping[str, Collection[Any]], expected: Collection[str], num_layers: int
+) -> None:
+    """Refuse weights that do not fill the model, or that it has no place for.
+
+    `report`: from_pretrained's `output_loading_info`; `expected`: the names of the model's weights;
+    `num_layers`: the configuration's. transformers alone would train random weights in place of the
+    missing ones.
+    """
+    missing = sorted(report["missing_keys"])
+    extra = sorted(key for key in report["unexpected_keys"] if not HARMLESS.search(key))
+    sizes = sorted(report["mismatched_keys"])
+    if sizes:
+        key, held, wanted = sizes[0]
+        what = f"{name} holds {key} as {_shape(held)}, by config.json it is {_shape(wanted)}"
+        raise UserError(WHERE, what + _more(sizes), "use the config.json of these weights")
+    if missing or extra:
+        raise UserError(WHERE, *_cause(name, missing, extra, expected, num_layers))
+
+
+def _cause(
+    name: str, missing: list[str], extra: list[str], expected: Collection[str], num_layers: int
+) -> tuple[str, str]:
+    """Return what is wrong, with the likely cause, and the remedy."""
+    for prefix, wrapper in WRAPPERS.items():
+        if missing and extra and all(key.startswith(prefix) for key in extra):
+            what = f"{name} was saved from inside {wrapper}: names begin with {prefix}"
+            return what, f"neoxkit convert {name}"
+    layers = _layers(missing) if missing else _layers(extra)
+    of_layers = [key for key in expected if _layer(key) in layers]
+    says = f"config.json says {num_layers} layers, {name} holds"
+    if layers and not extra and {*of_layers} == {*missing}:
+        return f"{says} {num_layers - len(layers)}", "use the config.json of these weights"
+    if layers and not missing and min(layers) == num_layers:
+        return f"{says} {max(layers) + 1}", "use the config.json of these weights"
+    if missing and all("head" in key or "embed_out" in key for key in missing):
+        return f"{name} was saved without its output layer, {missing[0]}", "save a ...ForCausalLM"
+    said = [f"lacks {missing[0]}{_more(missing)}"] if missing else []
+    said += [f"has no place for {extra[0]}{_more(extra)}"] if extra else []
+    return f"{name} {' and '.join(said)}", "use weights and a config.json that belong together"
+
+
+def _layer(key: str) -> int | None:
+    found = re.search(r"\.(\d+)\.", key)
+    return int(found[1]) if found else None
+
+
+def _layers(keys: Collection[str]) -> set[int]:
+    """Return the layers that all of these weights belong to; empty if one belongs to none."""
+    layers = {_layer(key) for key in keys}
+    return set() if None in layers else {layer for layer in layers if layer is not None}
+
+
+def _more(keys: Collection[Any]) -> str:
+    return f" (and {len(keys) - 1:,} more)" if len(keys) > 1 else ""
+
+
+def _shape(shape: Collection[int]) -> str:
+    return " x ".join(map(str, shape))

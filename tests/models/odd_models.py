@@ -1,0 +1,213 @@
+"""Models as people bring them: each function makes one fault in a copy of a good folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GPTNeoXModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+WEIGHTS = "model.safetensors"
+Tensors = dict[str, torch.Tensor]
+
+
+def change(folder: Path, new: Callable[[Tensors], Tensors]) -> None:
+    """Write other weights into a model folder."""
+    tensors = new(load_file(folder / WEIGHTS))
+    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
+def configure(folder: Path, **values: Any) -> None:
+    """Change values of config.json; None deletes one."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def prefixed(prefix: str) -> Callable[[Path], None]:
+    return lambda folder: change(folder, lambda t: {f"{prefix}{k}": v for k, v in t.items()})
+
+
+def without(part: str) -> Callable[[Path], None]:
+    return lambda folder: change(folder, lambda t: {k: v for k, v in t.items() if part not in k})
+
+
+def extra_layer(folder: Path) -> None:
+    def more(t: Tensors) -> Tensors:
+        last = {
+            k.replace("layers.3", "layers.4"): v.clone() for k, v in t.items() if "layers.3" in k
+        }
+        return t | last
+
+    change(folder, more)
+
+
+def not_finite(value: float) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        def new(t: Tensors) -> Tensors:
+            t["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][0, 0] = value
+            return t
+
+        change(folder, new)
+
+    return spoil
+
+
+def old_buffers(folder: Path) -> None:
+    """Add what transformers 4 saved: the causal mask, and the rotary frequencies."""
+    attention = "gpt_neox.layers.{}.attention.{}"
+    buffers = {attention.format(i, "bias"): torch.ones(1, 1, 8, 8).bool() for i in range(4)}
+    buffers |= {attention.format(i, "masked_bias"): torch.tensor(-1e9) for i in range(4)}
+    buffers |= {attention.format(i, "rotary_emb.inv_freq"): torch.ones(4) for i in range(4)}
+    change(folder, lambda t: t | buffers)
+
+
+def pointer(folder: Path) -> None:
+    (folder / WEIGHTS).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+
+
+def cut(share: float) -> Callable[[Path], None]:
+    def shorten(folder: Path) -> None:
+        raw = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(raw[: int(share * len(raw))])
+
+    return shorten
+
+
+def sharded(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / WEIGHTS).unlink()
+    model.save_pretrained(folder, max_shard_size="1MB")
+
+
+def shard_missing(folder: Path) -> None:
+    sharded(folder)
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def shard_cut(folder: Path) -> None:
+    sharded(folder)
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def headless(folder: Path) -> None:
+    GPTNeoXModel(GPTNeoXConfig.from_pretrained(folder)).save_pretrained(folder)
+    configure(folder, architectures=["GPTNeoXForCausalLM"])
+
+
+def wider(folder: Path) -> None:
+    configure(folder, hidden_size=256)
+
+
+def quantized(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+def adapters(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny"}')
+
+
+def no_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def lossy_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": []}
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    tokenizer["decoder"] = None
+    path.write_text(json.dumps(tokenizer))
+
+
+def other(config: Any, model: Any) -> Callable[[Path], None]:
+    """Put a model of another family there, with the same tokenizer."""
+
+    def put(folder: Path) -> None:
+        (folder / WEIGHTS).unlink()
+        model(config).save_pretrained(folder)
+
+    return put
+
+
+SMALL = {"vocab_size": 1024, "bos_token_id": 0, "eos_token_id": 0}
+GPT2 = other(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, **SMALL), GPT2LMHeadModel)
+LLAMA = other(
+    LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, **SMALL
+    ),
+    LlamaForCausalLM,
+)
+ROPE = other(
+    GPTNeoXConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, **SMALL,
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0,
+                         "partial_rotary_factor": 0.5},
+    ),
+    GPTNeoXForCausalLM,
+)  # fmt: skip
+
+FINE: dict[str, Callable[[Path], None]] = {
+    "as it is": lambda folder: None,
+    "in shards": sharded,
+    "buffers of transformers 4": old_buffers,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "other rope": ROPE,
+    "no generation config": lambda folder: (folder / "generation_config.json").unlink(),
+}
+# What is said, after "model_name_or_path: "; the remedy.
+REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "torch.compile": (prefixed("_orig_mod."), "inside torch.compile", "neoxkit convert "),
+    "data parallel": (prefixed("module."), "inside DistributedDataParallel", "neoxkit convert "),
+    "wrapped": (prefixed("model."), "inside a class that held", "neoxkit convert "),
+    "a layer is missing": (without("layers.3."), "data/models/brought holds 3", "of these weights"),
+    "a layer too many": (extra_layer, "4 layers, data/models/brought holds 5", "of these weights"),
+    "one weight is missing": (without("layers.1.attention.dense.weight"), "lacks", "belong"),
+    "no output layer": (without("embed_out"), "without its output layer", "ForCausalLM"),
+    "saved without the head": (headless, "without its output layer", "ForCausalLM"),
+    "another width": (wider, "256", "use the config.json of these weights"),
+    "NaN": (not_finite(float("nan")), "is not finite", "earlier checkpoint"),
+    "infinite": (not_finite(float("inf")), "is not finite", "earlier checkpoint"),
+    "Git LFS pointer": (pointer, "is a Git LFS pointer", "run git lfs pull"),
+    "cut in the header": (cut(0.001), "is cut short or damaged", "copy or download it again"),
+    "cut in the middle": (cut(0.5), "is cut short or damaged", "copy or download it again"),
+    "cut at the end": (cut(0.9999), "is cut short or damaged", "copy or download it again"),
+    "empty": (cut(0), "is cut short or damaged (0 bytes)", "copy or download it again"),
+    "a shard is missing": (shard_missing, "lacks model-00002-of-", "download the missing files"),
+    "a shard is cut": (shard_cut, "is cut short or damaged", "copy or download it again"),
+    "a pickle": (pickled, "could run code when it is read", "neoxkit convert "),
+    "quantized": (quantized, "is quantized (gptq)", "start from the model it was made of"),
+    "adapters": (adapters, "holds LoRA adapters", "neoxkit merge"),
+    "no tokenizer": (no_tokenizer, "has no tokenizer in its folder", "copy the tokenizer files"),
+    "a tokenizer of words": (lossy_tokenizer, "gives ': Hi, it' back as", "byte-level tokenizer"),
+    "no config": (lambda f: (f / "config.json").unlink(), "has no config.json", "saved model"),
+    "unknown family": (
+        lambda f: configure(f, model_type="neoxx"), "is a neoxx, which", "another family"
+    ),
+    "no family": (
+        lambda f: configure(f, model_type=None), "names no model_type", "config.json of the base"
+    ),
+}  # fmt: skip
