@@ -17,6 +17,7 @@ END_MARK = "<|endoftext|>"
 
 TINY = "tiny"
 
+COLUMN_ROLES = ("user", "agent", "system")
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
@@ -43,6 +44,9 @@ class TokenizeSettings(Settings):
     end_mark: str = setting(
         END_MARK, "ends a conversation in a text; none: each question begins one"
     )
+    columns: dict = setting(
+        {}, "columns of JSON rows with names of their own: {user: ask, agent: say}"
+    )
     bad_rows: str = setting(
         "error", "conversations that can't be read: error, or skip", choices=("error", "skip")
     )
@@ -60,6 +64,13 @@ class TokenizeSettings(Settings):
     def check(self) -> None:
         object.__setattr__(self, "dataset", self.dataset or _name_of(self.train_file))
         paths.check_name("dataset", self.dataset)
+        for role, column in self.columns.items():
+            if role not in COLUMN_ROLES or not isinstance(column, str):
+                raise UserError(
+                    "columns", f"got {role}: {column!r}", "write {user: ask, agent: say}"
+                )
+        if self.columns and not {"user", "agent"} <= {*self.columns}:
+            raise UserError("columns", f"got {self.columns}", "name a column for user and agent")
         if not self.end_mark.strip():
             what = "is empty"
             raise UserError(

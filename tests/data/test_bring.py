@@ -357,10 +357,17 @@ def test_json_rows_need_two_different_names(read: Read) -> None:
 
 
 CASES = paths.root().parent / "shared" / "cases"  # beside the checkout, if present
-TEXT_AND_MESSAGES = (".txt", "messages_array.json", "parts.jsonl", "weight.jsonl", "keys.jsonl")
+READ = (
+    ".txt", ".json", "parts.jsonl", "weight.jsonl", "keys.jsonl", "dolly.jsonl", "hh.jsonl",
+    "completion.jsonl", "columns.jsonl",
+)  # fmt: skip
 SET = {  # part of the refusal, and the setting that it suggests
     "no_end_mark.txt": ("end_mark to none", {"end_mark": "none"}),
     "other_end_mark.txt": ('end_mark to "</s>"', {"end_mark": "</s>"}),
+    "odd_columns.jsonl": (
+        "columns to {user: frage, agent: antwort}",
+        {"columns": {"user": "frage", "agent": "antwort"}},
+    ),
 }
 FAULTY = {  # part of the refusal
     "one_bad_byte.txt": ":12: damaged",
@@ -382,7 +389,7 @@ def test_the_shared_cases_are_read_as_expected() -> None:
         if name in FAULTY:
             with pytest.raises(UserError, match=re.escape(name + FAULTY[name])):
                 reading.read(CASES / name)
-        elif plums and name.endswith(TEXT_AND_MESSAGES):
+        elif plums and name.endswith(READ):
             said, given = SET.get(name, ("", {}))
             if given:
                 with pytest.raises(UserError, match=re.escape(said)):
@@ -393,7 +400,7 @@ def test_the_shared_cases_are_read_as_expected() -> None:
             assert (words.count("plum"), words.count("kiwi")) == (plums, 0), name
             assert not any(word in words for word in case.get("never", [])), name
             num_read += 1
-    assert num_read == 15
+    assert num_read == 21
 
 
 @pytest.mark.skipif(not cases(), reason="no shared/cases beside the checkout")

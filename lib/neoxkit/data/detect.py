@@ -8,6 +8,7 @@ from neoxkit import paths
 from neoxkit.data import naming, text_format
 from neoxkit.data.conversation import Names
 from neoxkit.data.naming import Votes
+from neoxkit.data.shapes import MESSAGES, Shape
 from neoxkit.errors import UserError
 from neoxkit.settings import END_MARK
 
@@ -15,13 +16,19 @@ from neoxkit.settings import END_MARK
 class Form(NamedTuple):
     """The form of a file: "text" or "json", the two names, and what ends a conversation.
 
-    `glued`: labels need no blank line before them.
+    `glued`: labels need no blank line before them. `shape`: what the rows of JSON hold.
     """
 
     format: str
     names: Names
     end_mark: str = END_MARK
     glued: bool = False
+    shape: Shape = MESSAGES
+
+    @property
+    def said(self) -> str:
+        """The form in words."""
+        return "text" if self.format == "text" else f"read as {self.shape.said}"
 
 
 def check_names(given: Names) -> None:

@@ -1,8 +1,9 @@
-"""Read conversations as JSON: rows of `{"messages": [{"role": ..., "content": ...}, ...]}`.
+"""Read conversations as JSON: a row each, in any of the shapes that data/shapes.py knows.
 
 One row per line (JSON Lines), or all rows in one array.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,14 @@ from typing import Any, NamedTuple
 
 from neoxkit import paths
 from neoxkit.data.conversation import Conversation, Notes, Turn
+from neoxkit.data.shapes import MESSAGES, Message, Shape, shape_of
 from neoxkit.errors import UserError
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can contain them, UTF-8 can't
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
-_READ_IN_A_ROW = {"messages", "kind", "set"}  # kind and set are for files of questions
+_ALWAYS_READ = {"kind", "set"}  # for files of questions
 _READ_IN_A_MESSAGE = {"role", "content", "weight", "train"}
+_LOOKED_AT = 20  # rows, for one whose shape is known
 
 
 class _Row(NamedTuple):
@@ -28,7 +31,7 @@ class _Row(NamedTuple):
 
 
 def read_rows(
-    path: Path, text: str, notes: Notes, first_line: int = 1
+    path: Path, text: str, notes: Notes, shape: Shape = MESSAGES, first_line: int = 1
 ) -> tuple[list[Conversation], list[UserError]]:
     """Return the conversations of a JSON text, and a fault for each row that can't be read.
 
@@ -39,15 +42,38 @@ def read_rows(
         where = f"{paths.short(path)}:{row.line}"
         try:
             value = row.value if row.text is None else _parsed(where, row.text)
-            conversations.append(_conversation(where, row.line, value))
+            messages = _messages(where, value, shape)
+            conversations.append(_conversation(where, row.line, value, messages))
         except UserError as fault:
             faults.append(fault)
             if row.line == 1 and row.text and row.text.startswith("User:"):
                 break  # it is the text format: one fault is enough
             continue
-        for key in _unread(value):
+        for key in _unread(value, shape, messages):
             notes.setdefault(f"not read: {key}", []).append(row.line)
     return conversations, faults
+
+
+def find_shape(path: Path, head: str, columns: Mapping[str, str]) -> Shape:
+    """Return the shape of the first row in a file's beginning that has a known one.
+
+    `columns` (role -> column) explains columns with other names. A file without a single row that
+    can be parsed counts as messages: reading it names its faults.
+    """
+    unknown: list[UserError] = []
+    try:
+        for row in itertools.islice(_rows(path, head, 1), _LOOKED_AT):
+            where = f"{paths.short(path)}:{row.line}"
+            value = row.value if row.text is None else _parsed(where, row.text)
+            try:
+                return shape_of(where, value, columns)
+            except UserError as fault:
+                unknown.append(fault)
+    except UserError:  # not JSON, or the beginning ends inside a row: reading says so
+        pass
+    if unknown:
+        raise unknown[0]
+    return MESSAGES
 
 
 def is_array(text: str) -> bool:
@@ -94,10 +120,15 @@ def _parsed(where: str, line: str) -> Any:
         ) from None
 
 
-def _conversation(where: str, line: int, row: Any) -> Conversation:
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise UserError(where, 'has no list "messages"', 'write {"messages": [...]}')
+def _messages(where: str, row: Any, shape: Shape) -> list[Message]:
+    if not isinstance(row, dict):
+        row = {}  # then the refusal names what a row needs
+    return shape.messages(where, row)
+
+
+def _conversation(
+    where: str, line: int, row: Mapping[str, Any], messages: list[Message]
+) -> Conversation:
     turns: list[Turn] = []
     preamble: list[str] = []
     for message in messages:
@@ -143,9 +174,9 @@ def _is_trained(where: str, message: Mapping[str, Any]) -> bool:
     return weight != 0 and train is not False
 
 
-def _unread(row: Mapping[str, Any]) -> list[str]:
+def _unread(row: Mapping[str, Any], shape: Shape, messages: list[Message]) -> list[str]:
     """Return the keys of a row and of its messages that are not read."""
-    inside = dict.fromkeys(key for message in row["messages"] for key in message)
-    found = [key for key in row if key not in _READ_IN_A_ROW]
+    inside = dict.fromkeys(key for message in messages for key in message)
+    found = [key for key in row if key not in _ALWAYS_READ and not shape.reads(key)]
     found += [f"messages[].{key}" for key in inside if key not in _READ_IN_A_MESSAGE]
     return [f'"{key[:60]}"' for key in found]

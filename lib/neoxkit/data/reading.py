@@ -1,9 +1,10 @@
 """Read and check conversation files, chunk by chunk, without a tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from neoxkit import parallel, paths
 from neoxkit.data import chunks, detect, json_format, naming, text_format
@@ -74,7 +75,7 @@ class ConversationFile:
         facts = self.facts
         said = [
             f"{paths.short(self.path)}: {facts.conversations:,} conversations "
-            f"({self.form.format}); {self.names.user} asks {facts.questions:,} times, "
+            f"({self.form.said}); {self.names.user} asks {facts.questions:,} times, "
             f"{self.names.agent} answers {facts.replies:,} times"
         ]
         if facts.with_preamble:
@@ -111,11 +112,13 @@ def read(
     end_mark: str = END_MARK,
     bad_rows: str = "error",
     names_of: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> ConversationFile:
     """Read and check a conversation file; find the names that are not given.
 
     `end_mark` ends a conversation of the text format (text_format.NO_MARK: each turn of the asking
     side begins one). `names_of`: the parameter of the other file, if the names come from one.
+    `columns` (role -> column) names the columns of JSON rows that are not known by their names.
 
     Conversations that can't be read are refused, or left out with a note (`bad_rows` "skip").
     Raise UserError (Faults if there are several) with file, line and remedy.
@@ -132,7 +135,7 @@ def read(
         where = f"{paths.short(path)}:1"
         raise UserError(where, "the file is empty", "write conversations into it")
     if is_json:
-        form = Form("json", given)
+        form = Form("json", given, shape=json_format.find_shape(path, head, columns or {}))
         boundary = chunks.nowhere if json_format.is_array(head) else chunks.at_lines
         found, digest = chunks.cut(path, boundary)
         facts = _examine_all(path, form, found)
@@ -223,7 +226,9 @@ def _parse(
     """Return a chunk's conversations and its facts."""
     text, facts = chunks.read_chunk(path, chunk), Examined()
     if form.format == "json":
-        conversations, facts.faults = json_format.read_rows(path, text, facts.notes, chunk.line)
+        conversations, facts.faults = json_format.read_rows(
+            path, text, facts.notes, form.shape, chunk.line
+        )
         stop = form.names.stop_text
         inside = [c.line for c in conversations if any(stop in turn.text for turn in c.turns)]
         if inside:
@@ -249,7 +254,8 @@ def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
 
     The names found in the train file are used for both.
     """
-    options = {"end_mark": settings.end_mark, "bad_rows": settings.bad_rows}
+    given = ("end_mark", "bad_rows", "columns")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in given}
     train_file = paths.find("train_file", settings.train_file)
     sides = {"train": read(train_file, settings.agent_name, settings.user_name, **options)}
     if settings.eval_file:
