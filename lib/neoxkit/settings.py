@@ -71,6 +71,8 @@ class TokenizeSettings(Settings):
                 )
         if self.columns and not {"user", "agent"} <= {*self.columns}:
             raise UserError("columns", f"got {self.columns}", "name a column for user and agent")
+        if len({*self.columns.values()}) < len(self.columns):
+            raise UserError("columns", f"got {self.columns}", "name each column once")
         if not self.end_mark.strip():
             what = "is empty"
             raise UserError(

@@ -94,7 +94,7 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
     said = refusal(tmp_path, row)
     assert said == (
         "t.jsonl:1: no column is known: id, frage, antwort -- "
-        "set columns to {user: frage, agent: antwort}, or to others of them"
+        "set columns to {user: frage, agent: antwort}, or the other way round"
     )
     columns = {"user": "frage", "agent": "antwort"}
     assert TokenizeSettings(train_file="t.jsonl", columns=columns).columns == columns
@@ -106,11 +106,14 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"text": "A page."}], "t.jsonl:1: holds documents without turns, which are not read yet"),
+        (
+            [{"text": "A page."}],
+            't.jsonl:1: holds only "text": documents can',
+        ),
         ([{"n": 1}], 't.jsonl:1: no column is known: n -- write {"messages": [...]}'),
         (
             [{"instruction": ASK, "output": SAY}, {"instruction": ASK}],
-            't.jsonl:2: has no "output", which the first row has -- write all rows in the same',
+            't.jsonl:2: has no "output", by which the file is read as Alpaca -- write all rows',
         ),
         (
             [{"question": ASK, "answer": SAY}, {"question": ASK, "answer": 5}],
@@ -123,6 +126,15 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
             "t.jsonl:1: role 'tool' can't be read -- use system (first), user, assistant",
         ),
         ([3], "t.jsonl:1: is not an object"),
+        ([{"prompt": ["hi"], "completion": ["x"]}], 't.jsonl:1: "prompt" is not a list of turns'),
+        ([{"instruction": None, "output": SAY}], 't.jsonl:1: "instruction" is not text'),
+        ([{"instruction": ASK, "input": 0, "output": SAY}], 't.jsonl:1: "input" is not text'),
+        ([{"chosen": MESSAGES[1:]}], 't.jsonl:1: "chosen" begins with an answer, and no "prompt"'),
+        (
+            [{"instruction": ASK, "output": SAY, "history": [["a", "b"]]}],
+            't.jsonl:1: "history" holds earlier turns, which are not read -- write all turns',
+        ),
+        ([{"a": "1", "b": "2", "c": "3"}], "t.jsonl:1: no column is known: a, b, c -- set columns"),
     ],
 )
 def test_a_row_that_can_not_be_read_is_refused_by_its_line(
@@ -140,7 +152,14 @@ def test_rows_of_another_shape_are_left_out_and_counted_if_told_to(tmp_path: Pat
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"user": "q", "agent": "a"}, "columns: 'q' is not among frage, antwort"),
+        (
+            {"user": "q", "agent": "a"},
+            "t.jsonl:1: 'q', named in columns, is not among frage, antwo",
+        ),
+        (
+            {"user": "frage", "agent": "frage"},
+            "columns: got {'user': 'frage', 'agent': 'frage'} --",
+        ),
         ({"user": "frage"}, "columns: got {'user': 'frage'} -- name a column for user and agent"),
         ({"asks": "frage", "agent": "antwort"}, "columns: got asks: 'frage' -- write {user: ask"),
         ({"user": 3, "agent": "antwort"}, "columns: got user: 3 -- write {user: ask, agent: say}"),
@@ -152,4 +171,55 @@ def test_columns_that_are_not_there_or_not_named_are_refused(
     with pytest.raises(UserError) as refused:
         settings = TokenizeSettings(train_file="t.jsonl", columns=columns)
         read(tmp_path, {"frage": ASK, "antwort": SAY}, columns=settings.columns)
-    assert str(refused.value).startswith(said)
+    assert str(refused.value).replace(f"{tmp_path}/", "").startswith(said)
+
+
+def test_a_preference_with_its_prompt_apart_has_its_question(tmp_path: Path) -> None:
+    apart = {"prompt": MESSAGES[:1], "chosen": MESSAGES[1:], "rejected": MESSAGES[1:]}
+    whole = {"prompt": MESSAGES[:1], "chosen": MESSAGES, "rejected": MESSAGES}
+    for row in (apart, whole):
+        file = read(tmp_path, row)
+        assert file.conversations[0].turns == (Turn("user", ASK), Turn("agent", SAY))
+        assert file.facts.notes == {'not read: "rejected"': [1]}
+
+
+def test_nothing_of_a_row_is_lost_without_a_word(tmp_path: Path) -> None:
+    trl = {"system": "Be brief.", "prompt": MESSAGES[:1], "completion": MESSAGES[1:]}
+    assert read(tmp_path, trl).conversations[0].preamble == "Be brief."
+    odd = {"conversations": [SENT[0], {**SENT[1], "loss": False}]}
+    assert read(tmp_path, odd).facts.notes == {'not read: "messages[].loss"': [1]}
+    later = ({"instruction": ASK, "output": SAY}, {"instruction": ASK, "input": "x", "output": SAY})
+    assert read(tmp_path, *later).facts.notes == {}
+    assert read(tmp_path, *later).conversations[1].turns[0].text == f"{ASK}\n\nx"
+
+
+@pytest.mark.parametrize("turns", [SENT, [{"role": "user", "content": ASK}, MESSAGES[1]]])
+def test_the_turns_of_sharegpt_may_have_the_keys_of_messages(tmp_path: Path, turns: list) -> None:
+    file = read(tmp_path, {"conversations": turns})
+    assert file.conversations[0].turns == (Turn("user", ASK), Turn("agent", SAY))
+
+
+def test_messages_that_are_null_give_way_to_other_columns(tmp_path: Path) -> None:
+    file = read(tmp_path, {"messages": None, "prompt": ASK, "completion": SAY})
+    assert file.conversations[0].turns == (Turn("user", ASK), Turn("agent", SAY))
+
+
+def test_a_first_row_that_is_broken_or_long_does_not_decide_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = json.dumps({"prompt": ASK, "completion": SAY})
+    (tmp_path / "t.jsonl").write_text(f"{{bad\n{row}\n")
+    with pytest.raises(UserError, match=r"t\.jsonl:1: not JSON"):
+        reading.read(tmp_path / "t.jsonl")
+    assert reading.read(tmp_path / "t.jsonl", bad_rows="skip").facts.conversations == 1
+    for module in ("chunks", "json_format"):
+        monkeypatch.setattr(f"neoxkit.data.{module}.HEAD_BYTES", 20)
+    for name in ("long.jsonl", "long.json"):
+        file = read(tmp_path, ROWS["Alpaca: instruction, output"], name=name)
+        assert file.facts.conversations == 1
+
+
+def test_columns_are_refused_for_a_text(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
+    with pytest.raises(UserError, match=r"^columns: is for rows of JSON, and .*t\.txt is a text"):
+        reading.read(tmp_path / "t.txt", columns={"user": "a", "agent": "b"})

@@ -141,6 +141,9 @@ class Config:
     def __init__(self, settings: TrainSettings) -> None:
         self.config = files.read_json(forecast.paths.ds_config("ds_config", settings.ds_config))
 
+    def is_zero3(self) -> bool:
+        return self.config["zero_optimization"]["stage"] == 3
+
 
 def job_of_a_rank(
     settings: TrainSettings, place: forecast.Place, monkeypatch: pytest.MonkeyPatch
@@ -153,6 +156,8 @@ def job_of_a_rank(
     jobs: list[memory.Job] = []
     for name, at in (("check_disk", 1), ("check_host", 0), ("check_gpu", 0)):
         monkeypatch.setattr(memory, name, lambda *given, at=at: jobs.append(given[at]))
+    for name in ("check_base", "check_weights"):  # some bases here are a config.json alone
+        monkeypatch.setattr(loading, name, lambda _: None)
     gpu = SimpleNamespace(total_memory=0)
     monkeypatch.setattr(base_model.torch.cuda, "get_device_properties", lambda _: gpu)
     precision = place.precision if settings.precision == "auto" else settings.precision
@@ -165,8 +170,10 @@ def job_of_a_rank(
     )  # fmt: skip
     parsed = SimpleNamespace(kit=SimpleNamespace(**kit.as_dict(), trial=False), training=args,
                              notices=[])  # fmt: skip
-    base_model.check_needs(parsed, Path())
-    deepspeed.unset_hf_deepspeed_config()
+    try:
+        base_model.check_needs(parsed, Path())
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
     assert len(jobs) == 2 + place.on_gpu and all(job == jobs[0] for job in jobs)
     return jobs[0]
 

@@ -152,6 +152,32 @@ def other(config: Any, model: Any) -> Callable[[Path], None]:
     return put
 
 
+def llama_tokenizer(folder: Path) -> None:
+    """Give it the normalizer and decoder of Llama 2's tokenizer: spaces are U+2581 inside."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [space]}
+    tokenizer["decoder"] = {"type": "Sequence", "decoders": [tokenizer["decoder"], back]}
+    path.write_text(json.dumps(tokenizer))
+
+
+def stale_index(folder: Path) -> None:
+    index = {"weight_map": {"a": "gone.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def broken_index(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
+def renamed(folder: Path) -> None:
+    """Put weights of another family there: names like model.layers.0.q_norm, which fit nothing."""
+    change(folder, lambda t: {f"model.layers.{i}.q_norm": v for i, v in enumerate(t.values())})
+
+
 SMALL = {"vocab_size": 1024, "bos_token_id": 0, "eos_token_id": 0}
 GPT2 = other(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, **SMALL), GPT2LMHeadModel)
 LLAMA = other(
@@ -176,6 +202,8 @@ FINE: dict[str, Callable[[Path], None]] = {
     "gpt2": GPT2,
     "llama": LLAMA,
     "other rope": ROPE,
+    "spaces as in Llama 2": llama_tokenizer,
+    "an old index beside it": stale_index,
     "no generation config": lambda folder: (folder / "generation_config.json").unlink(),
 }
 # What is said, after "model_name_or_path: "; the remedy.
@@ -189,8 +217,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no output layer": (without("embed_out"), "without its output layer", "ForCausalLM"),
     "saved without the head": (headless, "without its output layer", "ForCausalLM"),
     "another width": (wider, "256", "use the config.json of these weights"),
-    "NaN": (not_finite(float("nan")), "is not finite", "earlier checkpoint"),
-    "infinite": (not_finite(float("inf")), "is not finite", "earlier checkpoint"),
+    "NaN": (not_finite(float("nan")), "NaN or infinite", "earlier checkpoint"),
+    "infinite": (not_finite(float("inf")), "NaN or infinite", "earlier checkpoint"),
     "Git LFS pointer": (pointer, "is a Git LFS pointer", "run git lfs pull"),
     "cut in the header": (cut(0.001), "is cut short or damaged", "copy or download it again"),
     "cut in the middle": (cut(0.5), "is cut short or damaged", "copy or download it again"),
@@ -199,6 +227,13 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a shard is missing": (shard_missing, "lacks model-00002-of-", "download the missing files"),
     "a shard is cut": (shard_cut, "is cut short or damaged", "copy or download it again"),
     "a pickle": (pickled, "could run code when it is read", "neoxkit convert "),
+    "an index of nothing": (broken_index, "index.json lists no files", "download it again"),
+    "another family's names": (renamed, "lacks", "that belong together"),
+    "a config that is a list": (
+        lambda f: (f / "config.json").write_text("[]"), "names no model_type", "config.json"
+    ),
+    "no heads": (lambda f: configure(f, num_attention_heads=0), "can't be loaded (", "correct"),
+    "a word for a width": (lambda f: configure(f, hidden_size="x"), "can't be loaded (", "correct"),
     "quantized": (quantized, "is quantized (gptq)", "start from the model it was made of"),
     "adapters": (adapters, "holds LoRA adapters", "neoxkit merge"),
     "no tokenizer": (no_tokenizer, "has no tokenizer in its folder", "copy the tokenizer files"),

@@ -1,15 +1,17 @@
 """A model as it comes: right, or refused in one line with the true cause."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from odd_models import FINE, REFUSED, pickled
+from odd_models import FINE, REFUSED, pickled, prefixed
+from safetensors.torch import load_file, save_file
 
 from neoxkit.cli import main
 from neoxkit.errors import UserError
-from neoxkit.models import loading
+from neoxkit.models import convert, loading, lora
 from neoxkit.models.tiny import tiny_folder
 
 
@@ -48,15 +50,18 @@ def test_a_model_that_is_not_is_refused_with_the_true_cause(folder: Path, kind: 
 
 
 @pytest.mark.parametrize(
-    "kind", ["torch.compile", "data parallel", "wrapped", "a pickle", "nested"]
+    "kind", ["torch.compile", "data parallel", "wrapped", "both", "a pickle", "checkpoint"]
 )
 def test_what_is_converted_is_the_same_model(folder: Path, kind: str) -> None:
     """Follow the remedy exactly: the command of the refusal gives a model that loads."""
     before = loading.load_model(str(folder)).state_dict()
-    if kind == "nested":
+    if kind == "checkpoint":
         pickled(folder)
         held = torch.load(folder / "pytorch_model.bin", weights_only=True)
-        torch.save({"step": 3, "state_dict": held}, folder / "pytorch_model.bin")
+        whole = {"step": 3, "model": held, "optimizer": {"state": {0: torch.ones(2)}}}
+        torch.save(whole, folder / "pytorch_model.bin")
+    elif kind == "both":
+        prefixed("module._orig_mod.")(folder)
     else:
         REFUSED[kind][0](folder)
     with pytest.raises(UserError) as refused:
@@ -81,3 +86,68 @@ def test_a_pickle_that_holds_more_than_tensors_is_not_converted(
     assert "can't be converted (it holds more than tensors" in said and said.count("\n") == 1
     assert said.endswith(" -- ask whoever made it for safetensors\n")
     assert not folder.with_name("brought-converted").exists()
+
+
+def test_a_copy_is_named_after_its_run(home: Path, folder: Path) -> None:
+    """Two runs have a folder model each, and neither copy takes the other's place."""
+    for run in ("one", "two"):
+        model = home / "runs" / run / "model"
+        shutil.rmtree(model, ignore_errors=True)
+        shutil.copytree(folder, model)
+        assert convert.convert(f"runs/{run}/model").name == f"{run}-model-converted"
+    with pytest.raises(UserError, match=r"two-model-converted exists -- delete or rename it first"):
+        convert.convert("runs/two/model")
+    for copy in (home / "data" / "models").glob("*-model-converted"):
+        shutil.rmtree(copy)
+
+
+def test_code_in_a_pickle_does_not_run_when_it_is_converted(folder: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return canary.touch, ()
+
+    pickled(folder)
+    torch.save({"gpt_neox.embed_in.weight": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="holds more than tensors"):
+        convert.convert(str(folder))
+    assert not canary.exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert canary.exists()  # it would have
+
+
+def test_a_refusal_is_all_that_is_printed(folder: Path, capfd: pytest.CaptureFixture) -> None:
+    REFUSED["a layer is missing"][0](folder)
+    with pytest.raises(UserError):
+        loading.check_weights(str(folder))
+    assert capfd.readouterr() == ("", "")
+
+
+def spoil(file: Path, new: Callable[[dict], dict]) -> None:
+    save_file(new(load_file(file)), file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (lambda t: dict(list(t.items())[:1]), "lacks "),
+        (lambda t: {f"x.{k}": v for k, v in t.items()}, "lacks "),
+        (lambda t: {k: v * float("nan") for k, v in t.items()}, "NaN or infinite"),
+        (None, "is cut short or damaged"),
+    ],
+)
+def test_adapters_that_are_not_whole_are_refused(
+    folder: Path, new: Callable[[dict], dict] | None, said: str
+) -> None:
+    adapted = lora.add(loading.load_model("tiny"), 2, "tiny", False)
+    place = folder.with_name("brought-adapters")
+    adapted.save_pretrained(place)
+    loading.load_model(str(place))
+    file = place / "adapter_model.safetensors"
+    if new:
+        spoil(file, new)
+    else:
+        file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(UserError, match=said):
+        loading.load_model(str(place))

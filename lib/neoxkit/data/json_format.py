@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neoxkit import paths
+from neoxkit.data.chunks import HEAD_BYTES
 from neoxkit.data.conversation import Conversation, Notes, Turn
 from neoxkit.data.shapes import MESSAGES, Message, Shape, shape_of
 from neoxkit.errors import UserError
@@ -60,20 +61,37 @@ def find_shape(path: Path, head: str, columns: Mapping[str, str]) -> Shape:
     `columns` (role -> column) explains columns with other names. A file without a single row that
     can be parsed counts as messages: reading it names its faults.
     """
+    if path.stat().st_size > HEAD_BYTES:
+        head = _whole_rows(path, head)
     unknown: list[UserError] = []
-    try:
-        for row in itertools.islice(_rows(path, head, 1), _LOOKED_AT):
-            where = f"{paths.short(path)}:{row.line}"
+    rows = itertools.islice(_rows(path, head, 1), _LOOKED_AT)
+    while True:
+        try:
+            row = next(rows)
+        except (StopIteration, UserError):  # reading says where an array is not JSON
+            break
+        where = f"{paths.short(path)}:{row.line}"
+        try:
             value = row.value if row.text is None else _parsed(where, row.text)
-            try:
-                return shape_of(where, value, columns)
-            except UserError as fault:
-                unknown.append(fault)
-    except UserError:  # not JSON, or the beginning ends inside a row: reading says so
-        pass
+        except UserError:
+            continue
+        try:
+            return shape_of(where, value, columns)
+        except UserError as fault:
+            unknown.append(fault)
     if unknown:
         raise unknown[0]
     return MESSAGES
+
+
+def _whole_rows(path: Path, head: str) -> str:
+    """Return the rows that a file's beginning holds whole, or the first one however long it is."""
+    if is_array(head):
+        return path.read_text(encoding="utf-8-sig")
+    if "\n" in head:
+        return head[: head.rfind("\n")]
+    with path.open(encoding="utf-8-sig") as file:
+        return file.readline()
 
 
 def is_array(text: str) -> bool:

@@ -140,6 +140,9 @@ def read(
         found, digest = chunks.cut(path, boundary)
         facts = _examine_all(path, form, found)
     else:
+        if columns:
+            what = f"is for rows of JSON, and {paths.short(path)} is a text"
+            raise UserError("columns", what, "leave it out, or name the file .jsonl")
         detect.refuse_other_formats(path, head)
         form, found, digest, facts = _read_text(path, head, given, end_mark, names_of)
     if facts.faults and bad_rows == "error":

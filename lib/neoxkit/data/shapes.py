@@ -10,24 +10,27 @@ from typing import Any, NamedTuple
 from neoxkit.errors import UserError
 
 Row = Mapping[str, Any]
-Message = Mapping[str, Any]
+Message = dict[str, Any]
 
-# Columns of a question (a second one follows it after a blank line) and of its answer.
+# The columns of a question and of its answer.
 _PAIRS = {
-    "Alpaca": (("instruction", "input"), "output"),
-    "Dolly": (("instruction", "context"), "response"),
-    "prompt and completion": (("prompt",), "completion"),
-    "prompt and response": (("prompt",), "response"),
-    "question and answer": (("question",), "answer"),
-    "query and response": (("query",), "response"),
-    "input and output": (("input",), "output"),
+    "Alpaca": ("instruction", "output"),
+    "Dolly": ("instruction", "response"),
+    "prompt and completion": ("prompt", "completion"),
+    "prompt and response": ("prompt", "response"),
+    "question and answer": ("question", "answer"),
+    "question and response": ("question", "response"),
+    "query and response": ("query", "response"),
+    "input and output": ("input", "output"),
 }
+_MORE = ("input", "context")  # follows the question after a blank line
+_SYSTEM = ("system", "system_prompt")
 _SENDERS = {
     "human": "user", "user": "user", "prompter": "user",
     "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bard": "assistant",
     "bing": "assistant", "model": "assistant", "bot": "assistant", "system": "system",
 }  # fmt: skip
-_HH_TURN = re.compile(r"\s*\n\n(Human|Assistant):")
+_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 class Shape(NamedTuple):
@@ -49,36 +52,56 @@ class Shape(NamedTuple):
 
     def reads(self, column: str) -> bool:
         """Tell whether a column of a row is read."""
-        return column in self.read or (column == "system" and self.name in _PAIRS)
+        beside: tuple[str, ...] = ()
+        if self.name in _PAIRS:
+            beside = (*_MORE, *_SYSTEM)
+        elif self.name == "ShareGPT":
+            beside = _SYSTEM
+        return column in self.read or column in beside
 
     def messages(self, where: str, row: Row) -> list[Message]:
         """Return a row's messages; refuse a row of another shape."""
-        if missing := [column for column in self._needed() if column not in row]:
-            what = f'has no "{missing[0]}", which the first row has'
+        needed = _PAIRS.get(self.name, self.read)
+        if self.name != "messages" and (missing := [name for name in needed if name not in row]):
+            what = f'has no "{missing[0]}", by which the file is read as {self.name}'
             raise UserError(where, what, "write all rows in the same columns")
-        return list(_READERS[self.name](self, where, row))
-
-    def _needed(self) -> tuple[str, ...]:
-        if self.name in _PAIRS:
-            (question, *_), answer = _PAIRS[self.name]
-            return question, answer
-        return self.read if self.name != "messages" else ()
+        if row.get("history") and not self.reads("history"):
+            what = '"history" holds earlier turns, which are not read'
+            raise UserError(where, what, 'write all turns as {"messages": [...]}')
+        return _READERS[self.name](self, where, row)
 
 
 def _pair(shape: Shape, where: str, row: Row) -> list[Message]:
-    questions, answer = _PAIRS[shape.name]
-    asked, said = row[questions[0]], row[answer]
+    question, answer = _PAIRS[shape.name]
+    asked, said = row[question], row[answer]
     if isinstance(asked, list) and isinstance(said, list):  # TRL's conversational kind
-        return [*({**message, "train": False} for message in asked), *said]
-    texts = [_text(where, row, column) for column in questions if row.get(column)]
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    return [*system, *_turns("\n\n".join(texts), _text(where, row, answer))]
+        _check_turns(where, question, asked)
+        _check_turns(where, answer, said)
+        return [*_system(where, row), *_context(asked), *said]
+    texts = [_text(where, row, question)]
+    texts += [_text(where, row, name) for name in _MORE if _is_given(row, name, shape.read)]
+    turns = _turns("\n\n".join(texts), _text(where, row, answer))
+    return [*_system(where, row), *turns]
+
+
+def _is_given(row: Row, name: str, read: tuple[str, ...]) -> bool:
+    return row.get(name) not in (None, "") and name != read[0]
+
+
+def _system(where: str, row: Row) -> list[Message]:
+    given = [_text(where, row, name) for name in _SYSTEM if row.get(name) not in (None, "")]
+    return [{"role": "system", "content": text} for text in given]
+
+
+def _context(turns: list[Message]) -> list[Message]:
+    """Return turns whose answers are not trained on."""
+    return [turn | {"train": False} if turn.get("role") == "assistant" else turn for turn in turns]
 
 
 def _mapped(shape: Shape, where: str, row: Row) -> list[Message]:
     columns = dict(shape.columns)
-    preamble = _text(where, row, columns["system"]) if "system" in columns else ""
-    system = [{"role": "system", "content": preamble}] if preamble else []
+    given = row.get(columns.get("system", "")) not in (None, "")
+    system = [{"role": "system", "content": _text(where, row, columns["system"])}] if given else []
     turns = _turns(_text(where, row, columns["user"]), _text(where, row, columns["agent"]))
     return [*system, *turns]
 
@@ -93,6 +116,12 @@ def _text(where: str, row: Row, column: str) -> str:
     return row[column]
 
 
+def _check_turns(where: str, column: str, turns: Any) -> None:
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        remedy = "write each turn as an object, or one text"
+        raise UserError(where, f'"{column}" is not a list of turns', remedy)
+
+
 def _messages(shape: Shape, where: str, row: Row) -> list[Message]:
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -102,21 +131,26 @@ def _messages(shape: Shape, where: str, row: Row) -> list[Message]:
 
 def _sharegpt(shape: Shape, where: str, row: Row) -> list[Message]:
     turns = row["conversations"]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise UserError(where, '"conversations" is not a list of turns', "write from and value")
-    return [
-        {
-            "role": _SENDERS.get(str(turn.get("from")).lower(), turn.get("from")),
-            "content": turn.get("value"),
-            **{name: turn[name] for name in ("weight", "train") if name in turn},
-        }
-        for turn in turns
-    ]
+    _check_turns(where, "conversations", turns)
+    read = {"from": "role", "value": "content"}
+    messages = [{read.get(key, key): value for key, value in turn.items()} for turn in turns]
+    for message in messages:
+        sender = message.get("role")
+        message["role"] = _SENDERS.get(str(sender).lower(), sender)
+    return [*_system(where, row), *messages]
 
 
 def _hh(shape: Shape, where: str, row: Row) -> list[Message]:
-    if isinstance(row["chosen"], list):
-        return row["chosen"]
+    chosen, prompt = row["chosen"], row.get("prompt")
+    if isinstance(chosen, list):
+        _check_turns(where, "chosen", chosen)
+        if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
+            _check_turns(where, "prompt", prompt)
+            return [*_context(prompt), *chosen]
+        if chosen and chosen[0].get("role") == "assistant":
+            what = '"chosen" begins with an answer, and no "prompt" has its question'
+            raise UserError(where, what, 'write "prompt" as a list of turns')
+        return chosen
     before, *parts = _HH_TURN.split("\n\n" + _text(where, row, "chosen").lstrip("\n"))
     if before.strip() or not parts:
         what = '"chosen" does not begin with "Human:"'
@@ -147,28 +181,35 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str]) -> Shape:
         raise UserError(where, "is not an object", 'write {"messages": [...]}')
     if columns:
         if missing := [name for name in columns.values() if name not in row]:
-            what = f"{missing[0]!r} is not among {_listed(row)}"
-            raise UserError("columns", what, "name columns of the file")
+            what = f"{missing[0]!r}, named in columns, is not among {_listed(row)}"
+            raise UserError(where, what, "name columns of this file")
         return Shape("columns", tuple(columns.values()), tuple(columns.items()))
-    for shape in (MESSAGES, SHAREGPT, HH):
-        if shape.name == "messages" and "messages" in row:
-            return shape
-        if shape.read[0] in row and isinstance(row[shape.read[0]], list | str):
-            return shape
-    for name, (questions, answer) in _PAIRS.items():
-        if questions[0] in row and answer in row:
-            return Shape(name, (*(q for q in questions if q in row), answer))
+    if isinstance(row.get("messages"), list):
+        return MESSAGES
+    if isinstance(row.get("conversations"), list):
+        return SHAREGPT
+    if isinstance(row.get("chosen"), list | str):
+        read = ("chosen", "prompt") if isinstance(row.get("prompt"), list) else ("chosen",)
+        return Shape("hh-rlhf", read) if len(read) > 1 else HH
+    for name, (question, answer) in _PAIRS.items():
+        if question in row and answer in row:
+            more = [name for name in _MORE if name in row and name != question]
+            return Shape(name, (question, *more, answer))
+    if "messages" in row:
+        return MESSAGES
     raise _unknown(where, row)
 
 
 def _unknown(where: str, row: Row) -> UserError:
     texts = [name for name, value in row.items() if isinstance(value, str)]
-    if texts == ["text"]:
-        what = "holds documents without turns, which are not read yet"
-        return UserError(where, what, "write conversations: messages, or User: and Agent:")
+    if [*row] == ["text"]:
+        what = 'holds only "text": documents can\'t be read yet'
+        return UserError(where, what, "write messages, or a text file of User: and Agent:")
     remedy = 'write {"messages": [...]}'
-    if len(texts) > 1:
-        remedy = f"set columns to {{user: {texts[0]}, agent: {texts[1]}}}, or to others of them"
+    if len(texts) == 2:
+        remedy = f"set columns to {{user: {texts[0]}, agent: {texts[1]}}}, or the other way round"
+    elif len(texts) > 2:
+        remedy = "set columns to {user: COLUMN, agent: COLUMN} with two of these names"
     return UserError(where, f"no column is known: {_listed(row)}", remedy)
 
 

@@ -5,6 +5,7 @@ Pickles are read in a separate process, for tensors alone (`weights_only`) and w
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, paths
-from neoxkit.errors import UserError
+from neoxkit.errors import UserError, shorten
 from neoxkit.models import loading, weights
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -27,9 +28,10 @@ def convert(name: str) -> Path:
     `name` is a folder or a model on the hub, and stays as it is.
     """
     source = _source(name)
-    target = paths.root() / "data" / "models" / f"{Path(name).name}-converted"
+    loading.without_weights(str(source))  # refuses a configuration that nothing can be loaded with
+    target = paths.root() / "data" / "models" / f"{_in_one(name, source)}-converted"
     if target.exists():
-        raise UserError("MODEL", f"{paths.short(target)} exists", "use it, or delete it first")
+        raise UserError("MODEL", f"{paths.short(target)} exists", "delete or rename it first")
     with files.whole_folder(target) as part:
         for file in {file for pattern in BESIDE for file in source.glob(pattern)}:
             if not file.name.endswith(".index.json"):
@@ -41,26 +43,42 @@ def convert(name: str) -> Path:
         if child.returncode:
             why = (child.stderr.strip().splitlines() or ["no reason given"])[-1]
             remedy = "ask whoever made it for safetensors"
-            raise UserError("MODEL", f"{name} can't be converted ({why})", remedy)
-        loading.check_weights(str(part))
+            raise UserError("MODEL", f"{name} can't be converted ({shorten(why, 70)})", remedy)
+        try:
+            loading.check_weights(str(part))
+        except UserError as fault:
+            what = fault.what.replace(paths.short(part), name)
+            remedy = "use weights and a config.json that belong together"
+            raise UserError("MODEL", what, remedy) from None
     return target
+
+
+def _in_one(name: str, source: Path) -> str:
+    """Return a name for a copy: that of the folder, with its run's or owner's before it."""
+    place = source.resolve() if loading.local_folder(name) else Path(name)
+    whole = (
+        place.name if place.name != "model" and place.is_absolute() else "-".join(place.parts[-2:])
+    )
+    return re.sub(r"[^\w.+=-]+", "-", whole)
 
 
 def _source(name: str) -> Path:
     """Return the folder with the model's files, downloaded if need be."""
     if folder := loading.local_folder(name):
         return folder
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
-    wanted = [*BESIDE, weights.PICKLED]
+    hub_name = loading.resolve(name)
     try:
-        return Path(snapshot_download(loading.resolve(name), allow_patterns=wanted))
-    except OSError as fault:
+        has_whole = any(f.endswith(".safetensors") for f in HfApi().list_repo_files(hub_name))
+        weight_files = "*.safetensors" if has_whole else weights.PICKLED
+        return Path(snapshot_download(hub_name, allow_patterns=[*BESIDE, weight_files]))
+    except Exception as fault:  # the client's network library, and with it its errors, has changed
         raise loading.cannot_load(name, "model", fault) from fault
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Return all tensors of a folder by name; refuse a file that holds anything else."""
+    """Return all tensors of a folder by name."""
     import torch
     from safetensors.torch import load_file
 
@@ -70,19 +88,36 @@ def _read(folder: Path) -> dict[str, Any]:
             held: Any = load_file(file)
         else:
             held = torch.load(file, map_location="cpu", weights_only=True)
-        while len(inside := [v for v in held.values() if isinstance(v, Mapping)]) == 1:
-            held = inside[0]  # a trainer's checkpoint: the weights among other things
-        tensors |= {key: v for key, v in held.items() if isinstance(v, torch.Tensor)}
+        tensors |= _tensors(held)
+    if not tensors:
+        sys.exit("it holds no tensors by name")
     return tensors
+
+
+def _tensors(held: Any) -> dict[str, Any]:
+    """Return the tensors of a file; of a trainer's checkpoint, the mapping with most of them."""
+    import torch
+
+    found = [held, *held.values()] if isinstance(held, Mapping) else []
+    named = [
+        {key: v for key, v in one.items() if isinstance(v, torch.Tensor)}
+        for one in found
+        if isinstance(one, Mapping)
+    ]
+    return max(named, key=len, default={})
 
 
 def _without_prefix(tensors: Mapping[str, Any], expected: set[str]) -> dict[str, Any]:
     """Return the tensors by the names that fit the model best."""
-    named = (
-        {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-        for prefix in ("", *weights.WRAPPERS)
-    )
-    return max(named, key=lambda one: len(expected & one.keys()))
+    names = {key: weights.unwrapped(key) for key in tensors}
+    found = [
+        {names[key][min(n, len(names[key]) - 1)]: tensor for key, tensor in tensors.items()}
+        for n in range(max(map(len, names.values())))
+    ]
+    best = max(found, key=lambda one: len(expected & one.keys()))
+    if len(best) < len(tensors):
+        sys.exit("two of its tensors have one name without the prefix")
+    return best
 
 
 def main(source: Path, target: Path) -> None:

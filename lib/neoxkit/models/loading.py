@@ -14,6 +14,7 @@ from neoxkit.models.tiny import tiny_folder
 from neoxkit.settings import TINY
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -71,7 +72,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
-    except (OSError, ValueError) as fault:
+    except Exception as fault:  # whatever a value in its files leads to
         raise cannot_load(name, "tokenizer", fault) from fault
     if not tokenizer.is_fast:
         raise UserError("model_name_or_path", f"{name} has no fast tokenizer", "add tokenizer.json")
@@ -87,14 +88,16 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 def _check_round_trip(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Refuse a tokenizer that loses letters, signs, line ends or spaces of a text."""
     normalizer = tokenizer.backend_tokenizer.normalizer
-    wanted = normalizer.normalize_str(_TEXT) if normalizer else _TEXT
+    wanted = (normalizer.normalize_str(_TEXT) if normalizer else _TEXT).replace("▁", " ").strip()
     ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
-    got = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    got = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip()
     if not ids:
         what = f"{portable(name)} has no tokenizer in its folder (tokenizer.json)"
         raise UserError("model_name_or_path", what, "copy the tokenizer files of its base there")
-    if got.strip() != wanted.strip():
-        at = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), 0)
+    if got not in (wanted, _TEXT.strip()):
+        at = next(
+            (i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), len(got)
+        )
         both = f"{wanted[at : at + 8]!r} back as {got[at : at + 8]!r}"
         what = f"the tokenizer of {portable(name)} gives {both}"
         raise UserError("model_name_or_path", what, "use a model with a byte-level tokenizer")
@@ -136,9 +139,12 @@ def load_model(
         from peft import PeftModel
 
         model = load_model(base, dtype, attention)
+        weights.check_file(Path(where) / "adapter_model.safetensors")
         # Ignored: warnings of peft's own calls.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             adapted = PeftModel.from_pretrained(model, where, use_safetensors=True)
+        lora.check_filled(adapted, Path(where))
+        _check_finite(name, adapted)
         return cast("PreTrainedModel", adapted)  # it passes on the model's attributes
     if not is_deepspeed_zero3_enabled():  # else base_model.check_needs has done it
         check_weights(name)
@@ -176,34 +182,41 @@ def check_weights(name: str) -> None:
     Only headers are read: transformers loads the model onto the meta device and says what it found.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as said
+    from transformers.utils.logging import disable_progress_bar
 
     where, config = resolve(name), _config(name)
     if folder := local_folder(name):
         weights.check_files(folder)
     if quantized := getattr(config, "quantization_config", None):
-        kind = dict(quantized).get("quant_method", "quantized")
-        what = f"{portable(name)} is quantized ({kind}), which can't be trained here"
+        kind = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        what = f"{portable(name)} is quantized ({kind or 'of a kind unknown'}): it can't be trained"
         raise UserError("model_name_or_path", what, "start from the model it was made of")
+    disable_progress_bar()
+    loudness = said.get_verbosity()
+    said.set_verbosity_error()  # it prints the report; the refusal has it in a line
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, config=config, device_map="meta", use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError, ImportError) as fault:
+    except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
+    finally:
+        said.set_verbosity(loudness)
     model, report = loaded
-    expected = model.state_dict().keys()
-    weights.check_report(portable(name), report, expected, config.num_hidden_layers)
+    num_layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    weights.check_report(portable(name), report, model.state_dict().keys(), num_layers)
 
 
-def _check_finite(name: str, model: "PreTrainedModel") -> None:
+def _check_finite(name: str, model: "torch.nn.Module") -> None:
     """Refuse NaN and infinite weights: every loss would be NaN."""
     import torch
 
     for key, parameter in model.named_parameters():
         own = getattr(parameter, "ds_tensor", parameter)  # under ZeRO 3 this rank's part
         if not torch.isfinite(own).all():
-            what = f"{key} of {portable(name)} is not finite (NaN or infinite)"
+            what = f"{portable(name)} holds NaN or infinite weights ({key})"
             raise UserError("model_name_or_path", what, "use an earlier checkpoint or a fresh copy")
 
 
@@ -234,7 +247,7 @@ def without_weights(name: str) -> "PreTrainedModel":
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
-    except (ValueError, ImportError) as fault:  # a model that is not causal, for one
+    except Exception as fault:  # a model that is not causal, or values that can't be
         raise cannot_load(name, "model", fault) from fault
 
 
@@ -243,7 +256,7 @@ def _config(name: str) -> "PretrainedConfig":
 
     try:
         return AutoConfig.from_pretrained(resolve(name))
-    except (OSError, ValueError) as fault:
+    except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 
 
@@ -257,8 +270,13 @@ def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
 
 def cannot_load(name: str, what: str, fault: Exception) -> UserError:
     """Explain why a model or tokenizer can't be loaded; never guess a cause."""
+    if isinstance(fault, UserError):
+        return fault
     if folder := local_folder(name):
         return _cannot_open(folder, what, fault)
+    if what == "model" and any("safetensors" in str(cause) for cause in _chain(fault)):
+        said = f"{name} has no safetensors on the hub"
+        return UserError("model_name_or_path", said, f"neoxkit convert {name}")
     kinds = {type(cause).__name__ for cause in _chain(fault)}
     for kind, said, remedy in _HUB_FAULTS:
         if kind in kinds:
@@ -290,7 +308,8 @@ def _cannot_open(folder: Path, what: str, fault: Exception) -> UserError:
 
     place = paths.short(folder)
     try:
-        family = read_json(folder / "config.json").get("model_type")
+        config = read_json(folder / "config.json")
+        family = config.get("model_type") if isinstance(config, dict) else None
     except FileNotFoundError:
         said, remedy = f"{place} has no config.json", "give the folder of a saved model"
     except ValueError:
@@ -300,7 +319,7 @@ def _cannot_open(folder: Path, what: str, fault: Exception) -> UserError:
             f"{place}/config.json names no model_type",
             "copy the config.json of the base",
         )
-        if family in CONFIG_MAPPING:
+        if isinstance(family, str) and family in CONFIG_MAPPING:
             said = f"the {what} in {place} can't be loaded ({shorten(str(fault), 90)})"
             remedy = "correct what is named in brackets, or copy the folder again"
         elif family:

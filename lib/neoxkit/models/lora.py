@@ -56,6 +56,19 @@ def num_trained(model: "PreTrainedModel", rank: int) -> int:
     return sum(rank * sum(module.weight.shape) for module in chosen)
 
 
+def check_filled(adapted: Any, folder: Path) -> None:
+    """Refuse adapters that a folder's file does not hold; peft alone would take random ones."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        held = {*file.keys()}
+    wanted = {*get_peft_model_state_dict(adapted, save_embedding_layers=False)}
+    if missing := sorted(wanted - held):
+        what = f"{folder.name} lacks {missing[0]} (and {len(missing) - 1:,} more)"
+        raise UserError("model_name_or_path", what, "copy the adapters again")
+
+
 def base_of(folder: Path) -> str:
     """Return the name of the model that a folder's adapters belong to; empty without adapters."""
     if not (folder / CONFIG).is_file():

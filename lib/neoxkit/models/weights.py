@@ -30,22 +30,22 @@ def check_files(folder: Path) -> None:
     It takes milliseconds, whatever the size of the model.
     """
     for file in _files(folder):
-        _check_file(file)
+        check_file(file)
 
 
 def _files(folder: Path) -> list[Path]:
     """Return the safetensors files that hold a folder's weights."""
     place = paths.short(folder)
+    if (folder / WHOLE).is_file():  # which transformers takes first, too
+        return [folder / WHOLE]
     if (folder / INDEX).is_file():
-        names = sorted({*read_json(folder / INDEX)["weight_map"].values()})
+        names = _listed(folder / INDEX)
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             what = f"{place} lacks {missing[0]}{more}, listed in {INDEX}"
             raise UserError(WHERE, what, "download the missing files")
         return [folder / name for name in names]
-    if (folder / WHOLE).is_file():
-        return [folder / WHOLE]
     if pickled := sorted(folder.glob(PICKLED)):
         what = f"{place} has its weights in {pickled[0].name}, which could run code when it is read"
         raise UserError(WHERE, what, f"neoxkit convert {place}")
@@ -53,7 +53,17 @@ def _files(folder: Path) -> list[Path]:
     raise UserError(WHERE, f"{place} has no {WHOLE}", remedy)
 
 
-def _check_file(file: Path) -> None:
+def _listed(index: Path) -> list[str]:
+    """Return the files that an index names."""
+    try:
+        return sorted({*map(str, read_json(index)["weight_map"].values())})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        what = f"{paths.short(index)} lists no files"
+        raise UserError(WHERE, what, "download it again") from None
+
+
+def check_file(file: Path) -> None:
+    """Refuse a safetensors file that is cut short, damaged, or a Git LFS pointer."""
     from safetensors import SafetensorError, safe_open
 
     place = paths.short(file)
@@ -93,10 +103,11 @@ def _cause(
     name: str, missing: list[str], extra: list[str], expected: Collection[str], num_layers: int
 ) -> tuple[str, str]:
     """Return what is wrong, with the likely cause, and the remedy."""
-    for prefix, wrapper in WRAPPERS.items():
-        if missing and extra and all(key.startswith(prefix) for key in extra):
-            what = f"{name} was saved from inside {wrapper}: names begin with {prefix}"
-            return what, f"neoxkit convert {name}"
+    inside = [key for key in extra if not {*expected}.isdisjoint(unwrapped(key)[1:])]
+    if missing and len(inside) > len(extra) / 2:
+        prefix, wrapper = next(one for one in WRAPPERS.items() if inside[0].startswith(one[0]))
+        what = f"{name} was saved from inside {wrapper}: names begin with {prefix}"
+        return what, f"neoxkit convert {name}"
     layers = _layers(missing) if missing else _layers(extra)
     of_layers = [key for key in expected if _layer(key) in layers]
     says = f"config.json says {num_layers} layers, {name} holds"
@@ -109,6 +120,18 @@ def _cause(
     said = [f"lacks {missing[0]}{_more(missing)}"] if missing else []
     said += [f"has no place for {extra[0]}{_more(extra)}"] if extra else []
     return f"{name} {' and '.join(said)}", "use weights and a config.json that belong together"
+
+
+def unwrapped(key: str) -> list[str]:
+    """Return a weight's name, and what is left of it as one prefix of a wrapper after another goes.
+
+    >>> unwrapped("module._orig_mod.embed_out.weight")[1:]
+    ['_orig_mod.embed_out.weight', 'embed_out.weight']
+    """
+    names = [key]
+    while prefix := next((one for one in WRAPPERS if names[-1].startswith(one)), ""):
+        names.append(names[-1].removeprefix(prefix))
+    return names
 
 
 def _layer(key: str) -> int | None:
