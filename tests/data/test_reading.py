@@ -308,7 +308,7 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
     "a turnless one": ("t.txt", f"{TALK}\nx\ny{END}{TALK}", 5, ["without turns", '"User: "']),
     "bad json": ("t.jsonl", f'{OK}\n\n{{"messages": [}}\n', 3, ["not JSON at column 15"]),
     "no messages": ("t.jsonl", '{"messages": []}', 1, ['no list "messages"']),
-    "no turns": ("t.jsonl", '{"text": "a"}', 1, ["documents without turns"]),
+    "no turns": ("t.jsonl", '{"text": "a"}', 1, ["documents can't be read yet"]),
     "no object": ("t.jsonl", "3", 1, ["is not an object"]),
     "wrong role": ("t.jsonl", chat(("tool", "a")), 1, ["role 'tool'", "assistant"]),
     "late system": ("t.jsonl", chat(("user", "a"), ("system", "b")), 1, ["role 'system'"]),
