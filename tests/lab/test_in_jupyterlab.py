@@ -181,7 +181,7 @@ def test_the_command_line_ignores_saved_parameters(home: Path, opened: Open) -> 
 
 
 def test_02_draws_stops_and_resumes(home: Path, opened: Open) -> None:
-    tab = opened("02_train", dataset="small", run="lab", max_steps=200, eval_steps=100)
+    tab = opened("02_train", dataset="small", run="lab", max_steps=600, eval_steps=300)
     tab.run_all()
     tab.wait_for(WATCH, "left")
     pictures: set[str] = set()
@@ -193,7 +193,7 @@ def test_02_draws_stops_and_resumes(home: Path, opened: Open) -> None:
     tab.wait_until_idle()
     tab.run_all()
     tab.wait_for("training.summary(", "final eval loss")
-    assert finished_facts(home / "runs" / "lab")["step"] == 200
+    assert finished_facts(home / "runs" / "lab")["step"] == 600
     (stopped,) = events(home, "lab", "stop")
     assert [e["resumed_step"] for e in events(home, "lab", "start")] == [0, stopped["step"]]
     assert tab.faults == []
