@@ -110,6 +110,20 @@ def test_a_model_of_pickles_alone_is_refused(home: Path, tmp_path: Path) -> None
     assert not canary.exists()
 
 
+def test_transformers_itself_is_kept_from_pickles(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the kit's own look at the files, which refuses them first."""
+    canary, folder = tmp_path / "canary", home / "data" / "models" / "unseen"
+    shutil.copytree(home / "data" / "models" / "tiny", folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"gpt_neox.embed_in.weight": Evil(canary)}, folder / "pytorch_model.bin")
+    monkeypatch.setattr(loading, "check_weights", lambda _: None)
+    with pytest.raises(UserError, match=r"the model in data/models/unseen can't be loaded"):
+        loading.load_model(str(folder))
+    assert not canary.exists()
+
+
 def remote_code(folder: Path, canary: Path) -> None:
     """Write code named by a config, as models with their own code do."""
     (folder / "evil.py").write_text(

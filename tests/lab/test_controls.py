@@ -12,7 +12,7 @@ from neoxkit import files, machine, paths
 from neoxkit.data import selection
 from neoxkit.data.table import COLUMNS, Table, from_parts
 from neoxkit.errors import UserError
-from neoxkit.lab import controls, frontend, view
+from neoxkit.lab import controls, dials, frontend, view
 from neoxkit.launch import command, forecast, measured
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TokenizeSettings, TrainSettings
@@ -33,7 +33,7 @@ class Screen:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
-    monkeypatch.setattr(controls, "display", screen)
+    monkeypatch.setattr(dials, "display", screen)
     monkeypatch.setattr(frontend, "display", screen)
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
     monkeypatch.setattr(machine, "available_gib", lambda: 10.0)
@@ -67,21 +67,21 @@ def manifest(block_size: int) -> dict[str, Any]:
 ROWS = table(10, 50, 70, 70, 130, 300)
 
 
-def dial(control: controls.Controls, label: str) -> list[ipywidgets.Widget]:
+def dial(control: dials.Controls, label: str) -> list[ipywidgets.Widget]:
     """Return a dial's slider, its field, and the message beside them."""
     rows = [w for w in control.box.children if isinstance(w, ipywidgets.HBox)]
     return next(list(row.children) for row in rows if row.children[0].description == label)
 
 
-def slider(control: controls.Controls, label: str) -> ipywidgets.SelectionSlider:
+def slider(control: dials.Controls, label: str) -> ipywidgets.SelectionSlider:
     return dial(control, label)[0]
 
 
-def field(control: controls.Controls, label: str) -> ipywidgets.Text:
+def field(control: dials.Controls, label: str) -> ipywidgets.Text:
     return dial(control, label)[1]
 
 
-def mistake(control: controls.Controls, label: str) -> str:
+def mistake(control: dials.Controls, label: str) -> str:
     return dial(control, label)[2].value
 
 
@@ -89,12 +89,12 @@ LABELS = ("learning rate", "block size", "batch size", "accumulation")
 TRAIN = TrainSettings(learning_rate=2e-3)  # what fits tiny
 
 
-def training(**changes: Any) -> controls.Controls:
+def training(**changes: Any) -> dials.Controls:
     """Make 02's dials over three conversations."""
     return controls.training(TRAIN.replace(**changes), [10, 130, 300], [5, 60, 150], manifest(300))
 
 
-def press(control: controls.Controls, label: str) -> None:
+def press(control: dials.Controls, label: str) -> None:
     buttons = [w for w in control.box.children if isinstance(w, ipywidgets.Button)]
     next(w for w in buttons if w.description == label).click()
 
@@ -253,7 +253,7 @@ def test_what_the_dial_no_longer_shows_is_not_written(screen: Screen) -> None:
     control.require(control.settings)
     notebook = (paths.root() / "notebooks" / "01_tokenize.ipynb").read_text()
     after = notebook.partition("controls.block_size(")[2]
-    assert after.index(controls.BELOW_THE_DIAL) < after.index("chosen = control.settings")
+    assert after.index(dials.BELOW_THE_DIAL) < after.index("chosen = control.settings")
     assert after.count("control.require(chosen)") == 2
 
 

@@ -188,10 +188,6 @@ def test_a_stop_leaves_nothing_and_the_next_start_works(home: Path, how: str, wh
     assert stop(how, where) == ""
 
 
-def _pid_in(sign: Path) -> list[int]:
-    return [int(pid) for pid in re.findall(r'"pid": (\d+)', sign.read_text())]
-
-
 def stand_still(number: int) -> str:
     """Stop one of two ranks while it trains; return what is wrong then, or ""."""
     settings = BASE.replace(run=f"still-{number}", num_ranks=2, per_device_train_batch_size=8)
@@ -199,11 +195,10 @@ def stand_still(number: int) -> str:
     if not wait_until(lambda: reached(training.folder, "step")):
         return "no step"
     time.sleep(0.1 * number)
-    sign = sorted((training.folder / ".alive").iterdir())[number % 2]
-    pids: list[int] = []
-    # Read until it is there: the file is empty for a moment while its rank writes it.
-    wait_until(lambda: pids.extend(_pid_in(sign)) or bool(pids))
-    victim = pids[0]
+    watch, ranks = heartbeat.Watch(training.folder), [0]
+    while len(ranks) < 2:  # one of them is writing its heartbeat
+        ranks = watch.ranks()
+    victim = sorted(ranks)[number % 2]
     os.kill(victim, signal.SIGSTOP)
     try:
         code = training.process.wait(timeout=PATIENCE_SECONDS)

@@ -3,6 +3,7 @@
 One row per line (JSON Lines), or all rows in one array.
 """
 
+import contextlib
 import itertools
 import json
 import re
@@ -61,22 +62,13 @@ def find_shape(path: Path, head: str, columns: Mapping[str, str]) -> Shape:
     `columns` (role -> column) explains columns with other names. A file without a single row that
     can be parsed counts as messages: reading it names its faults.
     """
-    if path.stat().st_size > HEAD_BYTES:
-        head = _whole_rows(path, head)
+    rows = _first_rows(path, head)
+    if not rows and path.stat().st_size > HEAD_BYTES:  # the first row is longer
+        rows = _first_rows(path, _through_the_first_row(path, head))
     unknown: list[UserError] = []
-    rows = itertools.islice(_rows(path, head, 1), _LOOKED_AT)
-    while True:
+    for where, row in rows:
         try:
-            row = next(rows)
-        except (StopIteration, UserError):  # reading says where an array is not JSON
-            break
-        where = f"{paths.short(path)}:{row.line}"
-        try:
-            value = row.value if row.text is None else _parsed(where, row.text)
-        except UserError:
-            continue
-        try:
-            return shape_of(where, value, columns)
+            return shape_of(where, row, columns)
         except UserError as fault:
             unknown.append(fault)
     if unknown:
@@ -84,14 +76,21 @@ def find_shape(path: Path, head: str, columns: Mapping[str, str]) -> Shape:
     return MESSAGES
 
 
-def _whole_rows(path: Path, head: str) -> str:
-    """Return the rows that a file's beginning holds whole, or the first one however long it is."""
-    if is_array(head):
-        return path.read_text(encoding="utf-8-sig")
-    if "\n" in head:
-        return head[: head.rfind("\n")]
+def _first_rows(path: Path, text: str) -> list[tuple[str, Any]]:
+    """Return the first rows that can be parsed, each with its place."""
+    found = []
+    with contextlib.suppress(UserError):  # an array that is cut, or not JSON: reading says where
+        for row in itertools.islice(_rows(path, text, 1), _LOOKED_AT):
+            where = f"{paths.short(path)}:{row.line}"
+            with contextlib.suppress(UserError):
+                found.append((where, row.value if row.text is None else _parsed(where, row.text)))
+    return found
+
+
+def _through_the_first_row(path: Path, head: str) -> str:
+    """Return as much of a file as holds its first row; of an array, which has no lines, all."""
     with path.open(encoding="utf-8-sig") as file:
-        return file.readline()
+        return file.read() if is_array(head) else file.readline()
 
 
 def is_array(text: str) -> bool:

@@ -169,7 +169,6 @@ _READERS: dict[str, Callable[[Shape, str, Row], list[Message]]] = {
 }
 MESSAGES = Shape("messages", ("messages",))
 SHAREGPT = Shape("ShareGPT", ("conversations",))
-HH = Shape("hh-rlhf", ("chosen",))
 
 
 def shape_of(where: str, row: Any, columns: Mapping[str, str]) -> Shape:
@@ -189,8 +188,8 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str]) -> Shape:
     if isinstance(row.get("conversations"), list):
         return SHAREGPT
     if isinstance(row.get("chosen"), list | str):
-        read = ("chosen", "prompt") if isinstance(row.get("prompt"), list) else ("chosen",)
-        return Shape("hh-rlhf", read) if len(read) > 1 else HH
+        apart = ("prompt",) if isinstance(row.get("prompt"), list) else ()
+        return Shape("hh-rlhf", ("chosen", *apart))
     for name, (question, answer) in _PAIRS.items():
         if question in row and answer in row:
             more = [name for name in _MORE if name in row and name != question]

@@ -35,20 +35,23 @@ def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) 
     manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
     tokenized.check_block_size(settings.block_size, manifest)
     base = settings.model_name_or_path or manifest["model_name_or_path"]
-    if not settings.from_scratch:
-        loading.check_base(base)
-    arguments = command.trainer_arguments(settings, base) | trial
+    arguments = _arguments(settings, base) | trial
     return _check_start(settings, arguments, manifest, dialled)
 
 
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
     base = settings.model_name_or_path or first.model_name_or_path
-    if not settings.from_scratch:
-        loading.check_base(base)
-    arguments = command.trainer_arguments(settings, base)
+    arguments = _arguments(settings, base)
     del arguments["dataset_sha256"]  # 01_tokenize may replace the dataset
     _check_start(settings, arguments, resuming.planned_data(first))
+
+
+def _arguments(settings: TrainSettings, base: str) -> dict[str, Any]:
+    """Return the trainer's arguments; refuse a base that no training can start from."""
+    if not settings.from_scratch:
+        loading.check_base(base)
+    return command.trainer_arguments(settings, base)
 
 
 def _check_start(

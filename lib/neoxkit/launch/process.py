@@ -150,14 +150,16 @@ def start(
         resuming.refuse_changes(asked)
         return own
     lock.refuse_locked(folder)
-    if settings.restart and state_of(folder) != "new":
+    state = state_of(folder)
+    if settings.restart and state != "new":
         set_aside(folder)
+        state = "new"
     metrics = folder / METRICS
     since = metrics.stat().st_size if metrics.exists() else 0
-    if state_of(folder) == "finished":
+    if state == "finished":
         return Training(folder, None, since)
     _write(asked, dialled or {})
-    if state_of(folder) == "new":
+    if state == "new":
         as_started = command.as_started(asked.arguments, asked.num_ranks)
         run_card.announce(folder, asked.num_ranks, as_started)
     guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(folder), "--"]

@@ -16,8 +16,8 @@ from typing import Any
 from neoxkit import files, paths
 from neoxkit.errors import UserError, shorten
 from neoxkit.models import loading, weights
+from neoxkit.models.sharing import OFFLINE
 
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # What else a model's folder holds, besides weights and lists of their files.
 BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
 
@@ -55,11 +55,10 @@ def convert(name: str) -> Path:
 
 def _in_one(name: str, source: Path) -> str:
     """Return a name for a copy: that of the folder, with its run's or owner's before it."""
-    place = source.resolve() if loading.local_folder(name) else Path(name)
-    whole = (
-        place.name if place.name != "model" and place.is_absolute() else "-".join(place.parts[-2:])
-    )
-    return re.sub(r"[^\w.+=-]+", "-", whole)
+    is_folder = loading.local_folder(name) is not None
+    parts = source.parts if is_folder else Path(name).parts
+    alone = is_folder and source.name != "model"
+    return re.sub(r"[^\w.+=-]+", "-", "-".join(parts[-1:] if alone else parts[-2:]))
 
 
 def _source(name: str) -> Path:

@@ -2,19 +2,16 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from neoxkit import paths
 from neoxkit.errors import UserError, shorten
-from neoxkit.files import read_json
-from neoxkit.models import lora, weights
+from neoxkit.models import lora, refusals, weights
 from neoxkit.models.tiny import tiny_folder
 from neoxkit.settings import TINY
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -144,7 +141,7 @@ def load_model(
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             adapted = PeftModel.from_pretrained(model, where, use_safetensors=True)
         lora.check_filled(adapted, Path(where))
-        _check_finite(name, adapted)
+        weights.check_finite(portable(name), adapted)
         return cast("PreTrainedModel", adapted)  # it passes on the model's attributes
     if not is_deepspeed_zero3_enabled():  # else base_model.check_needs has done it
         check_weights(name)
@@ -160,7 +157,7 @@ def load_model(
             what = f"{attention} can't be used ({shorten(str(fault))})"
             raise UserError("attn_implementation", what, "choose auto") from fault
         raise cannot_load(name, "model", fault) from fault
-    _check_finite(name, model)
+    weights.check_finite(portable(name), model)
     return model
 
 
@@ -179,45 +176,15 @@ def check_base(name: str) -> None:
 def check_weights(name: str) -> None:
     """Refuse a model whose weight files are incomplete or don't fit its configuration.
 
-    Only headers are read: transformers loads the model onto the meta device and says what it found.
+    Only headers are read.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as said
-    from transformers.utils.logging import disable_progress_bar
-
-    where, config = resolve(name), _config(name)
+    config = _config(name)
     if folder := local_folder(name):
         weights.check_files(folder)
-    if quantized := getattr(config, "quantization_config", None):
-        kind = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        what = f"{portable(name)} is quantized ({kind or 'of a kind unknown'}): it can't be trained"
-        raise UserError("model_name_or_path", what, "start from the model it was made of")
-    disable_progress_bar()
-    loudness = said.get_verbosity()
-    said.set_verbosity_error()  # it prints the report; the refusal has it in a line
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where, config=config, device_map="meta", use_safetensors=True,
-            ignore_mismatched_sizes=True, output_loading_info=True,
-        )  # fmt: skip
+        weights.check_fit(portable(name), resolve(name), config)
     except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
-    finally:
-        said.set_verbosity(loudness)
-    model, report = loaded
-    num_layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
-    weights.check_report(portable(name), report, model.state_dict().keys(), num_layers)
-
-
-def _check_finite(name: str, model: "torch.nn.Module") -> None:
-    """Refuse NaN and infinite weights: every loss would be NaN."""
-    import torch
-
-    for key, parameter in model.named_parameters():
-        own = getattr(parameter, "ds_tensor", parameter)  # under ZeRO 3 this rank's part
-        if not torch.isfinite(own).all():
-            what = f"{portable(name)} holds NaN or infinite weights ({key})"
-            raise UserError("model_name_or_path", what, "use an earlier checkpoint or a fresh copy")
 
 
 def best_precision(on_gpu: bool) -> str:
@@ -269,63 +236,8 @@ def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
 
 
 def cannot_load(name: str, what: str, fault: Exception) -> UserError:
-    """Explain why a model or tokenizer can't be loaded; never guess a cause."""
-    if isinstance(fault, UserError):
-        return fault
-    if folder := local_folder(name):
-        return _cannot_open(folder, what, fault)
-    if what == "model" and any("safetensors" in str(cause) for cause in _chain(fault)):
-        said = f"{name} has no safetensors on the hub"
-        return UserError("model_name_or_path", said, f"neoxkit convert {name}")
-    kinds = {type(cause).__name__ for cause in _chain(fault)}
-    for kind, said, remedy in _HUB_FAULTS:
-        if kind in kinds:
-            return UserError("model_name_or_path", f"{name} {said}", remedy)
-    said = f"the {what} {name!r} can't be loaded ({shorten(str(fault), 90)})"
-    return UserError("model_name_or_path", said, "use another model")
-
-
-# Errors of huggingface_hub: the kind, what it means for a name, and what to do.
-_HUB_FAULTS = (
-    ("GatedRepoError", "is gated on the hub", "accept its terms there, and hf auth login"),
-    ("RepositoryNotFoundError", "is not on the hub, or is private", "check the name"),
-    ("RevisionNotFoundError", "has no such revision on the hub", "see its branches there"),
-    ("LocalEntryNotFoundError", "is not in the cache, and the hub can't be reached",
-     "connect to the network, or give a folder"),
-    ("OfflineModeIsEnabled", "is not in the cache, and HF_HUB_OFFLINE is set",
-     "unset it, or give a folder"),
-)  # fmt: skip
-
-
-def _chain(fault: BaseException | None) -> Iterator[BaseException]:
-    while fault:
-        yield fault
-        fault = fault.__cause__ or fault.__context__
-
-
-def _cannot_open(folder: Path, what: str, fault: Exception) -> UserError:
-    from transformers import CONFIG_MAPPING, __version__
-
-    place = paths.short(folder)
-    try:
-        config = read_json(folder / "config.json")
-        family = config.get("model_type") if isinstance(config, dict) else None
-    except FileNotFoundError:
-        said, remedy = f"{place} has no config.json", "give the folder of a saved model"
-    except ValueError:
-        said, remedy = f"{place}/config.json is not JSON", "copy it again"
-    else:
-        said, remedy = (
-            f"{place}/config.json names no model_type",
-            "copy the config.json of the base",
-        )
-        if isinstance(family, str) and family in CONFIG_MAPPING:
-            said = f"the {what} in {place} can't be loaded ({shorten(str(fault), 90)})"
-            remedy = "correct what is named in brackets, or copy the folder again"
-        elif family:
-            said = f"{place} is a {family}, which transformers {__version__} doesn't know"
-            remedy = "use GPT-NeoX, GPT-Neo or another family that it knows"
-    return UserError("model_name_or_path", said, remedy)
+    """Explain why a "model" or "tokenizer" can't be loaded."""
+    return refusals.explain(name, local_folder(name), what, fault)
 
 
 def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

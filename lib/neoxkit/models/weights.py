@@ -1,13 +1,17 @@
-"""What a model's weight files hold, compared with its configuration by their headers alone."""
+"""What a model's weight files hold, compared with what its configuration asks for."""
 
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from neoxkit import paths
 from neoxkit.errors import UserError
 from neoxkit.files import read_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
 
 WHERE = "model_name_or_path"
 WHOLE = "model.safetensors"
@@ -15,7 +19,7 @@ INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model*.bin"
 # Buffers that old versions saved, and which a model computes itself.
 HARMLESS = re.compile(r"(^|\.)(attention|attn)\.(bias|masked_bias|rotary_emb\.inv_freq)$")
-# What leaves a prefix on every name, and the prefix.
+# The prefix that a wrapper leaves on every name -> the wrapper.
 WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "module.": "DistributedDataParallel or DeepSpeed",
@@ -79,8 +83,45 @@ def check_file(file: Path) -> None:
         raise UserError(WHERE, what, "copy or download it again") from None
 
 
+def check_fit(name: str, where: str, config: "PretrainedConfig") -> None:
+    """Refuse weights, in a folder or on the hub, that don't fit a configuration.
+
+    transformers loads them onto the meta device, which reads headers alone, and reports.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    if quantized := getattr(config, "quantization_config", None):
+        kind = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        what = f"{name} is quantized ({kind or 'of a kind unknown'}): it can't be trained"
+        raise UserError(WHERE, what, "start from the model it was made of")
+    logging.disable_progress_bar()
+    loudness = logging.get_verbosity()
+    logging.set_verbosity_error()  # it prints the report; the refusal has it in a line
+    try:
+        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+            where, config=config, device_map="meta", use_safetensors=True,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    finally:
+        logging.set_verbosity(loudness)
+    num_layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    check_report(name, report, {*model.state_dict()}, num_layers)
+
+
+def check_finite(name: str, model: "torch.nn.Module") -> None:
+    """Refuse NaN and infinite weights: every loss would be NaN."""
+    import torch
+
+    for key, parameter in model.named_parameters():
+        own = getattr(parameter, "ds_tensor", parameter)  # under ZeRO 3 this rank's part
+        if not torch.isfinite(own).all():
+            what = f"{name} holds NaN or infinite weights ({key})"
+            raise UserError(WHERE, what, "use an earlier checkpoint or a fresh copy")
+
+
 def check_report(
-    name: str, report: Mapping[str, Collection[Any]], expected: Collection[str], num_layers: int
+    name: str, report: Mapping[str, Collection[Any]], expected: set[str], num_layers: int
 ) -> None:
     """Refuse weights that do not fill the model, or that it has no place for.
 
@@ -100,18 +141,18 @@ def check_report(
 
 
 def _cause(
-    name: str, missing: list[str], extra: list[str], expected: Collection[str], num_layers: int
+    name: str, missing: list[str], extra: list[str], expected: set[str], num_layers: int
 ) -> tuple[str, str]:
     """Return what is wrong, with the likely cause, and the remedy."""
-    inside = [key for key in extra if not {*expected}.isdisjoint(unwrapped(key)[1:])]
+    inside = [key for key in extra if not expected.isdisjoint(unwrapped(key)[1:])]
     if missing and len(inside) > len(extra) / 2:
         prefix, wrapper = next(one for one in WRAPPERS.items() if inside[0].startswith(one[0]))
         what = f"{name} was saved from inside {wrapper}: names begin with {prefix}"
         return what, f"neoxkit convert {name}"
     layers = _layers(missing) if missing else _layers(extra)
-    of_layers = [key for key in expected if _layer(key) in layers]
+    of_layers = {key for key in expected if _layer(key) in layers}
     says = f"config.json says {num_layers} layers, {name} holds"
-    if layers and not extra and {*of_layers} == {*missing}:
+    if layers and not extra and of_layers == {*missing}:
         return f"{says} {num_layers - len(layers)}", "use the config.json of these weights"
     if layers and not missing and min(layers) == num_layers:
         return f"{says} {max(layers) + 1}", "use the config.json of these weights"

@@ -109,7 +109,8 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     try:
         if not kit.from_scratch:
             loading.check_base(kit.model_name_or_path)
-            loading.check_weights(kit.model_name_or_path)
+            if zero.get("stage") == 3:  # under which load_model can't
+                loading.check_weights(kit.model_name_or_path)
         job = memory.Job.of(
             loading.without_weights(kit.model_name_or_path),
             kit.lora_rank,
