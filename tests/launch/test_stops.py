@@ -195,10 +195,7 @@ def stand_still(number: int) -> str:
     if not wait_until(lambda: reached(training.folder, "step")):
         return "no step"
     time.sleep(0.1 * number)
-    watch, ranks = heartbeat.Watch(training.folder), [0]
-    while len(ranks) < 2:  # one of them is writing its heartbeat
-        ranks = watch.ranks()
-    victim = sorted(ranks)[number % 2]
+    victim = sorted(heartbeat.Watch(training.folder).ranks())[number % 2]
     os.kill(victim, signal.SIGSTOP)
     try:
         code = training.process.wait(timeout=PATIENCE_SECONDS)

@@ -31,6 +31,24 @@ def allowed(folder: Path) -> float:
     return sign["allowed"]
 
 
+def test_a_rank_is_there_while_it_writes_its_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a TERM at that moment would end the training without a save."""
+    signs, watch = heartbeat.Signs(tmp_path, 0), heartbeat.Watch(tmp_path)
+    signs.give()
+    write, seen = Path.write_text, []
+
+    def slowly(path: Path, text: str) -> None:
+        write(path, text[:9])
+        seen.append(watch.ranks())
+        write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", slowly)
+    signs.stepped(30.0)
+    assert seen == [[os.getpid()]] == [watch.ranks()]
+
+
 def test_a_heartbeat_allows_ten_median_steps_and_at_least_two_minutes(
     tmp_path: Path, clock: Clock
 ) -> None:

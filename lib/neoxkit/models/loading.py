@@ -137,8 +137,8 @@ def load_model(
 
         model = load_model(base, dtype, attention)
         weights.check_file(Path(where) / "adapter_model.safetensors")
-        # Ignored: warnings of peft's own calls.
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        # Ignored: warnings of peft's own calls, and of missing weights, which are refused below.
+        with warnings.catch_warnings(action="ignore"):
             adapted = PeftModel.from_pretrained(model, where, use_safetensors=True)
         lora.check_filled(adapted, Path(where))
         weights.check_finite(portable(name), adapted)

@@ -26,6 +26,7 @@ class Signs:
     def __init__(self, folder: Path, rank: int) -> None:
         self._path = folder / FOLDER / str(rank)
         self._path.parent.mkdir(exist_ok=True)
+        self._part = folder / f"{FOLDER}.{rank}.part"  # outside: the guard reads all that is inside
         self._steps: deque[float] = deque(maxlen=50)
         self._written, self._allowed = 0.0, 0.0
         name = "NEOXKIT_STALL_SECONDS"
@@ -45,7 +46,9 @@ class Signs:
         if allowed == self._allowed and now - self._written < 0.5:
             return
         self._written, self._allowed = now, allowed
-        self._path.write_text(json.dumps({"pid": os.getpid(), "allowed": allowed}))
+        # Never half a file: a guard that sees no rank ends the training without a save.
+        self._part.write_text(json.dumps({"pid": os.getpid(), "allowed": allowed}))
+        self._part.replace(self._path)
 
     def over(self) -> None:
         """Delete the file: no more heartbeats will follow."""
@@ -100,5 +103,5 @@ class Watch:
 def _read(path: Path) -> dict | None:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):  # being written
+    except (OSError, ValueError):  # the rank has just finished
         return None
