@@ -148,7 +148,7 @@ def test_a_number_for_a_text_is_refused_with_the_flag_that_keeps_it() -> None:
         (
             TokenizeSettings,
             {"too_long": "crop"},
-            "too_long: got 'crop' -- choose one of drop, cut, error",
+            "too_long: got 'crop' -- choose one of drop, cut, split, error",
         ),
         (TrainSettings, {"block_size": 7}, "block_size: must be at least 8, got 7 -- or 0"),
     ],

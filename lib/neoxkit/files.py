@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,21 @@ def _remove_remnants(target: Path) -> None:
             path.rename(target)  # the writer was killed just before it put the new one there
         else:
             shutil.rmtree(path)
+
+
+def scratch_folder(parent: Path) -> "tempfile.TemporaryDirectory[str]":
+    """Make a hidden folder that vanishes when this process ends, or lets go of it.
+
+    Those of killed processes on this host are removed first.
+    """
+    mine = f".scratch.{platform.node()}."
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{mine}*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(mine).partition(".")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(
+        prefix=f"{mine}{os.getpid()}.", dir=parent, ignore_cleanup_errors=True
+    )
 
 
 def flush(path: Path) -> None:

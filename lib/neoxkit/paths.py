@@ -84,6 +84,19 @@ def check_name(parameter: str, name: str) -> str:
     return name
 
 
+PACKED = (".gz", ".zst", ".zstd")  # the last end of a packed file's name
+
+
+def stem(name: str) -> str:
+    """Return a file's name without its ends.
+
+    >>> stem("my.talks.jsonl.gz"), stem("talks")
+    ('my.talks', 'talks')
+    """
+    path = Path(name)
+    return path.with_suffix("").stem if path.suffix.lower() in PACKED else path.stem
+
+
 def short(path: Path) -> str:
     """Shorten a path for people: relative to the root if it is below the root.
 

@@ -17,7 +17,7 @@ END_MARK = "<|endoftext|>"
 
 TINY = "tiny"
 
-COLUMN_ROLES = ("user", "agent", "system")
+COLUMN_ROLES = ("user", "agent", "system", "text")
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
@@ -27,7 +27,9 @@ class TokenizeSettings(Settings):
 
     notebook: ClassVar[str] = "01_tokenize"
 
-    train_file: str = setting("data/sample.txt", "conversations: text, or JSON Lines (.jsonl)")
+    train_file: str = setting(
+        "data/sample.txt", "conversations: a file, a folder, or owner/name on the hub"
+    )
     eval_file: str = setting("", "conversations to evaluate on; empty: a share of train_file")
     eval_share: float = setting(
         0.05, "share of the conversations held out, 0 to 0.5", least=0, most=0.5
@@ -44,9 +46,7 @@ class TokenizeSettings(Settings):
     end_mark: str = setting(
         END_MARK, "ends a conversation in a text; none: each question begins one"
     )
-    columns: dict = setting(
-        {}, "columns of JSON rows with names of their own: {user: ask, agent: say}"
-    )
+    columns: dict = setting({}, "columns of rows with names of their own: {user: ask, agent: say}")
     bad_rows: str = setting(
         "error", "conversations that can't be read: error, or skip", choices=("error", "skip")
     )
@@ -56,8 +56,8 @@ class TokenizeSettings(Settings):
     block_size: int = setting(280, "longest conversation in tokens, end mark included", least=8)
     too_long: str = setting(
         "drop",
-        "longer conversations: drop, cut (at a turn's end) or error",
-        choices=("drop", "cut", "error"),
+        "longer ones: drop, cut (at a turn's end), split (documents) or error",
+        choices=("drop", "cut", "split", "error"),
     )
     seed: int = setting(0, "seed of the split", least=0)
 
@@ -69,7 +69,9 @@ class TokenizeSettings(Settings):
                 raise UserError(
                     "columns", f"got {role}: {column!r}", "write {user: ask, agent: say}"
                 )
-        if self.columns and not {"user", "agent"} <= {*self.columns}:
+        if self.columns.get("text"):
+            self._check_documents()
+        elif self.columns and not {"user", "agent"} <= {*self.columns}:
             raise UserError("columns", f"got {self.columns}", "name a column for user and agent")
         if len({*self.columns.values()}) < len(self.columns):
             raise UserError("columns", f"got {self.columns}", "name each column once")
@@ -79,6 +81,14 @@ class TokenizeSettings(Settings):
                 "end_mark", what, "set the mark, or none: each question begins a conversation"
             )
 
+    def _check_documents(self) -> None:
+        """Refuse columns of documents beside those of turns, or to train on their turns."""
+        if len(self.columns) > 1:
+            raise UserError("columns", f"got {self.columns}", "name text, or user and agent")
+        if self.train_on != "all":
+            what = "names the text of documents, which have no turns"
+            raise UserError("columns", what, "set train_on to all")
+
 
 def _name_of(file: str) -> str:
     """Derive a dataset's name from its file.
@@ -86,7 +96,7 @@ def _name_of(file: str) -> str:
     >>> _name_of("data/sample.txt"), _name_of("my talks (new).train.jsonl")
     ('sample', 'my-talks-new-.train')
     """
-    name = re.sub(r"[^\w.+=-]+", "-", Path(file).stem).strip("-.+=")[:100]
+    name = re.sub(r"[^\w.+=-]+", "-", paths.stem(Path(file).name)).strip("-.+=")[:100]
     if not name:
         raise UserError("dataset", f"{Path(file).name!r} gives no name", "set a dataset name")
     return name

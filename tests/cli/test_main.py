@@ -39,7 +39,8 @@ def write_results(notebook: str, data: Path, run: Path) -> None:
     if notebook == "01_tokenize":
         counts = {"read": 60, "cut_lines": [], "dropped_lines": {"no reply": [7]}}
         sides = {"train": {"conversations": 56}, "eval": {"conversations": 3}}
-        made_of = {"source": None, "eval_source": None, "settings": {}, "versions": {}}
+        source = {"path": "away.txt", "sha256": "", "unit": "line", "begins": {}}
+        made_of = {"source": source, "eval_source": None, "settings": {}, "versions": {}}
         notes = {"notes": ["labels of neither side"], "split_notes": ["Only 3 are held out."]}
         manifest = {"counts": {"train": counts}, "sides": sides, **notes, **made_of}
         files.write_json(data / "manifest.json", manifest)
@@ -136,7 +137,7 @@ def test_an_unknown_parameter_is_refused_with_a_similar_one(
         ("restart", "perhaps", "restart: must be true or false, got 'perhaps'"),
         ("block_size", "4", "block_size: must be at least 8, got 4"),
         ("learning_rate", "-1", "learning_rate: must be at least 0, got -1"),
-        ("too_long", "crop", "too_long: got 'crop' -- choose one of drop, cut, error"),
+        ("too_long", "crop", "too_long: got 'crop' -- choose one of drop, cut, split, error"),
         ("run", "../x", "run: '../x' is not a name"),
         ("my_questions", "[one", "my_questions: '[one' is not YAML"),
         (

@@ -102,7 +102,8 @@ def test_a_run_says_how_it_begins(tmp_path: Path) -> None:
 def test_counts_name_their_reasons_and_files() -> None:
     side = {"read": 2000, "dropped_lines": {"no reply": [7, 9]}, "cut_lines": [3]}
     sides = {"train": {"conversations": 9}, "eval": {"conversations": 0}}
-    manifest = {"counts": {"train": side}, "sides": sides}
+    source = {"path": "talks.txt", "unit": "line", "begins": {}}
+    manifest = {"counts": {"train": side}, "sides": sides, "source": source}
     assert terminal.tokenized_note(manifest) == (
         "2,000 read, 2 dropped (no reply: lines 7, 9), 1 cut (line 3); 9 train, 0 eval"
     )

@@ -1,5 +1,6 @@
 """audit.py: each finding and each failed check appears where it should, and nowhere else."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,14 +8,23 @@ import numpy as np
 import pytest
 from small_talk import EVAL, LONG, TOKENIZER, TRAIN, encode, talk
 
-from neoxkit.data import audit, selection
-from neoxkit.data.conversation import Names
-from neoxkit.data.reading import ConversationFile, Examined, Form
+from neoxkit.data import audit, encoding, selection
+from neoxkit.data.conversation import Conversation, Names, Turn
+from neoxkit.data.detect import Form
+from neoxkit.data.examining import ConversationFile, Examined
+from neoxkit.data.places import Places
+from neoxkit.data.sources import Source
 from neoxkit.data.table import Table
 from neoxkit.errors import UserError
 
+TEXT = Path("t.txt")
 SOURCE = ConversationFile(
-    Path("t.txt"), Form("text", Names("Bot")), [], "", Examined(conversations=5, marks=5)
+    Source("t.txt", TEXT, "text", (TEXT,)),
+    "",
+    Places("t.txt"),
+    Form("text", Names("Bot")),
+    [],
+    Examined(conversations=5, marks=5),
 )
 
 
@@ -95,6 +105,14 @@ def test_good_data_passes(train_on: str, block_size: int, too_long: str) -> None
     checks = audited(encode(*many, train_on=train_on), block_size, too_long)
     assert [check.passed for check in checks] == [True] * 5
     audit.require(checks)
+
+
+def test_split_documents_pass() -> None:
+    pages = [(i, f"Page {i}: and so on. " * 9) for i in range(1, 20)]
+    found = [Conversation(i, (Turn("document", text),)) for i, text in pages]
+    checks = audited(encoding.encode(TOKENIZER, found, Names(), "all"), 40, "split")
+    assert [check.passed for check in checks] == [True] * 5
+    assert re.fullmatch(r"19 = \d+ \+ 0 - \d+ more parts; cut: 0", checks[-1].found)
 
 
 def failed(rows: Table, source: ConversationFile = SOURCE, **changes: object) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from neoxkit import paths
 from neoxkit.data import chunks, encoding, reading, text_format
-from neoxkit.data.reading import ConversationFile
+from neoxkit.data.examining import ConversationFile
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.models import loading
@@ -35,7 +35,8 @@ def read(tmp_path: Path) -> Read:
 
 def trained(file: ConversationFile) -> str:
     """Return the trained tokens of a file as text."""
-    rows = encoding.encode_file(TOKENIZER, file, file.names)
+    train_on = "all" if file.form.holds_documents else "agent"
+    rows = encoding.encode_file(TOKENIZER, file, file.names, train_on)
     return TOKENIZER.decode([i for row in rows for i in row.labels.tolist() if i != NOT_TRAINED])
 
 
@@ -212,7 +213,8 @@ def test_train_on_all_refuses_a_turn_marked_as_untrained(read: Read) -> None:
 
 def test_a_conversation_without_a_trained_turn_has_no_reply(read: Read) -> None:
     file = read(row(ASK, {**SAY, "weight": 0}) + row(ASK, SAY), "t.jsonl")
-    rows = encoding.encode_file(TOKENIZER, file, file.names)
+    train_on = "all" if file.form.holds_documents else "agent"
+    rows = encoding.encode_file(TOKENIZER, file, file.names, train_on)
     assert [encoded.fault for encoded in rows] == ["no reply", ""]
 
 
@@ -221,7 +223,8 @@ def test_a_label_in_a_message_is_text(read: Read) -> None:
     quoted = {**SAY, "content": "I read:\n\nUser: so\nplum"}
     file = read(row(ASK, quoted), "t.jsonl")
     assert file.facts.notes == {"a blank line and User: inside a message, read as text": [1]}
-    rows = encoding.encode_file(TOKENIZER, file, file.names)
+    train_on = "all" if file.form.holds_documents else "agent"
+    rows = encoding.encode_file(TOKENIZER, file, file.names, train_on)
     assert rows.column("astray").tolist() == [0] and trained(file).count("plum") == 1
 
 
@@ -357,10 +360,6 @@ def test_json_rows_need_two_different_names(read: Read) -> None:
 
 
 CASES = paths.root().parent / "shared" / "cases"  # beside the checkout, if present
-READ = (
-    ".txt", ".json", "parts.jsonl", "weight.jsonl", "keys.jsonl", "dolly.jsonl", "hh.jsonl",
-    "completion.jsonl", "columns.jsonl",
-)  # fmt: skip
 SET = {  # part of the refusal, and the setting that it suggests
     "no_end_mark.txt": ("end_mark to none", {"end_mark": "none"}),
     "other_end_mark.txt": ('end_mark to "</s>"', {"end_mark": "</s>"}),
@@ -368,8 +367,11 @@ SET = {  # part of the refusal, and the setting that it suggests
         "columns to {user: frage, agent: antwort}",
         {"columns": {"user": "frage", "agent": "antwort"}},
     ),
+    "documents.txt": ("set train_on to all", {"documents": True}),
+    "text_only.jsonl": ("set train_on to all", {"documents": True}),
 }
-NUMBERS = {"open_fence.txt": 7, "odd_columns.jsonl": 6}  # which the table leaves to its text
+# What the table leaves to its text.
+NUMBERS = {"open_fence.txt": 7, "odd_columns.jsonl": 6, "documents.txt": 6, "text_only.jsonl": 6}
 FAULTY = {  # part of the refusal
     "one_bad_byte.txt": ":12: damaged",
     "late_nul.txt": ":217: contains a NUL byte",
@@ -391,7 +393,7 @@ def test_the_shared_cases_are_read_as_expected() -> None:
         if name in FAULTY:
             with pytest.raises(UserError, match=re.escape(name + FAULTY[name])):
                 reading.read(CASES / name)
-        elif plums and name.endswith(READ):
+        elif plums:
             said, given = SET.get(name, ("", {}))
             if given:
                 with pytest.raises(UserError, match=re.escape(said)):
@@ -403,7 +405,7 @@ def test_the_shared_cases_are_read_as_expected() -> None:
             assert (words.count("plum"), words.count("kiwi")) == (plums, 0), name
             assert not any(word in words for word in case.get("never", [])), name
             num_read += 1
-    assert num_read == 21
+    assert num_read == 25
 
 
 @pytest.mark.skipif(not cases(), reason="no shared/cases beside the checkout")
@@ -413,3 +415,34 @@ def test_an_unreadable_row_of_the_shared_cases_is_left_out_and_counted() -> None
         reading.read(path)
     file = reading.read(path, bad_rows="skip")
     assert file.facts.conversations == 6 and trained(file).count("plum") == 6
+
+
+PAGE = "A page about plums.\n\nNote: it has two paragraphs.\n"
+DOCUMENTS = {
+    "pages": (f"{PAGE}{END}\n" * 5, 5),
+    "a book": (PAGE * 3, 1),
+    "labels in some": (f"{PAGE}{END}\n" * 5 + f"User: a\n\nAgent: b{END}\n", 6),
+    "another mark": (f"{PAGE}</s>\n" * 5, 5),
+}
+
+
+@pytest.mark.parametrize("what", DOCUMENTS)
+def test_a_text_without_turns_is_documents_where_all_is_trained_on(read: Read, what: str) -> None:
+    """Every token after the first is trained, the end mark too, and no label is added."""
+    content, number = DOCUMENTS[what]
+    given = {"end_mark": "</s>"} if what == "another mark" else {}
+    with pytest.raises(UserError):
+        read(content, **given)
+    file = read(content, documents=True, **given)
+    assert (file.form.format, file.facts.documents) == ("documents", number)
+    rows = [*encoding.encode_file(TOKENIZER, file, file.names, "all")]
+    assert [TOKENIZER.decode(row.ids) for row in rows] == [
+        c.turns[0].text + END for c in file.conversations
+    ]
+    assert all(row.trained.tolist() == [False] + [True] * (len(row) - 1) for row in rows)
+
+
+def test_conversations_stay_conversations_where_all_is_trained_on(read: Read) -> None:
+    for content in (talks("User: ", "Agent: "), talks("Q: ", "A: "), talks("Ann: ", "Bob: ")):
+        file = read(content, documents=True)
+        assert (file.form.format, file.facts.replies) == ("text", 4)

@@ -537,3 +537,45 @@ def test_trimmed_offsets_give_the_same_labels(tiny: Tokenizer, train_on: str) ->
         assert one.ids.tolist() == other.ids.tolist()
         assert one.labels.tolist() == other.labels.tolist()
         assert one.replies == other.replies
+
+
+def documents(tokenizer: Tokenizer, *texts: str) -> Table:
+    found = [Conversation(i, (Turn("document", text),)) for i, text in enumerate(texts, start=1)]
+    return encoding.encode(tokenizer, found, Names(), "all")
+
+
+@pytest.mark.parametrize("block_size", [8, 13, 40, 1000])
+def test_a_document_is_split_into_equal_parts_and_nothing_is_lost(
+    tiny: Tokenizer, block_size: int
+) -> None:
+    """The parts in order are the document; only the first token of each is not trained."""
+    whole = documents(tiny, "one two three four " * 30, "short", "a b c d e f g " * 11)
+    rows, counts = selection.fit(whole, block_size, "split")
+    joined = {line: np.concatenate([r.ids for r in rows if r.line == line]) for line in (1, 2, 3)}
+    assert all(np.array_equal(joined[row.line], row.ids) for row in whole)
+    assert all(len(row) <= block_size for row in rows)
+    for line in (1, 2, 3):
+        lengths = [len(row) for row in rows if row.line == line]
+        assert max(lengths) - min(lengths) <= 1
+    assert all(row.trained.tolist() == [False] + [True] * (len(row) - 1) for row in rows)
+    assert counts.trained_tokens == sum(map(len, rows)) - len(rows)
+    assert counts.trained_tokens_lost == counts.more_parts == len(rows) - 3
+    assert (counts.kept, counts.cut, counts.dropped) == (len(rows), [], {})
+    assert dict(counts.rows())["kept"] == "3"
+
+
+def test_all_parts_of_a_document_are_on_one_side(tiny: Tokenizer) -> None:
+    pages = documents(tiny, *(f"{i} and so on " * 20 for i in range(30)))
+    rows = selection.fit(pages, 16, "split")[0]
+    train, evaluation, _ = selection.split_rows(rows, None, 0.3, 0)
+    assert len(train) + len(evaluation) == len(rows) and len({*evaluation.at}) == 9
+    assert not {*train.at.tolist()} & {*evaluation.at.tolist()}
+    again, _, notes = selection.split_rows(rows, evaluation, 0.3, 0)
+    assert again.at.tolist() == train.at.tolist()
+    assert notes == ["9 conversations are in both files: left out of the train side"]
+
+
+def test_conversations_are_not_split(tiny: Tokenizer) -> None:
+    rows = encoding.encode(tiny, [talk("a", "b")], Names())
+    with pytest.raises(UserError, match=r"^too_long: split is for documents, and these are"):
+        selection.fit(rows, 280, "split")

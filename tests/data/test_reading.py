@@ -1,6 +1,5 @@
 """reading.py: reading, refusals, the split, and the trained text."""
 
-import gzip
 import hashlib
 import json
 import re
@@ -89,7 +88,7 @@ def test_json_lines(write: Write, end: str) -> None:
         Conversation(3, talk("c", "d", "e"), "s1\n\ns2"),
     ]
     assert (file.form, file.facts.notes) == (
-        Form("json", Names()),
+        Form("rows", Names()),
         {'not read: "id"': [1], 'not read: "n"': [1]},
     )
     assert reading.read(file.path, "Joi", "Me").names == ("Joi", "Me")
@@ -248,7 +247,6 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
     "utf-16": ("t.txt", TALK.encode("utf-16"), 1, ["UTF-16", "iconv"]),
     "utf-16-le": ("t.txt", TALK.encode("utf-16-le"), 1, ["UTF-16", "iconv -f UTF-16LE"]),
     "utf-16-be": ("t.txt", TALK.encode("utf-16-be"), 1, ["UTF-16", "iconv -f UTF-16BE"]),
-    "gzip": ("t.txt", gzip.compress(TALK.encode()), 1, ["gzip", "gunzip"]),
     "json as text": ("t.txt", OK, 1, ["JSON", ".jsonl"]),
     "array as text": ("t.txt", f"[\n {OK}]", 1, ["is JSON", ".json"]),
     "array, broken": ("t.json", f"[\n{OK},\n{{3]", 3, ["not JSON", "one object per line"]),
@@ -308,7 +306,12 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
     "a turnless one": ("t.txt", f"{TALK}\nx\ny{END}{TALK}", 5, ["without turns", '"User: "']),
     "bad json": ("t.jsonl", f'{OK}\n\n{{"messages": [}}\n', 3, ["not JSON at column 15"]),
     "no messages": ("t.jsonl", '{"messages": []}', 1, ['no list "messages"']),
-    "no turns": ("t.jsonl", '{"text": "a"}', 1, ["documents can't be read yet"]),
+    "no turns": (
+        "t.jsonl",
+        '{"text": "a"}',
+        1,
+        ["no turns, only a text: text", "set train_on to all"],
+    ),
     "no object": ("t.jsonl", "3", 1, ["is not an object"]),
     "wrong role": ("t.jsonl", chat(("tool", "a")), 1, ["role 'tool'", "assistant"]),
     "late system": ("t.jsonl", chat(("user", "a"), ("system", "b")), 1, ["role 'system'"]),

@@ -108,7 +108,7 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
     [
         (
             [{"text": "A page."}],
-            't.jsonl:1: holds only "text": documents can',
+            "t.jsonl:1: has no turns, only a text: text -- set train_on to all: each text is a",
         ),
         ([{"n": 1}], 't.jsonl:1: no column is known: n -- write {"messages": [...]}'),
         (
@@ -221,5 +221,54 @@ def test_a_first_row_that_is_broken_or_long_does_not_decide_for_the_rest(
 
 def test_columns_are_refused_for_a_text(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("User: a\n\nAgent: b<|endoftext|>\n")
-    with pytest.raises(UserError, match=r"^columns: is for rows of JSON, and .*t\.txt is a text"):
+    with pytest.raises(UserError, match=r"^columns: is for rows, and .*t\.txt is a text"):
         reading.read(tmp_path / "t.txt", columns={"user": "a", "agent": "b"})
+
+
+def message(role: str, text: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"role": role, "text": text, "replies": [*replies], **more}
+
+
+def test_a_tree_gives_its_best_replies(tmp_path: Path) -> None:
+    """The best has the lowest rank; one without a rank or that was deleted is not taken."""
+    replies = (
+        message("assistant", "worse", rank=1),
+        message("assistant", "unranked"),
+        message("assistant", "deleted", rank=0, deleted=True),
+        message("assistant", SAY, message("prompter", "And?", message("assistant", "So.")), rank=0),
+    )
+    row = {
+        "message_tree_id": "7",
+        "tree_state": "ready",
+        "prompt": message("prompter", ASK, *replies),
+    }
+    file = read(tmp_path, row)
+    assert [turn.text for turn in file.conversations[0].turns] == [ASK, SAY, "And?", "So."]
+    assert [turn.role for turn in file.conversations[0].turns] == ["user", "agent"] * 2
+    assert (
+        file.facts.notes == {} and file.form.said == "read as OASST trees, the best replies: prompt"
+    )
+
+
+def test_rows_of_text_are_documents_where_all_is_trained_on(tmp_path: Path) -> None:
+    """Their text is trained from its second token to the end mark, without a label."""
+    file = read(tmp_path, {"text": "A page.", "source": "x"}, {"text": "User: b"}, documents=True)
+    assert [c.turns for c in file.conversations] == [
+        (Turn("document", "A page."),), (Turn("document", "User: b"),)
+    ]  # fmt: skip
+    assert file.sentences()[0].endswith(
+        "2 documents (read as documents: text), without turns: all of their text is trained on "
+        "(too_long split keeps long ones, in parts)"
+    )
+    assert file.facts.notes == {'not read: "source"': [1]}
+
+
+def test_a_column_of_documents_is_named(tmp_path: Path) -> None:
+    columns = {"text": "body"}
+    assert TokenizeSettings(columns=columns, train_on="all").columns == columns
+    with pytest.raises(UserError, match=r"^columns: names the text of documents, .* to all"):
+        TokenizeSettings(columns=columns)
+    with pytest.raises(UserError, match=r"name text, or user and agent"):
+        TokenizeSettings(columns={**columns, "user": "a", "agent": "b"}, train_on="all")
+    file = read(tmp_path, {"body": "A page.", "title": "x"}, columns=columns, documents=True)
+    assert file.conversations[0].turns == (Turn("document", "A page."),)

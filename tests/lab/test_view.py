@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from neoxkit.data import audit
+from neoxkit.data.places import NO_PLACES
 from neoxkit.data.table import Encoded
 from neoxkit.lab import data, evaluation, view
 from neoxkit.lab.view import View
@@ -159,6 +160,8 @@ def test_special_tokens_are_marks() -> None:
 
 def test_findings_count_and_name_lines() -> None:
     class Rows:
+        places = NO_PLACES
+
         def column(self, name: str) -> np.ndarray:
             return {"line": np.arange(1, 9)}[name]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from neoxkit import files, paths
-from neoxkit.data.reading import lines_in_short
+from neoxkit.data.places import Places
 from neoxkit.machine import duration
 from neoxkit.runs import checkpoints, health, lock
 from neoxkit.runs.events import METRICS, EventReader, History
@@ -209,23 +209,28 @@ def counted(manifest: Mapping[str, Any], where: bool = False) -> str:
     """Say what 01 read, dropped and cut; with `where`, also the reasons and the lines.
 
     >>> counts = {"read": 60, "dropped_lines": {"no reply": [7]}, "cut_lines": []}
-    >>> counted({"counts": {"train": counts}}), counted({"counts": {"train": counts}}, True)
-    ('60 read, 1 dropped', '60 read, 1 dropped (no reply: line 7)')
+    >>> source = {"path": "talks.csv", "unit": "row", "begins": {}}
+    >>> manifest = {"counts": {"train": counts}, "source": source}
+    >>> counted(manifest), counted(manifest, where=True)
+    ('60 read, 1 dropped', '60 read, 1 dropped (no reply: row 7)')
     """
-    sides = manifest["counts"]
-    parts = {name: _counted_side(counts, where) for name, counts in sides.items()}
+    sources = {"train": "source", "eval": "eval_source"}
+    parts = {
+        name: _counted_side(counts, Places.of(manifest[sources[name]]) if where else None)
+        for name, counts in manifest["counts"].items()
+    }
     if len(parts) == 1:
         return next(iter(parts.values()))
     return "; ".join(f"{name}: {said}" for name, said in parts.items())
 
 
-def _counted_side(counts: Mapping[str, Any], where: bool) -> str:
+def _counted_side(counts: Mapping[str, Any], places: Places | None) -> str:
     dropped, cut = counts["dropped_lines"], counts["cut_lines"]
-    reasons = "; ".join(f"{why}: {lines_in_short(at)}" for why, at in dropped.items())
     said = f"{counts['read']:,} read, {sum(map(len, dropped.values())):,} dropped"
-    said += f" ({reasons})" if where and reasons else ""
+    if places and dropped:
+        said += f" ({'; '.join(f'{why}: {places.listed(at)}' for why, at in dropped.items())})"
     if cut:
-        said += f", {len(cut):,} cut" + (f" ({lines_in_short(cut)})" if where else "")
+        said += f", {len(cut):,} cut" + (f" ({places.listed(cut)})" if places else "")
     return said
 
 

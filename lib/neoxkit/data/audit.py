@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neoxkit.data.conversation import Names
-from neoxkit.data.reading import ConversationFile, lines_in_short
+from neoxkit.data.examining import ConversationFile
 from neoxkit.data.selection import Counts
 from neoxkit.data.table import Table
 from neoxkit.data.text_format import NO_MARK
@@ -160,12 +160,9 @@ def _no_question_is_trained(sides: Sides, names: Names) -> Check:
     trained = sum(int(rows.trained.sum()) for rows in sides.values())
     astray = {side: np.minimum(rows.column("astray"), rows.trained) for side, rows in sides.items()}
     count = sum(int(tokens.sum()) for tokens in astray.values())
-    lines = [
-        int(line)
-        for side, tokens in astray.items()
-        for line in sides[side].column("line")[tokens > 0]
-    ]
-    where = f" ({lines_in_short(lines)})" if lines else ""
+    lines = {side: sides[side].column("line")[tokens > 0] for side, tokens in astray.items()}
+    listed = [sides[side].places.listed(at.tolist()) for side, at in lines.items() if len(at)]
+    where = f" ({'; '.join(listed)})" if listed else ""
     return Check(
         "trained tokens after a label of the asking side",
         f"{count:,} of {trained:,}{where}",
@@ -177,11 +174,13 @@ def _no_question_is_trained(sides: Sides, names: Names) -> Check:
 
 def _every_conversation_ends(sources: Mapping[str, ConversationFile]) -> Check:
     """Check that each conversation of a file ends with a mark; the last one may lack it."""
-    files = [s for s in sources.values() if s.form.format == "text"]
+    files = [s for s in sources.values() if s.form.format != "rows"]
     marked = [s for s in files if s.form.end_mark != NO_MARK]
     conversations = sum(s.facts.conversations for s in sources.values())
     questions = sum(s.facts.questions for s in sources.values())
     each = f"{conversations:,}, with {questions / max(conversations, 1):.1f} questions on average"
+    if sources["train"].form.holds_documents:
+        each = f"{conversations:,} documents"
     if marked:
         each += f"; {sum(s.facts.marks for s in marked):,} end with a mark"
     return Check(
@@ -226,12 +225,16 @@ def _nothing_is_lost_unseen(sides: Sides, counts: Mapping[str, Counts]) -> Check
     kept = sum(map(len, sides.values()))
     on_both = counts["train"].kept - len(sides["train"]) if "eval" in counts else 0
     cut = sum(len(c.cut) for c in counts.values())
-    shortened = sum(int((r.length < r.column("length")).sum()) for r in sides.values())
+    more_parts = sum(c.more_parts for c in counts.values())
+    shortened = sum(
+        int(((r.length < r.column("length")) & ~r.is_part).sum()) for r in sides.values()
+    )
     both = f" + {on_both:,} on both sides" if on_both else ""
+    both += f" - {more_parts:,} more parts" if more_parts else ""
     return Check(
         "conversations read = kept + dropped by name",
         f"{read:,} = {kept:,} + {named:,}{both}; cut: {shortened:,}",
-        read == kept + named + on_both and cut - on_both <= shortened <= cut,
+        read == kept + named + on_both - more_parts and cut - on_both <= shortened <= cut,
         "too_long",
         "set it to drop",
     )

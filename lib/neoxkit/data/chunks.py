@@ -1,13 +1,11 @@
 """Cut a text file into chunks of whole conversations, so that no step needs all of it."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from neoxkit import paths
 from neoxkit.errors import Faults, UserError
 
 CHUNK_BYTES = 2 << 20
@@ -20,24 +18,25 @@ Boundary = Callable[[bytearray, int], int]
 
 
 class Chunk(NamedTuple):
-    """A part of a file: its first byte, its size in bytes, and its first line's number."""
+    """A part of a source: of its file number `file`, the first byte, the size in bytes, and the
+    first line's number; or of its rows, the first one's index, how many, and the first's number."""
 
     start: int
     size: int
     line: int
+    file: int = 0
 
 
-def cut(path: Path, boundary: Boundary) -> tuple[list[Chunk], str]:
-    """Return a file's chunks and its SHA-256; refuse everything but UTF-8.
+def cut(path: Path, label: str, boundary: Boundary) -> tuple[list[Chunk], int]:
+    """Return a file's chunks and its number of lines; refuse everything but UTF-8.
 
     A chunk has about CHUNK_BYTES and ends at a `boundary`; a longer conversation makes it longer.
     """
     chunks: list[Chunk] = []
-    damage = _Damage(paths.short(path))
-    digest, buffer, start, line, searched = hashlib.sha256(), bytearray(), 0, 1, 0
+    damage = _Damage(label)
+    buffer, start, line, searched = bytearray(), 0, 1, 0
     with path.open("rb") as file:
         while raw := file.read(CHUNK_BYTES):
-            digest.update(raw)
             buffer += raw
             if len(buffer) < CHUNK_BYTES:
                 break  # the end of the file
@@ -51,8 +50,9 @@ def cut(path: Path, boundary: Boundary) -> tuple[list[Chunk], str]:
     if buffer:
         chunks.append(Chunk(start, len(buffer), line))
         damage.look(chunks[-1], bytes(buffer))
+        line += _num_line_ends(buffer) + (not buffer.endswith((b"\n", b"\r")))
     damage.refuse(start + len(buffer))
-    return chunks, digest.hexdigest()
+    return chunks, line - 1
 
 
 def at_lines(buffer: bytearray, searched: int) -> int:
@@ -85,7 +85,7 @@ def _num_line_ends(raw: bytes | bytearray) -> int:
     return raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
 
 
-def read_chunk(path: Path, chunk: Chunk) -> str:
+def read_chunk(path: Path, label: str, chunk: Chunk) -> str:
     """Read a chunk's text, with line ends normalised to \\n."""
     with path.open("rb") as file:
         file.seek(chunk.start)
@@ -94,15 +94,15 @@ def read_chunk(path: Path, chunk: Chunk) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         what = "changed while it was being read"
-        raise UserError(paths.short(path), what, "start again") from None
+        raise UserError(label, what, "start again") from None
     return _lines_of_one_kind(text.removeprefix("\ufeff") if chunk.start == 0 else text)
 
 
-def head(path: Path) -> str:
+def head(path: Path, label: str) -> str:
     """Read the beginning of a file, to detect how it is written; refuse a binary file."""
     with path.open("rb") as file:
         raw = file.read(HEAD_BYTES)
-    _refuse_binary(paths.short(path), raw)
+    _refuse_binary(label, raw)
     return _lines_of_one_kind(raw.decode("utf-8", "replace").removeprefix("\ufeff"))
 
 
@@ -111,10 +111,8 @@ def _lines_of_one_kind(text: str) -> str:
 
 
 _BINARY = {
-    b"\x1f\x8b": ("is a gzip file", "unpack it with gunzip first"),
     b"PK\x03\x04": ("is a zip or Office file", "save it as plain UTF-8 text"),
     b"%PDF": ("is a PDF file", "save it as plain UTF-8 text"),
-    b"\x28\xb5\x2f\xfd": ("is a zstd file", "unpack it with zstd -d first"),
     b"\xff\xfe": ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
 }

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+from neoxkit.errors import UserError
+
 Notes = dict[str, list[int]]  # what was read in an unusual way -> line numbers
+Fault = tuple[int, UserError]  # a line number, and why what begins there can't be read
 
 
 class Names(NamedTuple):
@@ -24,13 +27,17 @@ class Names(NamedTuple):
         return f"\n\n{self.user}:"
 
     def label(self, role: str) -> str:
-        """Return the label of a role's turns, with the colon."""
+        """Return the label of a role's turns, with the colon; "" for a document."""
+        if role == "document":
+            return ""
         return f"{self.user if role == 'user' else self.agent}:"
 
 
 @dataclass(frozen=True)
 class Turn:
     """A turn of the "user" or the "agent" (role); white space around its text is not kept.
+
+    A document is a conversation of one turn, whose role is "document".
 
     `trained` is False for an agent turn that the file marks as context only.
     """
@@ -80,7 +87,7 @@ def render(conversation: Conversation, names: Names) -> tuple[str, list[Span]]:
         at = len(conversation.preamble) + 2
     for turn in conversation.turns:
         label = names.label(turn.role)
-        text = f"{label} {turn.text}" if turn.text else label
+        text = f"{label} {turn.text}" if label and turn.text else label or turn.text
         parts.append(text)
         spans.append(Span(turn.role, at + len(label), at + len(text)))
         at += len(text) + 2

@@ -1,22 +1,22 @@
 """Detect how a conversation file is written: its format, the two names, labels in mid-paragraph."""
 
 import re
-from pathlib import Path
 from typing import NamedTuple
 
-from neoxkit import paths
 from neoxkit.data import naming, text_format
 from neoxkit.data.conversation import Names
 from neoxkit.data.naming import Votes
+from neoxkit.data.places import Places
 from neoxkit.data.shapes import MESSAGES, Shape
 from neoxkit.errors import UserError
 from neoxkit.settings import END_MARK
 
 
 class Form(NamedTuple):
-    """The form of a file: "text" or "json", the two names, and what ends a conversation.
+    """The form of a source: "text", "documents" (a text without turns) or "rows"; the two names,
+    and what ends a conversation.
 
-    `glued`: labels need no blank line before them. `shape`: what the rows of JSON hold.
+    `glued`: labels need no blank line before them. `shape`: what rows hold.
     """
 
     format: str
@@ -28,7 +28,11 @@ class Form(NamedTuple):
     @property
     def said(self) -> str:
         """The form in words."""
-        return "text" if self.format == "text" else f"read as {self.shape.said}"
+        return f"read as {self.shape.said}" if self.format == "rows" else "text"
+
+    @property
+    def holds_documents(self) -> bool:
+        return self.format == "documents" or (self.format == "rows" and self.shape.holds_documents)
 
 
 def check_names(given: Names) -> None:
@@ -42,9 +46,11 @@ def check_names(given: Names) -> None:
 
 
 def text_form(
-    path: Path, head: str, given: Names, end_mark: str, names_of: str
+    places: Places, head: str, given: Names, end_mark: str, names_of: str, documents: bool
 ) -> tuple[Form, list[text_format.Piece], Votes]:
-    """Detect a text file's form from its beginning; also return the conversations and votes there.
+    """Detect a text's form from its beginning; also return the conversations and votes there.
+
+    `documents`: it may be documents without turns; it is, unless a known name asks in nearly all.
 
     Search for labels at the start of paragraphs; then at the start of any line, if few
     conversations have an answer there or no name is known to ask.
@@ -56,17 +62,19 @@ def text_form(
         other = naming.collect_votes(pieces, given, glued=True)
         if (other.known(), other.answered()) > (votes.known(), votes.answered()):
             votes, glued = other, True
-    names = naming.choose(path, votes, given)
+    if documents and not any(given) and votes.answered() < naming.SHARE and not votes.mostly_asks():
+        return Form("documents", Names(), end_mark), pieces, votes
+    names = naming.choose(places, votes, given)
     if not names and given.user and not votes.has(given.user):
-        raise text_format.no_turn_of(path, given.user, "user_name", votes, names_of)
+        raise text_format.no_turn_of(places, given.user, "user_name", votes, names_of)
     if not names:
-        raise text_format.nobody_answers(path, pieces, votes)
+        raise text_format.nobody_answers(places, pieces, votes)
     return Form("text", names, end_mark, glued), pieces, votes
 
 
-def refuse_other_formats(path: Path, text: str) -> None:
+def refuse_other_formats(where: str, text: str) -> None:
     """Refuse a well-known format under the wrong file name, and name it."""
-    where, start = f"{paths.short(path)}:1", text.lstrip()[:200].lower()
+    start = text.lstrip()[:200].lower()
     if start.startswith(("<!doctype", "<html", "<?xml")):
         raise UserError(
             where, "is HTML or XML, not conversations", "save the conversations as text"

@@ -10,8 +10,8 @@ import numpy as np
 from neoxkit import parallel
 from neoxkit.data.chunks import Chunk
 from neoxkit.data.conversation import Conversation, Names, Span, render
+from neoxkit.data.examining import ConversationFile
 from neoxkit.data.fences import in_code
-from neoxkit.data.reading import ConversationFile
 from neoxkit.data.table import COLUMNS, FAULTS, Part, Table, from_parts, key_of
 from neoxkit.errors import UserError
 from neoxkit.parallel import Progress, silent
@@ -36,7 +36,8 @@ def encode_file(
     next label). "all": every turn, but not the preamble. Special tokens typed in a text stay text.
     """
     work = partial(_encode_chunk, tokenizer, file, names, train_on)
-    return from_parts(_counted(parallel.each(work, file.chunks), file, progress), train_on)
+    parts = _counted(parallel.each(work, file.chunks), file, progress)
+    return from_parts(parts, train_on, file.places)
 
 
 def _counted(parts: Iterable[Part], file: ConversationFile, progress: Progress) -> Iterable[Part]:

@@ -1,30 +1,34 @@
-"""Read conversations as JSON: a row each, in any of the shapes that data/shapes.py knows.
+"""Read conversations from rows, in any of the shapes that data/shapes.py knows.
 
-One row per line (JSON Lines), or all rows in one array.
+The rows are those of a table, or JSON: one per line (JSON Lines), or all in one array.
 """
 
 import contextlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from neoxkit import paths
 from neoxkit.data.chunks import HEAD_BYTES
-from neoxkit.data.conversation import Conversation, Notes, Turn
+from neoxkit.data.conversation import Conversation, Fault, Notes, Turn
+from neoxkit.data.places import Places
 from neoxkit.data.shapes import MESSAGES, Message, Shape, shape_of
 from neoxkit.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can contain them, UTF-8 can't
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
 _ALWAYS_READ = {"kind", "set"}  # for files of questions
 _READ_IN_A_MESSAGE = {"role", "content", "weight", "train"}
-_LOOKED_AT = 20  # rows, for one whose shape is known
+LOOKED_AT = 20  # rows, for one whose shape is known
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A row: its line, and either its text (parsed later) or its value."""
 
     line: int
@@ -33,21 +37,22 @@ class _Row(NamedTuple):
 
 
 def read_rows(
-    path: Path, text: str, notes: Notes, shape: Shape = MESSAGES, first_line: int = 1
-) -> tuple[list[Conversation], list[UserError]]:
-    """Return the conversations of a JSON text, and a fault for each row that can't be read.
+    places: Places, rows: Iterable[Row], notes: Notes, shape: Shape = MESSAGES
+) -> tuple[list[Conversation], list[Fault]]:
+    """Return the conversations of rows, and a fault for each row that can't be read.
 
     Add the keys that are not read to `notes`, with the lines of their rows.
     """
-    faults, conversations = [], []
-    for row in _rows(path, text, first_line):
-        where = f"{paths.short(path)}:{row.line}"
+    faults: list[Fault] = []
+    conversations = []
+    for row in rows:
+        where = places.at(row.line)
         try:
             value = row.value if row.text is None else _parsed(where, row.text)
             messages = _messages(where, value, shape)
-            conversations.append(_conversation(where, row.line, value, messages))
+            conversations.append(_conversation(where, row.line, value, messages, shape))
         except UserError as fault:
-            faults.append(fault)
+            faults.append((row.line, fault))
             if row.line == 1 and row.text and row.text.startswith("User:"):
                 break  # it is the text format: one fault is enough
             continue
@@ -56,19 +61,18 @@ def read_rows(
     return conversations, faults
 
 
-def find_shape(path: Path, head: str, columns: Mapping[str, str]) -> Shape:
-    """Return the shape of the first row in a file's beginning that has a known one.
+def find_shape(
+    rows: Sequence[tuple[str, Any]], columns: Mapping[str, str], documents: bool = False
+) -> Shape:
+    """Return the shape of the first of some rows (places and values) that has a known one.
 
-    `columns` (role -> column) explains columns with other names. A file without a single row that
-    can be parsed counts as messages: reading it names its faults.
+    `columns` (role -> column) explains columns with other names; `documents`: a row may also be a
+    document without turns. No rows count as messages: reading them names their faults.
     """
-    rows = _first_rows(path, head)
-    if not rows and path.stat().st_size > HEAD_BYTES:  # the first row is longer
-        rows = _first_rows(path, _through_the_first_row(path, head))
     unknown: list[UserError] = []
     for where, row in rows:
         try:
-            return shape_of(where, row, columns)
+            return shape_of(where, row, columns, documents)
         except UserError as fault:
             unknown.append(fault)
     if unknown:
@@ -76,15 +80,23 @@ def find_shape(path: Path, head: str, columns: Mapping[str, str]) -> Shape:
     return MESSAGES
 
 
-def _first_rows(path: Path, text: str) -> list[tuple[str, Any]]:
-    """Return the first rows that can be parsed, each with its place."""
+def first_rows(places: Places, rows: Iterable[Row]) -> list[tuple[str, Any]]:
+    """Return the first rows that can be parsed, each as its place and its value."""
     found = []
     with contextlib.suppress(UserError):  # an array that is cut, or not JSON: reading says where
-        for row in itertools.islice(_rows(path, text, 1), _LOOKED_AT):
-            where = f"{paths.short(path)}:{row.line}"
+        for row in itertools.islice(rows, LOOKED_AT):
+            where = places.at(row.line)
             with contextlib.suppress(UserError):
                 found.append((where, row.value if row.text is None else _parsed(where, row.text)))
     return found
+
+
+def first_rows_of_file(places: Places, path: Path, head: str) -> list[tuple[str, Any]]:
+    """Return the first rows of a file that begins with `head`."""
+    rows = first_rows(places, text_rows(places, head))
+    if not rows and path.stat().st_size > HEAD_BYTES:  # the first row is longer
+        return first_rows(places, text_rows(places, _through_the_first_row(path, head)))
+    return rows
 
 
 def _through_the_first_row(path: Path, head: str) -> str:
@@ -98,11 +110,12 @@ def is_array(text: str) -> bool:
     return text.lstrip().startswith("[")
 
 
-def _rows(path: Path, text: str, first_line: int) -> Iterator[_Row]:
+def text_rows(places: Places, text: str, first_line: int = 1) -> Iterator[Row]:
+    """Yield the rows of a JSON text; those of an array are already parsed."""
     if not is_array(text):
         for number, row in enumerate(text.split("\n"), start=first_line):
             if row.strip():
-                yield _Row(number, row)
+                yield Row(number, row)
         return
     decoder, space = json.JSONDecoder(), re.compile(r"[\s,]*")
     at, line, counted = text.index("[") + 1, first_line, 0
@@ -116,16 +129,24 @@ def _rows(path: Path, text: str, first_line: int) -> Iterator[_Row]:
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as fault:
-            where = f"{paths.short(path)}:{getattr(fault, 'lineno', line)}"
+            at_line = first_line - 1 + fault.lineno if isinstance(fault, JSONDecodeError) else line
             what = f"not JSON ({str(getattr(fault, 'msg', fault))[:60]})"
-            raise UserError(where, what, "correct it, or write one object per line") from None
-        yield _Row(line, None, value)
+            remedy = "correct it, or write one object per line"
+            raise UserError(places.at(at_line), what, remedy) from None
+        yield Row(line, None, value)
+
+
+def table_rows(rows: "Dataset", start: int, size: int, first: int) -> Iterator[Row]:
+    """Yield `size` rows of a table from index `start` on, whose number is `first`."""
+    columns = rows[start : start + size]
+    for number in range(size):
+        yield Row(first + number, None, {name: values[number] for name, values in columns.items()})
 
 
 def _parsed(where: str, line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as fault:
+    except JSONDecodeError as fault:
         if line.startswith("User:"):
             raise UserError(where, "is the text format, not JSON", "name the file .txt") from None
         raise UserError(
@@ -144,8 +165,10 @@ def _messages(where: str, row: Any, shape: Shape) -> list[Message]:
 
 
 def _conversation(
-    where: str, line: int, row: Mapping[str, Any], messages: list[Message]
+    where: str, line: int, row: Mapping[str, Any], messages: list[Message], shape: Shape
 ) -> Conversation:
+    if shape.holds_documents:
+        return Conversation(line, (Turn("document", _content(where, messages[0]["content"])),))
     turns: list[Turn] = []
     preamble: list[str] = []
     for message in messages:
@@ -193,7 +216,8 @@ def _is_trained(where: str, message: Mapping[str, Any]) -> bool:
 
 def _unread(row: Mapping[str, Any], shape: Shape, messages: list[Message]) -> list[str]:
     """Return the keys of a row and of its messages that are not read."""
-    inside = dict.fromkeys(key for message in messages for key in message)
-    found = [key for key in row if key not in _ALWAYS_READ and not shape.reads(key)]
+    inside = {key: 0 for message in messages for key, value in message.items() if value is not None}
+    given = [key for key, value in row.items() if value is not None]  # tables have all columns
+    found = [key for key in given if key not in _ALWAYS_READ and not shape.reads(key)]
     found += [f"messages[].{key}" for key in inside if key not in _READ_IN_A_MESSAGE]
     return [f'"{key[:60]}"' for key in found]

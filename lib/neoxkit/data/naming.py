@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
-from neoxkit import paths
 from neoxkit.data.conversation import Names
 from neoxkit.data.labels import any_labels, finder
+from neoxkit.data.places import Places
 from neoxkit.errors import UserError
 
 # Names that tell which side they belong to, in upper or lower case.
@@ -59,6 +58,11 @@ class Votes:
     def known(self) -> bool:
         """Return whether an asking name is known to be one (`ASKING`)."""
         return any(name.casefold() in ASKING for name in self.asks)
+
+    def mostly_asks(self) -> bool:
+        """Return whether a known asking name is a label in nearly all conversations (SHARE)."""
+        known = sum(count for name, count in self.asks.items() if name.casefold() in ASKING)
+        return known >= SHARE * self.pieces
 
     def answered(self) -> float:
         """Return the share of conversations in which the most common pair asks and answers."""
@@ -161,19 +165,19 @@ def _asker(names: Sequence[str], given: Names) -> str:
     return others[0] if len({*names}) > 1 and others else ""
 
 
-def choose(path: Path, votes: Votes, given: Names) -> Names | None:
+def choose(places: Places, votes: Votes, given: Names) -> Names | None:
     """Choose the two names of a file; None if nobody asks or nobody answers.
 
     Raise UserError if two names are about equally likely for one side.
     """
-    user = given.user or _choose_user(path, votes)
+    user = given.user or _choose_user(places, votes)
     if not user and given.agent:
         user = "User"  # the usual name; a file without it is refused later
-    agent = given.agent or _choose_agent(path, votes, user, sure=bool(given.user))
+    agent = given.agent or _choose_agent(places, votes, user, sure=bool(given.user))
     return Names(agent, user) if user and agent else None
 
 
-def _choose_agent(path: Path, votes: Votes, user: str, sure: bool) -> str:
+def _choose_agent(places: Places, votes: Votes, user: str, sure: bool) -> str:
     """Choose who answers most; refuse if others answer where that name does not.
 
     `sure`: the user named the asker, so other asking names are text.
@@ -182,56 +186,56 @@ def _choose_agent(path: Path, votes: Votes, user: str, sure: bool) -> str:
     if sure:
         asking = [name for name in counts if name.casefold() in ASKING]
         if asking and len(asking) == len(counts):
-            raise _only_asking_names(path, votes, user, asking[0], counts)
+            raise _only_asking_names(places, votes, user, asking[0], counts)
         counts = Counter({n: c for n, c in counts.items() if n not in asking})
     top = max(counts, key=lambda name: (counts[name], first[name]), default="")
     if top.casefold() in ASKING:
-        raise _two(path, votes, [user, top], votes.asks + counts, "ask")
+        raise _two(places, votes, [user, top], votes.asks + counts, "ask")
     rivals = votes.without(user, top)
     known = [n for n in counts if n.casefold() in ANSWERING and counts[n] >= SHARE * counts[top]]
     if known and top not in known:
         rivals[top], top = counts[top], known[0]
     rivals[top] = counts[top]
-    return _clear(path, votes, top, rivals, "answer")
+    return _clear(places, votes, top, rivals, "answer")
 
 
-def _choose_user(path: Path, votes: Votes) -> str:
+def _choose_user(places: Places, votes: Votes) -> str:
     asks = _one_spelling(votes.asks)
     known = Counter({name: count for name, count in asks.items() if name.casefold() in ASKING})
     top = max(asks, key=asks.__getitem__, default="")
     if top not in known and votes.pieces >= FEWEST and asks[top] >= SHARE * votes.pieces:
         return top
     top = max(known, key=known.__getitem__, default="")
-    return _clear(path, votes, top, asks, "ask") if top else ""
+    return _clear(places, votes, top, asks, "ask") if top else ""
 
 
-def _clear(path: Path, votes: Votes, top: str, counts: Counter[str], verb: str) -> str:
+def _clear(places: Places, votes: Votes, top: str, counts: Counter[str], verb: str) -> str:
     """Return `top`; refuse if other names have many votes too."""
     least = min(max(2, RIVAL * counts[top]), counts[top])
     rivals = [name for name, count in counts.most_common() if name != top and count >= least]
     if not rivals:
         return top
-    raise _two(path, votes, [top, *rivals], counts, verb)
+    raise _two(places, votes, [top, *rivals], counts, verb)
 
 
 def _two(
-    path: Path, votes: Votes, names: Sequence[str], counts: Mapping[str, int], verb: str
+    places: Places, votes: Votes, names: Sequence[str], counts: Mapping[str, int], verb: str
 ) -> UserError:
     names = sorted(names, key=lambda name: -counts[name])
     said = ", ".join(f"{name[:24]} ({counts[name]})" for name in names[:3])
     return UserError(
-        f"{paths.short(path)}:{votes.lines[names[1]]}",
+        places.at(votes.lines[names[1]]),
         f"several names {verb}: {said}",
         f'set {_PARAMETERS[verb]}, for example to "{names[0][:24]}"',
     )
 
 
 def _only_asking_names(
-    path: Path, votes: Votes, user: str, name: str, counts: Mapping[str, int]
+    places: Places, votes: Votes, user: str, name: str, counts: Mapping[str, int]
 ) -> UserError:
     """Explain that the asker's turns are followed only by names that ask elsewhere."""
     return UserError(
-        f"{paths.short(path)}:{votes.lines[name]}",
+        places.at(votes.lines[name]),
         f"only a name that usually asks follows {user[:24]}: {name[:24]} ({counts[name]})",
         f'set agent_name, for example to "{name[:24]}"',
     )

@@ -103,7 +103,7 @@ def read_questions(path: Path, names: Names) -> list[Question]:
         if c.turns[-1].role == "agent":
             before, reference = replace(c, turns=c.turns[:-1]), c.turns[-1].text
         if not before.turns:
-            raise UserError(f"{paths.short(path)}:{c.line}", "has no question", "add a user turn")
+            raise UserError(source.places.at(c.line), "has no question", "add a user turn")
         kind, set_name = c.extra.get("kind", "all"), c.extra.get("set", "held out")
         found.append(Question(prompt(before, names), reference, kind, set_name))
     return found

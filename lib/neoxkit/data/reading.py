@@ -1,255 +1,177 @@
-"""Read and check conversation files, chunk by chunk, without a tokenizer."""
+"""Read and check sources of conversations, chunk by chunk, without a tokenizer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neoxkit import parallel, paths
-from neoxkit.data import chunks, detect, json_format, naming, text_format
-from neoxkit.data.chunks import Chunk
-from neoxkit.data.conversation import Conversation, Names, Notes
+from neoxkit import paths
+from neoxkit.data import chunks, detect, json_format, naming, sources, text_format
+from neoxkit.data.chunks import Boundary, Chunk
+from neoxkit.data.conversation import Names
 from neoxkit.data.detect import Form
-from neoxkit.data.naming import Votes
+from neoxkit.data.examining import ConversationFile, Examined, examine_all
+from neoxkit.data.places import Places
+from neoxkit.data.rows import no_rows, open_rows
+from neoxkit.data.shapes import Shape
+from neoxkit.data.sources import Source
 from neoxkit.errors import Faults, UserError
 from neoxkit.settings import END_MARK, TokenizeSettings
 
-MANY, FEW = 10, 3  # more questions per conversation with fewer end marks per file get a note
-
-
-@dataclass
-class Examined:
-    """The counts and notes of a file, or of a chunk of it.
-
-    `notes`: what was read in an unusual way, with line numbers. `marks`: the end marks that ended a
-    conversation.
-    """
-
-    conversations: int = 0
-    questions: int = 0
-    replies: int = 0
-    with_preamble: int = 0
-    unanswered: int = 0
-    marks: int = 0
-    notes: Notes = field(default_factory=dict)
-    faults: list[UserError] = field(default_factory=list)
-    votes: Votes = field(default_factory=Votes)
-
-    def add(self, other: "Examined") -> None:
-        """Add the facts of a later chunk of the same file."""
-        for f in fields(self):
-            if f.type is int:
-                setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
-        for what, lines in other.notes.items():
-            self.notes.setdefault(what, []).extend(lines)
-        self.faults += other.faults
-        self.votes.add(other.votes)
-
-
-@dataclass
-class ConversationFile:
-    """A file that was read and checked; its conversations stay on disk until they are needed."""
-
-    path: Path
-    form: Form
-    chunks: list[Chunk]
-    sha256: str
-    facts: Examined
-
-    @property
-    def names(self) -> Names:
-        return self.form.names
-
-    def read_chunk(self, chunk: Chunk) -> list[Conversation]:
-        """Read the conversations of one chunk."""
-        return _parse(self.path, self.form, chunk)[0]
-
-    @property
-    def conversations(self) -> list[Conversation]:
-        """Read all conversations of a file that fits into memory."""
-        return [c for chunk in self.chunks for c in self.read_chunk(chunk)]
-
-    def sentences(self) -> list[str]:
-        """Describe what was read; give each kind of note with its count and first line numbers."""
-        facts = self.facts
-        said = [
-            f"{paths.short(self.path)}: {facts.conversations:,} conversations "
-            f"({self.form.said}); {self.names.user} asks {facts.questions:,} times, "
-            f"{self.names.agent} answers {facts.replies:,} times"
-        ]
-        if facts.with_preamble:
-            what = "with text before the first turn, kept and not trained on"
-            said.append(f"{what}: {facts.with_preamble:,}")
-        if facts.unanswered:
-            said.append(f"with an unanswered last turn, not trained on: {facts.unanswered:,}")
-        if facts.questions > MANY * facts.conversations and 0 < facts.marks < FEW:
-            said.append(
-                f"end marks for {facts.questions:,} questions: {facts.marks} (if these are several "
-                "conversations, set end_mark to none)"
-            )
-        if others := self._other_names():
-            said.append(f"labels of neither side, read as text: {others}")
-        notes = sorted(facts.notes.items(), key=lambda note: note[1])
-        return said + [f"{what}: {len(at):,} ({lines_in_short(at)})" for what, at in notes]
-
-    def _other_names(self, most: int = 5) -> str:
-        """List labels that belong to neither side, which shows misspelt names."""
-        votes = self.facts.votes
-        ours = {name.casefold() for name in self.names}
-        others = [n for n in votes.seen.most_common() if n[0].casefold() not in ours]
-        shown = [
-            f"{name}: ({count:,}, first in the conversation at line {votes.lines[name]:,})"
-            for name, count in others[:most]
-        ]
-        return ", ".join(shown) + (", ..." if len(others) > most else "")
-
 
 def read(
-    path: Path,
+    source: Source | Path,
     agent_name: str = "",
     user_name: str = "",
     end_mark: str = END_MARK,
     bad_rows: str = "error",
     names_of: str = "",
     columns: Mapping[str, str] | None = None,
+    documents: bool = False,
 ) -> ConversationFile:
-    """Read and check a conversation file; find the names that are not given.
+    """Read and check a source, or one file; find the names that are not given.
 
     `end_mark` ends a conversation of the text format (text_format.NO_MARK: each turn of the asking
     side begins one). `names_of`: the parameter of the other file, if the names come from one.
-    `columns` (role -> column) names the columns of JSON rows that are not known by their names.
+    `columns` (role -> column) names the columns of rows that are not known by their names.
+    `documents`: it may hold documents without turns.
 
     Conversations that can't be read are refused, or left out with a note (`bad_rows` "skip").
     Raise UserError (Faults if there are several) with file, line and remedy.
     """
+    if isinstance(source, Path):
+        source = sources.of_file(source)
     given = Names(agent_name.strip(), user_name.strip())
-    is_json = path.suffix.lower() in (".jsonl", ".json")
-    if is_json:
+    if source.reader != "text":
         given = Names(given.agent or "Agent", given.user or "User")
     detect.check_names(given)
-    head = chunks.head(path)
-    if "\ufffd" in head:
-        chunks.cut(path, chunks.at_lines)  # refuses all but UTF-8 before the names are found
-    if not head.strip():
-        where = f"{paths.short(path)}:1"
-        raise UserError(where, "the file is empty", "write conversations into it")
-    if is_json:
-        form = Form("json", given, shape=json_format.find_shape(path, head, columns or {}))
-        boundary = chunks.nowhere if json_format.is_array(head) else chunks.at_lines
-        found, digest = chunks.cut(path, boundary)
-        facts = _examine_all(path, form, found)
-    else:
+    sha256 = source.sha256()  # first: a change while it is read is then found later
+    if source.reader == "text":
         if columns:
-            what = f"is for rows of JSON, and {paths.short(path)} is a text"
+            what = f"is for rows, and {source.label} is a text"
             raise UserError("columns", what, "leave it out, or name the file .jsonl")
-        detect.refuse_other_formats(path, head)
-        form, found, digest, facts = _read_text(path, head, given, end_mark, names_of)
+        places, form, found, facts = _read_text(source, given, end_mark, names_of, documents)
+    else:
+        places, shape, found = _open_rows(source, columns or {}, documents)
+        form = Form("rows", given, shape=shape)
+        facts = examine_all(source, places, form, found)
     if facts.faults and bad_rows == "error":
-        raise Faults(facts.faults)
-    _leave_out(path, facts)
-    _check_sides(path, form, facts, names_of)
-    return ConversationFile(path, form, found, digest, facts)
+        raise Faults([fault for _, fault in facts.faults])
+    _leave_out(source, facts)
+    if not form.holds_documents:
+        _check_sides(places, form, facts, names_of)
+    return ConversationFile(source, sha256, places, form, found, facts)
+
+
+def _heads(source: Source) -> list[str]:
+    """Return the beginning of each file; refuse empty and binary ones."""
+    heads = []
+    for file in source.files:
+        label = source.label_of(file)
+        heads.append(chunks.head(sources.unpacked(file, label), label))
+    if not any(head.strip() for head in heads):
+        what = "the file is empty" if len(heads) == 1 else "the files are empty"
+        raise UserError(f"{source.label}:1", what, "write conversations into it")
+    return heads
+
+
+def _cut(source: Source, boundaries: Sequence[Boundary]) -> tuple[Places, list[Chunk]]:
+    """Cut the files into chunks; count their lines through all of them."""
+    found: list[Chunk] = []
+    begins, line = [], 0
+    for number, (file, boundary) in enumerate(zip(source.files, boundaries, strict=True)):
+        label = source.label_of(file)
+        begins.append((line + 1, label))
+        of_file, num_lines = chunks.cut(sources.unpacked(file, label), label, boundary)
+        found += [c._replace(line=line + c.line, file=number) for c in of_file]
+        line += num_lines
+    return Places(source.label, "line", () if source.is_file else tuple(begins)), found
 
 
 def _read_text(
-    path: Path, head: str, given: Names, end_mark: str, names_of: str
-) -> tuple[Form, list[Chunk], str, Examined]:
-    """Return the form, chunks, hash and facts of a text file that begins with `head`.
+    source: Source, given: Names, end_mark: str, names_of: str, documents: bool
+) -> tuple[Places, Form, list[Chunk], Examined]:
+    """Return the places, form, chunks and facts of texts.
 
-    The names in its beginning are nearly always those of the whole file: examine all chunks with
+    The names in the first one's beginning are nearly always those of all: examine all chunks with
     them while the chunks vote, and examine them again only if the vote is for other names.
     """
-    form, pieces, guess = detect.text_form(path, head, given, end_mark, names_of)
+    heads = _heads(source)
     marks = end_mark != text_format.NO_MARK
     boundary = chunks.at_marks(end_mark) if marks else chunks.nowhere
-    found, digest = chunks.cut(path, boundary)
-    facts = _examine_all(path, form, found, given)
+    places, found = _cut(source, [boundary] * len(heads))
+    for head, file in zip(heads, source.files, strict=True):
+        detect.refuse_other_formats(f"{source.label_of(file)}:1", head)
+    head = next(head for head in heads if head.strip())
+    form, pieces, guess = detect.text_form(places, head, given, end_mark, names_of, documents)
+    facts = examine_all(source, places, form, found, given)
+    if form.holds_documents:
+        return places, form, found, facts
     votes = facts.votes
-    names = naming.choose(path, votes, given)
+    names = naming.choose(places, votes, given)
     if names is None:
-        raise text_format.nobody_answers(path, pieces, guess)
+        raise text_format.nobody_answers(places, pieces, guess)
     if not facts.questions and not votes.has(names.user):
-        raise text_format.no_turn_of(path, names.user, "user_name", votes, names_of)
+        raise text_format.no_turn_of(places, names.user, "user_name", votes, names_of)
     if names != form.names:
         form = form._replace(names=names)
-        facts = _examine_all(path, form, found)
+        facts = examine_all(source, places, form, found)
         facts.votes = votes
     if text_format.RECURS in facts.notes:
-        raise text_format.recurs(path, facts.notes[text_format.RECURS][0])
+        raise text_format.recurs(places, facts.notes[text_format.RECURS][0])
     asked = facts.questions or sum(votes.turns_of(names.user).values())
     if marks and not facts.marks and asked > 1:
-        raise text_format.no_marks(path, end_mark, names, asked, head)
-    return form, found, digest, facts
+        raise text_format.no_marks(places, end_mark, names, asked, head)
+    return places, form, found, facts
 
 
-def _leave_out(path: Path, facts: Examined) -> None:
+def _open_rows(
+    source: Source, columns: Mapping[str, str], documents: bool
+) -> tuple[Places, Shape, list[Chunk]]:
+    """Return the places of rows, their shape, and chunks of them."""
+    if source.reader == "json":
+        heads = _heads(source)
+        arrays = map(json_format.is_array, heads)
+        places, found = _cut(source, [chunks.nowhere if a else chunks.at_lines for a in arrays])
+        number = next(i for i, head in enumerate(heads) if head.strip())
+        file = sources.unpacked(source.files[number], source.label_of(source.files[number]))
+        first = json_format.first_rows_of_file(places, file, heads[number])
+        return places, json_format.find_shape(first, columns, documents), found
+    if source.reader == "csv":
+        _cut(source, [chunks.at_lines] * len(_heads(source)))  # refuses damaged files by line
+    places, rows = Places(source.label, "row"), open_rows(source)
+    if not len(rows):
+        raise no_rows(source)
+    size = max(chunks.CHUNK_BYTES * len(rows) // max(rows.data.nbytes, 1), 1)
+    found = [
+        Chunk(start, min(size, len(rows) - start), start + 1) for start in range(0, len(rows), size)
+    ]
+    few = json_format.table_rows(rows, 0, min(len(rows), json_format.LOOKED_AT), 1)
+    first = json_format.first_rows(places, few)
+    return places, json_format.find_shape(first, columns, documents), found
+
+
+def _leave_out(source: Source, facts: Examined) -> None:
     """Turn the faults of conversations that may be left out into notes."""
-    for fault in facts.faults:
-        line = int(fault.where.rpartition(":")[2])
+    for line, fault in facts.faults:
         facts.notes.setdefault(f"left out, can't be read: {fault.what}", []).append(line)
     facts.faults = []
     if not facts.conversations:
         what = "no conversation can be read"
-        raise UserError(paths.short(path), what, "set bad_rows to error to see why")
+        raise UserError(source.label, what, "set bad_rows to error to see why")
 
 
-def _check_sides(path: Path, form: Form, facts: Examined, names_of: str) -> None:
+def _check_sides(places: Places, form: Form, facts: Examined, names_of: str) -> None:
     """Refuse a file in which a side has no turns: the other side would be given its text."""
-    if form.format == "json":
+    if form.format == "rows":
         if not facts.replies:
-            where = f"{paths.short(path)}:1"
-            raise UserError(where, "no turns of the assistant found", "check the roles")
+            raise UserError(places.at(1), "no turns of the assistant found", "check the roles")
         return
     for count, name, parameter in (
         (facts.questions, form.names.user, "user_name"),
         (facts.replies, form.names.agent, "agent_name"),
     ):
         if not count:
-            raise text_format.no_turn_of(path, name, parameter, facts.votes, names_of)
-
-
-def _examine_all(
-    path: Path, form: Form, found: Sequence[Chunk], given: Names | None = None
-) -> Examined:
-    """Return the facts of all chunks; with `given` (the names that the user set) they also vote."""
-    total = Examined()
-    for facts in parallel.each(partial(_examine, path, form, given), found):
-        total.add(facts)
-    return total
-
-
-def _examine(path: Path, form: Form, given: Names | None, chunk: Chunk) -> Examined:
-    return _parse(path, form, chunk, given)[1]  # a worker process hands back the facts alone
-
-
-def _parse(
-    path: Path, form: Form, chunk: Chunk, given: Names | None = None
-) -> tuple[list[Conversation], Examined]:
-    """Return a chunk's conversations and its facts."""
-    text, facts = chunks.read_chunk(path, chunk), Examined()
-    if form.format == "json":
-        conversations, facts.faults = json_format.read_rows(
-            path, text, facts.notes, form.shape, chunk.line
-        )
-        stop = form.names.stop_text
-        inside = [c.line for c in conversations if any(stop in turn.text for turn in c.turns)]
-        if inside:
-            what = f"a blank line and {form.names.user}: inside a message, read as text"
-            facts.notes[what] = inside
-    else:
-        pieces, facts.marks, facts.notes = text_format.split(
-            text, form.end_mark, form.names, chunk.line
-        )
-        conversations, facts.faults = text_format.read_text(path, pieces, form.names, facts.notes)
-        if given is not None:
-            facts.votes = naming.collect_votes(pieces, given, form.glued)
-    facts.conversations = len(conversations)
-    roles = [turn.role for c in conversations for turn in c.turns]
-    facts.questions, facts.replies = roles.count("user"), roles.count("agent")
-    facts.with_preamble = sum(bool(c.preamble) for c in conversations)
-    facts.unanswered = sum(c.turns[-1].role == "user" for c in conversations)
-    return conversations, facts
+            raise text_format.no_turn_of(places, name, parameter, facts.votes, names_of)
 
 
 def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
@@ -259,25 +181,22 @@ def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
     """
     given = ("end_mark", "bad_rows", "columns")
     options: dict[str, Any] = {name: getattr(settings, name) for name in given}
-    train_file = paths.find("train_file", settings.train_file)
+    options["documents"] = settings.train_on == "all"
+    train_file = sources.find("train_file", settings.train_file)
     sides = {"train": read(train_file, settings.agent_name, settings.user_name, **options)}
     if settings.eval_file:
-        eval_file = paths.find("eval_file", settings.eval_file)
-        names = sides["train"].names
+        eval_file = sources.find("eval_file", settings.eval_file)
+        # Documents have no names; these are then the defaults, which must not be searched for.
+        names = Names("", "") if sides["train"].form.holds_documents else sides["train"].names
         sides["eval"] = read(eval_file, *names, **options, names_of="train_file")
     return sides
 
 
 def questions_beside(train_file: Path) -> Path:
-    """Return the path of the held-out questions for a text, whether or not they exist."""
-    return train_file.with_name(f"{train_file.stem}_questions.jsonl")
+    """Return the path of the held-out questions for a source, whether or not they exist.
 
-
-def lines_in_short(lines: Sequence[int], most: int = 5) -> str:
-    """Format line numbers for a table.
-
-    >>> lines_in_short([3, 9]), lines_in_short([1, 2, 3, 4, 5, 6])
-    ('lines 3, 9', 'lines 1, 2, 3, 4, 5, ...')
+    >>> questions_beside(Path("talks.jsonl.gz")).name, questions_beside(Path("talks:train")).name
+    ('talks_questions.jsonl', 'talks_questions.jsonl')
     """
-    shown = ", ".join(map(str, lines[:most])) + (", ..." if len(lines) > most else "")
-    return f"line{'s' if len(lines) > 1 else ''} {shown}"
+    name = paths.stem(train_file.name.partition(":")[0])
+    return train_file.with_name(f"{name}_questions.jsonl")

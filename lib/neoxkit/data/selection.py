@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neoxkit.data.reading import lines_in_short
+from neoxkit.data.places import NO_PLACES, Places
 from neoxkit.data.table import FAULTS, Table
 from neoxkit.errors import UserError
 
@@ -27,34 +27,45 @@ class Counts:
     tokens: int = 0
     trained_tokens: int = 0
     trained_tokens_lost: int = 0
+    places: Places = NO_PLACES
+    split: int = 0  # documents kept in parts, each of which counts as kept
+    parts: int = 0
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the counts as a table: what was counted, and how many."""
         lost = self.trained_tokens_lost / max(self.trained_tokens + self.trained_tokens_lost, 1)
         return [
             ("conversations read", f"{self.read:,}"),
-            ("kept", f"{self.kept:,}"),
-            ("of them cut", f"{len(self.cut):,}" + _where(self.cut)),
-            *((f"dropped: {why}", f"{len(at):,}{_where(at)}") for why, at in self.dropped.items()),
+            ("kept", f"{self.kept - self.more_parts:,}"),
+            ("of them cut", f"{len(self.cut):,}" + self._where(self.cut)),
+            *([("of them split", f"{self.split:,}, into {self.parts:,}")] if self.split else []),
+            *(
+                (f"dropped: {why}", f"{len(at):,}{self._where(at)}")
+                for why, at in self.dropped.items()
+            ),
             ("tokens kept", f"{self.tokens:,}"),
             ("trained tokens kept", f"{self.trained_tokens:,}"),
             ("trained tokens lost", f"{self.trained_tokens_lost:,} ({lost:.1%})"),
         ]
 
+    @property
+    def more_parts(self) -> int:
+        """Return how many more rows there are than documents, because some were split."""
+        return self.parts - self.split
+
+    def _where(self, lines: Sequence[int]) -> str:
+        return f" ({self.places.listed(lines)})" if lines else ""
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "read": self.read,
-            "kept": self.kept,
+            "kept": self.kept - self.more_parts,
             "cut_lines": self.cut,
             "dropped_lines": self.dropped,
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "trained_tokens_lost": self.trained_tokens_lost,
         }
-
-
-def _where(lines: Sequence[int]) -> str:
-    return f" ({lines_in_short(lines)})" if lines else ""
 
 
 def fit(
@@ -64,19 +75,24 @@ def fit(
 
     A longer one is dropped, or cut after its last agent turn that fits (at `block_size` if none
     does), without an end mark. Conversations without a trained token are dropped. With "error"
-    the first one that is too long is refused.
+    the first one that is too long is refused. With "split" a longer document becomes equal parts.
     """
+    if too_long == "split" and encoded.column("num_replies").any():
+        what = "split is for documents, and these are conversations"
+        raise UserError("too_long", what, "set it to drop, cut or error")
     long = encoded.length > block_size
     line, fault = encoded.column("line"), encoded.column("fault")
     faulty = fault > 0
     if too_long == "error" and (long & ~faulty).any():
         row = int(np.flatnonzero(long & ~faulty)[0])
         raise UserError(
-            f"{side} file, line {line[row]}",
+            f"{side} file, {encoded.places.listed([int(line[row])])}",
             f"a conversation has {encoded.length[row]} tokens, block_size is {block_size}",
             "raise block_size, or set too_long to drop or cut",
         )
-    short = encoded.cut(np.where(long, cut_length(encoded, block_size), encoded.length))
+    short = encoded
+    if too_long != "split":
+        short = encoded.cut(np.where(long, cut_length(encoded, block_size), encoded.length))
     dropped_for_length = long & ~faulty if too_long == "drop" else np.zeros_like(long)
     trained, kept_trained = encoded.trained, short.trained
     untrained = ~faulty & ~dropped_for_length & (kept_trained == 0)
@@ -85,15 +101,20 @@ def fit(
     reasons[f"longer than {block_size} tokens"] = dropped_for_length
     reasons["no trained token within block_size"] = untrained
     fitted = short.select(kept)
-    trained_tokens = int(kept_trained[kept].sum())
+    if too_long == "split":
+        fitted = fitted.in_parts(block_size)
+    trained_tokens = int(fitted.trained.sum())
     return fitted, Counts(
         read=len(encoded),
         kept=len(fitted),
-        cut=line[kept & long].tolist(),
+        cut=line[kept & long].tolist() if too_long != "split" else [],
+        split=int((kept & long).sum()) if too_long == "split" else 0,
+        parts=fitted.num_parts,
         dropped={why: line[rows].tolist() for why, rows in reasons.items() if rows.any()},
         tokens=int(fitted.length.sum()),
         trained_tokens=trained_tokens,
         trained_tokens_lost=int(trained.sum()) - trained_tokens,
+        places=encoded.places,
     )
 
 
@@ -117,7 +138,9 @@ def fit_sides(
     counts = fitted["train"][1]
     if not counts.kept:
         why = ", ".join(f"{len(at):,} {reason}" for reason, at in counts.dropped.items())
-        raise UserError("block_size", f"no conversation is left ({why})", "raise it, or use cut")
+        whole = encoded["train"].column("num_replies").any()
+        remedy = "raise it, or use cut" if whole else "set too_long to split"
+        raise UserError("block_size", f"no conversation is left ({why})", remedy)
     return fitted
 
 
@@ -149,12 +172,12 @@ def split_rows(
     """
     notes = []
     if eval_rows is not None:
-        held_out = np.isin(rows.keys(), eval_rows.keys())
+        held_out = np.isin(rows.side_keys(), eval_rows.side_keys())
         evaluation = eval_rows
-        if both := int(held_out.sum()):
+        if both := len(np.unique(rows.at[held_out])):
             notes.append(f"{both} conversations are in both files: left out of the train side")
     else:
-        held_out = split(rows.keys(), eval_share, seed)
+        held_out = split(rows.side_keys(), eval_share, seed)
         evaluation = rows.select(held_out)
     train = rows.select(~held_out)
     if not len(train):

@@ -50,6 +50,10 @@ class Shape(NamedTuple):
             return "ShareGPT: conversations[].from/value"
         return self.name if self.name in self.read else f"{self.name}: {', '.join(self.read)}"
 
+    @property
+    def holds_documents(self) -> bool:
+        return self.name == "documents"
+
     def reads(self, column: str) -> bool:
         """Tell whether a column of a row is read."""
         beside: tuple[str, ...] = ()
@@ -57,6 +61,8 @@ class Shape(NamedTuple):
             beside = (*_MORE, *_SYSTEM)
         elif self.name == "ShareGPT":
             beside = _SYSTEM
+        elif self.name == TREE.name:
+            beside = ("message_tree_id", "tree_state")
         return column in self.read or column in beside
 
     def messages(self, where: str, row: Row) -> list[Message]:
@@ -160,21 +166,56 @@ def _hh(shape: Shape, where: str, row: Row) -> list[Message]:
     return [{"role": roles[name], "content": text} for name, text in pairs]
 
 
+def is_tree(row: Row) -> bool:
+    """Return whether a row is a tree of messages, as OASST publishes them."""
+    root = row.get("prompt")
+    return isinstance(root, dict) and "text" in root and "replies" in root
+
+
+def _best_path(shape: Shape, where: str, row: Row) -> list[Message]:
+    """Return the messages from a tree's root on, each followed by its best reply."""
+    messages: list[Message] = []
+    if not is_tree(row):
+        raise UserError(where, '"prompt" is not a tree of messages', "leave the row out")
+    message = row["prompt"]
+    while message:
+        role = _SENDERS.get(str(message.get("role")), message.get("role"))
+        messages.append({"role": role, "content": message.get("text")})
+        replies = [r for r in message.get("replies") or () if not r.get("deleted")]
+        message = min(replies, key=_rank, default=None)
+    return messages
+
+
+def _rank(reply: Message) -> float:
+    """Return a reply's rank, 0 for the best; one without a rank comes after the others."""
+    rank = reply.get("rank")
+    return float("inf") if rank is None else float(rank)
+
+
+def _document(shape: Shape, where: str, row: Row) -> list[Message]:
+    return [{"role": "document", "content": _text(where, row, shape.read[0])}]
+
+
 _READERS: dict[str, Callable[[Shape, str, Row], list[Message]]] = {
     "messages": _messages,
     "ShareGPT": _sharegpt,
     "hh-rlhf": _hh,
     "columns": _mapped,
+    "OASST trees, the best replies": _best_path,
+    "documents": _document,
     **dict.fromkeys(_PAIRS, _pair),
 }
 MESSAGES = Shape("messages", ("messages",))
+TREE = Shape("OASST trees, the best replies", ("prompt",))
+DOCUMENTS = Shape("documents", ("text",))
 SHAREGPT = Shape("ShareGPT", ("conversations",))
 
 
-def shape_of(where: str, row: Any, columns: Mapping[str, str]) -> Shape:
+def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool = False) -> Shape:
     """Return the shape of a row, which all rows of its file must have.
 
     `columns` (role -> column) explains rows that are not known by the names of their columns.
+    `documents`: a row that holds only a text is a document.
     """
     if not isinstance(row, dict):
         raise UserError(where, "is not an object", 'write {"messages": [...]}')
@@ -182,6 +223,8 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str]) -> Shape:
         if missing := [name for name in columns.values() if name not in row]:
             what = f"{missing[0]!r}, named in columns, is not among {_listed(row)}"
             raise UserError(where, what, "name columns of this file")
+        if "text" in columns:
+            return Shape(DOCUMENTS.name, (columns["text"],))
         return Shape("columns", tuple(columns.values()), tuple(columns.items()))
     if isinstance(row.get("messages"), list):
         return MESSAGES
@@ -196,14 +239,21 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str]) -> Shape:
             return Shape(name, (question, *more, answer))
     if "messages" in row:
         return MESSAGES
+    if is_tree(row):
+        return TREE
+    if documents and isinstance(row.get("text"), str):
+        return DOCUMENTS
     raise _unknown(where, row)
 
 
 def _unknown(where: str, row: Row) -> UserError:
     texts = [name for name, value in row.items() if isinstance(value, str)]
-    if [*row] == ["text"]:
-        what = 'holds only "text": documents can\'t be read yet'
-        return UserError(where, what, "write messages, or a text file of User: and Agent:")
+    if "parent_id" in row and "text" in row:
+        what = "is a message of OASST, whose conversations are in the trees"
+        return UserError(where, what, "read the file of trees: ..._ready.trees.jsonl.gz")
+    if "text" in texts and not {"user", "agent"} <= {*row}:
+        what = f"has no turns, only a text: {_listed(row)}"
+        return UserError(where, what, "set train_on to all: each text is a document")
     remedy = 'write {"messages": [...]}'
     if len(texts) == 2:
         remedy = f"set columns to {{user: {texts[0]}, agent: {texts[1]}}}, or the other way round"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neoxkit import paths
+from neoxkit.data.places import NO_PLACES, Places
 
 NOT_TRAINED = -100  # the label that torch's cross entropy ignores
 
@@ -78,8 +79,8 @@ def key_of(ids: np.ndarray) -> bytes:
 class Store:
     """Parts joined together; the ids are in a nameless file that vanishes with the process."""
 
-    def __init__(self, parts: Iterable[Part], train_on: str) -> None:
-        self.train_on = train_on
+    def __init__(self, parts: Iterable[Part], train_on: str, places: Places) -> None:
+        self.train_on, self.places = train_on, places
         folder = paths.root() / "data" / "tokenized"  # not /tmp, which may be in memory
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -104,22 +105,46 @@ class Store:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a store: their indices (`at`, int64), and the tokens of each (`length`, int32)."""
+    """Rows of a store: their indices (`at`, int64), the tokens of each (`length`, int32), and how
+    many tokens are skipped before them (`begin`, int64): 0, but for later parts of a document."""
 
     store: Store
     at: np.ndarray
     length: np.ndarray
+    begin: np.ndarray
 
     def __len__(self) -> int:
         return len(self.at)
 
+    @property
+    def places(self) -> Places:
+        return self.store.places
+
     def select(self, rows: np.ndarray) -> "Table":
         """Select rows by index or by mask."""
-        return Table(self.store, self.at[rows], self.length[rows])
+        return Table(self.store, self.at[rows], self.length[rows], self.begin[rows])
 
     def cut(self, length: np.ndarray) -> "Table":
         """Shorten each row to its first `length` tokens."""
-        return Table(self.store, self.at, length)
+        return Table(self.store, self.at, length, self.begin)
+
+    def in_parts(self, most: int) -> "Table":
+        """Cut each row, a document, into equal parts of at most `most` tokens."""
+        parts = -(-self.length // most)
+        row = np.repeat(np.arange(len(self)), parts)
+        part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        length = self.length[row].astype(np.int64)
+        begin, end = (length * i // parts[row] for i in (part, part + 1))
+        return Table(self.store, self.at[row], (end - begin).astype(np.int32), begin)
+
+    @property
+    def is_part(self) -> np.ndarray:
+        """Mark the parts of documents, the first ones too: bool."""
+        return np.isin(self.at, self.at[self.begin > 0])
+
+    @property
+    def num_parts(self) -> int:
+        return int(self.is_part.sum())
 
     def column(self, name: str) -> np.ndarray:
         """Return one of COLUMNS for these rows; it describes them as encoded, before any cut."""
@@ -147,7 +172,7 @@ class Table:
         """Return the ranges of trained tokens: row index, start, end (not included)."""
         if self.store.train_on == "all":
             rows = np.arange(len(self))
-            starts, ends = self.column("first"), self.length
+            starts, ends = self.column("first") - self.begin, self.length
         else:
             rows, replies = self._all_replies()
             starts, ends = replies[:, 0], np.minimum(replies[:, 2], self.length[rows])
@@ -159,15 +184,19 @@ class Table:
         """Return 16 bytes per row (dtype S16), equal for rows with equal ids."""
         keys = self.column("key")
         for row in np.flatnonzero(self.length < self.column("length")):
-            start = self.store.start[self.at[row]]
+            start = self.store.start[self.at[row]] + self.begin[row]
             keys[row] = key_of(self.store.ids(start, start + self.length[row]))
         return keys
+
+    def side_keys(self) -> np.ndarray:
+        """Return keys like `keys`, but equal for the parts of a document: all are on one side."""
+        return np.where(self.is_part, self.column("key"), self.keys())
 
     def ids(self) -> np.ndarray:
         """Return the concatenated ids of all rows: int32. A large table needs `chunks`."""
         if not len(self):
             return np.zeros(0, np.int32)
-        starts = self.store.start[self.at]
+        starts = self.store.start[self.at] + self.begin
         low, high = starts.min(), (starts + self.length).max()
         return self.store.ids(low, high)[ragged(starts - low, self.length)]
 
@@ -201,11 +230,11 @@ class Table:
         return (self[row] for row in range(len(self)))
 
 
-def from_parts(parts: Iterable[Part], train_on: str) -> Table:
-    """Join the parts into a table of all their conversations."""
-    store = Store(parts, train_on)
+def from_parts(parts: Iterable[Part], train_on: str, places: Places = NO_PLACES) -> Table:
+    """Join the parts into a table of all their conversations; `places`: what its lines mean."""
+    store = Store(parts, train_on, places)
     length = store.columns["length"]
-    return Table(store, np.arange(len(length)), length)
+    return Table(store, np.arange(len(length)), length, np.zeros(len(length), np.int64))
 
 
 def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -3,14 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
-from neoxkit import paths
-from neoxkit.data.conversation import Conversation, Names, Notes, Turn
+from neoxkit.data.conversation import Conversation, Fault, Names, Notes, Turn
 from neoxkit.data.fences import code_lines, is_fence
 from neoxkit.data.labels import Label, any_label, any_labels, begins_paragraph, label_of, with_colon
 from neoxkit.data.naming import Votes, same
+from neoxkit.data.places import Places
 from neoxkit.errors import UserError
 from neoxkit.settings import END_MARK
 
@@ -149,10 +148,11 @@ def _with_ends(starts: Sequence[_Start], lines: Sequence[str]) -> Iterator[tuple
 
 
 def read_text(
-    path: Path, pieces: Sequence[Piece], names: Names, notes: Notes
-) -> tuple[list[Conversation], list[UserError]]:
+    places: Places, pieces: Sequence[Piece], names: Names, notes: Notes
+) -> tuple[list[Conversation], list[Fault]]:
     """Return the pieces' conversations, and a fault for each that can't be read; add to `notes`."""
-    faults, conversations = [], []
+    faults: list[Fault] = []
+    conversations = []
     before = (
         f"text before the first turn begins with a label other than {names.user}: or "
         f"{names.agent}:, not trained on"
@@ -162,13 +162,13 @@ def read_text(
         lines = piece.text.split("\n")
         starts, hidden = _starts(lines, names)
         if not starts:
-            where = f"{paths.short(path)}:{piece.line}"
-            what = "a conversation without turns"
-            faults.append(UserError(where, what, f'begin it with "{names.user}: "'))
+            what, remedy = "a conversation without turns", f'begin it with "{names.user}: "'
+            faults.append((piece.line, UserError(places.at(piece.line), what, remedy)))
             continue
         opener = any_label(lines[0]) if starts[0].line else ""
         if strange := _strange_label(lines, starts, names, opener):
-            faults.append(_asks_under_another_name(path, piece, strange, names))
+            line, name = piece.line + strange[0], strange[1]
+            faults.append((line, _asks_under_another_name(places.at(line), name, names)))
             continue
         again = [b for a, b in pairwise(starts) if a.label.role == b.label.role]
         at = piece.line
@@ -201,12 +201,9 @@ def _strange_label(
     return None
 
 
-def _asks_under_another_name(
-    path: Path, piece: Piece, strange: tuple[int, str], names: Names
-) -> UserError:
-    line, name = strange
+def _asks_under_another_name(where: str, name: str, names: Names) -> UserError:
     return UserError(
-        f"{paths.short(path)}:{piece.line + line}",
+        where,
         f'"{name}:" begins a line of a turn of {names.agent[:40]}, and {names.user[:40]} asks',
         f'write "{names.user[:40]}:", or put it into a code block',
     )
@@ -220,9 +217,9 @@ def _conversation(piece: Piece, lines: Sequence[str], starts: Sequence[_Start]) 
     return Conversation(piece.line, turns, "\n".join(lines[: starts[0].line]).strip())
 
 
-def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserError:
+def nobody_answers(places: Places, pieces: Sequence[Piece], votes: Votes) -> UserError:
     """Explain why no two names were found in a file that begins with these conversations."""
-    where = f"{paths.short(path)}:{pieces[0].line if pieces else 1}"
+    where = places.at(pieces[0].line if pieces else 1)
     asker = max(votes.asks, key=votes.asks.__getitem__, default="")
     if asker and same(asker, "User"):
         what = f"no turns found that answer {asker}"
@@ -234,12 +231,12 @@ def nobody_answers(path: Path, pieces: Sequence[Piece], votes: Votes) -> UserErr
         return UserError(where, what, "add one, or set user_name and agent_name")
     found = ", ".join(f"{name[:24]} ({count})" for name, count in votes.seen.most_common(3))
     what = 'no turns found: none starts with "User:"' + (f"; found {found}" if found else "")
-    remedy = 'begin each question with "User: "'
-    return UserError(where, what, f"{remedy}, or set user_name" if found else remedy)
+    other = "set user_name" if found else "set train_on to all if these are documents"
+    return UserError(where, what, f'begin each question with "User: ", or {other}')
 
 
 def no_turn_of(
-    path: Path, name: str, parameter: str, votes: Votes, names_of: str = ""
+    places: Places, name: str, parameter: str, votes: Votes, names_of: str = ""
 ) -> UserError:
     """Explain that a side has no turns in a file, and list the file's labels."""
     found = ", ".join(sorted(votes.seen))[:60]
@@ -247,14 +244,14 @@ def no_turn_of(
     remedy = f'set {parameter}, or begin the lines of its turns with "{name[:20]}: "'
     if names_of:
         remedy = f"use the names of {names_of} in this file too"
-    return UserError(paths.short(path), what, remedy)
+    return UserError(places.label, what, remedy)
 
 
-def recurs(path: Path, line: int) -> UserError:
+def recurs(places: Places, line: int) -> UserError:
     """Explain that a file's conversations begin before their questions."""
     what = "the text before the first question is also at the end of this conversation"
     remedy = f"write {END_MARK} at the end of each conversation, and leave end_mark alone"
-    return UserError(f"{paths.short(path)}:{line}", what, remedy)
+    return UserError(places.at(line), what, remedy)
 
 
 # End marks of other tools, at the end of a line.
@@ -265,7 +262,7 @@ _OTHER_MARKS = re.compile(
 )
 
 
-def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str) -> UserError:
+def no_marks(places: Places, mark: str, names: Names, num_questions: int, head: str) -> UserError:
     """Explain that a file with several questions has no end mark, and suggest what to set."""
     others = [found[1] for found in _OTHER_MARKS.finditer(head)]
     other = max(others, key=others.count, default="")
@@ -275,8 +272,8 @@ def no_marks(path: Path, mark: str, names: Names, num_questions: int, head: str)
         what = f"no {mark}, {has}; {count:,} lines end with {other}"
         if count > 1.5 * num_questions:
             remedy = f'keep {other} only where a conversation ends, then set end_mark to "{other}"'
-            return UserError(paths.short(path), what, remedy)
-        return UserError(paths.short(path), what, f'set end_mark to "{other}"')
+            return UserError(places.label, what, remedy)
+        return UserError(places.label, what, f'set end_mark to "{other}"')
     what = f"no {mark}, {has}"
     remedy = f"set end_mark to {NO_MARK} (each label begins one), or write the mark after each"
-    return UserError(paths.short(path), what, remedy)
+    return UserError(places.label, what, remedy)

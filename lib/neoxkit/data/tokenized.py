@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neoxkit import files, paths
-from neoxkit.data.reading import ConversationFile
+from neoxkit.data import sources
+from neoxkit.data.examining import ConversationFile
 from neoxkit.data.selection import Counts, num_duplicates
 from neoxkit.data.table import Table
 from neoxkit.errors import UserError
@@ -103,7 +104,7 @@ def make_manifest(
     settings: Mapping[str, Any],
     model: str,
     tokenizer: "PreTrainedTokenizerBase",
-    sources: Mapping[str, ConversationFile],
+    read: Mapping[str, ConversationFile],
     counts: Mapping[str, Counts],
     train: Table,
     evaluation: Table,
@@ -115,10 +116,10 @@ def make_manifest(
     """
     sides = {"train": train, "eval": evaluation}
     return {
-        "source": _source(sources["train"]),
-        "eval_source": _source(sources["eval"]) if "eval" in sources else None,
-        "agent_name": sources["train"].names.agent,
-        "user_name": sources["train"].names.user,
+        "source": _source(read["train"]),
+        "eval_source": _source(read["eval"]) if "eval" in read else None,
+        "agent_name": read["train"].names.agent,
+        "user_name": read["train"].names.user,
         "model_name_or_path": model,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "end_mark_id": tokenizer.eos_token_id,
@@ -126,7 +127,7 @@ def make_manifest(
         "train_on": settings["train_on"],
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
-        "notes": [line for source in sources.values() for line in source.sentences()[1:]],
+        "notes": [line for source in read.values() for line in source.sentences()[1:]],
         "split_notes": list(split_notes),
         "counts": {side: c.as_dict() for side, c in counts.items()},
         "duplicates": num_duplicates(train, evaluation),
@@ -148,7 +149,13 @@ def make_manifest(
 
 
 def _source(source: ConversationFile) -> dict[str, Any]:
-    return {"path": paths.short(source.path), "sha256": source.sha256, "format": source.form.format}
+    return {
+        "path": source.source.label,
+        "sha256": source.sha256,
+        "format": source.form.format,
+        "unit": source.places.unit,
+        "begins": {str(line): name for line, name in source.places.begins},
+    }
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -234,7 +241,7 @@ def check_sha256(folder: Path, expected: str) -> None:
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """Read a tokenized dataset's manifest; refuse it if the source text has changed since."""
+    """Read a tokenized dataset's manifest; refuse it if its sources have changed since."""
     path = folder / files.MANIFEST
     if not path.is_file():
         raise UserError(
@@ -242,8 +249,8 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         )
     manifest = files.read_json(path)
     for source in filter(None, (manifest["source"], manifest["eval_source"])):
-        text = paths.root() / source["path"]
-        if text.is_file() and files.sha256(text) != source["sha256"]:
+        now = sources.here(source["path"])
+        if now and now.sha256() != source["sha256"]:
             raise UserError(
                 "dataset",
                 f"{source['path']} has changed since it was tokenized",

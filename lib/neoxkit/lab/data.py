@@ -9,7 +9,7 @@ from IPython.display import display
 from matplotlib.ticker import MaxNLocator
 
 from neoxkit.data.audit import Check, Finding
-from neoxkit.data.reading import lines_in_short
+from neoxkit.data.places import NO_PLACES, Places
 from neoxkit.data.table import Encoded, Table
 from neoxkit.lab import frontend, view
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
@@ -55,7 +55,8 @@ class Pager:
 
     def page(self) -> View:
         """Return the conversation that the slider is at."""
-        return trained_tokens(self._rows[self.number.value - 1], self._tokenizer)
+        row = self._rows[self.number.value - 1]
+        return trained_tokens(row, self._tokenizer, self._rows.places)
 
     def _choose(self, name: str) -> None:
         self._rows = self._groups[name]
@@ -82,7 +83,9 @@ def pages(
     return Pager({name: rows for name, rows in groups.items() if len(rows)}, tokenizer).show()
 
 
-def trained_tokens(row: Encoded, tokenizer: "PreTrainedTokenizerBase") -> View:
+def trained_tokens(
+    row: Encoded, tokenizer: "PreTrainedTokenizerBase", places: Places = NO_PLACES
+) -> View:
     """Show one conversation as the model sees it: trained tokens coloured, the others grey.
 
     Special tokens are shown in boxes; the same letters typed in a text are not special, and shown
@@ -99,7 +102,8 @@ def trained_tokens(row: Encoded, tokenizer: "PreTrainedTokenizerBase") -> View:
             text += "⟦" if trained else "⟧"
         text, before = text + view.visible(piece), trained
     text += "⟧" if before else ""
-    caption = f"line {row.line}: {len(row)} tokens, {row.num_trained} of them trained (coloured)"
+    where = places.listed([row.line])
+    caption = f"{where}: {len(row)} tokens, {row.num_trained} of them trained (coloured)"
     body = f'<div style="white-space:pre-wrap;line-height:1.6">{"".join(parts)}</div>'
     return View(f"{body}<p style='{_MUTED}'>{caption}</p>", f"{text}\n({caption})")
 
@@ -129,7 +133,7 @@ def findings(found: Sequence[Finding]) -> View:
 
 def _counted(rows: Table) -> str:
     return f"{len(rows):,}" + (
-        f" ({lines_in_short(rows.column('line')[:6].tolist())})" if len(rows) else ""
+        f" ({rows.places.listed(rows.column('line')[:6].tolist())})" if len(rows) else ""
     )
 
 

@@ -1,11 +1,10 @@
 """Load a model and its tokenizer by name or folder, and check that they fit together."""
 
-import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from neoxkit import paths
+from neoxkit import hub, paths
 from neoxkit.errors import UserError, shorten
 from neoxkit.models import lora, refusals, weights
 from neoxkit.models.tiny import tiny_folder
@@ -44,7 +43,7 @@ def resolve(name: str) -> str:
 
 def _on_the_hub(name: str) -> str:
     """Return a hub name unchanged; silence the hub's client, as our own error says it in a line."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    hub.silence_client()
     return name
 
 

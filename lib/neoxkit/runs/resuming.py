@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, paths
-from neoxkit.data import tokenized
+from neoxkit.data import sources, tokenized
 from neoxkit.errors import UserError, shorten
 from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, is_trial, state_of
@@ -202,8 +202,8 @@ def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _source(parameter: str, file: str) -> dict[str, str]:
-    path = paths.find(parameter, file)
-    return {"path": paths.short(path), "sha256": files.sha256(path)}
+    source = sources.find(parameter, file)
+    return {"path": source.label, "sha256": source.sha256()}
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

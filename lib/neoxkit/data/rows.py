@@ -1,0 +1,108 @@
+"""Open the rows of a table (CSV, Parquet, Arrow) or of a saved data set."""
+
+import contextlib
+import csv
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neoxkit.data import sources
+from neoxkit.data.sources import Source
+from neoxkit.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def open_rows(source: Source) -> "Dataset":
+    """Open the rows of a table or of a saved data set; the values of CSV stay the text they are."""
+    return _open_rows(source, sources.stamp(source.files))
+
+
+@functools.cache
+def _open_rows(source: Source, when: tuple[int, ...]) -> "Dataset":
+    import datasets
+
+    if source.reader == "saved":
+        return datasets.load_from_disk(source.files[0].parent)
+    copies = [sources.unpacked(file, source.label_of(file)) for file in source.files]
+    options = _csv_options(source, copies) if source.reader == "csv" else {}
+    cache = str(sources.scratch() / source.sha256())
+    with _quiet_datasets():
+        try:
+            return datasets.load_dataset(
+                source.reader, data_files=[*map(str, copies)], split="train", cache_dir=cache,
+                **options,
+            )  # fmt: skip
+        except Exception as fault:  # whatever a damaged file leads to
+            if "corresponds to no data" in str(fault):
+                raise no_rows(source) from None
+            cause = " ".join(str(fault.__cause__ or fault).split())
+            raise UserError(
+                source.label, f"can't be read ({cause[:90]})", "save it again"
+            ) from fault
+
+
+def no_rows(source: Source) -> UserError:
+    """Return the refusal of a table without rows."""
+    return UserError(source.label, "has no rows", "write conversations into it")
+
+
+@contextlib.contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Silence the progress bars and messages of `datasets`, whose faults we tell in one line."""
+    from datasets.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _csv_options(source: Source, copies: Sequence[Path]) -> Mapping[str, object]:
+    """Return how CSV files are read: their separator, and every column as text.
+
+    Otherwise 007 would become 7, and the answer "NA" would be no answer.
+    """
+    from datasets import Features, Value
+
+    with copies[0].open(encoding="utf-8-sig") as opened:
+        separator = max(",\t;|", key=opened.readline().count)
+    columns: list[str] = []
+    for file, copy in zip(source.files, copies, strict=True):
+        found = _check_csv(source.label_of(file), copy, separator)
+        if columns and found != columns:
+            what = f"has the columns {', '.join(found)}, and another file {', '.join(columns)}"
+            raise UserError(source.label_of(file), what, "write all files in the same columns")
+        columns = found
+    strings = Features({name: Value("string") for name in columns})
+    return {"sep": separator, "features": strings, "keep_default_na": False}
+
+
+def _check_csv(label: str, copy: Path, separator: str) -> list[str]:
+    """Return the columns; refuse a row that has more fields or fewer, or a field in half quotes.
+
+    pandas takes a row's first fields for an index where there are too many.
+    """
+    csv.field_size_limit(sys.maxsize)
+    with copy.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        columns: list[str] = []
+        try:
+            for row in reader:
+                columns = columns or row
+                if row and len(row) != len(columns):
+                    what = f"a row of {len(row)} fields, and {len(columns)} columns"
+                    remedy = f'put a field with "{separator}" in it into double quotes'
+                    raise UserError(f"{label}:{reader.line_num}", what, remedy)
+        except csv.Error as fault:
+            where, what = f"{label}:{reader.line_num}", f"is not CSV ({fault})"
+            raise UserError(where, what, "double the quotes within a field in quotes") from None
+    return columns
