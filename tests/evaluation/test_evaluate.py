@@ -120,7 +120,7 @@ def test_sampling_is_repeatable_and_leaves_the_generator_alone(
     assert torch.random.get_rng_state().equal(before)
 
 
-def test_exact_replies_are_counted_by_set_and_kind() -> None:
+def test_exact_replies_are_counted_by_set_and_kind(tokenizer: object) -> None:
     questions = [
         Question("a", "1", "sums", "held out"),
         Question("b", "2", "days", "held out"),
@@ -130,7 +130,7 @@ def test_exact_replies_are_counted_by_set_and_kind() -> None:
     ]
     base = [Reply(t, "end mark", 1) for t in ("x", "x", "x", "x", "x")]
     tuned = [Reply(t, "end mark", 1) for t in ("1", "2 ", "3", "x", "so " * 21)]
-    rows = evaluate.scoreboard(questions, base, tuned)
+    rows = evaluate.scoreboard(tokenizer, questions, base, tuned)
     assert [(r["set"], r["kind"], r["base"], r["tuned"], r["questions"]) for r in rows] == [
         ("held out", "sums", 0, 1, 1),
         ("held out", "days", 0, 0, 1),
@@ -138,6 +138,16 @@ def test_exact_replies_are_counted_by_set_and_kind() -> None:
         ("harder", "sums", 0, 1, 1),
         ("harder", "total", 0, 1, 1),
     ]
+
+
+def test_replies_are_compared_as_the_tokenizer_normalises_them(tokenizer: object) -> None:
+    """The built-in tokenizer composes accents, as GPT-NeoX's does; capitals stay different."""
+    composed, apart = "Caf\u00e9", "Cafe\u0301"
+    questions = [Question("a", text, "k", "s") for text in (apart, composed, apart)]
+    replies = [Reply(text, "end mark", 1) for text in (composed, apart, "Cafe")]
+    assert questions[0].reference != replies[0].text
+    total = evaluate.scoreboard(tokenizer, questions, replies, replies)[-1]
+    assert (total["base"], total["tuned"], total["questions"]) == (2, 2, 3)
 
 
 def test_questions_come_from_a_file_its_neighbour_or_the_held_out_set(
@@ -182,12 +192,12 @@ def test_a_question_file_without_a_question_is_refused(tmp_path: Path) -> None:
         read_questions(file, Names())
 
 
-def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:
+def test_what_is_saved_is_what_was_measured(tmp_path: Path, tokenizer: object) -> None:
     questions = [Question("a", "1", "sums", "held out")]
     base = evaluate.Examination(None, [Reply("x", "ran on", 3)])
     tuned = evaluate.Examination(scoring.Score(0.5, 1.65, 10, 2), [Reply("1", "end mark", 1)])
     settings = EvaluateSettings()
-    one = evaluate.Evaluation(settings, tmp_path, {}, None, Names(), [], questions, 1, "here")
+    one = evaluate.Evaluation(settings, tmp_path, {}, tokenizer, Names(), [], questions, 1, "here")
     one.examined = {"base": base, "tuned": tuned}
     results = one.save()
     assert results == json.loads((tmp_path / "evaluation.json").read_text())
@@ -240,6 +250,23 @@ def test_an_evaluation_is_prepared_from_the_run_alone(
     files.write_json(pair.folder / FINISHED, pair.facts)
     with pytest.raises(UserError, match="dataset"):
         evaluate.prepare(run)
+
+
+def test_a_longest_reply_without_room_is_refused_before_a_model_is_loaded(
+    run: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Follow the remedy: with the number that it names, the shortest question is answered."""
+    loads = []
+    monkeypatch.setattr(loading, "load_model", lambda *_: loads.append(1))
+    said = "max_new_tokens: 2,048 leaves no room for a question in the model's 2,048 positions"
+    with pytest.raises(UserError, match=f"^{said} -- choose 2,0.. or fewer$") as refused:
+        evaluate.prepare(run.replace(max_new_tokens=2048))
+    most = int(str(refused.value).split()[-3].replace(",", ""))
+    with pytest.raises(UserError, match="leaves no room"):
+        evaluate.prepare(run.replace(max_new_tokens=most + 1))
+    pair = evaluate.prepare(run.replace(max_new_tokens=most))
+    sizes = [len(pair.tokenizer(q.prompt)["input_ids"]) for q in pair.questions]
+    assert min(sizes) + most == 2048 and loads == []
 
 
 def test_the_base_is_freed_before_the_tuned_model_is_loaded_which_stays(

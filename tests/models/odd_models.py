@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -195,6 +197,37 @@ ROPE = other(
     GPTNeoXForCausalLM,
 )  # fmt: skip
 
+BLOOM = other(BloomConfig(hidden_size=32, n_layer=2, n_head=2, **SMALL), BloomForCausalLM)
+
+# Values of generation_config.json that change what a model says, or how `generate` returns it.
+GENERATION: dict[str, dict[str, Any]] = {
+    "samples": {"do_sample": True, "temperature": 1.9},
+    "repetition penalty": {"repetition_penalty": 0.001},
+    "no repeated token": {"no_repeat_ngram_size": 1},
+    "suppressed tokens": {"suppress_tokens": [*range(2, 1000)]},
+    "suppressed first": {"begin_suppress_tokens": [*range(2, 1000)]},
+    "bad words": {"bad_words_ids": [[i] for i in range(2, 1000)]},
+    "forced end": {"forced_eos_token_id": 5},
+    "other ends": {"eos_token_id": [*range(1024)]},
+    "least length": {"min_length": 10**6},
+    "most length": {"max_length": 5},
+    "beams": {"num_beams": 3, "length_penalty": -2.0, "num_return_sequences": 2},
+    "guidance": {"guidance_scale": 3.0},
+    "bias": {"sequence_bias": [[[7], 1000.0]]},
+    "time": {"max_time": 1e-9},
+    "other output": {"return_dict_in_generate": True, "output_scores": True},
+}
+
+
+def generates(**values: Any) -> Callable[[Path], None]:
+    """Write these values into generation_config.json."""
+
+    def put(folder: Path) -> None:
+        (folder / "generation_config.json").write_text(json.dumps(values))
+
+    return put
+
+
 FINE: dict[str, Callable[[Path], None]] = {
     "as it is": lambda folder: None,
     "in shards": sharded,
@@ -202,6 +235,7 @@ FINE: dict[str, Callable[[Path], None]] = {
     "gpt2": GPT2,
     "llama": LLAMA,
     "other rope": ROPE,
+    "no positions": BLOOM,
     "spaces as in Llama 2": llama_tokenizer,
     "an old index beside it": stale_index,
     "no generation config": lambda folder: (folder / "generation_config.json").unlink(),

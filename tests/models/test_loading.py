@@ -159,7 +159,9 @@ def test_a_vocabulary_too_large_is_refused() -> None:
         loading.check_positions(model, 2049)
 
 
-@pytest.mark.parametrize("names", [Names(), Names("Dr. Rosey", "Human"), Names('O"Brien', 'O"B')])
+@pytest.mark.parametrize(
+    "names", [Names(), Names("Dr. Rosey", "Human"), Names('O"Brien', 'O"B'), Names("Joi 😀", "Ü")]
+)
 def test_the_chat_template_writes_the_trained_prompt(names: Names) -> None:
     tokenizer = loading.load_tokenizer("tiny")
     tokenizer.chat_template = chat_template(names)

@@ -1,18 +1,21 @@
 """The model folder that a run leaves."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer, GPTNeoXConfig
+from transformers import AutoConfig, AutoTokenizer, BambaConfig, BloomConfig, GPTNeoXConfig
 
 from neoxkit.data.conversation import Names
-from neoxkit.models import sharing
+from neoxkit.errors import UserError
+from neoxkit.models import loading, sharing
 from neoxkit.models.tiny import tiny_folder
 from neoxkit.settings import TrainSettings
+from neoxkit.training import export
 
 
 def test_a_model_can_be_read_by_older_tools_and_is_the_same_to_newer_ones(tmp_path: Path) -> None:
@@ -81,3 +84,94 @@ def test_the_cards_program_prints_one_turn(
     monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
     exec(sharing.usage('a "folder" 😀', Names()), {})
     assert capsys.readouterr().out == "Hello.\n"
+
+
+def test_the_cards_program_stops_at_any_name(capsys: pytest.CaptureFixture) -> None:
+    program = sharing.usage("here", Names("Joi", "Ü 😀")).splitlines()
+    exec(f"{program[4]}\nprint(end)")
+    assert program[4].startswith("end = ") and capsys.readouterr().out == "\n\nÜ 😀:\n"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A copy of the built-in model."""
+    return Path(shutil.copytree(tiny_folder(), tmp_path / "base"))
+
+
+def configure(base: Path, **values: Any) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | values))
+
+
+def rehearse(base: Path) -> None:
+    export.rehearse(str(base), loading.load_tokenizer(str(base)), Names())
+
+
+def test_what_the_export_writes_is_tried_and_leaves_nothing(base: Path) -> None:
+    tokenizer, before = loading.load_tokenizer(str(base)), sorted(base.iterdir())
+    length, template = tokenizer.model_max_length, tokenizer.chat_template
+    export.rehearse(str(base), tokenizer, Names())
+    assert (tokenizer.model_max_length, tokenizer.chat_template) == (length, template)
+    assert sorted(base.iterdir()) == before
+
+
+def test_a_family_without_a_limit_of_positions_is_exported(base: Path, tmp_path: Path) -> None:
+    BloomConfig(vocab_size=1024, hidden_size=32, n_layer=2, n_head=2).save_pretrained(base)
+    rehearse(base)
+    config = loading.config_of(str(base))
+    assert loading.positions(config) is None
+    for limit, length in ((None, int(1e30)), (77, 77)):
+        config.max_position_embeddings = limit
+        sharing.write_tokenizer(loading.load_tokenizer(str(base)), config, tmp_path)
+        assert AutoTokenizer.from_pretrained(tmp_path).model_max_length == length
+
+
+def test_a_base_whose_rotary_settings_can_not_be_written_is_refused(base: Path) -> None:
+    scaled = {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 4}
+    scaled |= {"long_factor": [2.0] * 4, "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+    configure(base, rope_parameters=scaled)
+    with pytest.raises(UserError, match="no names for the rotary settings of a gpt_neox of rope_"):
+        rehearse(base)
+
+
+def test_a_base_whose_rotary_settings_are_read_otherwise_is_refused(base: Path) -> None:
+    """Bamba takes its own share of rotated dimensions when there are older names beside."""
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.75}
+    BambaConfig(rope_parameters=rope).save_pretrained(base)
+    with pytest.raises(UserError, match="reads a bamba's rotary settings otherwise"):
+        rehearse(base)
+
+
+def test_whatever_else_can_not_be_written_is_refused_in_a_line(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AttributeError("no such thing\nat all")
+
+    monkeypatch.setattr(sharing, "write_tokenizer", fail)
+    with pytest.raises(UserError) as refused:
+        rehearse(base)
+    assert str(refused.value) == (
+        "model_name_or_path: a model/ of this base can't be written (no such thing) -- start from "
+        "another model"
+    )
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_training_that_ended_early_is_not_finished(tmp_path: Path, first: bool) -> None:
+    state = SimpleNamespace(global_step=3, max_steps=8, is_world_process_zero=first)
+    with pytest.raises(RuntimeError, match="the training ended at step 3 of 8"):
+        export.finish(SimpleNamespace(state=state), None, None, {}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_gets_the_tokenizers_ids(base: Path) -> None:
+    """Without padding in the tokenizer there is none: its embedding would not be trained."""
+    configure(base, eos_token_id=7, bos_token_id=8, pad_token_id=9)
+    model, tokenizer = loading.load_model(str(base)), loading.load_tokenizer(str(base))
+    sharing.make_own(model, tokenizer)
+    config = model.config
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 0, 1)
+    tokenizer.pad_token = None
+    sharing.make_own(model, tokenizer)
+    assert config.pad_token_id is None and model.generation_config.pad_token_id == 0

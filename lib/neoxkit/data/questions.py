@@ -109,6 +109,12 @@ def read_questions(path: Path, names: Names) -> list[Question]:
     return found
 
 
+def normal(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """Return a text as the tokenizer normalises it: GPT-NeoX's composes accents (NFC)."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer.normalize_str(text) if normalizer else text
+
+
 def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     """Return the text of token ids as it was written: spaces are not cleaned up."""
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
-from neoxkit.data.questions import Question, own_questions, questions_for
+from neoxkit.data.questions import Question, normal, own_questions, questions_for
+from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_models
 from neoxkit.evaluation.scoring import Score, plain_rows, score
 from neoxkit.evaluation.tasks import load_tasks, task_results
@@ -32,33 +33,40 @@ SHORT_WORDS = 20  # replies are checked for an exact match with references up to
 def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
     """Load the base or the tuned model of a finished run, in its precision, on the GPU if any."""
     assert which in MODELS, which
-    if which == "tuned":
-        name = str(folder / "model")
-    else:
-        name = str(folder / "base") if facts["from_scratch"] else facts["base"]
+    name = str(folder / "model") if which == "tuned" else _base(facts, folder)
     return loading.for_inference(name, _dtype(facts))
+
+
+def _base(facts: Mapping[str, Any], folder: Path) -> str:
+    return str(folder / "base") if facts["from_scratch"] else facts["base"]
 
 
 def _dtype(facts: Mapping[str, Any]) -> str:
     """Return the run's precision on a GPU; float32 on a CPU."""
-    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(facts["precision"], "float32")
-    return dtype if torch.cuda.is_available() else "float32"
+    return loading.dtype_of(facts["precision"]) if torch.cuda.is_available() else "float32"
 
 
 def scoreboard(
-    questions: Sequence[Question], base: Sequence[Reply], tuned: Sequence[Reply]
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    base: Sequence[Reply],
+    tuned: Sequence[Reply],
 ) -> list[dict[str, Any]]:
-    """Count exact answers by set and kind, each set's total last; only short references count."""
+    """Count exact answers by set and kind, each set's total last; only short references count.
+
+    Both sides are compared as the tokenizer normalises them: no reply could be equal otherwise.
+    """
     sets: dict[str, dict[str, dict[str, Any]]] = {}
     for question, one, other in zip(questions, base, tuned, strict=True):
-        if not has_short_reference(question):
+        if question.reference is None or not has_short_reference(question):
             continue
+        expected = normal(tokenizer, question.reference)
         for kind in (question.kind, "total"):
             empty = {"set": question.set, "kind": kind, "questions": 0, "base": 0, "tuned": 0}
             row = sets.setdefault(question.set, {}).setdefault(kind, empty)
             row["questions"] += 1
-            row["base"] += one.text == question.reference
-            row["tuned"] += other.text == question.reference
+            row["base"] += normal(tokenizer, one.text) == expected
+            row["tuned"] += normal(tokenizer, other.text) == expected
     return [
         row
         for kinds in sets.values()
@@ -189,7 +197,7 @@ class Evaluation:
             "depth": self.compare(),
             "losses_by_step": {f"{step}": loss for step, loss in self.losses_by_step().items()},
             "questions": self.source,
-            "exact": scoreboard(self.questions, *replies),
+            "exact": scoreboard(self.tokenizer, self.questions, *replies),
             "endings": {name: endings(e.replies) for name, e in both.items()},
             "tasks": {name: e.tasks for name, e in both.items()},
             "settings": self.settings.as_dict(),
@@ -240,8 +248,24 @@ def prepare(
     known, source = questions_for(manifest, rows, tokenizer, settings.questions_file)
     names = Names.of(manifest)
     own = own_questions(settings.my_questions, names)
+    asked = known[: settings.num_questions] + own
+    _check_room(settings.max_new_tokens, _base(facts, folder), tokenizer, asked)
     return Evaluation(
-        settings, folder, facts, tokenizer, names, rows,
-        known[: settings.num_questions] + own, len(known) + len(own), source,
+        settings, folder, facts, tokenizer, names, rows, asked, len(known) + len(own), source,
         load_tasks(settings.tasks), show,
     )  # fmt: skip
+
+
+def _check_room(
+    longest: int, base: str, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+) -> None:
+    """Refuse a longest reply with which no question would fit into the model's positions.
+
+    Single questions that don't fit are not answered and counted (generation.reply).
+    """
+    positions = loading.positions(loading.config_of(base))
+    sizes = [len(tokenizer(q.prompt, add_special_tokens=False)["input_ids"]) for q in questions]
+    shortest = min(sizes, default=1)
+    if positions and shortest < positions < shortest + longest:
+        what = f"{longest:,} leaves no room for a question in the model's {positions:,} positions"
+        raise UserError("max_new_tokens", what, f"choose {positions - shortest:,} or fewer")

@@ -133,6 +133,8 @@ def _wrapped(
     """Wrap the model for the harness; it is asked in parts, so that progress shows."""
     from lm_eval.models.huggingface import HFLM
 
+    from neoxkit.models import generation
+
     class Shown(HFLM):
         def loglikelihood(self, requests: list[Any], **_: Any) -> list[Any]:
             return in_parts(super().loglikelihood, requests, "loglikelihood")
@@ -151,6 +153,7 @@ def _wrapped(
             progress(len(answers), len(requests))
         return answers
 
+    model.generation_config = generation.plain(tokenizer)
     own = copy.deepcopy(tokenizer)  # the harness may set its padding token
     return Shown(pretrained=model, tokenizer=own, batch_size=batch_size)
 

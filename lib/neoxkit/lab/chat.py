@@ -23,7 +23,7 @@ _TURN = "white-space:pre-wrap;margin:4px 0;padding:4px 8px;border-radius:6px"
 _COLOURS = {"user": "background:rgba(128,128,128,0.18)", "agent": "background:rgba(0,114,178,0.22)"}
 _ENDINGS = {
     "ran on": "cut at the longest reply",
-    "too long": "no room left: start a new conversation",
+    "too long": "no room left: choose a shorter reply, or start a new conversation",
 }
 
 Model = Callable[[], Any]  # loads the model at the first question

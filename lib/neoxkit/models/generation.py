@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from neoxkit.data.conversation import Names
@@ -23,6 +23,17 @@ class Reply:
     text: str
     ended: str
     num_tokens: int
+
+
+def plain(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Return the kit's own generation settings, which a model's folder may not add to: greedy, up
+    to the end mark."""
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=loading.pad_id(tokenizer),
+    )
 
 
 @torch.no_grad()
@@ -52,8 +63,10 @@ def reply(
     encoded = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
-    positions = getattr(model.config, "max_position_embeddings", None) or 10**9
+    positions = loading.positions(model.config) or 10**9
     fits = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens <= positions]
+    # In place of the folder's, whose values transformers takes where a call gives none.
+    model.generation_config = plain(tokenizer)
     options: dict[str, Any] = {"do_sample": do_sample}
     if do_sample:
         options |= {"temperature": temperature, "top_k": 0}  # 0: transformers would keep 50
@@ -70,8 +83,6 @@ def reply(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=loading.pad_id(tokenizer),
                 stop_strings=[names.stop_text],
                 tokenizer=tokenizer,
                 streamer=_Growing(tokenizer, names, growing) if growing else None,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from neoxkit import hub, paths
+from neoxkit.data.questions import normal
 from neoxkit.errors import UserError, shorten
 from neoxkit.models import lora, refusals, weights
 from neoxkit.models.tiny import tiny_folder
@@ -83,8 +84,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 def _check_round_trip(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Refuse a tokenizer that loses letters, signs, line ends or spaces of a text."""
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    wanted = (normalizer.normalize_str(_TEXT) if normalizer else _TEXT).replace("▁", " ").strip()
+    wanted = normal(tokenizer, _TEXT).replace("▁", " ").strip()
     ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
     got = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip()
     if not ids:
@@ -112,7 +112,7 @@ def attention(name: str, wanted: str, half: bool) -> str | None:
     from transformers.utils import is_flash_attn_2_available
 
     if half and torch.cuda.is_available() and is_flash_attn_2_available():
-        return "flash_attention_2" if _config(name).model_type == "gpt_neox" else None
+        return "flash_attention_2" if config_of(name).model_type == "gpt_neox" else None
     return None
 
 
@@ -177,7 +177,7 @@ def check_weights(name: str) -> None:
 
     Only headers are read.
     """
-    config = _config(name)
+    config = config_of(name)
     if folder := local_folder(name):
         weights.check_files(folder)
     try:
@@ -193,12 +193,17 @@ def best_precision(on_gpu: bool) -> str:
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(False) else "fp32"
 
 
+def dtype_of(precision: str) -> str:
+    """Return torch's name for the weights of a run in this precision: fp32, bf16 or fp16."""
+    return {"bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
+
+
 def random_model(name: str, seed: int) -> "PreTrainedModel":
     """Make a model of that shape with random float32 weights, the same for the same seed."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = _config(name)
+    config = config_of(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -209,7 +214,7 @@ def without_weights(name: str) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = _config(name)  # outside the meta device: it may make the built-in model
+    config = config_of(name)  # outside the meta device: it may make the built-in model
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
@@ -217,7 +222,8 @@ def without_weights(name: str) -> "PreTrainedModel":
         raise cannot_load(name, "model", fault) from fault
 
 
-def _config(name: str) -> "PretrainedConfig":
+def config_of(name: str) -> "PretrainedConfig":
+    """Load a model's configuration."""
     from transformers import AutoConfig
 
     try:
@@ -252,11 +258,16 @@ def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
 
 def check_positions(model: "PreTrainedModel", block_size: int) -> None:
     """Refuse a block size above the number of positions that the model knows."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and block_size > positions:
+    most = positions(model.config)
+    if most and block_size > most:
         raise UserError(
-            "block_size", f"{block_size} is above the model's {positions} positions", "lower it"
+            "block_size", f"{block_size} is above the model's {most} positions", "lower it"
         )
+
+
+def positions(config: "PretrainedConfig") -> int | None:
+    """Return how many positions a model knows; None for a family without a limit."""
+    return getattr(config, "max_position_embeddings", None)
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:

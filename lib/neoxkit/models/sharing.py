@@ -7,15 +7,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neoxkit import files, machine, paths
 from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError, shorten
 from neoxkit.models import loading, lora
+from neoxkit.models.rope import older_rope
 from neoxkit.runs import card as run_card
 from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import TINY, TrainSettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 QUESTION = "Hello!"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -81,9 +85,14 @@ def push(model: Path, hub_model_id: str) -> str:
 
 
 def merge(run: str) -> Path:
-    """Write runs/RUN/merged, which plain from_pretrained opens; return its path."""
+    """Write runs/RUN/merged, which plain from_pretrained opens; return its path.
+
+    It is computed in float32 and saved in the run's precision, as model/ is without LoRA.
+    """
+    import torch
+
     folder = paths.run(run)
-    finished_facts(folder)
+    facts = finished_facts(folder)
     if not machine.num_gpus():  # otherwise DeepSpeed reports that it looked for one
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     adapters = folder / "model"
@@ -92,13 +101,13 @@ def merge(run: str) -> Path:
             "RUN", f"{run} was not trained with lora_rank", "its model/ is already whole"
         )
     adapted: Any = loading.load_model(str(adapters))  # peft's, with its methods
-    model = adapted.merge_and_unload()
+    model = adapted.merge_and_unload().to(getattr(torch, loading.dtype_of(facts["precision"])))
     tokenizer = loading.load_tokenizer(str(adapters))
-    tokenizer.model_max_length = model.config.max_position_embeddings
+    make_own(model, tokenizer)
     card = (adapters / "README.md").read_text("utf-8")
     with files.whole_folder(folder / "merged") as part:
         model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        write_tokenizer(tokenizer, model.config, part)
         for_older_readers(part)
         (part / "README.md").write_text(card.replace("name: peft", "name: transformers"), "utf-8")
     return folder / "merged"
@@ -117,8 +126,9 @@ def usage(model: str, names: Names) -> str:
             "",
             f'ask = pipeline("text-generation", model={model!r})',
             f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
-            f"end = {json.dumps(names.stop_text)}",
-            "said = ask(chat, max_new_tokens=64, stop_strings=end, tokenizer=ask.tokenizer)",
+            f"end = {_quoted(names.stop_text)}",
+            'how = {"max_new_tokens": 64, "do_sample": False, "stop_strings": end}',
+            "said = ask(chat, tokenizer=ask.tokenizer, **how)",
             'print(said[0]["generated_text"][-1]["content"].removesuffix(end).strip())',
         ]
     )
@@ -127,7 +137,7 @@ def usage(model: str, names: Names) -> str:
 def chat_template(names: Names) -> str:
     """Return the kit's text format as a chat template, so that `apply_chat_template` gives the
     trained prompt: blank lines between turns, and the agent's label without a space after it."""
-    agent, user = json.dumps(names.label("agent")), json.dumps(names.label("user"))
+    agent, user = _quoted(names.label("agent")), _quoted(names.label("user"))
     return (
         "{%- for message in messages -%}"
         "{%- if not loop.first -%}{{ '\\n\\n' }}{%- endif -%}"
@@ -139,6 +149,11 @@ def chat_template(names: Names) -> str:
         "{%- if add_generation_prompt -%}{{ '\\n\\n' + " + agent + " }}"
         "{%- elif messages and messages[-1]['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}"
     )
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a literal for Python and Jinja, which know no surrogate pairs of JSON."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def card(
@@ -204,20 +219,47 @@ def card(
     )
 
 
+def make_own(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Give a model the tokenizer's end mark and padding and the kit's own generation settings.
+
+    Those of its base may sample, forbid tokens or stop elsewhere.
+    """
+    from neoxkit.models import generation
+
+    own_ids(model.config, tokenizer)
+    model.generation_config = generation.plain(tokenizer)
+
+
+def own_ids(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Set a configuration's special ids to the tokenizer's.
+
+    A tokenizer without padding gives none: some families don't train the embedding of that id.
+    """
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
+
+
+def write_tokenizer(
+    tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", folder: Path
+) -> None:
+    """Write a tokenizer that knows how many positions its model has, if it has a limit."""
+    from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
+    tokenizer.model_max_length = loading.positions(config) or VERY_LARGE_INTEGER
+    tokenizer.save_pretrained(folder)
+
+
 def for_older_readers(folder: Path) -> None:
     """Add the names to a saved model that transformers 4 and llama.cpp's converter look for.
 
-    Version 5 keeps the rotary settings of GPT-NeoX elsewhere and has a new class for tokenizers
-    that their files alone describe; it reads the older names too.
+    Version 5 keeps rotary settings elsewhere and has a new class for tokenizers that their files
+    alone describe; it reads the older names too. Refuse rotary settings that have no older names:
+    version 4 would compute something else and say nothing.
     """
     place = folder / "config.json"
     if place.is_file():  # adapters have none
         config = files.read_json(place)
-        rope = config.get("rope_parameters", {})
-        if "partial_rotary_factor" in rope:
-            config["rotary_pct"] = rope["partial_rotary_factor"]
-            config["rotary_emb_base"] = rope["rope_theta"]
-            files.write_json(place, config)
+        files.write_json(place, config | older_rope(config))
     place = folder / "tokenizer_config.json"
     config = files.read_json(place)
     if config.get("tokenizer_class") == "TokenizersBackend":

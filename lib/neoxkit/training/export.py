@@ -1,18 +1,57 @@
 """The model folder that a run leaves: weights, tokenizer, card; then FINISHED.json."""
 
+import copy
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+
 from neoxkit import files
 from neoxkit.data.conversation import Names
-from neoxkit.models import sharing
+from neoxkit.errors import UserError, shorten
+from neoxkit.models import generation, loading, sharing
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import History, append_event
 from neoxkit.runs.folder import FINISHED
 from neoxkit.training.arguments import KitArguments
 from neoxkit.training.trainer import KitTrainer
+
+_CHAT = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
+
+
+def rehearse(name: str, tokenizer: Any, names: Names) -> None:
+    """Write a model folder without its weights and read it again, as `finish` will; refuse a base
+    with which that fails."""
+    config, own = loading.config_of(name), copy.deepcopy(tokenizer)
+    rope = copy.deepcopy(getattr(config, "rope_parameters", None))
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            sharing.own_ids(config, own)
+            config.save_pretrained(place)
+            generation.plain(own).save_pretrained(place)
+            _complete(Path(place), config, own, names)
+            again = AutoConfig.from_pretrained(place)
+            chat = AutoTokenizer.from_pretrained(place).apply_chat_template(_CHAT, tokenize=False)
+    except UserError:
+        raise
+    except Exception as fault:  # whatever its family can't write or read
+        what = f"a model/ of this base can't be written ({shorten(str(fault), 90)})"
+        raise UserError("model_name_or_path", what, "start from another model") from fault
+    if getattr(again, "rope_parameters", None) != rope:
+        family = config.model_type
+        what = f"transformers reads a {family}'s rotary settings otherwise than it writes them"
+        raise UserError("model_name_or_path", what, "start from a model of another family")
+    assert chat == own.apply_chat_template(_CHAT, tokenize=False)
+
+
+def _complete(folder: Path, config: PretrainedConfig, tokenizer: Any, names: Names) -> None:
+    """Add the tokenizer to a folder with a configuration, and what older readers look for."""
+    tokenizer.chat_template = sharing.chat_template(names)
+    sharing.write_tokenizer(tokenizer, config, folder)
+    sharing.for_older_readers(folder)
 
 
 def finish(
@@ -24,8 +63,12 @@ def finish(
 ) -> None:
     """Write model/ (unless in a trial), the results, FINISHED.json and the done event, in turn.
 
-    Rank 0 writes; the other ranks only help to gather the weights.
+    Rank 0 writes; the other ranks only help to gather the weights. A training that ended before its
+    planned steps is not finished.
     """
+    step, planned = trainer.state.global_step, trainer.state.max_steps
+    if step != planned:
+        raise RuntimeError(f"the training ended at step {step:,} of {planned:,}")
     if not trainer.state.is_world_process_zero:
         if not kit.trial:
             trainer.save_model(str(folder / "model"))
@@ -38,10 +81,7 @@ def finish(
             weights = sorted(part.glob("*.safetensors"))
             assert weights, "the weights were not gathered"
             facts["model_sha256"] = {file.name: files.sha256(file) for file in weights}
-            tokenizer.chat_template = sharing.chat_template(Names.of(manifest))
-            tokenizer.model_max_length = trainer.model.config.max_position_embeddings
-            tokenizer.save_pretrained(part)
-            sharing.for_older_readers(part)
+            _complete(part, trainer.model.config, tokenizer, Names.of(manifest))
             (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and not needed
             card = sharing.card(facts, manifest, trainer.args.to_dict())
             (part / "README.md").write_text(card, "utf-8")

@@ -14,7 +14,7 @@ from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import UserError
-from neoxkit.models import flops, loading
+from neoxkit.models import flops, loading, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock
@@ -47,9 +47,12 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     resume.keep_manifest(folder, manifest, kit.allow_change)
     checkpoint = resume.newest_checkpoint(folder, parsed)
     base_model.check_needs(parsed, folder)
+    if distributed.is_first() and not kit.trial:
+        export.rehearse(kit.model_name_or_path, tokenizer, Names.of(manifest))
     model = base_model.load(parsed, folder)
     loading.check_vocabulary(model, tokenizer)
     loading.check_positions(model, kit.block_size)
+    sharing.make_own(model, tokenizer)
     if distributed.is_first():
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
