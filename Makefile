@@ -7,11 +7,13 @@ TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 GGUF := .venv-gguf
-FAST := not process and not demo and not slow and not browser and not gguf and not crash
+FAST := not process and not demo and not slow and not browser and not gguf and not crash and not interop
 TOKENIZER := $(or $(BENCH_DATA),../shared/data)/gpt-neox-tokenizer
 GGUF_READY := .venv-gguf/ready
+OLDER := .venv-transformers4
+INTEROP := .venv-interop
 
-.PHONY: help setup demo test test-fast test-demo test-slow test-browser test-gguf gguf-data test-crash lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-fast test-demo test-slow test-browser test-gguf gguf-data test-interop test-crash lint lab picture bench bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -22,6 +24,7 @@ help:
 	@echo "make test-slow  what takes minutes: a compiled model, a killed sweep, measured memory"
 	@echo "make test-browser  the notebooks in a real JupyterLab (needs chromium)"
 	@echo "make test-gguf  a model converted for llama.cpp (compiles that once; needs a C++ compiler)"
+	@echo "make test-interop  a model in transformers 4, TransformerLens, nnsight and TRL (sets up three environments)"
 	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
 	@echo "make lab     JupyterLab in this folder: open notebooks/01_tokenize.ipynb"
 	@echo "make doctor  what this machine has and what is missing"
@@ -84,6 +87,24 @@ $(GGUF_READY): tests/gguf-requirements.txt constraints.txt
 
 test-gguf: gguf-data $(READY) $(GGUF_READY)
 	@$(BIN)/python -m pytest -m gguf
+
+# Each in an environment of its own, so that none can change the kit's packages.
+$(OLDER)/ready: tests/transformers4-requirements.txt constraints.txt
+	@echo "Setting up $(OLDER) (once) ..."
+	@test -x $(OLDER)/bin/pip || $(PYTHON) -m venv $(OLDER)
+	@$(OLDER)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(OLDER)/bin/pip install --quiet --disable-pip-version-check -r tests/transformers4-requirements.txt
+	@touch $(OLDER)/ready
+
+$(INTEROP)/ready: tests/interop-requirements.txt constraints.txt
+	@echo "Setting up $(INTEROP) (once) ..."
+	@test -x $(INTEROP)/bin/pip || $(PYTHON) -m venv $(INTEROP)
+	@$(INTEROP)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(INTEROP)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/interop-requirements.txt
+	@touch $(INTEROP)/ready
+
+test-interop: $(READY) $(OLDER)/ready $(INTEROP)/ready $(TRL_READY)
+	@$(BIN)/python -m pytest -m interop
 
 test-crash: $(READY)
 	@$(BIN)/python -m pytest -m crash

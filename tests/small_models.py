@@ -45,7 +45,7 @@ THETA = 5000.0  # a rotary base that no family has by default
 SIZES = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 64, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0,
-    "pad_token_id": None,
+    "pad_token_id": None, "num_key_value_heads": 2,
 }  # fmt: skip
 OF_GPTJ = {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8,
            "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
@@ -92,13 +92,15 @@ ROTARY: dict[str, Callable[[bool], PretrainedConfig]] = {
         n_positions=128, n_ctx=128, **(OF_GPTJ | {"n_head": 4})
     ),
     "llama": _rotary(LlamaConfig),
-    "mistral": _rotary(MistralConfig, num_key_value_heads=1),
-    "qwen2": _rotary(Qwen2Config, num_key_value_heads=1),
+    "mistral": _rotary(MistralConfig),
+    "qwen2": _rotary(Qwen2Config),
     "qwen3": _rotary(Qwen3Config, num_key_value_heads=1, head_dim=16),
     "falcon": _rotary(FalconConfig, alibi=False),
     "phi": _rotary(PhiConfig, 0.75),
     "stablelm": _rotary(StableLmConfig, 0.75),
     "persimmon": _rotary(PersimmonConfig, 0.75),
-    "gemma3_text": _by_layer(Gemma3TextConfig, 100.0, head_dim=16, sliding_window=4),
+    "gemma3_text": _by_layer(
+        Gemma3TextConfig, 100.0, head_dim=16, sliding_window=4, num_key_value_heads=1
+    ),
     "olmo3": _by_layer(Olmo3Config, THETA, sliding_window=4),
 }

@@ -75,6 +75,25 @@ def test_the_sample_task_counts_what_the_kit_counts(
 
 
 @installed
+def test_the_harness_opens_a_model_folder_by_its_path(
+    home: Path, model: Any, tokenizer: Any
+) -> None:
+    """It scores a reply as the model itself does."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    asked, said = "User: Hi.\n\nAgent:", " It is 7."
+    harness = HFLM(pretrained=str(home / "data" / "models" / "tiny"), device="cpu", batch_size=1)
+    request = Instance("loglikelihood", {}, (asked, said), 0)
+    ((found, _),) = harness.loglikelihood([request], disable_tqdm=True)
+    ids, first = tokenizer(asked + said)["input_ids"], len(tokenizer(asked)["input_ids"])
+    with torch.no_grad():
+        chances = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    own = sum(chances[i - 1, ids[i]].item() for i in range(first, len(ids)))
+    assert found == pytest.approx(own, abs=1e-4)
+
+
+@installed
 def test_choices_follow_the_models_own_loss(home: Path, model: Any, tokenizer: Any) -> None:
     """Of two choices, every other question has the likelier one first: half are right."""
     words = ["Hi", "What is 7 plus 3?", "Name a colour.", "Why?"]

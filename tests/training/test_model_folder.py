@@ -16,7 +16,7 @@ from neoxkit.models import generation, loading, sharing
 from neoxkit.models.tiny import tiny_folder
 from neoxkit.runs.folder import LOG, finished_facts
 
-SHORT = BASE.replace(max_steps=2, eval_steps=1, save_steps=1000)
+SHORT = BASE.replace(max_steps=2, eval_steps=1, save_steps=1000, learning_rate=1e-3)
 
 
 def bring(home: Path, name: str) -> Path:
