@@ -138,7 +138,22 @@ def test_a_base_whose_rotary_settings_are_read_otherwise_is_refused(base: Path) 
     """Bamba takes its own share of rotated dimensions when there are older names beside."""
     rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.75}
     BambaConfig(rope_parameters=rope).save_pretrained(base)
-    with pytest.raises(UserError, match="reads a bamba's rotary settings otherwise"):
+    with pytest.raises(
+        UserError, match="the rotary settings of a bamba are read otherwise than written"
+    ):
+        rehearse(base)
+
+
+def test_a_tokenizer_that_is_read_otherwise_is_refused(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lower(folder: Path) -> None:
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        tokenizer["normalizer"] = {"type": "Lowercase"}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    monkeypatch.setattr(sharing, "for_older_readers", lower)
+    with pytest.raises(UserError, match="the tokenizer of this base is read otherwise than wri"):
         rehearse(base)
 
 

@@ -34,17 +34,22 @@ def rehearse(name: str, tokenizer: Any, names: Names) -> None:
             generation.plain(own).save_pretrained(place)
             _complete(Path(place), config, own, names)
             again = AutoConfig.from_pretrained(place)
-            chat = AutoTokenizer.from_pretrained(place).apply_chat_template(_CHAT, tokenize=False)
+            ids = _ids(AutoTokenizer.from_pretrained(place))
     except UserError:
         raise
     except Exception as fault:  # whatever its family can't write or read
         what = f"a model/ of this base can't be written ({shorten(str(fault), 90)})"
         raise UserError("model_name_or_path", what, "start from another model") from fault
     if getattr(again, "rope_parameters", None) != rope:
-        family = config.model_type
-        what = f"transformers reads a {family}'s rotary settings otherwise than it writes them"
+        what = f"the rotary settings of a {config.model_type} are read otherwise than written"
         raise UserError("model_name_or_path", what, "start from a model of another family")
-    assert chat == own.apply_chat_template(_CHAT, tokenize=False)
+    if ids != _ids(own):
+        what = "the tokenizer of this base is read otherwise than written"
+        raise UserError("model_name_or_path", what, "start from another model")
+
+
+def _ids(tokenizer: Any) -> list[int]:
+    return tokenizer(tokenizer.apply_chat_template(_CHAT, tokenize=False))["input_ids"]
 
 
 def _complete(folder: Path, config: PretrainedConfig, tokenizer: Any, names: Names) -> None:
