@@ -15,8 +15,8 @@ import neoxkit
 
 LIB = Path(neoxkit.__file__).parent
 ROOT = (
-    "__init__", "errors", "hub", "files", "paths", "notebook", "fields", "settings", "machine",
-    "parallel",
+    "__init__", "errors", "hub_faults", "files", "paths", "notebook", "fields", "settings",
+    "machine", "parallel",
 )  # fmt: skip
 # What each folder's modules may import besides their own folder; ROOT is the root's order.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from neoxkit import hub
+from neoxkit import hub_faults
 from neoxkit.errors import UserError, shorten
 
 
@@ -53,7 +53,7 @@ def fetch(parameter: str, name: str, parts: Sequence[str]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    hub.silence_client()
+    hub_faults.silence_client()
     try:
         try:
             HfApi().dataset_info(name, timeout=10)
@@ -69,5 +69,5 @@ def fetch(parameter: str, name: str, parts: Sequence[str]) -> Path:
         raise
     except Exception as fault:
         said = f"{name} can't be fetched ({shorten(str(fault), 90)})"
-        what, remedy = hub.explain(name, fault) or (said, "give a file or a folder")
+        what, remedy = hub_faults.explain(name, fault) or (said, "give a file or a folder")
         raise UserError(parameter, what, remedy) from fault

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from neoxkit import hub, paths
+from neoxkit import hub_faults, paths
 from neoxkit.data.questions import normal
 from neoxkit.errors import UserError, shorten
 from neoxkit.models import lora, refusals, weights
@@ -44,7 +44,7 @@ def resolve(name: str) -> str:
 
 def _on_the_hub(name: str) -> str:
     """Return a hub name unchanged; silence the hub's client, as our own error says it in a line."""
-    hub.silence_client()
+    hub_faults.silence_client()
     return name
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neoxkit import hub, paths
+from neoxkit import hub_faults, paths
 from neoxkit.errors import UserError, shorten
 from neoxkit.files import read_json
 
@@ -23,10 +23,10 @@ def explain(name: str, folder: Path | None, what: str, fault: Exception) -> User
 
 
 def _of_the_hub(name: str, what: str, fault: Exception) -> tuple[str, str]:
-    if any(NO_SAFETENSORS in str(cause) for cause in hub.chain(fault)):
+    if any(NO_SAFETENSORS in str(cause) for cause in hub_faults.chain(fault)):
         return f"{name} has no model.safetensors on the hub", f"neoxkit convert {name}"
     said = f"the {what} {name!r} can't be loaded ({shorten(str(fault), 90)})"
-    return hub.explain(name, fault) or (said, "use another model")
+    return hub_faults.explain(name, fault) or (said, "use another model")
 
 
 def _of_a_folder(folder: Path, what: str, fault: Exception) -> tuple[str, str]:
