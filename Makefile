@@ -112,6 +112,8 @@ test-crash: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# The kernel python3 of .venv comes before any other of that name.
+lab: export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
 lab: $(READY)
 	@$(if $(AS_ROOT),echo "note: you are root -- JupyterLab gets $(AS_ROOT) and listens on 127.0.0.1 alone")
 	@$(BIN)/jupyter lab --ip=127.0.0.1 $(AS_ROOT)

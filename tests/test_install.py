@@ -1,5 +1,6 @@
 """One list of packages in three files, and a Makefile that make can read."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -90,3 +91,24 @@ def test_a_fresh_clone_sets_up_first_with_the_tested_versions(tmp_path: Path) ->
     assert installs and all("-c constraints.txt" in line for line in installs)
     assert installs[0].endswith("torch")  # before what is built against it
     assert done.stdout.index("pip install") < done.stdout.index("neoxkit run")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("others", ["", "/a:/b"])
+def test_make_lab_finds_the_kernel_of_its_own_environment_first(
+    tmp_path: Path, others: str
+) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    jupyter = tmp_path / ".venv" / "bin" / "jupyter"
+    jupyter.parent.mkdir(parents=True)
+    jupyter.write_text('#!/bin/sh\necho "$JUPYTER_PATH"\n')
+    jupyter.chmod(0o755)
+    (tmp_path / ".venv" / "ready").touch()  # newer than the lists: nothing is installed
+    env = os.environ | {"JUPYTER_PATH": others}
+    done = subprocess.run(
+        ["make", "--no-print-directory", "lab"], cwd=tmp_path, env=env, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    own = f"{tmp_path}/.venv/share/jupyter"
+    assert done.stdout.splitlines()[-1] == (f"{own}:{others}" if others else own)

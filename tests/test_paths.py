@@ -1,5 +1,6 @@
 """paths.py: a file is found by the same name from JupyterLab, papermill and a shell."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from neoxkit import paths
 from neoxkit.errors import UserError
 from neoxkit.models import loading
+from neoxkit.settings import CompareSettings
 
 
 @pytest.fixture
@@ -55,3 +57,23 @@ def test_a_refusal_names_every_place_once(root: Path, monkeypatch: pytest.Monkey
     looked = f"{root} or {root / 'notebooks'}"
     assert str(refused.value).startswith(f"train_file: 'no.txt' does not exist in {looked}"[:130])
     assert loading.local_folder("no") is None and loading.local_folder("") is None
+
+
+def test_a_notebook_notes_that_its_python_is_not_the_kits(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kit without a .venv is installed elsewhere, and that is meant."""
+    parameters = {"runs": [], "name": "comparison", "score_again": False}
+
+    def noted() -> str:
+        CompareSettings.from_parameters(parameters)
+        return capsys.readouterr().out
+
+    assert noted() == ""
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "python").touch()
+    assert noted() == (
+        f"note: this is {sys.executable}, not the Python of {root}/.venv: see neoxkit doctor\n"
+    )
+    monkeypatch.setattr(sys, "prefix", str(root / ".venv"))
+    assert noted() == ""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
-from neoxkit import notebook
+from neoxkit import notebook, paths
 from neoxkit.errors import UserError
 
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # types a parameter may have
@@ -77,7 +77,12 @@ class Settings:
 
     @classmethod
     def from_parameters(cls, names: Mapping[str, Any]) -> Self:
-        """Pick this class's settings out of a notebook's names (`globals()`) and check them."""
+        """Pick this class's settings out of a notebook's names (`globals()`) and check them.
+
+        Print a note if the notebook's kernel is not the kit's own Python.
+        """
+        if said := paths.other_python():
+            print(f"note: {said}")
         known = [f.name for f in fields(cls)]
         for wrong, right in _slips(names, known):
             what = f"is not a parameter of {cls.notebook}"

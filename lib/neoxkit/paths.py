@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 from neoxkit.errors import UserError, shorten
@@ -21,6 +22,17 @@ def root() -> Path:
             return folder
     what = f"{home} has no notebooks/ and ds_configs/" if home else "the kit's folder was not found"
     raise UserError("NEOXKIT_HOME", what, "set it to the checkout")
+
+
+def other_python() -> str:
+    """Say that this is not the Python of the kit's .venv; empty if it is, or if there is none.
+
+    It may be meant: the kit can be installed anywhere.
+    """
+    own = root() / ".venv"
+    if not (own / "bin" / "python").exists() or Path(sys.prefix).resolve() == own.resolve():
+        return ""
+    return f"this is {sys.executable}, not the Python of {own}: see neoxkit doctor"
 
 
 def find(parameter: str, value: str, file: bool = True) -> Path:

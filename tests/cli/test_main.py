@@ -534,7 +534,10 @@ def test_doctor_names_a_kernel_of_another_python(
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda *_: spec)
     *_, kernel, remedy = doctor.report().splitlines()
     assert lines(kernel)["JupyterLab kernel"] == "python3 -> /other/python"
-    assert remedy.strip() == f"-> {sys.executable} -m ipykernel install --sys-prefix"
+    assert remedy.strip() == (  # tests/cli/test_saved_notebooks.py follows it
+        "-> neoxkit run and make lab don't mind; for papermill -k neoxkit, or JupyterLab's kernel "
+        f"menu: {sys.executable} -m ipykernel install --user --name neoxkit"
+    )
 
 
 def report_with(monkeypatch: pytest.MonkeyPatch, torch: Any) -> dict[str, str]:

@@ -138,3 +138,56 @@ def test_plain_papermill_refuses_a_mistyped_parameter(home: Path, tmp_path: Path
         done.stderr
     )
     assert not (home / "runs" / "demo").exists()
+
+
+def plant(folder: Path, *argv: str) -> dict[str, str]:
+    """Install a kernel named python3 that comes before every other; return its environment."""
+    spec = {"argv": [*argv, "-f", "{connection_file}"], "display_name": "3", "language": "python"}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    return {"JUPYTER_PATH": str(folder), "JUPYTER_DATA_DIR": str(folder / "user")}
+
+
+WITHOUT_THE_KIT = f"""#!{sys.executable}
+import sys
+sys.modules["neoxkit"] = None
+from ipykernel import kernelapp
+kernelapp.launch_new_instance()
+"""
+
+
+def test_the_kits_own_python_runs_the_notebooks_whatever_python3_is(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "marker"
+    for name, value in plant(tmp_path, "/bin/sh", "-c", f"touch {marker}; exit 1").items():
+        monkeypatch.setenv(name, value)
+    save(home)
+    done = shell(home, "neoxkit run --only 01_tokenize -p train_file 'my talks.txt'")
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists()
+
+
+def test_a_kernel_without_the_kit_is_named_and_doctors_remedy_helps(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "python"
+    other.write_text(WITHOUT_THE_KIT)
+    other.chmod(0o755)
+    for name, value in plant(tmp_path, str(other)).items():
+        monkeypatch.setenv(name, value)
+    line = (
+        f"papermill notebooks/01_tokenize.ipynb {tmp_path}/out.ipynb -p train_file 'my talks.txt'"
+    )
+    save(home)
+    done = shell(home, line)
+    assert done.returncode == 1
+    assert "No module named neoxkit? The kernel is another Python: see neoxkit doctor." in (
+        done.stderr
+    )
+    kernel, remedy = shell(home, "neoxkit doctor").stdout.splitlines()[-2:]
+    assert kernel == f"JupyterLab kernel  python3 -> {other}"
+    flags, _, install = remedy.partition("; ")[2].partition(", or JupyterLab's kernel menu: ")
+    assert shell(home, install).returncode == 0
+    done = shell(home, line + flags.removeprefix("for papermill"))
+    assert done.returncode == 0, done.stderr

@@ -106,7 +106,9 @@ CHECKS = (
     ("free disk", _disk, "free some: a checkpoint takes about 16 bytes per parameter"),
     ("/dev/shm", _shm, "for several GPUs in a container: docker run --shm-size=8g"),
     ("JupyterLab", lambda: _package("jupyterlab"), "pip install jupyterlab"),
-    ("JupyterLab kernel", _kernel, f"{sys.executable} -m ipykernel install --sys-prefix"),
+    ("JupyterLab kernel", _kernel,
+     "neoxkit run and make lab don't mind; for papermill -k neoxkit, or JupyterLab's kernel menu: "
+     f"{sys.executable} -m ipykernel install --user --name neoxkit"),
 )  # fmt: skip
 
 

@@ -216,11 +216,13 @@ def _say(text: str) -> None:
 def _execute(settings: Settings, target: Path) -> Any:
     """Execute one notebook; return papermill's error if a cell failed.
 
-    Every setting is injected and the kernel named, so what JupyterLab saved in the notebook's
-    parameters and metadata does not count. A kernel that dies before it answers has run nothing
-    and is started again: another process may have taken one of the ports that were found free.
+    Every setting is injected and the kernel is this Python, so what JupyterLab saved in the
+    notebook's parameters and metadata does not count. A kernel that dies before it answers has run
+    nothing and is started again: another process may have taken one of the ports found free.
     """
     import papermill  # slow, so only once every value is checked
+
+    from neoxkit.cli.kernel import OwnKernel
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it reports slow autosaves
     from papermill.exceptions import PapermillExecutionError
@@ -232,6 +234,7 @@ def _execute(settings: Settings, target: Path) -> Any:
                 str(target),
                 parameters=settings.as_dict(),
                 kernel_name="python3",
+                kernel_manager_class=OwnKernel,
                 language="python",
                 autosave_cell_every=1,
                 # 02 has its own status line
