@@ -16,11 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+if __name__ == "__main__":  # before the imports, in which it may hang as well
+    faulthandler.register(signal.SIGUSR1)  # the guard asks a silent rank for its stacks
+
 import deepspeed
 import psutil
 import torch
 
 from neoxkit.errors import STOPPED, UserError, as_fields, shorten
+from neoxkit.runs import heartbeat
 from neoxkit.runs.events import append_event, read_events
 from neoxkit.runs.folder import state_of
 from neoxkit.training import arguments, distributed, failures, rank
@@ -36,11 +40,12 @@ LOST_SECONDS = 2.0  # a rank that lost another waits for that one to report firs
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, and return the exit code: 0 done, 1 failed, 2 a user's mistake, 75 stopped."""
-    faulthandler.register(signal.SIGUSR1)  # the guard asks a silent rank for its stacks
     argv = sys.argv[1:] if argv is None else argv
     folder = next((Path(a).parent for a in argv if a.endswith("arguments.json")), None)
     parsed = None
     try:
+        if folder:  # on a CPU the ranks meet when the arguments are parsed
+            distributed.signs(folder).begin(heartbeat.MEETING)
         parsed = arguments.parse(argv)
         assert parsed.training.output_dir  # parse refuses a missing one
         folder = Path(parsed.training.output_dir)

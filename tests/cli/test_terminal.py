@@ -9,7 +9,7 @@ import pytest
 
 from neoxkit import files
 from neoxkit.cli import terminal
-from neoxkit.runs import checkpoints
+from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import FINISHED
 
@@ -51,6 +51,17 @@ def test_into_a_file_each_state_is_a_line(tmp_path: Path, monkeypatch: pytest.Mo
         lines[-1],
     )
     assert len(set(lines)) == len(lines) and not any("step 99" in line for line in lines)
+
+
+def test_a_start_says_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
+    out = io.StringIO()
+    with lock.take(tmp_path / lock.LOCK), terminal.following(tmp_path, out):
+        heartbeat.Signs(tmp_path, 0).begin(heartbeat.COMPILING, "cpu_adam")
+        deadline = time.monotonic() + 20
+        while "cpu_adam" not in out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert re.search(r"^ {6}Compiling cpu_adam \.\.\. \d s$", out.getvalue(), re.M)
 
 
 def test_on_a_terminal_one_line_is_overwritten(

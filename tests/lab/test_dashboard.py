@@ -12,7 +12,7 @@ from neoxkit.errors import Stopped, TrainingError, UserError
 from neoxkit.lab import dashboard, frontend
 from neoxkit.lab.view import ALERT_COLOUR, NOTHING
 from neoxkit.launch import process
-from neoxkit.runs import checkpoints, lock
+from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import History, append_event
 from neoxkit.runs.folder import FINISHED
 
@@ -96,6 +96,37 @@ def test_a_training_is_followed_to_its_end(folder: Path, outputs: Outputs) -> No
     assert "finished" in line.text and "1.2 to 1.5 GiB per rank" in line.text
     assert len(picture.axes[0].get_lines()[0].get_xdata()) == 1
     assert replies == log == NOTHING
+
+
+def test_the_status_line_says_what_happens_before_the_first_step(
+    folder: Path, outputs: Outputs
+) -> None:
+    """Also when a run is resumed, whose curve is there already."""
+    begin(folder, 5)
+    signs, said = heartbeat.Signs(folder, 0), []
+
+    def look() -> None:
+        said.append(outputs[0].text)
+
+    guard = Process(
+        lambda: signs.begin(heartbeat.LOADING),
+        look,
+        lambda: (begin(folder), signs.begin(heartbeat.FIRST_STEP)),
+        look,
+        lambda: signs.stepped(1.0),
+        look,
+        lambda: (signs.begin(heartbeat.PREPARING), finish(folder)),  # it ended: no stage any more
+    )
+    dashboard.watch(process.Training(folder, guard, 0))
+    assert said[0] == "Loading the model ... 0 s"
+    assert said[1].startswith("step 0 of 40 · taking the first step, 0 s · rate")
+    assert said[2].startswith("step 0 of 40 · rate")
+    assert outputs[0].text.startswith("step 0 of 40 · rate")
+
+
+def test_the_status_line_says_so_when_no_rank_has_given_a_sign() -> None:
+    assert dashboard.status(History(), 7.0).text == "Importing libraries ... 7 s"
+    assert dashboard.status(History(), 7.0, 1).text == "Ended before the first step ... 7 s"
 
 
 def test_warnings_of_a_broken_run_are_shown_below_the_status_line(

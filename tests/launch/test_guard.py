@@ -189,6 +189,69 @@ def test_a_silent_rank_leaves_its_stacks_and_nothing_else(
     assert "in waits_for_the_other" in (tmp_path / LOG).read_text()
 
 
+# In a guard and its ranks: short limits, and a rank that begins a stage and then does something.
+HASTE = """
+import faulthandler, signal, sys, time
+from pathlib import Path
+from neoxkit.launch import guard
+from neoxkit.runs import heartbeat
+heartbeat.SILENT_SECONDS, guard.WORK_SECONDS = 1.0, 0.25
+"""
+IN_STAGE = f"""{HASTE}
+faulthandler.register(signal.SIGUSR1)
+def stand_still():
+    time.sleep(600)
+def work():
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        pass
+if len(sys.argv) > 3:
+    heartbeat.Signs(Path(sys.argv[1]), 0, int(sys.argv[3])).begin("loading the model")
+globals()[sys.argv[2]]()
+"""
+
+
+def in_haste(folder: Path, *words: str) -> tuple[int, dict]:
+    """Run a rank that does `words` under an impatient guard; return its exit code and event."""
+    rank = [sys.executable, "-c", IN_STAGE, str(folder), *words]
+    code = f"{HASTE}sys.exit(guard.main())"
+    guard = subprocess.Popen(
+        [sys.executable, "-c", code, "--run", str(folder), "--", *rank],
+        stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    ended = guard.wait(timeout=PATIENCE_SECONDS)
+    return ended, (read_events(folder) or [{}])[-1]
+
+
+def test_a_rank_that_stands_still_in_a_stage_is_ended_with_its_stacks_and_the_stages_name(
+    tmp_path: Path,
+) -> None:
+    code, event = in_haste(tmp_path, "stand_still", "1")
+    assert code == SILENT and left(tmp_path) == []
+    assert re.fullmatch(
+        r"rank 0 sent no heartbeat for \d+ s while loading the model "
+        r"\(NEOXKIT_STALL_SECONDS allows more\); the stacks of all ranks are in train\.log",
+        event["what"],
+    )
+    assert "in stand_still" in (tmp_path / LOG).read_text()
+
+
+@pytest.mark.parametrize("words", [(), ("2",)], ids=["none", "one of two"])
+def test_a_rank_that_never_comes_is_ended_with_the_stacks_of_all(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    code, event = in_haste(tmp_path, "stand_still", *words)
+    assert code == SILENT and left(tmp_path) == []
+    rank = "1" if words else "0"
+    assert event["what"].startswith(f"rank {rank} sent no heartbeat for ")
+    assert " while importing libraries (" in event["what"]
+    assert "in stand_still" in (tmp_path / LOG).read_text()
+
+
+def test_a_rank_that_works_in_a_stage_may_take_longer(tmp_path: Path) -> None:
+    assert in_haste(tmp_path, "work", "1") == (0, {})
+
+
 def test_without_its_group_kill_these_tests_are_red(tmp_path: Path) -> None:
     (tmp_path / "tree.py").write_text(TREE)
     code = (

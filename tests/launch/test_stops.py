@@ -20,6 +20,7 @@ from conftest import PATIENCE_SECONDS
 from jupyter_client.manager import KernelManager
 
 from neoxkit import files, paths
+from neoxkit.errors import TrainingError
 from neoxkit.launch import process
 from neoxkit.launch.guard import SILENT
 from neoxkit.runs import checkpoints, heartbeat, lock
@@ -213,6 +214,18 @@ def stand_still(number: int) -> str:
 def test_a_rank_that_hangs_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "3")
     assert stand_still(1) == ""
+
+
+def test_ranks_that_never_meet_end_in_one_line(home: Path) -> None:
+    """One of two ranks dies while it imports: the other would wait for it for half an hour."""
+    training = process.start(BASE.replace(run="never-met", num_ranks=2))
+    session = training.process.pid
+    assert wait_until(lambda: _has(session, "rank"))
+    part(session, "rank").kill()
+    assert training.process.wait(timeout=PATIENCE_SECONDS) != 0
+    with pytest.raises(TrainingError, match=r"one of its processes was killed, .* train\.log$"):
+        training.check()
+    assert members(session) == []
 
 
 def test_two_runs_can_train_at_once_but_not_in_one_folder(home: Path) -> None:

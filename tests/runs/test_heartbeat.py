@@ -17,6 +17,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def time(self) -> float:
+        return 1e9 + self.now
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -127,6 +130,98 @@ def test_a_heartbeat_that_is_being_written_is_ignored(tmp_path: Path, clock: Clo
     (tmp_path / heartbeat.FOLDER / "0").write_text('{"pid')
     clock.now += 1e6
     assert watch.ranks() == [] and watch.silent() is None
+
+
+def test_a_stage_before_the_first_step_is_no_step(tmp_path: Path) -> None:
+    """A TERM during it ends the training at once: there is nothing to save, and nobody listens."""
+    signs, watch = heartbeat.Signs(tmp_path, 0), heartbeat.Watch(tmp_path)
+    for stage in heartbeat.STAGES:
+        signs.begin(stage)
+        assert watch.ranks() == [] and heartbeat.stage(tmp_path)[0] == stage
+    signs.begin(heartbeat.FIRST_STEP)
+    signs.give()
+    assert watch.ranks() == [os.getpid()]
+    assert heartbeat.stage(tmp_path)[0] == heartbeat.FIRST_STEP
+    signs.stepped(1.0)
+    assert watch.ranks() == [os.getpid()] and heartbeat.stage(tmp_path)[0] == ""
+
+
+def test_the_stage_is_the_one_of_the_rank_that_is_furthest_behind(
+    tmp_path: Path, clock: Clock
+) -> None:
+    assert heartbeat.stage(tmp_path) == ("", 0)
+    heartbeat.Signs(tmp_path, 0).begin(heartbeat.PREPARING)
+    heartbeat.Signs(tmp_path, 1).begin(heartbeat.COMPILING, "cpu_adam")
+    os.utime(tmp_path / heartbeat.FOLDER / "1", (clock.time() - 40, clock.time() - 40))
+    assert heartbeat.stage(tmp_path) == ("compiling cpu_adam", 40)
+
+
+def test_a_stage_has_half_an_hour_or_more_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, seconds in (("3", 1800), ("7200", 7200)):
+        monkeypatch.setenv(heartbeat.LIMIT, limit)
+        heartbeat.Signs(tmp_path, 3).begin(heartbeat.LOADING)
+        assert allowed(tmp_path) == seconds
+
+
+def test_a_rank_that_stands_still_before_its_first_step_is_named_with_its_stage(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """The other one waits for it, and may have been silent for longer."""
+    watch = heartbeat.Watch(tmp_path)
+    heartbeat.Signs(tmp_path, 0, 2).begin(heartbeat.PREPARING)
+    look_for(10, watch, clock)
+    heartbeat.Signs(tmp_path, 1, 2).begin(heartbeat.READING)
+    look_for(1791, watch, clock)
+    assert watch.silent() is None
+    clock.now += 1
+    assert watch.silent() == heartbeat.Silent("1", os.getpid(), 1791, "reading the dataset")
+
+
+def test_a_rank_that_never_came_is_the_one_that_is_named(tmp_path: Path, clock: Clock) -> None:
+    watch = heartbeat.Watch(tmp_path)
+    look_for(100, watch, clock)
+    heartbeat.Signs(tmp_path, 0, 2).begin(heartbeat.MEETING)
+    look_for(1801, watch, clock)
+    assert watch.silent() is None
+    look_for(1, watch, clock)
+    assert watch.silent() == heartbeat.Silent("1", 0, 1902, "importing libraries")
+
+
+def test_without_any_heartbeat_a_start_is_silent_after_half_an_hour(
+    tmp_path: Path, clock: Clock
+) -> None:
+    watch = heartbeat.Watch(tmp_path)
+    look_for(1800, watch, clock)
+    assert watch.silent() is None
+    clock.now += 1
+    assert watch.silent() == heartbeat.Silent("0", 0, 1801, "importing libraries")
+
+
+def test_work_excuses_the_start_and_not_a_step(tmp_path: Path, clock: Clock) -> None:
+    watch, signs = heartbeat.Watch(tmp_path), heartbeat.Signs(tmp_path, 0)
+    for begin in (lambda: None, lambda: signs.begin(heartbeat.LOADING)):
+        begin()
+        look_for(1800, watch, clock)
+        watch.excuse()
+        look_for(1800, watch, clock)
+        assert watch.silent() is None
+    signs.begin(heartbeat.FIRST_STEP)
+    look_for(1800, watch, clock)
+    watch.excuse()
+    look_for(2, watch, clock)
+    assert watch.silent() == heartbeat.Silent("0", os.getpid(), 1801, "taking the first step")
+
+
+def test_a_rank_writes_nothing_before_its_run_folder_exists(tmp_path: Path) -> None:
+    """A start that is refused leaves no folder."""
+    signs = heartbeat.Signs(tmp_path / "run", 0)
+    signs.begin(heartbeat.READING)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    signs.begin(heartbeat.LOADING)
+    assert heartbeat.stage(tmp_path / "run")[0] == heartbeat.LOADING
 
 
 def test_a_wrong_limit_is_refused_in_one_line(

@@ -499,6 +499,21 @@ def test_an_allowed_change_takes_effect(home: Path, zygote: Zygote) -> None:
     assert finished_facts(folder)["step"] == STEPS + 2
 
 
+def test_every_stage_before_the_first_step_is_named_in_its_order(home: Path) -> None:
+    training = process.start(BASE.replace(run="stages", max_steps=2, save_steps=2))
+    seen = [""]
+    while training.poll() is None:
+        if (stage := heartbeat.stage(training.folder)[0]) != seen[-1]:
+            seen.append(stage)
+        time.sleep(0.002)
+    assert training.check()["step"] == 2
+    order = [*heartbeat.STAGES, heartbeat.FIRST_STEP]
+    named = [stage for stage in seen if stage]
+    assert named == sorted({*named}, key=order.index)
+    long = {heartbeat.READING, heartbeat.LOADING, heartbeat.PREPARING, heartbeat.FIRST_STEP}
+    assert long <= {*named}
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_term_saves_and_stops(home: Path, ranks: int) -> None:
     """Send TERM to the guard, as a scheduler does, and to a rank, as a launcher does."""

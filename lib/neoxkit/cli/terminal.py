@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from neoxkit import files, paths
 from neoxkit.data.places import Places
 from neoxkit.machine import duration
-from neoxkit.runs import checkpoints, health, lock
+from neoxkit.runs import checkpoints, health, heartbeat, lock
 from neoxkit.runs.events import METRICS, EventReader, History
 from neoxkit.runs.folder import Standing, finished_facts, state_of
 
@@ -68,10 +68,12 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
     while not over.wait(pause):
         if new := reader.poll():
             history = History([*history.events, *new])
-        if not history.events and not lock.locked_by(reader.folder):  # trials may come first
+        locked = lock.locked_by(reader.folder)
+        if not history.events and not locked:  # trials may come first
             begun = time.monotonic()
             continue
-        said = dashboard.status(history, time.monotonic() - begun).text
+        stage = heartbeat.stage(reader.folder) if locked else dashboard.NO_STAGE
+        said = dashboard.status(history, time.monotonic() - begun, stage=stage).text
         if not warned and (lines := health.warnings(history)):
             warned = True  # once: its figures change with every log
             _show_above(view.alert(lines).text, on_terminal, out)

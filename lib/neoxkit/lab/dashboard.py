@@ -16,7 +16,7 @@ from neoxkit.lab.view import View
 from neoxkit.launch import process
 from neoxkit.launch.process import Training
 from neoxkit.machine import duration
-from neoxkit.runs import health
+from neoxkit.runs import health, heartbeat
 from neoxkit.runs.events import EventReader, History
 from neoxkit.runs.folder import LOG
 
@@ -24,6 +24,7 @@ REDRAW_SECONDS = 1.0  # at least this long between redraws
 DRAWING_SHARE = 0.05  # of one core at most: on a CPU, drawing slows training
 LOG_LINES = 15  # from the end of train.log
 SHOWN_EVALUATIONS = 6  # in the table of replies: the first and the last ones
+NO_STAGE = ("", 0.0)
 
 
 def watch(training: Training | str) -> dict[str, Any]:
@@ -103,7 +104,8 @@ class _Screen:
         history, seconds = self.history, time.monotonic() - self.begun
         if not self.is_drawn:
             self.alert = view.alert(health.warnings(history))
-        line = status(history, seconds, ended, self.training.asked_to_stop)
+        stage = heartbeat.stage(self.folder) if ended is None else NO_STAGE
+        line = status(history, seconds, ended, self.training.asked_to_stop, stage)
         self.line.update(line + self.alert)
         if not self.is_drawn:
             self.is_drawn = True
@@ -142,19 +144,28 @@ def log_end(path: Path) -> View:
 
 
 def status(
-    history: History, seconds: float, ended: int | None = None, stopping: bool = False
+    history: History,
+    seconds: float,
+    ended: int | None = None,
+    stopping: bool = False,
+    stage: tuple[str, float] = NO_STAGE,
 ) -> View:
     """Return the status line, what matters most first, because a narrow terminal cuts its end.
 
     Step, loss, time left; peak learning rate, batch (conversations per step), block size;
-    epoch, speed (see flops.py), memory.
+    epoch, speed (see flops.py), memory. Before the first step: the stage (`heartbeat.stage`).
     """
     start, train = history.start, history.train
+    doing, lasts = stage
+    if doing and doing != heartbeat.FIRST_STEP:  # also of a run that is resumed
+        return _line(f"{doing[0].upper()}{doing[1:]} ... {lasts:.0f} s", None, 1)
     if not start:
-        text = "Loading the model" if ended is None else "Ended before the first step"
+        text = heartbeat.IMPORTING.capitalize() if ended is None else "Ended before the first step"
         return _line(f"{text} ... {seconds:.0f} s", None, 1)
     planned, step = start["planned_steps"], train[-1]["step"] if train else start["resumed_step"]
     parts = [f"step {step:,} of {planned:,}"]
+    if doing:
+        parts.append(f"{doing}, {lasts:.0f} s")
     if train:
         parts.append(f"loss {train[-1]['loss']:.4f}")
         if history.of("done"):

@@ -8,7 +8,7 @@ from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
 from neoxkit.models import loading
-from neoxkit.runs import resuming
+from neoxkit.runs import heartbeat, resuming
 from neoxkit.runs.resuming import Start
 from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
 
@@ -60,6 +60,7 @@ def _check_start(
     data: Mapping[str, Any],
     dialled: Collection[str] = (),
 ) -> Start:
+    heartbeat.least_seconds()  # refuses an environment variable that is not a number
     if settings.precision == "fp16" and not machine.num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
     config = files.read_json(paths.ds_config("ds_config", settings.ds_config))

@@ -7,8 +7,8 @@ typed at a shell: begin with setsid), runs the command in it with its output in 
 watches its standard input and its parent. At end of file or with another parent it asks the whole
 session to end and kills it soon after. At TERM, INT or HUP it asks the training to finish its step,
 save and stop; at a second one, or at QUIT, it ends everything at once. A training with a rank whose
-heartbeat stops is ended, with the ranks' stacks in the log. The guard clears the session after a
-normal end too.
+heartbeat stops is ended, with the ranks' stacks in the log; before the first step, only if no
+process of the session does anything. The guard clears the session after a normal end too.
 """
 
 import argparse
@@ -30,6 +30,8 @@ from neoxkit.runs.folder import LOG
 
 GRACE_SECONDS = 5.0  # between asking and killing
 STACKS_SECONDS = 2.0  # for the ranks to write their stacks
+WORK_SECONDS = 30.0  # between two looks at what the session's processes do
+WORK_SHARE = 0.01  # of a core: a download or a slow disk takes more, waiting takes a tenth of it
 SILENT = 70  # exit code when a rank made no progress
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -69,7 +71,7 @@ def _wait(
     child: subprocess.Popen, run: Path, watch: heartbeat.Watch, asked: list[int], owner: int
 ) -> int:
     """Wait until the command ends or must be ended; return the exit code."""
-    requested = False
+    requested, work = False, _Work()
     while child.poll() is None:
         if _end_of_file(0.2) or os.getppid() != owner:
             return STOPPED
@@ -79,6 +81,8 @@ def _wait(
         if asked and not requested:
             lock.ask_to_stop(run)
             requested = True
+        if work.is_seen():
+            watch.excuse()
         if silent := watch.silent():
             _tell(run, watch, silent)
             clear_session(grace_seconds=0)
@@ -87,15 +91,49 @@ def _wait(
 
 
 def _tell(run: Path, watch: heartbeat.Watch, silent: heartbeat.Silent) -> None:
-    """Have every rank write its stacks to the log; report what happened in the metrics."""
-    for pid in watch.ranks():
+    """Have every rank write its stacks to the log; report what happened in the metrics.
+
+    Before the first step every process is asked, as a rank may not have given its id yet; the
+    signal ends those that don't know it.
+    """
+    for pid in watch.ranks() or others():
         with contextlib.suppress(OSError):  # it is gone
             if os.getsid(pid) == os.getsid(0):
                 os.kill(pid, signal.SIGUSR1)
     time.sleep(STACKS_SECONDS)
     what = f"rank {silent.rank} sent no heartbeat for {silent.seconds:.0f} s"
+    if silent.doing:
+        what += f" while {silent.doing} ({heartbeat.LIMIT} allows more)"
     what += f"; the stacks of all ranks are in {LOG}"
     append_event(run, "error", kind="silent", where="", what=what, remedy="")
+
+
+class _Work:
+    """What the session's processes do: a slow start works, one that hangs does not."""
+
+    def __init__(self) -> None:
+        self._looked = time.monotonic()
+        self._cpu: dict[int, float] = {}
+
+    def is_seen(self) -> bool:
+        """Return, every 30 s, whether since then a process was started or has used a core a bit."""
+        now = time.monotonic()
+        if now - self._looked < WORK_SECONDS:
+            return False
+        before, self._cpu = self._cpu, _cpu_seconds()
+        least = WORK_SHARE * (now - self._looked)
+        self._looked = now
+        return any(p not in before or cpu - before[p] > least for p, cpu in self._cpu.items())
+
+
+def _cpu_seconds() -> dict[int, float]:
+    """Return the processor time of each other process of the session."""
+    used = {}
+    for pid in others():
+        with contextlib.suppress(psutil.Error):  # it is gone
+            times = psutil.Process(pid).cpu_times()
+            used[pid] = times.user + times.system
+    return used
 
 
 def _end_of_file(seconds: float) -> bool:

@@ -25,7 +25,7 @@ from neoxkit.launch import checks, command
 from neoxkit.launch.guard import GRACE_SECONDS
 from neoxkit.models import memory
 from neoxkit.runs import card as run_card
-from neoxkit.runs import checkpoints, lock, resuming
+from neoxkit.runs import checkpoints, heartbeat, lock, resuming
 from neoxkit.runs.events import METRICS, EventReader
 from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, state_of
 from neoxkit.settings import TrainSettings
@@ -184,3 +184,4 @@ def _write(asked: resuming.Start, dialled: Mapping[str, tuple[Any, Any]]) -> Non
     if dialled:
         files.write_json(asked.folder / DIALS, dialled)
     lock.answer_stop(asked.folder)
+    heartbeat.Watch(asked.folder).forget()

@@ -1,6 +1,7 @@
 """Heartbeats: each rank updates a file, and the guard stops a training when one falls silent.
 
 A heartbeat says how long the next one may take: 10 times the median step, but at least 120 s.
+Before the first step each stage (STAGES) begins with one, which says its name.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from neoxkit.fields import convert
 
@@ -17,24 +19,54 @@ FOLDER = ".alive"  # in the run folder: one file per rank
 LEAST_SECONDS = 120.0  # or the environment variable NEOXKIT_STALL_SECONDS
 STEPS = 10  # median steps that may pass without a heartbeat
 FROZEN_SECONDS = 30.0  # between two checks by the guard; more means that everything stood still
-SILENT_SECONDS = 1800.0  # for work without heartbeats: a save, an export
+SILENT_SECONDS = 1800.0  # for work without heartbeats: a stage of the start, a save, an export
+LIMIT = "NEOXKIT_STALL_SECONDS"
+
+# What a rank does before its first step, in this order; it begins the first one without a sign.
+IMPORTING = "importing libraries"
+MEETING = "meeting the other ranks"
+READING = "reading the dataset"
+VERIFYING = "verifying the checkpoint"
+LOADING = "loading the model"
+COMPILING = "compiling"  # an extension of DeepSpeed's; between two parts of the next one
+PREPARING = "preparing the first step"
+STAGES = (IMPORTING, MEETING, READING, VERIFYING, LOADING, COMPILING, PREPARING)
+FIRST_STEP = "taking the first step"  # a stop request made from here on is carried out after it
+
+Sign = dict[str, Any]  # a heartbeat, as it is in its file
+
+
+def least_seconds() -> float:
+    """Return how long a rank may be silent at the least; refuse an environment variable that is
+    not a number."""
+    return convert(LIMIT, float, os.environ.get(LIMIT, LEAST_SECONDS), LEAST_SECONDS)
 
 
 class Signs:
-    """The heartbeats that a rank writes: one per step or batch, at most two per second."""
+    """The heartbeats that a rank writes: one per stage, step or batch, at most two per second.
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    It writes none as long as the run folder does not exist.
+    """
+
+    def __init__(self, folder: Path, rank: int, num_ranks: int = 1) -> None:
+        self._folder, self._num_ranks = folder, num_ranks
         self._path = folder / FOLDER / str(rank)
-        self._path.parent.mkdir(exist_ok=True)
         self._part = folder / f"{FOLDER}.{rank}.part"  # outside: the guard reads all that is inside
         self._steps: deque[float] = deque(maxlen=50)
         self._written, self._allowed = 0.0, 0.0
-        name = "NEOXKIT_STALL_SECONDS"
-        self._least = convert(name, float, os.environ.get(name, LEAST_SECONDS), LEAST_SECONDS)
+        self._stage, self._detail = "", ""
+        self._least = least_seconds()
+
+    def begin(self, stage: str, detail: str = "") -> None:
+        """Write a heartbeat that says what comes now, before the end of the first step."""
+        self._stage, self._detail = stage, detail
+        self._written = 0.0  # at once
+        self.give(silent=True)
 
     def stepped(self, seconds: float) -> None:
         """Note how long a step took, and write a heartbeat."""
         self._steps.append(seconds)
+        self._stage = self._detail = ""
         self.give()
 
     def give(self, silent: bool = False) -> None:
@@ -43,11 +75,15 @@ class Signs:
         if silent or not self._steps:  # the first step may compile
             allowed = max(allowed, SILENT_SECONDS)
         now = time.monotonic()
-        if allowed == self._allowed and now - self._written < 0.5:
+        too_soon = allowed == self._allowed and now - self._written < 0.5
+        if too_soon or not self._folder.is_dir():
             return
         self._written, self._allowed = now, allowed
+        sign = {"pid": os.getpid(), "allowed": allowed, "num_ranks": self._num_ranks,
+                "stage": self._stage, "detail": self._detail}  # fmt: skip
+        self._path.parent.mkdir(exist_ok=True)
         # Never half a file: a guard that sees no rank ends the training without a save.
-        self._part.write_text(json.dumps({"pid": os.getpid(), "allowed": allowed}))
+        self._part.write_text(json.dumps(sign))
         self._part.replace(self._path)
 
     def over(self) -> None:
@@ -57,11 +93,12 @@ class Signs:
 
 @dataclass(frozen=True)
 class Silent:
-    """A rank without a heartbeat for longer than it announced."""
+    """A rank without a heartbeat for longer than it announced; `doing` what, if not steps."""
 
     rank: str
     pid: int
     seconds: float
+    doing: str = ""
 
 
 class Watch:
@@ -69,8 +106,8 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
-        self._seen: dict[Path, tuple[int, float]] = {}
-        self._looked = time.monotonic()
+        self._seen: dict[str, tuple[int, float]] = {}  # also of ranks that have finished
+        self._looked = self._begun = time.monotonic()
 
     def forget(self) -> None:
         """Delete the heartbeats of an earlier start."""
@@ -78,30 +115,74 @@ class Watch:
             path.unlink(missing_ok=True)
 
     def ranks(self) -> list[int]:
-        """Return the process ids in the heartbeats."""
-        return [sign["pid"] for sign in map(_read, self._folder.glob("*")) if sign]
+        """Return the process ids of the ranks that take steps, and so can stop with a save."""
+        return [s["pid"] for s in self._signs().values() if s["stage"] not in STAGES]
+
+    def excuse(self) -> None:
+        """Let the ranks that are in a stage before the first step take longer: work is done."""
+        now = time.monotonic()
+        for rank, sign in self._signs().items():
+            if sign["stage"] in STAGES and rank in self._seen:
+                self._seen[rank] = self._seen[rank][0], now
+        self._begun = now
 
     def silent(self) -> Silent | None:
-        """Return the first rank that has been silent for too long, if any."""
+        """Return a rank that has been silent for too long, if any.
+
+        Before the first step, the ranks wait for each other: it is the one furthest behind.
+        """
         now = time.monotonic()
         if now - self._looked > FROZEN_SECONDS:  # everything stood still, including this process
-            self._seen.clear()
+            self._seen = {rank: (0, now) for rank in self._seen}
+            self._begun = now
         self._looked = now
-        for path in sorted(self._folder.glob("*")):
-            try:
-                sign, changed = _read(path), path.stat().st_mtime_ns
-            except FileNotFoundError:  # the rank has just finished
-                continue
-            if self._seen.get(path, (None, 0.0))[0] != changed:
-                self._seen[path] = changed, now
-            seconds = now - self._seen[path][1]
-            if sign and seconds > sign["allowed"]:
-                return Silent(path.name, sign["pid"], seconds)
+        signs = self._signs()
+        for rank, sign in signs.items():
+            if self._seen.get(rank, (None, 0.0))[0] != sign["changed"]:
+                self._seen[rank] = sign["changed"], now
+        late = [r for r, s in signs.items() if now - self._seen[r][1] > s["allowed"]]
+        if late and signs[late[0]]["stage"] in STAGES:
+            late = [_behind(signs)]
+            missing = {str(r) for r in range(signs[late[0]]["num_ranks"])} - self._seen.keys()
+            if missing:
+                return Silent(min(missing, key=int), 0, now - self._begun, IMPORTING)
+        if late:
+            sign = signs[late[0]]
+            return Silent(late[0], sign["pid"], now - self._seen[late[0]][1], _doing(sign))
+        if not self._seen and now - self._begun > max(least_seconds(), SILENT_SECONDS):
+            return Silent("0", 0, now - self._begun, IMPORTING)
         return None
 
+    def _signs(self) -> dict[str, Sign]:
+        return _read_all(self._folder)
 
-def _read(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):  # the rank has just finished
-        return None
+
+def stage(folder: Path) -> tuple[str, float]:
+    """Return what the rank furthest behind does before the end of its first step, and for how many
+    seconds; "" if there is no heartbeat, or none of such a rank."""
+    signs = _read_all(folder / FOLDER)
+    if not signs:
+        return "", 0.0
+    sign = signs[_behind(signs)]
+    return _doing(sign), max(time.time() - sign["changed"] / 1e9, 0.0)
+
+
+def _behind(signs: dict[str, Sign]) -> str:
+    """Return the rank in the earliest stage."""
+    order = [*STAGES, FIRST_STEP, ""]
+    return min(signs, key=lambda rank: order.index(signs[rank]["stage"]))
+
+
+def _doing(sign: Sign) -> str:
+    return f"{sign['stage']} {sign['detail']}".strip()
+
+
+def _read_all(folder: Path) -> dict[str, Sign]:
+    """Return each rank's heartbeat, and when it was written (`changed`, in ns)."""
+    found: dict[str, Sign] = {}
+    for path in sorted(folder.glob("*")):
+        try:
+            found[path.name] = json.loads(path.read_text()) | {"changed": path.stat().st_mtime_ns}
+        except (OSError, ValueError):  # the rank has just finished
+            continue
+    return found

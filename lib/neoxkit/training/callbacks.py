@@ -245,6 +245,9 @@ class Alive(TrainerCallback):
     def __init__(self, signs: heartbeat.Signs) -> None:
         self.signs, self.begun = signs, 0.0
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.signs.begin(heartbeat.FIRST_STEP)
+
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.begun = time.monotonic()
         self.signs.give()
@@ -258,4 +261,4 @@ class Alive(TrainerCallback):
             self.signs.give(silent=True)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.signs.give(silent=True)
+        self.signs.begin("")  # no stage: a run that resumed at its last step takes none

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from deepspeed import comm
 from deepspeed.runtime.zero import stage_1_and_2
 
 from neoxkit.errors import UserError
+from neoxkit.runs.heartbeat import Signs
 
 
 def is_first() -> bool:
@@ -19,6 +21,12 @@ def is_first() -> bool:
 def is_alone() -> bool:
     """Tell whether this rank is the only one."""
     return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def signs(folder: Path) -> Signs:
+    """Return the heartbeats of this rank."""
+    rank, num_ranks = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return Signs(folder, rank, num_ranks)
 
 
 def check_launcher() -> None:

@@ -19,7 +19,7 @@ from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock
 from neoxkit.runs.folder import state_of
-from neoxkit.training import arguments, base_model, distributed, export, resume
+from neoxkit.training import arguments, base_model, distributed, export, extensions, resume
 from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
 from neoxkit.training.trainer import KitTrainer
 
@@ -30,6 +30,8 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     Return False if it was asked to stop: its last step is saved, and it can be resumed.
     """
     kit, args = parsed.kit, parsed.training
+    signs = distributed.signs(folder)
+    extensions.take_over_locks(signs, parsed.notices)
     if args.deepspeed:
         distributed.check_launcher()
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
@@ -37,6 +39,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
             distributed.use_broadcasts()
     if state_of(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
+    signs.begin(heartbeat.READING)
     sides, manifest = _load_rows(parsed)
     tokenizer = loading.load_tokenizer(kit.model_name_or_path)
     tokenized.check_tokenizer(tokenizer, manifest)
@@ -45,7 +48,9 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841
     resume.check_start(folder, parsed, manifest)
     resume.keep_manifest(folder, manifest, kit.allow_change)
+    signs.begin(heartbeat.VERIFYING)
     checkpoint = resume.newest_checkpoint(folder, parsed)
+    signs.begin(heartbeat.LOADING)
     base_model.check_needs(parsed, folder)
     if distributed.is_first() and not kit.trial:
         export.rehearse(kit.model_name_or_path, tokenizer, Names.of(manifest))
@@ -56,20 +61,20 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     if distributed.is_first():
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
-    trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest)
-    assert trainer.signs is not None
+    signs.begin(heartbeat.PREPARING)
+    trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest, signs)
     if distributed.is_first():
         made_of = _made_of(parsed, folder, manifest)
         run_card.begin(folder, args.world_size, made_of, base_model.files(kit, folder))
     trainer.train(resume_from_checkpoint=checkpoint)
     if check.stopped:
         resume.say_stopped(folder, trainer.state.global_step)
-        trainer.signs.over()
+        signs.over()
         return False
     if len(sides["eval"]) and args.do_eval:
         trainer.evaluate_once()
     export.finish(trainer, tokenizer, kit, manifest, folder)
-    trainer.signs.over()
+    signs.over()
     return True
 
 
@@ -80,12 +85,12 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
     sides: Mapping[str, Dataset],
     manifest: dict[str, Any],
+    signs: heartbeat.Signs,
 ) -> tuple[KitTrainer, StepCheck]:
     """Make the Trainer with the kit's callbacks; return it and the one that stops it."""
     kit, args = parsed.kit, parsed.training
     # SaveWhole deletes instead, once the new checkpoint is sealed.
     limit, args.save_total_limit = args.save_total_limit, None
-    signs = heartbeat.Signs(folder, args.process_index)
     trainer = KitTrainer(
         model=model,
         args=args,
