@@ -249,6 +249,19 @@ def test_a_wrong_command_is_one_line(
     assert captured.out == "" and captured.err.count("\n") == 1
 
 
+def test_a_wrong_limit_of_silence_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ranks would refuse it, after minutes of loading."""
+    monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "soon")
+    assert cli.main(["run", "-p", "dataset", "odd"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "error: NEOXKIT_STALL_SECONDS: must be a number, got 'soon' -- write for example 120.0\n"
+    )
+    assert captured.out == ""
+
+
 def test_neither_torch_nor_papermill_is_imported_to_refuse(folder: Path) -> None:
     code = (
         "import sys; from neoxkit.cli import main; assert main.main(sys.argv[1:]) == 2; "
