@@ -165,12 +165,13 @@ def test_a_stage_has_half_an_hour_or_more_by_the_environment(
         assert allowed(tmp_path) == seconds
 
 
+@pytest.mark.parametrize("ahead", [heartbeat.PREPARING, heartbeat.FIRST_STEP])
 def test_a_rank_that_stands_still_before_its_first_step_is_named_with_its_stage(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: Clock, ahead: str
 ) -> None:
     """The other one waits for it, and may have been silent for longer."""
     watch = heartbeat.Watch(tmp_path)
-    heartbeat.Signs(tmp_path, 0, 2).begin(heartbeat.PREPARING)
+    heartbeat.Signs(tmp_path, 0, 2).begin(ahead)
     look_for(10, watch, clock)
     heartbeat.Signs(tmp_path, 1, 2).begin(heartbeat.READING)
     look_for(1791, watch, clock)

@@ -94,19 +94,24 @@ def test_a_living_holder_is_waited_for_and_the_heartbeat_names_its_lock(
 ) -> None:
     lock.touch()
     holder = subprocess.Popen(["sleep", "60"], stdin=lock.open("rb"))
-    said = []
+    said, written = [], []
 
-    def release(seconds: float) -> None:
+    def release(seconds: float, sleep: object = time.sleep) -> None:
+        sleep(0.02)
         said.append(heartbeat.stage(tmp_path)[0])
-        lock.unlink()
+        written.append((tmp_path / heartbeat.FOLDER / "0").stat().st_mtime_ns)
+        if len(said) == 9:
+            lock.unlink()
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extensions, "LOOK_SECONDS", 0.01)  # so it looks at every turn
         patch.setattr(extensions.time, "sleep", release)
         notices: list[str] = []
         assert acquired(lock, notices)
     holder.kill()
     holder.wait()
-    assert said == [f"compiling cpu_adam, waiting for {lock}"] and notices == []
+    assert {*said} == {f"compiling cpu_adam, waiting for {lock}"} and notices == []
+    assert len({*written}) == 1  # or the guard would take waiting for a sign of life
 
 
 def test_a_holder_that_dies_meanwhile_is_noticed(

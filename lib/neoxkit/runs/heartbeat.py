@@ -129,7 +129,7 @@ class Watch:
     def silent(self) -> Silent | None:
         """Return a rank that has been silent for too long, if any.
 
-        Before the first step, the ranks wait for each other: it is the one furthest behind.
+        Until all have taken a step, they wait for each other: it is the one furthest behind.
         """
         now = time.monotonic()
         if now - self._looked > FROZEN_SECONDS:  # everything stood still, including this process
@@ -141,7 +141,7 @@ class Watch:
             if self._seen.get(rank, (None, 0.0))[0] != sign["changed"]:
                 self._seen[rank] = sign["changed"], now
         late = [r for r, s in signs.items() if now - self._seen[r][1] > s["allowed"]]
-        if late and signs[late[0]]["stage"] in STAGES:
+        if late and signs[late[0]]["stage"]:
             late = [_behind(signs)]
             missing = {str(r) for r in range(signs[late[0]]["num_ranks"])} - self._seen.keys()
             if missing:

@@ -50,14 +50,15 @@ class Lock(FileBaton):
         """Take the lock; wait for a living holder. What that one compiled, ninja does not again."""
         extension = self.path.parent.name
         self.signs.begin(heartbeat.COMPILING, extension)
-        next_look = time.monotonic()
+        begun, looks = time.monotonic(), 0
         while not super().try_acquire():
-            if time.monotonic() >= next_look:
-                next_look += LOOK_SECONDS
-                self.signs.begin(heartbeat.COMPILING, f"{extension}, waiting for {self.path}")
-                self._remove_if_stale()
-            else:
+            if time.monotonic() < begun + looks * LOOK_SECONDS:
                 time.sleep(self.wait_seconds)
+                continue
+            if not looks:  # one heartbeat, so that the guard sees a wait that does not end
+                self.signs.begin(heartbeat.COMPILING, f"{extension}, waiting for {self.path}")
+            looks += 1
+            self._remove_if_stale()
         self.path.write_text(f"{platform.node()} {os.getpid()}\n")
         self.signs.begin(heartbeat.COMPILING, extension)
         return True
@@ -103,17 +104,17 @@ def why_stale(lock: Path) -> str:
     is_known = about.st_uid == os.getuid() and (host or _is_local(lock.parent))
     if is_known and host in ("", platform.node()):
         gone = f"process {pid}, which held it, is gone" if pid else "no process holds it"
-        return "" if _is_open(lock) else gone
+        return "" if _is_open(lock, int(pid or 0)) else gone
     changed = max(path.stat().st_mtime for path in (lock, *lock.parent.iterdir()))
     quiet = time.time() - changed
     return f"nothing has changed there for {duration(quiet)}" if quiet > QUIET_SECONDS else ""
 
 
-def _is_open(path: Path) -> bool:
-    """Return whether a process on this machine has a file open."""
-    for process in psutil.process_iter():
+def _is_open(path: Path, likely: int) -> bool:
+    """Return whether a process on this machine has a file open; look at the likely one first."""
+    for pid in (likely, *psutil.pids()):
         with contextlib.suppress(psutil.Error, OSError):
-            if any(path.samefile(file.path) for file in process.open_files()):
+            if any(path.samefile(file.path) for file in psutil.Process(pid).open_files()):
                 return True
     return False
 
