@@ -217,7 +217,7 @@ def in_haste(folder: Path, *words: str) -> tuple[int, dict]:
     code = f"{HASTE}sys.exit(guard.main())"
     guard = subprocess.Popen(
         [sys.executable, "-c", code, "--run", str(folder), "--", *rank],
-        stdin=subprocess.PIPE, start_new_session=True,
+        stdin=subprocess.PIPE, start_new_session=True, env=os.environ | {heartbeat.LIMIT: "1"},
     )  # fmt: skip
     ended = guard.wait(timeout=PATIENCE_SECONDS)
     return ended, (read_events(folder) or [{}])[-1]
