@@ -41,6 +41,7 @@ class TokenizeSettings(Settings):
     model_name_or_path: str = setting(
         "tiny", "the tokenizer's model: tiny (built in), a hub name, or a folder"
     )
+    revision: str = setting("", "its branch, tag or commit on the hub; empty: main")
     agent_name: str = setting("", "the answering side; empty: found in the file")
     user_name: str = setting("", "the asking side; empty: found in the file (User, Human, ...)")
     end_mark: str = setting(
@@ -116,6 +117,11 @@ class TrainSettings(Settings):
     )
     model_name_or_path: str = setting(
         "", "base model; empty: the one set in 01_tokenize", resume="never", memory=True
+    )
+    revision: str = setting(
+        "",
+        "branch (step3000), tag or commit on the hub; empty: main; 01's with its model",
+        resume="never",
     )
     from_scratch: bool = setting(
         False, "start with random weights in the model's shape", resume="never"

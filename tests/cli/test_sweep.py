@@ -17,7 +17,7 @@ from neoxkit import files, machine, paths
 from neoxkit.cli import parameters, sweep
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs
-from neoxkit.launch import checks, forecast
+from neoxkit.launch import checks, command, forecast
 from neoxkit.runs import lock
 from neoxkit.runs.folder import FINISHED, finished_facts, state_of
 from neoxkit.settings import EvaluateSettings, TrainSettings
@@ -47,6 +47,33 @@ def test_a_name_is_a_run_name_whatever_the_values() -> None:
     made = sweep.variants({"run": "g"}, {"ds_config": ["a/b.json", f"{'long/' * 40}c.json"]})
     assert names(made)[0] == "g.ds_config=a-b.json" and len(names(made)[1]) == 80
     assert all(paths.check_name("run", f"{name}.range-check-1.0e-03") for name in names(made))
+
+
+def test_a_models_owner_is_left_out_of_names_that_still_differ() -> None:
+    """Seeds of a model are repositories of their own; two owners may have models of one name."""
+    seeds = [f"EleutherAI/pythia-70m-seed{i}" for i in (1, 2, 3)]
+    made = sweep.variants(
+        {"run": "g"}, {"model_name_or_path": seeds, "revision": ["main", "step512"]}
+    )
+    assert names(made)[:3] == [
+        "g.model_name_or_path=pythia-70m-seed1.revision=main",
+        "g.model_name_or_path=pythia-70m-seed1.revision=step512",
+        "g.model_name_or_path=pythia-70m-seed2.revision=main",
+    ]
+    assert [v.settings.model_name_or_path for v in made[::2]] == seeds
+    folders = [f"runs/one/checkpoint-{i}" for i in (10, 20)]
+    made = sweep.variants({"run": "g"}, {"model_name_or_path": folders})
+    assert names(made) == [f"g.model_name_or_path=checkpoint-{i}" for i in (10, 20)]
+    made = sweep.variants({"run": "g"}, {"model_name_or_path": ["one/a", "two/a", "tiny"]})
+    assert names(made) == [f"g.model_name_or_path={name}" for name in ("one-a", "two-a", "tiny")]
+
+
+def test_revisions_are_swept_as_the_readme_says(capsys: pytest.CaptureFixture) -> None:
+    flags = [("run", "night"), ("dataset", "my"), ("revision", "step0,step512,step143000")]
+    fixed, swept = parameters.read_swept([], flags)
+    assert names(sweep.variants(fixed, swept)) == [
+        f"night.revision={revision}" for revision in ("step0", "step512", "step143000")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +178,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
     monkeypatch.setattr(checks, "check", lambda settings: {})
     monkeypatch.setattr(forecast, "doubts", lambda settings, at_once: [])
+    monkeypatch.setattr(command, "same_weights", lambda settings, first: [])
     monkeypatch.setattr(sweep, "_compare", lambda name, made: 0)
     return sweep.variants({"run": "g"}, {"seed": [1, 2]})
 

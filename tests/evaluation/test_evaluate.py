@@ -214,7 +214,13 @@ def run(home: Path) -> Iterator[EvaluateSettings]:
     """Make a finished run whose tuned model is its base, the built-in model."""
     folder = home / "runs" / "untouched"
     shutil.copytree(home / "data" / "models" / "tiny", folder / "model")
-    facts = {"base": "tiny", "from_scratch": False, "precision": "fp32", "step": 8}
+    facts = {
+        "base": "tiny",
+        "base_commit": "",
+        "from_scratch": False,
+        "precision": "fp32",
+        "step": 8,
+    }
     facts |= {"dataset": "data/tokenized/small", "block_size": 60}
     sha256 = tokenized.sha256(paths.tokenized("small"))
     files.write_json(folder / FINISHED, facts | {"dataset_sha256": sha256})

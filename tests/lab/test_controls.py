@@ -61,7 +61,7 @@ def table(*lengths: int) -> Table:
 
 
 def manifest(block_size: int) -> dict[str, Any]:
-    return {"block_size": block_size, "model_name_or_path": "tiny"}
+    return {"block_size": block_size, "model_name_or_path": "tiny", "revision": ""}
 
 
 ROWS = table(10, 50, 70, 70, 130, 300)

@@ -168,8 +168,8 @@ def job_of_a_rank(
         device=SimpleNamespace(type="cuda" if place.on_gpu else "cpu"), save_total_limit=2,
         activation_checkpointing=settings.gradient_checkpointing,
     )  # fmt: skip
-    parsed = SimpleNamespace(kit=SimpleNamespace(**kit.as_dict(), trial=False), training=args,
-                             notices=[])  # fmt: skip
+    own = SimpleNamespace(**kit.as_dict(), base=kit.model_name_or_path, trial=False)
+    parsed = SimpleNamespace(kit=own, training=args, notices=[])
     try:
         base_model.check_needs(parsed, Path())
     finally:

@@ -114,7 +114,7 @@ def test_only_what_failed_is_blamed(
 ) -> None:
     """transformers speaks of the internet connection in each of these cases."""
 
-    def from_pretrained(name: str) -> None:
+    def from_pretrained(name: str, revision: str) -> None:
         raise OSError("We couldn't connect.") from kind.__new__(kind)
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
@@ -185,7 +185,7 @@ def test_the_chat_template_writes_the_trained_prompt(names: Names) -> None:
 def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
     monkeypatch: pytest.MonkeyPatch, said: str, shown: str
 ) -> None:
-    def fail(name: str) -> None:
+    def fail(name: str, revision: str) -> None:
         raise OSError(said)
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)

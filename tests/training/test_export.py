@@ -51,6 +51,7 @@ def test_a_card_does_not_name_this_machines_folders(tmp_path: Path) -> None:
     base.mkdir(parents=True)
     facts = {
         "base": str(base), "lora_rank": 0, "from_scratch": False, "eval_loss": 1000.0,
+        "revision": "", "base_commit": "",
         "block_size": 280, "agent_name": "Joi", "user_name": "User", "step": 3, "trained_tokens": 9,
         "train_seconds": 1.5, "precision": "fp32", "warnings": [],
     }  # fmt: skip
@@ -63,6 +64,10 @@ def test_a_card_does_not_name_this_machines_folders(tmp_path: Path) -> None:
     facts["base"] = "EleutherAI/pythia-70m"
     card = sharing.card(facts, manifest, dict.fromkeys(TrainSettings.with_role("card"), 1))
     assert "base_model: EleutherAI/pythia-70m" in card and "Warning" not in card
+    assert "Base: `EleutherAI/pythia-70m`.\n" in card
+    facts |= {"revision": "step3000", "base_commit": "0123abcd"}
+    card = sharing.card(facts, manifest, dict.fromkeys(TrainSettings.with_role("card"), 1))
+    assert "`EleutherAI/pythia-70m`, revision `step3000`, commit `0123abcd`.\n" in card
     facts["warnings"] = ["the train loss rose"]
     card = sharing.card(facts, manifest, dict.fromkeys(TrainSettings.with_role("card"), 1))
     assert "\n\n**Warning.** the train loss rose\n\n**Data.**" in card

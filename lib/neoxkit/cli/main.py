@@ -205,13 +205,15 @@ def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
 @_neoxkit.command("convert", short_help="Write a model's pickled weights as safetensors.")
 @click.argument("model")
 def _convert(model: str) -> int:
-    """Write MODEL, a folder or a name on the hub, into data/models/<name>-converted: weights in
-    pytorch_model.bin, or named by a wrapper (torch.compile), become safetensors that
-    model_name_or_path takes. Only tensors are read from a pickle.
+    """Write MODEL, a folder or a name on the hub (owner/name, or owner/name@revision), into
+    data/models/<name>-converted: weights in pytorch_model.bin, or named by a wrapper
+    (torch.compile), become safetensors that model_name_or_path takes. Only tensors are read from a
+    pickle.
     """
     from neoxkit.models import convert
 
-    print(f"set model_name_or_path to {paths.short(convert.convert(model))}")
+    also = ", and leave revision out" if "@" in model else ""
+    print(f"set model_name_or_path to {paths.short(convert.convert(model))}{also}")
     return 0
 
 

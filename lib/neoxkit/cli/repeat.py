@@ -31,9 +31,18 @@ def repeat(run: str) -> int:
     settings = _settings(folder)
     if threads := card["starts"][-1]["threads_a_rank"]:
         os.environ["OMP_NUM_THREADS"] = threads  # sums depend on it
+    _keep_commit(folder, paths.run(settings.run))
     terminal.note(*run_card.differences(card, run_card.this_start()))
     code = notebooks.execute(settings.as_dict(), [TrainSettings.notebook])
     return code or _compare(run, facts, settings.run)
+
+
+def _keep_commit(folder: Path, again: Path) -> None:
+    """Leave the run's arguments where its repeat will start, so that its base is at the same
+    commit, whatever the branch means now."""
+    if not (again / ARGUMENTS).exists():
+        again.mkdir(parents=True, exist_ok=True)
+        files.write_json(again / ARGUMENTS, files.read_json(folder / ARGUMENTS))
 
 
 def _settings(folder: Path) -> TrainSettings:

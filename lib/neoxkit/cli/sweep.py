@@ -76,7 +76,8 @@ def variants(
     paths.check_name("run", fixed["run"])
     for name in {**fixed, **swept}:
         _check_name(name, notebooks)
-    made = [_variant(fixed, dict(zip(swept, values, strict=True))) for values in together]
+    shown = _values_in_names(swept)
+    made = [_variant(fixed, dict(zip(swept, values, strict=True)), shown) for values in together]
     names = [variant.settings.run for variant in made]
     if twice := {name for name in names if names.count(name) > 1}:
         what = f"two runs would be named {twice.pop()}"
@@ -84,8 +85,22 @@ def variants(
     return made
 
 
-def _variant(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> Variant:
-    given = {**fixed, **chosen, "run": _name(fixed["run"], chosen)}
+def _values_in_names(swept: Mapping[str, Sequence[Any]]) -> dict[Any, Any]:
+    """Return how the names of runs write a model: without its owner, or the folders above it, if
+    the models still differ."""
+    models = swept.get("model_name_or_path", ())
+    short = {model: Path(model).name for model in models}
+    return short if len({*short.values()}) == len(models) else {}
+
+
+def _variant(
+    fixed: Mapping[str, Any], chosen: Mapping[str, Any], shown: Mapping[Any, Any]
+) -> Variant:
+    values = {
+        name: shown.get(value, value) if name == "model_name_or_path" else value
+        for name, value in chosen.items()
+    }
+    given = {**fixed, **chosen, "run": _name(fixed["run"], values)}
     return Variant(given, TrainSettings(**own(TrainSettings, given)))
 
 

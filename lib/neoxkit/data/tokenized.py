@@ -121,6 +121,7 @@ def make_manifest(
         "agent_name": read["train"].names.agent,
         "user_name": read["train"].names.user,
         "model_name_or_path": model,
+        "revision": settings["revision"],
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "end_mark_id": tokenizer.eos_token_id,
         "block_size": settings["block_size"],
@@ -182,7 +183,7 @@ def card(manifest: dict[str, Any]) -> str:
             "# Tokenized conversations",
             "",
             f"Made by neoxkit from `{source['path']}` (SHA-256 `{source['sha256'][:16]}...`) with "
-            f"the tokenizer of `{manifest['model_name_or_path']}`. `{manifest['user_name']}` asks, "
+            f"the tokenizer of `{_model(manifest)}`. `{manifest['user_name']}` asks, "
             f"`{manifest['agent_name']}` answers; trained on: {manifest['train_on']}. Block size "
             f"{manifest['block_size']} tokens, end mark (`{END_MARK}`) included.",
             "",
@@ -197,6 +198,11 @@ def card(manifest: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _model(manifest: Mapping[str, Any]) -> str:
+    """Name the model that a dataset's tokenizer is from, with its revision."""
+    return "@".join(filter(None, (manifest["model_name_or_path"], manifest["revision"])))
 
 
 def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
@@ -242,12 +248,7 @@ def check_sha256(folder: Path, expected: str) -> None:
 
 def load_manifest(folder: Path) -> dict[str, Any]:
     """Read a tokenized dataset's manifest; refuse it if its sources have changed since."""
-    path = folder / files.MANIFEST
-    if not path.is_file():
-        raise UserError(
-            "dataset", f"{paths.short(folder)} is not a tokenized dataset", "run 01_tokenize"
-        )
-    manifest = files.read_json(path)
+    manifest = _manifest(folder)
     for source in filter(None, (manifest["source"], manifest["eval_source"])):
         now = sources.here(source["path"])
         if now and now.sha256() != source["sha256"]:
@@ -257,6 +258,21 @@ def load_manifest(folder: Path) -> dict[str, Any]:
                 "run 01_tokenize again",
             )
     return manifest
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / files.MANIFEST
+    if not path.is_file():
+        raise UserError(
+            "dataset", f"{paths.short(folder)} is not a tokenized dataset", "run 01_tokenize"
+        )
+    return files.read_json(path)
+
+
+def model_of(folder: Path) -> tuple[str, str]:
+    """Return the name and revision of the model whose tokenizer a dataset was made with."""
+    manifest = _manifest(folder)
+    return manifest["model_name_or_path"], manifest["revision"]
 
 
 def check_block_size(block_size: int, manifest: dict[str, Any]) -> int:
@@ -271,11 +287,13 @@ def check_block_size(block_size: int, manifest: dict[str, Any]) -> int:
     return block_size or largest
 
 
-def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", manifest: dict[str, Any]) -> None:
-    """Refuse a model whose tokenizer is not the one that the dataset was made with."""
+def check_tokenizer(
+    tokenizer: "PreTrainedTokenizerBase", manifest: dict[str, Any], revision: str = ""
+) -> None:
+    """Refuse a model, at a revision, whose tokenizer is not the one a dataset was made with."""
     if tokenizer_sha256(tokenizer) != manifest["tokenizer_sha256"]:
         raise UserError(
             "model_name_or_path",
-            f"its tokenizer is not the dataset's ({manifest['model_name_or_path']})",
-            "run 01_tokenize with this model",
+            f"its tokenizer is not the dataset's ({_model(manifest)})",
+            "run 01_tokenize with this model" + (" and revision" if revision else ""),
         )

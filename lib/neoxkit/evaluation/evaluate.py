@@ -38,7 +38,9 @@ def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedM
 
 
 def _base(facts: Mapping[str, Any], folder: Path) -> str:
-    return str(folder / "base") if facts["from_scratch"] else facts["base"]
+    if facts["from_scratch"]:
+        return str(folder / "base")
+    return loading.at(facts["base"], facts["base_commit"])
 
 
 def _dtype(facts: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from neoxkit.lab.dials import Controls, Dial
 from neoxkit.lab.training import schedule, schedule_figure
 from neoxkit.lab.view import View
 from neoxkit.launch import command, forecast, measured
-from neoxkit.models import rates
+from neoxkit.models import loading, rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
@@ -27,8 +27,8 @@ _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """Show 01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
-    base = settings.model_name_or_path
-    planned = TrainSettings(model_name_or_path=base)  # 02's defaults
+    base = loading.at(settings.model_name_or_path, settings.revision)
+    planned = TrainSettings()  # 02's defaults
     last = measured.last_run(base, machine.num_ranks(planned)) or measured.last_run(base)
     unknown = _unknown(base)
 
@@ -105,10 +105,11 @@ def training(
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
     ranks = machine.num_ranks(settings)
-    base = settings.model_name_or_path or manifest["model_name_or_path"]
+    first = loading.at(manifest["model_name_or_path"], manifest["revision"])
+    base = command.base_of(settings, first)
     last = measured.last_run(base, ranks)
-    fit = command.fitting_rate(settings, base)
-    settings = command.complete(settings, base)
+    fit = command.fitting_rate(settings, first)
+    settings = command.complete(settings, first)
 
     def consequences(chosen: TrainSettings) -> tuple[View, figure.Picture]:
         limit = tokenized.check_block_size(chosen.block_size, manifest)
@@ -155,4 +156,4 @@ def training(
             ("gradient_accumulation_steps", "accumulation", _POWERS),
         )
     }
-    return Controls(settings, dials, consequences, partial(command.complete, base=base)).show()
+    return Controls(settings, dials, consequences, partial(command.complete, first=first)).show()

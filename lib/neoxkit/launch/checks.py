@@ -15,9 +15,10 @@ from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
 
 def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
     """Check the files that 01_tokenize reads, the questions that 02 and 03 ask, and the model's
-    name, which must be a folder or a hub name."""
-    if settings.model_name_or_path != TINY:
-        loading.resolve(settings.model_name_or_path)
+    name, which must be a folder, or be on the hub with its revision."""
+    model = loading.at(settings.model_name_or_path, settings.revision)
+    if model != TINY:
+        loading.pinned(model)
     source = reading.read_sides(settings)["train"]
     questions = reading.questions_beside(source.path)
     if questions_file:
@@ -34,24 +35,24 @@ def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) 
     """
     manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
     tokenized.check_block_size(settings.block_size, manifest)
-    base = settings.model_name_or_path or manifest["model_name_or_path"]
-    arguments = _arguments(settings, base) | trial
+    arguments = _arguments(settings) | trial
     return _check_start(settings, arguments, manifest, dialled)
 
 
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
-    base = settings.model_name_or_path or first.model_name_or_path
-    arguments = _arguments(settings, base)
+    arguments = _arguments(settings, loading.at(first.model_name_or_path, first.revision))
     del arguments["dataset_sha256"]  # 01_tokenize may replace the dataset
     _check_start(settings, arguments, resuming.planned_data(first))
 
 
-def _arguments(settings: TrainSettings, base: str) -> dict[str, Any]:
-    """Return the trainer's arguments; refuse a base that no training can start from."""
+def _arguments(settings: TrainSettings, first: str = "") -> dict[str, Any]:
+    """Return the trainer's arguments; refuse a base that no training can start from (`first`:
+    `command.base_of`)."""
+    base = command.base_of(settings, first)
     if not settings.from_scratch:
         loading.check_base(base)
-    return command.trainer_arguments(settings, base)
+    return command.trainer_arguments(settings, first)
 
 
 def _check_start(

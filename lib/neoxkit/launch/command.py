@@ -14,6 +14,7 @@ from neoxkit import machine, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.models import loading, rates
+from neoxkit.runs import resuming
 from neoxkit.runs.folder import state_of
 from neoxkit.settings import TINY, TrainSettings
 
@@ -31,55 +32,81 @@ _REPORTERS = (
 _ALWAYS = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "save_strategy": "steps"}
 # Arguments of a trial (trials.py), which are not settings either.
 _TRIALS = {"trial", "lr_range_from"}
-_NOT_SETTINGS = {*_ALWAYS, *_TRIALS, "dataset_sha256", "use_cpu"}
+_NOT_SETTINGS = {*_ALWAYS, *_TRIALS, "dataset_sha256", "base_commit", "use_cpu"}
 
 
-def fitting_rate(settings: TrainSettings, base: str = "") -> rates.Fit:
-    """Return the learning rate that fits the settings; `base` is the dataset's model, if no
-    manifest names it yet."""
-    name = settings.model_name_or_path or base
+def base_of(settings: TrainSettings, first: str = "") -> str:
+    """Return the model that a training starts from, on the hub at a commit (`loading.pinned`).
+
+    It is the commit that the run was started from, once there is one. `first` is the dataset's
+    model, if no manifest names it yet.
+    """
+    name, revision = settings.model_name_or_path, settings.revision
     if not name:
-        name = tokenized.load_manifest(paths.tokenized(settings.dataset))["model_name_or_path"]
-    return rates.of(name, settings.from_scratch, settings.lora_rank > 0)
+        data = paths.tokenized(settings.dataset)
+        name, of_data = loading.split(first) if first else tokenized.model_of(data)
+        revision = revision or of_data
+    asked = loading.at(name, revision)
+    started = None if settings.restart else paths.run(settings.run)
+    commit = started and resuming.base_commit(started, _model(settings), settings.revision)
+    return loading.at(loading.base_name(name), commit) if commit else loading.pinned(asked)
 
 
-def complete(settings: TrainSettings, base: str = "") -> TrainSettings:
-    """Replace a learning rate of 0 by the number that it means for this base."""
+def _model(settings: TrainSettings) -> str:
+    """Return the base's name as a run records it; empty where it is the dataset's."""
+    name = settings.model_name_or_path
+    return loading.base_name(name) if name and name != TINY else name
+
+
+def same_weights(settings: TrainSettings, first: str = "") -> list[str]:
+    """Say in a sentence which other revisions here have the base's weights (`first`: `base_of`)."""
+    return [] if settings.from_scratch else loading.same_weights(base_of(settings, first))
+
+
+def fitting_rate(settings: TrainSettings, first: str = "") -> rates.Fit:
+    """Return the learning rate that fits the settings (`first`: `base_of`)."""
+    base = base_of(settings, first)
+    return rates.of(base, settings.from_scratch, settings.lora_rank > 0)
+
+
+def complete(settings: TrainSettings, first: str = "") -> TrainSettings:
+    """Replace a learning rate of 0 by the number that fits the base (`first`: `base_of`)."""
     if settings.learning_rate:
         return settings
-    return settings.replace(learning_rate=fitting_rate(settings, base).rate)
+    return settings.replace(learning_rate=fitting_rate(settings, first).rate)
 
 
-def doubts(settings: TrainSettings | None, base: str = "") -> list[str]:
-    """Return warnings to read before a training starts; they don't stop it."""
-    if settings is None or not settings.learning_rate:
+def doubts(settings: TrainSettings | None, first: str = "") -> list[str]:
+    """Return warnings to read before a training starts; they don't stop it (`first`: `base_of`)."""
+    if settings is None:
         return []
     if state_of(paths.run(settings.run)) == "finished" and not settings.restart:
         return []  # it is only shown
-    said = rates.doubt(settings.learning_rate, fitting_rate(settings, base))
-    return [said] if said else []
+    rate = settings.learning_rate
+    said = rates.doubt(rate, fitting_rate(settings, first)) if rate else ""
+    return [*([said] if said else []), *same_weights(settings, first)]
 
 
-def trainer_arguments(settings: TrainSettings, base: str = "") -> dict[str, Any]:
+def trainer_arguments(settings: TrainSettings, first: str = "") -> dict[str, Any]:
     """Return the content of arguments.json, under the trainer's own names.
 
     Paths below the kit's root are relative to it, so that a checkout can be moved. A learning rate
-    of 0 becomes a number (`complete`).
+    of 0 becomes a number (`complete`), and a revision also a commit (`first`: `base_of`).
     """
-    given = complete(settings, base)
+    given = complete(settings, first)
     values = {theirs: getattr(given, ours) for ours, theirs in given.trainer_names().items()}
     data = paths.tokenized(settings.dataset)
     values |= _ALWAYS | {
         "output_dir": paths.short(paths.run(settings.run)),
         "dataset": paths.short(data),
         "dataset_sha256": tokenized.sha256(data),
+        "base_commit": loading.split(base_of(settings, first))[1],
         "use_cpu": machine.num_gpus() == 0,
     }
     config = paths.ds_config("ds_config", settings.ds_config)
     if config != paths.root() / "ds_configs" / f"{settings.ds_config}.json":
         values["deepspeed"] = paths.short(config)
-    if settings.model_name_or_path != TINY and settings.model_name_or_path:
-        values["model_name_or_path"] = loading.base_name(settings.model_name_or_path)
+    values["model_name_or_path"] = _model(settings)
     values["report_to"] = _reporters(settings.report_to)
     return values | _other_arguments(settings, values)
 
@@ -154,7 +181,7 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
 
 def deepspeed_command(settings: TrainSettings) -> str:
     """Return the command line that does the same at a shell, in the kit's root folder."""
-    unneeded = ("dataset_sha256", "use_cpu")
+    unneeded = ("dataset_sha256", "base_commit", "use_cpu")
     flags: list[str] = []
     for name, value in trainer_arguments(settings).items():
         if value is False or value in ("", None, []) or name in unneeded:

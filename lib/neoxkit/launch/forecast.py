@@ -189,7 +189,7 @@ def on_dataset(
     data, manifest = tokenized.load(paths.tokenized(settings.dataset))
     limit = tokenized.check_block_size(settings.block_size, manifest)
     rows = counts(data["train"]["length"][:], data["train"]["trained"][:], limit)
-    base = settings.model_name_or_path or manifest["model_name_or_path"]
+    base = command.base_of(settings)
     place = elsewhere(settings, there) if there else here(settings, at_once)
     last = None if there else measured.last_run(base, place.num_ranks)
     return forecast(settings, base, rows, limit, place, last)

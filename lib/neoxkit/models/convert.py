@@ -15,7 +15,7 @@ from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import loading, weights
+from neoxkit.models import hub, loading, weights
 from neoxkit.models.sharing import OFFLINE
 
 # What else a model's folder holds, besides weights and lists of their files.
@@ -25,7 +25,7 @@ BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
 def convert(name: str) -> Path:
     """Write data/models/<name>-converted, which from_pretrained opens; return its path.
 
-    `name` is a folder or a model on the hub, and stays as it is.
+    `name` is a folder or a model on the hub (`owner/name@revision`), and stays as it is.
     """
     source = _source(name)
     loading.without_weights(str(source))  # refuses a configuration that nothing can be loaded with
@@ -65,13 +65,13 @@ def _source(name: str) -> Path:
     """Return the folder with the model's files, downloaded if need be."""
     if folder := loading.local_folder(name):
         return folder
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    hub_name = loading.resolve(name)
+    place, commit = loading.split(loading.pinned(name))
     try:
-        has_whole = any(f.endswith(".safetensors") for f in HfApi().list_repo_files(hub_name))
-        weight_files = "*.safetensors" if has_whole else weights.PICKLED
-        return Path(snapshot_download(hub_name, allow_patterns=[*BESIDE, weight_files]))
+        has_whole = any(f.endswith(".safetensors") for f in hub.file_hashes(place, commit))
+        wanted = [*BESIDE, "*.safetensors" if has_whole else weights.PICKLED]
+        return Path(snapshot_download(place, revision=commit, allow_patterns=wanted))
     except Exception as fault:  # the client's network library, and with it its errors, has changed
         raise loading.cannot_load(name, "model", fault) from fault
 

@@ -1,5 +1,6 @@
 """Load a model and its tokenizer by name or folder, and check that they fit together."""
 
+import fnmatch
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from neoxkit import hub_faults, paths
 from neoxkit.data.questions import normal
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import lora, refusals, weights
+from neoxkit.models import hub, lora, refusals, weights
 from neoxkit.models.tiny import tiny_folder
 from neoxkit.settings import TINY
 
@@ -25,6 +26,7 @@ def resolve(name: str) -> str:
     >>> resolve("pythia-70m-deduped")
     'EleutherAI/pythia-70m-deduped'
     """
+    name, _ = split(name)
     if name == TINY:
         return str(tiny_folder())
     if folder := local_folder(name):
@@ -48,6 +50,76 @@ def _on_the_hub(name: str) -> str:
     return name
 
 
+def at(name: str, revision: str) -> str:
+    """Return the name of a model at a revision, as this module and hf:// paths write it.
+
+    Refuse a revision of a model on this machine, and a second one.
+
+    >>> at("EleutherAI/pythia-70m", "step3000"), at("tiny", "")
+    ('EleutherAI/pythia-70m@step3000', 'tiny')
+    """
+    place, also = split(name)
+    if also:
+        remedy = f"give {place} alone, and set revision to {also}"
+        raise UserError("model_name_or_path", f"got {name!r}", remedy)
+    if revision and (name == TINY or local_folder(name)):
+        what = f"{portable(name)} is on this machine: only models on the hub have revisions"
+        raise UserError("revision", what, "leave it out")
+    return f"{name}@{revision}" if revision else name
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return a model's name and its revision, which is empty for main and for a folder.
+
+    >>> split("EleutherAI/pythia-70m@step3000")
+    ('EleutherAI/pythia-70m', 'step3000')
+    """
+    if local_folder(name):
+        return name, ""
+    place, _, revision = name.partition("@")
+    return place, revision
+
+
+def pinned(name: str) -> str:
+    """Return a model's name at the commit that its revision means; that of a folder as it is."""
+    place, revision = split(name)
+    if place == TINY or local_folder(place):
+        return name
+    place = resolve(place)
+    try:
+        return f"{place}@{hub.commit(place, revision)}"
+    except Exception as fault:  # the client's network library, and with it its errors, has changed
+        raise cannot_load(name, "model", fault) from fault
+
+
+def same_weights(name: str) -> list[str]:
+    """Say in a sentence which other revisions in the hub's cache here have the same weights; say
+    nothing for a folder."""
+    place, commit = split(pinned(name))
+    if not commit:
+        return []
+    try:
+        same = hub.same_weights(place, commit)
+    except Exception as fault:  # the client's network library, and with it its errors, has changed
+        raise cannot_load(name, "weights", fault) from fault
+    more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
+    mine = f"{place}@{hub.known_as(place, commit)}"
+    return [f"{mine} has the weights of {same[0]}{more}, byte for byte"] if same else []
+
+
+def _in_full(name: str) -> str:
+    """Return a hub model's name with its owner, and its revision if it has one."""
+    place, revision = split(name)
+    if place == TINY or local_folder(place):
+        return name
+    return f"{resolve(place)}@{revision}" if revision else resolve(place)
+
+
+def _revision(name: str) -> str:
+    """Return the revision to give to `from_pretrained`."""
+    return split(name)[1] or hub.MAIN
+
+
 def files(name: str) -> Path:
     """Return the folder on this machine with a model's files, once it has been loaded."""
     from transformers.utils import cached_file
@@ -55,7 +127,7 @@ def files(name: str) -> Path:
     place = resolve(name)
     if Path(place).is_dir():
         return Path(place)
-    config = cached_file(place, "config.json")
+    config = cached_file(place, "config.json", revision=_revision(name))
     assert config is not None  # it raises where there is none
     return Path(config).parent
 
@@ -68,15 +140,15 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=_revision(name))
     except Exception as fault:  # whatever a value in its files leads to
         raise cannot_load(name, "tokenizer", fault) from fault
     if not tokenizer.is_fast:
-        raise UserError("model_name_or_path", f"{name} has no fast tokenizer", "add tokenizer.json")
+        what = f"{portable(name)} has no fast tokenizer"
+        raise UserError("model_name_or_path", what, "add tokenizer.json")
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            "model_name_or_path", f"{name}'s tokenizer has no end mark", "set its eos_token"
-        )
+        what = f"{portable(name)}'s tokenizer has no end mark"
+        raise UserError("model_name_or_path", what, "set its eos_token")
     _check_round_trip(name, tokenizer)
     tokenizer.model_max_length = 10**9  # the kit checks the block size itself; no warning
     return tokenizer
@@ -147,6 +219,7 @@ def load_model(
     try:
         model = AutoModelForCausalLM.from_pretrained(
             where,
+            revision=_revision(name),
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             attn_implementation=attention,
@@ -161,15 +234,38 @@ def load_model(
 
 
 def check_base(name: str) -> None:
-    """Refuse a folder that a training can't start from, by its files alone."""
-    folder = None if name == TINY else local_folder(resolve(name))
+    """Refuse a model that a training can't start from, by its files alone."""
+    if name == TINY:
+        return
+    folder = local_folder(resolve(name))
     if not folder:
+        _check_on_the_hub(pinned(name))
         return
     if (folder / lora.CONFIG).is_file():
         run = f" {folder.parent.name}" if folder.name == "model" else ""
         what = f"{paths.short(folder)} holds LoRA adapters, not a whole model"
         raise UserError("model_name_or_path", what, f"neoxkit merge{run}, and give runs/RUN/merged")
     weights.check_files(folder)
+
+
+def _check_on_the_hub(name: str) -> None:
+    """Refuse a model at a commit without safetensors, or whose cached ones are damaged."""
+    place, commit = split(name)
+    folder = hub.snapshot(place, commit)
+    if hub.is_whole(folder):
+        for file in weights.files(folder):
+            weights.check_file(file, f"{file.name} of {portable(name)}")
+        return
+    try:
+        held = hub.file_hashes(place, commit)
+    except Exception as fault:  # the client's network library, and with it its errors, has changed
+        raise cannot_load(name, "weights", fault) from fault
+    if hub.weight_names(held):
+        return
+    if pickles := fnmatch.filter(held, weights.PICKLED):
+        raise weights.is_pickled(portable(name), min(pickles))
+    what = f"{portable(name)} has no {weights.WHOLE} on the hub"
+    raise UserError("model_name_or_path", what, "set from_scratch, or use a model with weights")
 
 
 def check_weights(name: str) -> None:
@@ -181,7 +277,7 @@ def check_weights(name: str) -> None:
     if folder := local_folder(name):
         weights.check_files(folder)
     try:
-        weights.check_fit(portable(name), resolve(name), config)
+        weights.check_fit(portable(name), resolve(name), _revision(name), config)
     except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 
@@ -227,7 +323,7 @@ def config_of(name: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(resolve(name))
+        return AutoConfig.from_pretrained(resolve(name), revision=_revision(name))
     except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 
@@ -241,8 +337,10 @@ def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
 
 
 def cannot_load(name: str, what: str, fault: Exception) -> UserError:
-    """Explain why a "model" or "tokenizer" can't be loaded."""
-    return refusals.explain(name, local_folder(name), what, fault)
+    """Explain why a "model", its "tokenizer" or its "weights" can't be loaded."""
+    if isinstance(fault, UserError):
+        return fault
+    return refusals.explain(portable(_in_full(name)), local_folder(name), what, fault)
 
 
 def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -276,8 +374,8 @@ def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def base_name(name: str) -> str:
-    """Return a model's name as a run records it."""
-    place = portable(name)
+    """Return a model's name as a run records it, beside its revision."""
+    place = portable(split(name)[0])
     return place if place == TINY or local_folder(place) else resolve(name)
 
 
@@ -287,6 +385,11 @@ def local_folder(name: str) -> Path | None:
 
 
 def portable(name: str) -> str:
-    """Return a model's name in portable form: a folder below the root becomes relative to it."""
+    """Return a model's name in portable form: a folder below the root becomes relative to it, and
+    a commit on the hub goes by the name that it has in the cache."""
     folder = None if name == TINY else local_folder(name)
-    return paths.short(folder) if folder else name
+    if folder:
+        return paths.short(folder)
+    place, revision = split(name)
+    known = hub.known_as(resolve(place), revision) if revision else hub.MAIN
+    return place if known == hub.MAIN else f"{place}@{known}"

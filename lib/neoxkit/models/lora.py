@@ -27,10 +27,13 @@ def layers(model_type: str) -> tuple[str, ...]:
     return LAYERS[model_type]
 
 
-def add(model: "PreTrainedModel", rank: int, base: str, checkpointing: bool) -> Any:
+def add(
+    model: "PreTrainedModel", rank: int, base: str, checkpointing: bool, commit: str = ""
+) -> Any:
     """Add adapters of this rank, which alone are trained, scaled by two (alpha / rank).
 
-    `base` is the name by which a reader of the adapters finds the model they belong to.
+    `base` is the name by which a reader of the adapters finds the model they belong to, `commit`
+    its revision on the hub.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -46,6 +49,7 @@ def add(model: "PreTrainedModel", rank: int, base: str, checkpointing: bool) -> 
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # from peft's own calls
         adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base
+    adapted.peft_config["default"].revision = commit or None
     return adapted
 
 
@@ -70,7 +74,10 @@ def check_filled(adapted: Any, folder: Path) -> None:
 
 
 def base_of(folder: Path) -> str:
-    """Return the name of the model that a folder's adapters belong to; empty without adapters."""
+    """Return the name of the model that a folder's adapters belong to, at its revision
+    (`name@revision`) if they name one; empty without adapters."""
     if not (folder / CONFIG).is_file():
         return ""
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    base, revision = config["base_model_name_or_path"], config.get("revision")
+    return f"{base}@{revision}" if revision else base

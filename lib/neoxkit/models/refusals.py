@@ -5,28 +5,43 @@ from pathlib import Path
 from neoxkit import hub_faults, paths
 from neoxkit.errors import UserError, shorten
 from neoxkit.files import read_json
+from neoxkit.models import hub
 
 NO_SAFETENSORS = "does not appear to have a file named model.safetensors"  # transformers says
+_NAMED = 3  # revisions
 
 
 def explain(name: str, folder: Path | None, what: str, fault: Exception) -> UserError:
-    """Return the refusal of a name that means a folder here, or a model on the hub (None).
+    """Return the refusal of a name that means a folder here, or a model on the hub (None), there
+    with its revision if it is not main.
 
-    `what`: "model" or "tokenizer". No cause is guessed: what is not known is quoted.
+    `what`: "model", "tokenizer" or "weights". No cause is guessed: what is not known is quoted.
     """
-    if isinstance(fault, UserError):
-        return fault
-    return UserError(
-        "model_name_or_path",
-        *(_of_a_folder(folder, what, fault) if folder else _of_the_hub(name, what, fault)),
-    )
+    if folder:
+        return UserError("model_name_or_path", *_of_a_folder(folder, what, fault))
+    where = "revision" if "@" in name else "model_name_or_path"
+    return UserError(where, *_of_the_hub(name, what, fault))
 
 
 def _of_the_hub(name: str, what: str, fault: Exception) -> tuple[str, str]:
     if any(NO_SAFETENSORS in str(cause) for cause in hub_faults.chain(fault)):
         return f"{name} has no model.safetensors on the hub", f"neoxkit convert {name}"
+    place, _, revision = name.partition("@")
+    if "RevisionNotFoundError" in hub_faults.kinds(fault):
+        said = f"{place} has no revision {revision or hub.MAIN} on the hub"
+        return said, "see its branches there"
+    missing = f"a part of {name}" if what == "weights" else name
     said = f"the {what} {name!r} can't be loaded ({shorten(str(fault), 90)})"
-    return hub_faults.explain(name, fault) or (said, "use another model")
+    known = hub_faults.explain(name, fault, missing, _otherwise(place))
+    return known or (said, "use another model")
+
+
+def _otherwise(place: str) -> str:
+    """Name the revisions of a model that need no network."""
+    here = hub.revisions_here(place)
+    more = f" and {len(here) - _NAMED} more" if len(here) > _NAMED else ""
+    listed = f"use a revision that is here: {', '.join(here[:_NAMED])}{more}"
+    return listed if here else "give a folder"
 
 
 def _of_a_folder(folder: Path, what: str, fault: Exception) -> tuple[str, str]:

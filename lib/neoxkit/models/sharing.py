@@ -170,6 +170,8 @@ def card(
         front.append(f"base_model: {loading.resolve(base)}")
     else:
         base = Path(base).name
+    at = f", revision `{facts['revision'] or 'main'}`, commit `{facts['base_commit']}`"
+    at = at if facts["base_commit"] else ""
     text = Path(source["path"]).name
     made = "its shape, from random weights" if facts["from_scratch"] else ""
     made = f"LoRA adapters of rank {facts['lora_rank']}" if facts["lora_rank"] else made
@@ -191,7 +193,7 @@ def card(
             "",
             f"# {base}, fine-tuned on {text}",
             "",
-            f"Made with neoxkit and DeepSpeed. Base: `{base}`{f' ({made})' if made else ''}.",
+            f"Made with neoxkit and DeepSpeed. Base: `{base}`{at}{f' ({made})' if made else ''}.",
             "",
             *(part for line in facts["warnings"] for part in (f"**Warning.** {line}", "")),
             f"**Data.** `{text}` (SHA-256 `{source['sha256']}`): "

@@ -33,12 +33,12 @@ def check_files(folder: Path) -> None:
 
     It takes milliseconds, whatever the size of the model.
     """
-    for file in _files(folder):
+    for file in files(folder):
         check_file(file)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the safetensors files that hold a folder's weights."""
+def files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a folder's weights; refuse a folder without them."""
     place = paths.short(folder)
     if (folder / WHOLE).is_file():  # which transformers takes first, too
         return [folder / WHOLE]
@@ -51,10 +51,15 @@ def _files(folder: Path) -> list[Path]:
             raise UserError(WHERE, what, "download the missing files")
         return [folder / name for name in names]
     if pickled := sorted(folder.glob(PICKLED)):
-        what = f"{place} has its weights in {pickled[0].name}, which could run code when it is read"
-        raise UserError(WHERE, what, f"neoxkit convert {place}")
+        raise is_pickled(place, pickled[0].name)
     remedy = "set from_scratch to start from random weights, or add the weights"
     raise UserError(WHERE, f"{place} has no {WHOLE}", remedy)
+
+
+def is_pickled(place: str, file: str) -> UserError:
+    """Return the refusal of weights in a pickle, in a folder or on the hub."""
+    what = f"{place} has its weights in {file}, which could run code when it is read"
+    return UserError(WHERE, what, f"neoxkit convert {place}")
 
 
 def _listed(index: Path) -> list[str]:
@@ -66,11 +71,12 @@ def _listed(index: Path) -> list[str]:
         raise UserError(WHERE, what, "download it again") from None
 
 
-def check_file(file: Path) -> None:
-    """Refuse a safetensors file that is cut short, damaged, or a Git LFS pointer."""
+def check_file(file: Path, place: str = "") -> None:
+    """Refuse a safetensors file that is cut short, damaged, or a Git LFS pointer; `place` is what
+    the refusal calls it, if not by its path."""
     from safetensors import SafetensorError, safe_open
 
-    place = paths.short(file)
+    place = place or paths.short(file)
     with file.open("rb") as opened:
         is_pointer = opened.read(30).startswith(b"version https://git-lfs")
     if is_pointer:
@@ -83,8 +89,8 @@ def check_file(file: Path) -> None:
         raise UserError(WHERE, what, "copy or download it again") from None
 
 
-def check_fit(name: str, where: str, config: "PretrainedConfig") -> None:
-    """Refuse weights, in a folder or on the hub, that don't fit a configuration.
+def check_fit(name: str, where: str, revision: str, config: "PretrainedConfig") -> None:
+    """Refuse weights, in a folder or at a revision on the hub, that don't fit a configuration.
 
     transformers loads them onto the meta device, which reads headers alone, and reports.
     """
@@ -100,7 +106,7 @@ def check_fit(name: str, where: str, config: "PretrainedConfig") -> None:
     logging.set_verbosity_error()  # it prints the report; the refusal has it in a line
     try:
         model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-            where, config=config, device_map="meta", use_safetensors=True,
+            where, revision=revision, config=config, device_map="meta", use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
     finally:

@@ -192,7 +192,8 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     return [
         *(("warning", line) for line in results.get("warnings", [])),
         ("settings that differ from the defaults", changed or "none"),
-        ("base", f"{card['base']}{', only its shape' if card['from_scratch'] else ''}: {base}"),
+        ("base", f"{_base(card)}{', only its shape' if card['from_scratch'] else ''}: {base}"),
+        *(("note", line) for line in card["same_weights"]),
         ("dataset", f"{card['dataset']} {card['dataset_sha256'][:12]}"),
         ("its text", f"{source['path']} {source['sha256'][:12]}"),
         ("seeds", ", ".join(f"{k} {v}" for k, v in card["seeds"].items())),
@@ -203,6 +204,12 @@ def rows(folder: Path) -> list[tuple[str, str]]:
         ("weights", _files(results.get("model_sha256", {}))),
         ("to run it again", card["commands"].get("repeat", "its command at a shell")),
     ]
+
+
+def _base(card: Mapping[str, Any]) -> str:
+    """Name the base; one on the hub with its revision and the start of its commit."""
+    at = f"{card['revision'] or 'main'}, commit {card['base_commit'][:12]}"
+    return f"{card['base']} ({at})" if card["base_commit"] else card["base"]
 
 
 def _files(sha256: Mapping[str, str]) -> str:

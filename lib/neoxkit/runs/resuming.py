@@ -16,6 +16,7 @@ from neoxkit.settings import TokenizeSettings, TrainSettings
 MOST_ZERO_STAGE = 2  # under ZeRO 3 a converted checkpoint gave other losses (DeepSpeed 0.19)
 
 _OF_THE_DATA = "dataset_sha256"  # refuse_other_data reports it in words
+_OF_THE_BASE = "base_commit"  # it follows from the base and its revision
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
 _ROOM = 70  # characters of a refusal for the settings that differ
 
@@ -60,7 +61,7 @@ def refuse_changes(start: Start) -> None:
     old, new = files.read_json(start.folder / ARGUMENTS), start.arguments
     theirs = TrainSettings.trainer_names()
     named = {*TrainSettings.with_role("resume", "free"), *start.allowed}
-    free = {_OF_THE_DATA} | {theirs.get(name, name) for name in named}
+    free = {_OF_THE_DATA, _OF_THE_BASE} | {theirs.get(name, name) for name in named}
     changed = {
         name: f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
         for name in sorted({*old, *new} - free)
@@ -80,6 +81,18 @@ def refuse_changes(start: Start) -> None:
         remedy = f"turn the dial {turn} or set that parameter, {rest}"
     what = said if len(said) <= _ROOM else _names([*changed])
     raise UserError("run", f"was started with other settings ({what})", remedy)
+
+
+def base_commit(folder: Path, model: str, revision: str) -> str:
+    """Return the commit that a run's base was at when it was first started; "" if it has none, or
+    was not started with this model and revision.
+
+    A branch may mean another commit now.
+    """
+    path = folder / ARGUMENTS
+    was = files.read_json(path) if path.is_file() else {}
+    same = (was.get("model_name_or_path"), was.get("revision")) == (model, revision)
+    return was.get(_OF_THE_BASE, "") if same else ""
 
 
 def _names(changed: Sequence[str]) -> str:

@@ -60,6 +60,10 @@ class KitArguments:
     """The trainer's arguments besides transformers' TrainingArguments."""
 
     model_name_or_path: str = _same("model_name_or_path")
+    revision: str = _same("revision")
+    base_commit: str = field(
+        default="", metadata={"help": "the commit that it means; empty: as it is now"}
+    )
     from_scratch: bool = _same("from_scratch")
     lora_rank: int = _same("lora_rank")
     dataset: str = field(default="", metadata={"help": "the folder that 01_tokenize wrote"})
@@ -82,6 +86,11 @@ class KitArguments:
     overwrite_cache: bool = field(
         default=False, metadata={"help": "accepted for the examples' sake; nothing is cached"}
     )
+
+    @property
+    def base(self) -> str:
+        """The base's name, at its commit."""
+        return loading.at(self.model_name_or_path, self.base_commit)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import (
     set_hf_deepspeed_config,
     unset_hf_deepspeed_config,
@@ -23,7 +23,7 @@ PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
 def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
     """Load the base; set layout to padded for a family that is not known to pack exactly."""
     kit = parsed.kit
-    name = kit.model_name_or_path
+    name = kit.base
     if kit.from_scratch:
         name = str(_random_base(folder, name, parsed.training))
     half = kit.precision != "fp32"
@@ -42,8 +42,10 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
     set_row_tokens(kit, model.config._attn_implementation)
     _find_fitting_rate(parsed, model)
     if kit.lora_rank:
+        set_seed(parsed.training.seed)  # adapters begin with random weights: the same in a repeat
         checkpointing = bool(parsed.training.activation_checkpointing)
-        return lora.add(model, kit.lora_rank, kit.model_name_or_path, checkpointing)
+        name = kit.model_name_or_path
+        return lora.add(model, kit.lora_rank, name, checkpointing, kit.base_commit)
     return model
 
 
@@ -61,7 +63,7 @@ def _find_fitting_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None
 
 def files(kit: arguments.KitArguments, folder: Path) -> Path:
     """Return the folder of a run's base, once it has been loaded."""
-    return folder / "base" if kit.from_scratch else loading.files(kit.model_name_or_path)
+    return folder / "base" if kit.from_scratch else loading.files(kit.base)
 
 
 def set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
@@ -108,11 +110,11 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard missing weights
     try:
         if not kit.from_scratch:
-            loading.check_base(kit.model_name_or_path)
+            loading.check_base(kit.base)
             if zero.get("stage") == 3:  # under which load_model can't
-                loading.check_weights(kit.model_name_or_path)
+                loading.check_weights(kit.base)
         job = memory.Job.of(
-            loading.without_weights(kit.model_name_or_path),
+            loading.without_weights(kit.base),
             kit.lora_rank,
             num_ranks=args.world_size,
             zero=zero,

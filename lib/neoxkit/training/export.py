@@ -104,6 +104,8 @@ def _facts(
         "step": trainer.state.global_step,
         "planned_steps": trainer.state.max_steps,
         "base": kit.model_name_or_path,
+        "revision": kit.revision,
+        "base_commit": kit.base_commit,
         "from_scratch": kit.from_scratch,
         "lora_rank": kit.lora_rank,
         "seed": trainer.args.seed,

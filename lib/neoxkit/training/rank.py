@@ -17,7 +17,7 @@ from neoxkit.errors import UserError
 from neoxkit.models import flops, loading, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
-from neoxkit.runs import heartbeat, lock
+from neoxkit.runs import heartbeat, lock, resuming
 from neoxkit.runs.folder import state_of
 from neoxkit.training import arguments, base_model, distributed, export, extensions, resume
 from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
@@ -41,8 +41,9 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
     signs.begin(heartbeat.READING)
     sides, manifest = _load_rows(parsed)
-    tokenizer = loading.load_tokenizer(kit.model_name_or_path)
-    tokenized.check_tokenizer(tokenizer, manifest)
+    _pin(parsed, folder, manifest)
+    tokenizer = loading.load_tokenizer(kit.base)
+    tokenized.check_tokenizer(tokenizer, manifest, kit.revision)
     folder.mkdir(parents=True, exist_ok=True)
     # Held until this returns.
     held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841
@@ -53,18 +54,20 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     signs.begin(heartbeat.LOADING)
     base_model.check_needs(parsed, folder)
     if distributed.is_first() and not kit.trial:
-        export.rehearse(kit.model_name_or_path, tokenizer, Names.of(manifest))
+        export.rehearse(kit.base, tokenizer, Names.of(manifest))
     model = base_model.load(parsed, folder)
     loading.check_vocabulary(model, tokenizer)
     loading.check_positions(model, kit.block_size)
     sharing.make_own(model, tokenizer)
+    same_weights = [] if kit.from_scratch else loading.same_weights(kit.base)
+    parsed.notices += same_weights
     if distributed.is_first():
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
     signs.begin(heartbeat.PREPARING)
     trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest, signs)
     if distributed.is_first():
-        made_of = _made_of(parsed, folder, manifest)
+        made_of = _made_of(parsed, folder, manifest, same_weights)
         run_card.begin(folder, args.world_size, made_of, base_model.files(kit, folder))
     trainer.train(resume_from_checkpoint=checkpoint)
     if check.stopped:
@@ -117,13 +120,18 @@ def _trainer(
     return trainer, check
 
 
-def _made_of(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _made_of(
+    parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any], same_weights: list[str]
+) -> dict[str, Any]:
     """Return the run card's facts besides the base's files and the starts."""
     kit, args = parsed.kit, parsed.training
     config = args.hf_deepspeed_config.config if args.deepspeed else {}
     return {
         "run": folder.name,
         "base": kit.model_name_or_path,
+        "revision": kit.revision,
+        "base_commit": kit.base_commit,
+        "same_weights": same_weights,
         "from_scratch": kit.from_scratch,
         "dataset": kit.dataset,
         "dataset_sha256": kit.dataset_sha256,
@@ -140,7 +148,6 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
     tokenized.check_sha256(folder, kit.dataset_sha256)
     dataset, manifest = tokenized.load(folder)
     kit.dataset, kit.dataset_sha256 = paths.short(folder), tokenized.sha256(folder)
-    kit.model_name_or_path = kit.model_name_or_path or manifest["model_name_or_path"]
     kit.block_size = tokenized.check_block_size(kit.block_size, manifest)
     sides = {side: tokenized.within(rows, kit.block_size) for side, rows in dataset.items()}
     if not len(sides["train"]):
@@ -149,6 +156,19 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
         parsed.training.eval_strategy = "no"
         parsed.notices.append("the held-out set is empty: no eval loss will be shown")
     return sides, manifest
+
+
+def _pin(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Fill in the base and its commit, the same for all ranks; a run keeps that of its start."""
+    kit = parsed.kit
+    asked = (kit.model_name_or_path, kit.revision)
+    if not kit.model_name_or_path:
+        kit.model_name_or_path = manifest["model_name_or_path"]
+        kit.revision = kit.revision or manifest["revision"]
+    commit = kit.base_commit or resuming.base_commit(folder, *asked)
+    if not commit:
+        _, commit = loading.split(loading.pinned(loading.at(kit.model_name_or_path, kit.revision)))
+    (kit.base_commit,) = distributed.of_first([commit])
 
 
 def _matmul_peak(trainer: KitTrainer, precision: str) -> float:

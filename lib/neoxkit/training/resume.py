@@ -35,7 +35,7 @@ def check_start(folder: Path, parsed: arguments.Parsed, manifest: dict[str, Any]
     A notebook has checked and recorded them before: then nothing differs.
     """
     kit, args = parsed.kit, parsed.training
-    given = parsed.given | {"dataset_sha256": kit.dataset_sha256}
+    given = parsed.given | {"dataset_sha256": kit.dataset_sha256, "base_commit": kit.base_commit}
     stage = arguments.zero_stage(args)
     resuming.refuse(Start(folder, given, args.world_size, stage, manifest, kit.allow_change))
     distributed.barrier()  # every rank has read what the first one may overwrite
