@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"root", "data"},
     "models": {"root", "data", "runs"},
     "training": {"root", "data", "runs", "models"},
-    "launch": {"root", "data", "runs", "models", "training.arguments"},
+    "launch": {"root", "data", "runs", "models", "training.honoured", "training.ds_file"},
     "evaluation": {"root", "data", "runs", "models", "launch.command"},
     "lab": {"root", "data", "runs", "models", "launch", "evaluation"},
     "cli": {"root", "data", "runs", "models", "launch", "evaluation", "lab"},

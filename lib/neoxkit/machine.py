@@ -4,7 +4,9 @@ import functools
 import math
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -92,9 +94,17 @@ def num_ranks(settings: TrainSettings) -> int:
 
 def num_steps(settings: TrainSettings, num_rows: int, ranks: int) -> int:
     """Return the optimizer steps of a whole run, counted as the Trainer counts them."""
-    if settings.max_steps > 0:
-        return settings.max_steps
-    a_rank = math.ceil(num_rows / ranks)
-    batches = math.ceil(a_rank / settings.per_device_train_batch_size)
-    an_epoch = max(math.ceil(batches / settings.gradient_accumulation_steps), 1)
-    return math.ceil(settings.num_train_epochs * an_epoch)
+    return count_steps(settings.as_dict() | settings.training_arguments, num_rows, ranks)
+
+
+def count_steps(values: Mapping[str, Any], num_rows: int, ranks: int) -> int:
+    """Return the same for the trainer's arguments, by its names."""
+    if values["max_steps"] > 0:
+        return values["max_steps"]
+    size = values["per_device_train_batch_size"]
+    if values.get("dataloader_drop_last"):
+        batches = num_rows // size // ranks
+    else:
+        batches = math.ceil(math.ceil(num_rows / ranks) / size)
+    an_epoch = max(math.ceil(batches / values["gradient_accumulation_steps"]), 1)
+    return math.ceil(values["num_train_epochs"] * an_epoch)

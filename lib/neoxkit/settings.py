@@ -252,7 +252,14 @@ class TrainSettings(Settings):
     logging_steps: float = setting(
         5, "log every N steps; below 1: a share", above=0, resume="free", trial=1
     )
-    seed: int = setting(42, "seed of data order and dropout", least=0, resume="named", card=True)
+    seed: int = setting(
+        42,
+        "seed of data order and dropout",
+        least=0,
+        most=2**32 - 1,  # numpy's largest
+        resume="named",
+        card=True,
+    )
     num_replies: int = setting(
         3,
         "questions answered at every evaluation, to watch it learn; 0: none",

@@ -44,6 +44,7 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("from_scratch", "yes")],
     [("restart", "1")],
     [("seed", "-1")],
+    [("seed", "4294967296")],
     [("temperature", "0")],
     [("max_new_tokens", "0")],
     [("num_ranks", "100000")],
@@ -53,6 +54,9 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("ds_config", "zero4")],
     [("ds_config", "no/such.json")],
     [("ds_config", "data/broken.json")],
+    [("ds_config", "data/unknown.json")],
+    [("ds_config", "data/scheduler.json")],
+    [("ds_config", "data/batch.json")],
     [("train_file", "data/nowhere.txt")],
     [("eval_file", "data/nowhere.txt")],
     [("train_file", "data")],
@@ -78,6 +82,13 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("training_arguments", "{group_by_length: true}")],
     [("training_arguments", "[1, 2")],
     [("training_arguments", "5")],
+    [("training_arguments", "{do_predict: true}")],
+    [("training_arguments", "{load_best_model_at_end: true}")],
+    [("training_arguments", "{adam_beta1: 1.5}")],
+    [("training_arguments", "{bf16: true}")],
+    [("training_arguments", "{push_to_hub: true}")],
+    [("training_arguments", "{lr_scheduler_kwargs: {min_lr: 1}}")],
+    [("training_arguments", "{optim: adam}")],
     [("my_questions", "{a: 1}")],
     [("my_questions", "[1]")],
     [("allow_change", "[lerning_rate]")],
@@ -117,6 +128,15 @@ FLAGS = [  # the trainer's
     ["--deepspeed", "nowhere.json"],
     ["--deepspeed", "data/broken.json"],
     ["--layout", "packd"],
+    ["--deepspeed", "data/unknown.json"],
+    ["--deepspeed", "data/batch.json"],
+    ["--resume_from_checkpoint", "runs/x/checkpoint-4"],
+    ["--fsdp", "full_shard"],
+    ["--lr_scheduler_type", "cosine_with_min_lr"],
+    ["--lr_scheduler_type", "reduce_lr_on_plateau"],
+    ["--optim", "lomo"],
+    ["--load_best_model_at_end"],
+    ["--seed", "4294967296"],
     ["stray"],
 ]
 GOOD_RUN = [
@@ -146,6 +166,7 @@ GOOD_RUN = [
     [("dataset", "v2.1")],
     [("training_arguments", "{}")],
     [("training_arguments", "{adam_beta1: 0.9, dataloader_num_workers: 0}")],
+    [("training_arguments", "{optim: sgd, optim_args: momentum=0.9}")],
     [("my_questions", "[]")],
     [("my_questions", '["Who are you?", "Ü"]')],
     [("report_to", "none")],
@@ -182,6 +203,9 @@ GOOD_DATA = {
 @pytest.fixture
 def folder(home: Path) -> Path:
     (home / "data" / "broken.json").write_text('{"zero_optimization": {"stage": 2}')
+    (home / "data" / "unknown.json").write_text('{"zero_optimisation": {"stage": 2}}')
+    (home / "data" / "scheduler.json").write_text('{"scheduler": {"type": "WarmupLR"}}')
+    (home / "data" / "batch.json").write_text('{"train_batch_size": 7}')
     (home / "data" / "broken.jsonl").write_text('{"messages": "x"}')
     no_weights = home / "data" / "no-weights"
     no_weights.mkdir(exist_ok=True)
@@ -267,7 +291,8 @@ def test_neither_torch_nor_papermill_is_imported_to_refuse(folder: Path) -> None
         "import sys; from neoxkit.cli import main; assert main.main(sys.argv[1:]) == 2; "
         "assert not {'transformers', 'deepspeed', 'papermill'} & set(sys.modules)"
     )
-    for values in (RUN[0], RUN[1], RUN[7]):
+    late = [("training_arguments", "{do_predict: true}")]
+    for values in (RUN[0], RUN[1], RUN[7], late, [("ds_config", "data/scheduler.json")]):
         subprocess.run([sys.executable, "-c", code, "run", *flags(values)], check=True,
                        capture_output=True)  # fmt: skip
 

@@ -16,12 +16,12 @@ from neoxkit.runs.events import History, smoothed
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
 
 
-def stepped(kind: str, steps: int, peak: float, warmup_steps: float) -> list[float]:
+def stepped(kind: str, steps: int, peak: float, warmup_steps: float, **more: float) -> list[float]:
     """Return the learning rate that a real optimizer gets at each step."""
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=peak)
     few = TrainingArguments(output_dir="unused", warmup_steps=warmup_steps, use_cpu=True)
-    scheduler = get_scheduler(kind, optimizer, few.get_warmup_steps(steps), steps)
+    scheduler = get_scheduler(kind, optimizer, few.get_warmup_steps(steps), steps, more)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -37,6 +37,12 @@ def test_schedule_equals_that_of_transformers(kind: str, warmup_steps: float, st
     rates = training.schedule(steps, 2e-3, warmup_steps, kind)
     assert rates.shape == (steps,)
     np.testing.assert_allclose(rates, stepped(kind, steps, 2e-3, warmup_steps), rtol=0, atol=1e-15)
+
+
+def test_a_cosine_of_several_cycles_equals_that_of_transformers() -> None:
+    rates = training.schedule(41, 2e-3, 7, "cosine", 1.5)
+    expected = stepped("cosine", 41, 2e-3, 7, num_cycles=1.5)
+    np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-15)
 
 
 def test_schedule_of_no_steps_is_empty() -> None:

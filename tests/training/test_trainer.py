@@ -14,7 +14,8 @@ from neoxkit.errors import UserError
 from neoxkit.models import losses
 from neoxkit.models.batches import Collator
 from neoxkit.training import base_model
-from neoxkit.training.arguments import FIXED, KitArguments
+from neoxkit.training.arguments import KitArguments
+from neoxkit.training.honoured import FIXED
 from neoxkit.training.trainer import KitTrainer
 
 LENGTHS = (11, 29, 5, 23, 17, 8, 12, 20)

@@ -93,6 +93,13 @@ def _in_brief(found: forecast.Forecast, size: int) -> list[tuple[str, str]]:
     ]
 
 
+def _num_cycles(settings: TrainSettings) -> float:
+    """Return the cosine's cycles; the start refuses other arguments of a schedule."""
+    given = settings.training_arguments.get("lr_scheduler_kwargs")
+    cycles = given.get("num_cycles") if isinstance(given, dict) else None
+    return cycles if isinstance(cycles, int | float) else 0.5
+
+
 def training(
     settings: TrainSettings,
     lengths: Sequence[int],
@@ -140,9 +147,8 @@ def training(
             ("time", _time(last, steps * a_step)),
             *forecast.forecast(chosen, base, counts, limit, forecast.here(chosen), last).rows(),
         ]
-        planned = schedule(
-            steps, chosen.learning_rate, chosen.warmup_steps, chosen.lr_scheduler_type
-        )
+        kind, cycles = chosen.lr_scheduler_type, _num_cycles(chosen)
+        planned = schedule(steps, chosen.learning_rate, chosen.warmup_steps, kind, cycles)
         return view.table(rows), schedule_figure(planned, an_epoch)
 
     longest = int(all_lengths.max())

@@ -30,10 +30,13 @@ from neoxkit.runs.folder import finished_facts
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
 
-def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -> np.ndarray:
+def schedule(
+    steps: int, learning_rate: float, warmup_steps: float, kind: str, num_cycles: float = 0.5
+) -> np.ndarray:
     """Return each step's learning rate, shape (steps,), as in transformers' schedulers.
 
-    `warmup_steps` below 1 is a share of all steps, as in TrainingArguments.
+    `warmup_steps` below 1 is a share of all steps, as in TrainingArguments; `num_cycles` is the
+    cosine's.
     """
     warmup = math.ceil(steps * warmup_steps) if warmup_steps < 1 else int(warmup_steps)
     step = np.arange(steps)
@@ -41,7 +44,7 @@ def schedule(steps: int, learning_rate: float, warmup_steps: float, kind: str) -
     rest = (step - warmup) / max(steps - warmup, 1)
     after = {
         "linear": 1 - rest,
-        "cosine": 0.5 * (1 + np.cos(np.pi * rest)),
+        "cosine": 0.5 * (1 + np.cos(2 * np.pi * num_cycles * rest)),
         "constant_with_warmup": np.ones(steps),
     }
     if kind == "constant":

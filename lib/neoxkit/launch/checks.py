@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from neoxkit import files, machine, paths
+from neoxkit import machine, paths
 from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
@@ -11,6 +11,7 @@ from neoxkit.models import loading
 from neoxkit.runs import heartbeat, resuming
 from neoxkit.runs.resuming import Start
 from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
+from neoxkit.training import ds_file, honoured
 
 
 def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
@@ -64,11 +65,15 @@ def _check_start(
     heartbeat.least_seconds()  # refuses an environment variable that is not a number
     if settings.precision == "fp16" and not machine.num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
-    config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
+    config, num_ranks = _ds_config(settings, arguments), machine.num_ranks(settings)
+    honoured.check_together(arguments)
+    if sides := data.get("sides"):  # not before 01_tokenize
+        kept, held_out = (sides[side]["conversations"] for side in ("train", "eval"))
+        honoured.check_rows(arguments, kept, held_out, num_ranks)
     start = Start(
         folder=paths.run(settings.run),
         arguments=arguments,
-        num_ranks=machine.num_ranks(settings),
+        num_ranks=num_ranks,
         zero_stage=config.get("zero_optimization", {}).get("stage", 0),
         data=data,
         allowed=settings.allow_change,
@@ -77,3 +82,11 @@ def _check_start(
     )
     resuming.refuse(start)
     return start
+
+
+def _ds_config(settings: TrainSettings, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the DeepSpeed file; refuse what it would ignore, and what contradicts the settings."""
+    config = ds_file.read("ds_config", settings.ds_config)
+    file = paths.short(paths.ds_config("ds_config", settings.ds_config))
+    ds_file.check_values(config, arguments, machine.num_ranks(settings), file)
+    return config

@@ -17,6 +17,7 @@ from neoxkit.models import loading, rates
 from neoxkit.runs import resuming
 from neoxkit.runs.folder import state_of
 from neoxkit.settings import TINY, TrainSettings
+from neoxkit.training import honoured
 
 _REPORTERS = (
     "tensorboard",
@@ -32,6 +33,16 @@ _REPORTERS = (
 _ALWAYS = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "save_strategy": "steps"}
 # Arguments of a trial (trials.py), which are not settings either.
 _TRIALS = {"trial", "lr_range_from"}
+# Arguments that are settings by another name, or none: argument -> remedy.
+_ELSEWHERE = {
+    "output_dir": "set run",
+    "deepspeed": "set ds_config",
+    "bf16": "set precision to bf16",
+    "fp16": "set precision to fp16",
+    "activation_checkpointing": "set gradient_checkpointing",
+    "hub_model_id": "set it there",
+    "use_cpu": "start the kit with CUDA_VISIBLE_DEVICES= (empty), so that it sees no GPU",
+}
 _NOT_SETTINGS = {*_ALWAYS, *_TRIALS, "dataset_sha256", "base_commit", "use_cpu"}
 
 
@@ -162,21 +173,21 @@ def _reporters(names: str) -> list[str]:
 
 
 def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `training_arguments`; refuse names that transformers lacks or that are settings."""
-    if not settings.training_arguments:
-        return {}
-    from neoxkit.training.arguments import RENAMED, known_names
-
+    """Return `training_arguments`; refuse names that are settings, and what is not honoured."""
+    where = "training_arguments"
     for name in settings.training_arguments:
-        if name in values:
-            raise UserError("training_arguments", f"{name} is a setting of its own", "set it there")
-        if new := RENAMED.get(name):
+        if name in _ELSEWHERE:
+            raise UserError(where, f"{name} is a setting of its own", _ELSEWHERE[name])
+        if name in _ALWAYS:
+            raise UserError(
+                where, f"{name} is always {_ALWAYS[name]} in a notebook", "leave it out"
+            )
+        if name in values and name in honoured.names():
+            raise UserError(where, f"{name} is a setting of its own", "set it there")
+        if new := honoured.RENAMED.get(name):
             remedy = f"use {new[0]}" if new[0] else "leave it out"
-            raise UserError("training_arguments", f"transformers 5 no longer has {name}", remedy)
-        if name in _TRIALS or name not in known_names():
-            remedy = near(name, known_names(), "see transformers' TrainingArguments")
-            raise UserError("training_arguments", f"{name} is not one of them", remedy)
-    return dict(settings.training_arguments)
+            raise UserError(where, f"transformers 5 no longer has {name}", remedy)
+    return honoured.taken(settings.training_arguments, where)
 
 
 def deepspeed_command(settings: TrainSettings) -> str:

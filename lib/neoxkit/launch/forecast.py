@@ -18,6 +18,7 @@ from neoxkit.launch import command, machines, measured
 from neoxkit.models import loading, memory
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
+from neoxkit.training import ds_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,7 +135,7 @@ def _beside(gib: float, there: float | None, parts: str = "") -> str:
 
 def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
     """Return the job that a training of this base is at a place."""
-    config = files.read_json(paths.ds_config("ds_config", settings.ds_config))
+    config = ds_file.read("ds_config", settings.ds_config)
     precision = place.precision if settings.precision == "auto" else settings.precision
     return memory.Job.of(
         model(base),

@@ -17,33 +17,7 @@ from neoxkit.errors import UserError, near
 from neoxkit.fields import check
 from neoxkit.models import loading
 from neoxkit.settings import TrainSettings
-
-# Renamed or dropped in transformers 5: old flag -> (new flag, or None; fixed value or None).
-RENAMED: dict[str, tuple[str | None, str | None]] = {
-    "evaluation_strategy": ("eval_strategy", None),
-    "no_cuda": ("use_cpu", None),
-    "warmup_ratio": ("warmup_steps", None),
-    "group_by_length": ("train_sampling_strategy", "group_by_length"),
-    "gradient_checkpointing": ("activation_checkpointing", None),
-    "overwrite_output_dir": (None, None),
-    "save_safetensors": (None, None),
-}
-
-# Arguments that the kit sets itself, whatever the caller says.
-FIXED = {
-    "remove_unused_columns": False,
-    "logging_nan_inf_filter": False,  # otherwise a NaN is logged as loss 0.0
-    "disable_tqdm": True,
-    "label_names": ["labels"],
-    "average_tokens_across_devices": True,
-}
-
-
-REFUSED = {
-    "label_smoothing_factor": "is not part of the loss per trained token",
-    "save_only_model": "leaves checkpoints that no run can resume from",
-    "enable_jit_checkpoint": "saves weights one step ahead of their state under DeepSpeed",
-}
+from neoxkit.training import ds_file, honoured
 
 
 def _same(name: str) -> Any:
@@ -143,7 +117,7 @@ def _from_flags(argv: Sequence[str], notices: list[str]) -> dict[str, Any]:
 def _rename_flags(argv: Sequence[str], notices: list[str]) -> list[str]:
     """Give renamed flags their new names, at the end of the line."""
     old = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in RENAMED:
+    for name in honoured.RENAMED:
         old.add_argument(f"--{name}", nargs="?", const="True", default=argparse.SUPPRESS)
     given, rest = old.parse_known_args(argv)
     renamed = _rename(vars(given), notices, "--")
@@ -154,7 +128,7 @@ def _rename(values: Mapping[str, Any], notices: list[str], dashes: str = "") -> 
     """Give renamed arguments their new names, with a notice of each."""
     renamed: dict[str, Any] = {}
     for name, given in values.items():
-        new, fixed = RENAMED.get(name, (name, None))
+        new, fixed = honoured.RENAMED.get(name, (name, None))
         if new is None:
             notices.append(f"transformers 5 no longer has {dashes}{name}")
         elif new != name and name != "gradient_checkpointing":  # the notebooks use the old name
@@ -185,29 +159,47 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     _check_rules(values)
     kit = KitArguments(**{k: v for k, v in values.items() if k in names})
     training = {k: v for k, v in values.items() if k not in names}
-    for name, why in REFUSED.items():
-        if training.get(name):
-            raise UserError(name, why, "leave it out")
-    for name, value in FIXED.items():
-        if training.get(name, value) not in (value, _default(name)):
-            notices.append(f"{name} is always {value} here")
-    training |= FIXED
+    defaults = _defaults()
+    said = {name: value for name, value in training.items() if value != defaults.get(name)}
+    training |= honoured.taken(said) | honoured.FIXED
+    notices += honoured.notices(said)
+    honoured.check_together(defaults | training | {"trial": kit.trial, "layout": kit.layout})
     if kit.trial:
-        training["save_strategy"] = "no"
+        training |= {"save_strategy": "no", "load_best_model_at_end": False}
     if not training.get("output_dir"):
         raise UserError("output_dir", "is missing", "add --output_dir runs/NAME")
     if not training.get("do_train"):
         raise UserError("do_train", "is missing", "add --do_train (03_evaluate only evaluates)")
-    training["deepspeed"] = _deepspeed(training.get("deepspeed"), notices)
+    file = training.get("deepspeed")
+    training["deepspeed"] = config = _deepspeed(file, notices)
     _set_precision(kit, training, notices)
     if not torch.cuda.is_available():
         training["use_cpu"] = True  # otherwise accelerate takes every rank for the only one
         training["dataloader_pin_memory"] = False
     try:
-        return Parsed(kit, TrainingArguments(**training), notices)
+        args = TrainingArguments(**training)
     except (TypeError, ValueError) as fault:
         message = " ".join(str(fault).split())[:120]
         raise UserError("arguments", message, "correct the named argument") from fault
+    _check_processes(args)
+    parsed = Parsed(kit, args, notices)
+    if config:
+        named = paths.short(paths.ds_config("deepspeed", str(file)))
+        ds_file.check_values(config, together(parsed), args.world_size, named)
+    return parsed
+
+
+def _check_processes(args: TrainingArguments) -> None:
+    """Refuse one process with several GPUs, of which transformers would make DataParallel."""
+    if args.n_gpu > 1:
+        what = f"one process would share {args.n_gpu} GPUs"
+        remedy = "start it with deepspeed --module neoxkit.train, or with CUDA_VISIBLE_DEVICES=0"
+        raise UserError("command line", what, remedy)
+
+
+def together(parsed: Parsed) -> dict[str, Any]:
+    """Return all arguments in one mapping, as the checks of `honoured` and `ds_file` take them."""
+    return vars(parsed.training) | vars(parsed.kit)
 
 
 def _check_rules(values: Mapping[str, Any]) -> None:
@@ -226,8 +218,9 @@ def _deepspeed(value: str | None, notices: list[str]) -> dict[str, Any] | None:
     """Read the configuration; ZeRO-3 always gathers the weights it saves."""
     if not value:
         return None
-    config = json.loads(paths.ds_config("deepspeed", value).read_text(encoding="utf-8"))
-    zero = config.get("zero_optimization", {})
+    config = ds_file.read("deepspeed", value)
+    notices += ds_file.notices(config)
+    zero = ds_file.complete(config)["zero_optimization"]
     gather = "stage3_gather_16bit_weights_on_model_save"
     if zero.get("stage") == 3 and not zero.get(gather):
         zero[gather] = True
@@ -235,8 +228,12 @@ def _deepspeed(value: str | None, notices: list[str]) -> dict[str, Any] | None:
     return config
 
 
-def _default(name: str) -> Any:
-    return next((f.default for f in fields(TrainingArguments) if f.name == name), None)
+def _defaults() -> dict[str, Any]:
+    """Return transformers' default of each argument."""
+    return {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(TrainingArguments)
+    }
 
 
 def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[str]) -> None:

@@ -19,7 +19,15 @@ from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock, resuming
 from neoxkit.runs.folder import state_of
-from neoxkit.training import arguments, base_model, distributed, export, extensions, resume
+from neoxkit.training import (
+    arguments,
+    base_model,
+    distributed,
+    export,
+    extensions,
+    honoured,
+    resume,
+)
 from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
 from neoxkit.training.trainer import KitTrainer
 
@@ -152,6 +160,8 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
     sides = {side: tokenized.within(rows, kit.block_size) for side, rows in dataset.items()}
     if not len(sides["train"]):
         raise UserError("block_size", "no conversation is this short", "raise it")
+    num_ranks, values = parsed.training.world_size, arguments.together(parsed)
+    honoured.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
     if not len(sides["eval"]):
         parsed.training.eval_strategy = "no"
         parsed.notices.append("the held-out set is empty: no eval loss will be shown")

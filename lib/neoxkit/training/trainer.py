@@ -106,12 +106,14 @@ class KitTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LRScheduler:
         """Make the Trainer's scheduler; in a range test each step multiplies the rate."""
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        if not hasattr(optimizer, "defaults"):  # DeepSpeed's, which some schedules ask for the rate
+            optimizer.defaults = {"lr": self.args.learning_rate}
         if not self.lr_range_from or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         lowest = self.lr_range_from / self.args.learning_rate
         last = max(num_training_steps - 1, 1)
-        optimizer = optimizer or self.optimizer
-        assert optimizer is not None
         self.lr_scheduler = LambdaLR(optimizer, lambda step: lowest ** (1 - min(step, last) / last))
         return self.lr_scheduler
 

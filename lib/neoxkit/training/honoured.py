@@ -1,0 +1,413 @@
+"""What becomes of each of transformers' TrainingArguments: read, always the same, noted, refused.
+
+Nothing heavy is imported, so that a notebook is told before the ranks start; the ranks check again,
+for flags at a shell. A test goes through all fields of the installed transformers.
+"""
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from neoxkit import fields, machine
+from neoxkit.errors import UserError, near
+
+LARGEST_SEED = 2**32 - 1  # numpy's
+
+# Schedule -> the `lr_scheduler_kwargs` that it takes.
+_COSINE = ("num_cycles", "min_lr", "min_lr_rate")
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "polynomial": ("lr_end", "power"),
+    "constant": (),
+    "constant_with_warmup": (),
+    "inverse_sqrt": ("timescale",),
+    "cosine_with_min_lr": _COSINE,
+    "cosine_warmup_with_min_lr": (*_COSINE, "warmup_lr_rate"),
+    "warmup_stable_decay": (
+        "num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio",
+        "num_cycles",
+    ),
+    "reduce_lr_on_plateau": ("factor", "patience", "threshold", "cooldown", "min_lr", "eps"),
+}  # fmt: skip
+_WITHOUT_WARM_UP = ("constant", "reduce_lr_on_plateau")
+# Of these a schedule needs one; transformers would end the training only after loading the model.
+_NEEDED = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+
+# Renamed or dropped in transformers 5: old flag -> (new flag, or None; fixed value or None).
+RENAMED: dict[str, tuple[str | None, str | None]] = {
+    "evaluation_strategy": ("eval_strategy", None),
+    "no_cuda": ("use_cpu", None),
+    "warmup_ratio": ("warmup_steps", None),
+    "group_by_length": ("train_sampling_strategy", "group_by_length"),
+    "gradient_checkpointing": ("activation_checkpointing", None),
+    "overwrite_output_dir": (None, None),
+    "save_safetensors": (None, None),
+}
+
+# Optimizer -> the package that it needs besides torch. Others hook into backward, or (adagrad)
+# fail under ZeRO.
+_BITSANDBYTES = (
+    "adamw_bnb_8bit", "adamw_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit",
+    "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
+    "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+)  # fmt: skip
+OPTIMIZERS = {
+    **dict.fromkeys(("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "rmsprop")),
+    **dict.fromkeys(_BITSANDBYTES, "bitsandbytes"),
+}
+_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")  # which these do not read:
+_NOT_ADAM = ("adafactor", "sgd", "rmsprop")
+# Optimizer of torch or transformers -> the `optim_args` that it takes.
+_OPTIM_ARGS: dict[str, tuple[str, ...]] = {
+    "adamw_torch_fused": (),
+    "adamw_torch": (),
+    "adafactor": (),
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
+    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
+}
+
+
+def _of(kind: Any, **rule: Any) -> dict[str, Any]:
+    """Return the type of an argument and its rule, as `fields.check` takes it."""
+    return {"kind": kind, "choices": (), "least": None, "most": None, "above": None, **rule}
+
+
+_INTERVALS = ("no", "steps", "epoch")
+_BETA = _of(float, least=0, most=0.999999)
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
+
+# Read by the kit's trainer. `object`: transformers takes several types.
+READ: dict[str, dict[str, Any]] = {
+    "output_dir": _of(str),
+    "do_train": _of(bool),
+    "do_eval": _of(bool),
+    "use_cpu": _of(bool),
+    "deepspeed": _of(object),
+    # What a step is.
+    "per_device_train_batch_size": _of(int, least=1),
+    "gradient_accumulation_steps": _of(int, least=1),
+    "num_train_epochs": _of(float, above=0),
+    "max_steps": _of(int, least=-1),
+    "learning_rate": _of(float, least=0),
+    "lr_scheduler_type": _of(str),
+    "lr_scheduler_kwargs": _of(object),
+    "warmup_steps": _of(float, least=0),
+    "optim": _of(str),
+    "optim_args": _of(str),
+    "weight_decay": _of(float, least=0),
+    "adam_beta1": _BETA,
+    "adam_beta2": _BETA,
+    "adam_epsilon": _of(float, least=0),
+    "max_grad_norm": _of(float, least=0),
+    "neftune_noise_alpha": _of(float, least=0),
+    "seed": _of(int, least=0, most=LARGEST_SEED),
+    "data_seed": _of(int, least=0, most=LARGEST_SEED),
+    "full_determinism": _of(bool),
+    # How it is computed.
+    "bf16": _of(bool),
+    "fp16": _of(bool),
+    "tf32": _of(bool),
+    "activation_checkpointing": _of(bool),
+    "activation_checkpointing_kwargs": _of(object),
+    "gradient_checkpointing": _of(bool),
+    "gradient_checkpointing_kwargs": _of(object),
+    "torch_compile": _of(bool),
+    "torch_compile_backend": _of(str),
+    "torch_compile_mode": _of(str),
+    "torch_empty_cache_steps": _of(int, least=1),
+    "ddp_timeout": _of(int, least=1),
+    "debug": _of(str, choices=("", "underflow_overflow")),
+    # Its rows.
+    "train_sampling_strategy": _of(str, choices=("random", "sequential", "group_by_length")),
+    "length_column_name": _of(str, choices=("length",)),  # the dataset's column
+    "dataloader_drop_last": _of(bool),
+    "dataloader_num_workers": _of(int, least=0),
+    "dataloader_pin_memory": _of(bool),
+    "dataloader_persistent_workers": _of(bool),
+    "dataloader_prefetch_factor": _of(int, least=1),
+    "dataloader_multiprocessing_context": _of(str, choices=("fork", "spawn", "forkserver")),
+    "dataloader_in_order": _of(bool),
+    # What happens between steps.
+    "eval_strategy": _of(str, choices=_INTERVALS),
+    "eval_steps": _of(float, above=0),
+    "eval_delay": _of(float, least=0),
+    "eval_on_start": _of(bool),
+    "per_device_eval_batch_size": _of(int, least=1),
+    "save_strategy": _of(str, choices=(*_INTERVALS, "best")),
+    "save_steps": _of(float, above=0),
+    "save_total_limit": _of(int, least=1),
+    "load_best_model_at_end": _of(bool),
+    "metric_for_best_model": _of(str, choices=("loss", "eval_loss")),
+    "logging_strategy": _of(str, choices=_INTERVALS),
+    "logging_steps": _of(float, above=0),
+    "logging_first_step": _of(bool),
+    "include_num_input_tokens_seen": _of(object),  # in trainer_state.json and what report_to names
+    "log_level": _of(str, choices=_LOG_LEVELS),
+    "log_level_replica": _of(str, choices=_LOG_LEVELS),
+    "report_to": _of(object),
+    "run_name": _of(str),
+    "project": _of(str),
+    "trackio_space_id": _of(str),
+    "trackio_bucket_id": _of(str),
+    "trackio_static_space_id": _of(object),
+}
+
+# The kit sets these itself, whatever the caller says.
+FIXED: dict[str, Any] = {
+    "remove_unused_columns": False,
+    "logging_nan_inf_filter": False,  # otherwise a NaN is logged as loss 0.0
+    "disable_tqdm": True,
+    "label_names": ["labels"],
+    "average_tokens_across_devices": True,
+}
+
+_LOSS_ALONE = "an evaluation keeps the loss alone"
+_NO_DDP = "DeepSpeed averages the gradients"
+_ONE_FOLDER = "one rank writes to the run's folder"
+# Without an effect here, said once.
+NOTED = {
+    "prediction_loss_only": _LOSS_ALONE,
+    "eval_accumulation_steps": _LOSS_ALONE,
+    "eval_do_concat_batches": _LOSS_ALONE,
+    "eval_use_gather_object": _LOSS_ALONE,
+    "include_for_metrics": _LOSS_ALONE,
+    "batch_eval_metrics": _LOSS_ALONE,
+    "skip_memory_metrics": "metrics.jsonl has the memory of each rank in any case",
+    "restore_callback_states_from_checkpoint": "the kit's callbacks have no state",
+    "save_on_each_node": _ONE_FOLDER,
+    "log_on_each_node": _ONE_FOLDER,
+    "ddp_find_unused_parameters": _NO_DDP,
+    "ddp_bucket_cap_mb": _NO_DDP,
+    "ddp_broadcast_buffers": _NO_DDP,
+    "ddp_static_graph": _NO_DDP,
+}
+
+_LEAVE = "leave it out"
+_HUB = ("would push every checkpoint", "leave it out: 02's hub_model_id pushes the finished model")
+_PRECISION = ("is not how the kit evaluates", "leave it out: evaluations use the precision of 02")
+_SHARDS = ("is for training without DeepSpeed", "leave it out: ds_config says how ranks share it")
+_PARTS = ("is for optimizers that the kit does not train with", _LEAVE)
+# Refused, each with the reason and the remedy.
+REFUSED: dict[str, tuple[str, str]] = {
+    "label_smoothing_factor": ("is not part of the loss per trained token", _LEAVE),
+    "save_only_model": ("leaves checkpoints that no run can resume from", _LEAVE),
+    "enable_jit_checkpoint": (
+        "saves weights one step ahead of their state under DeepSpeed",
+        _LEAVE,
+    ),
+    "do_predict": ("has no effect on a training", "leave it out: 03_evaluate asks both models"),
+    "resume_from_checkpoint": (
+        "is not needed: a run resumes from its own newest checkpoint",
+        "leave it out; for another's weights set model_name_or_path to that checkpoint",
+    ),
+    "ignore_data_skip": ("would train a resumed run twice on the same conversations", _LEAVE),
+    "auto_find_batch_size": (
+        "would train with another batch size than is shown",
+        "leave it out; neoxkit fit finds one that fits",
+    ),
+    "greater_is_better": ("would keep the worst checkpoint: the measure is a loss", _LEAVE),
+    "use_liger_kernel": ("has no kernels for GPT-NeoX or GPT-Neo", _LEAVE),
+    "liger_kernel_config": ("has no kernels for GPT-NeoX or GPT-Neo", _LEAVE),
+    "use_cache": ("keeps a cache in which packed conversations would meet", _LEAVE),
+    "bf16_full_eval": _PRECISION,
+    "fp16_full_eval": _PRECISION,
+    "optim_target_modules": _PARTS,
+    "accelerator_config": ("would share the rows out in another way than the kit does", _LEAVE),
+    "parallelism_config": _SHARDS,
+    "fsdp": _SHARDS,
+    "fsdp_config": _SHARDS,
+    "ddp_backend": ("is chosen by the device: nccl on GPUs, gloo on CPUs", _LEAVE),
+    "local_rank": ("is the launcher's to say", _LEAVE),
+    "push_to_hub": _HUB,
+    "hub_token": ("would be written into the run's files", "leave it out: hf auth login"),
+    "hub_private_repo": _HUB,
+    "hub_model_id": _HUB,
+    "hub_strategy": _HUB,
+    "hub_always_push": _HUB,
+    "hub_revision": _HUB,
+}
+
+
+def names() -> list[str]:
+    """Return the name of each of the TrainingArguments."""
+    return [*READ, *FIXED, *NOTED, *REFUSED]
+
+
+def taken(given: Mapping[str, Any], parameter: str = "") -> dict[str, Any]:
+    """Return the values in their arguments' types; refuse what would not be honoured.
+
+    `given`: what a person says, without defaults. `parameter` names the setting that holds it.
+    """
+    values = {}
+    for name, value in given.items():
+        if name not in names():
+            remedy = near(name, names(), "see transformers' TrainingArguments")
+            raise UserError(parameter or name, f"{name} is not one of them", remedy)
+        if name in REFUSED and value not in (None, False, "", {}, [], 0):
+            why, remedy = REFUSED[name]
+            said = f"{name} {why}" if parameter else why
+            raise UserError(parameter or name, said, remedy)
+        values[name] = _convert(name, value)
+    return values
+
+
+def _convert(name: str, value: Any) -> Any:
+    rule = READ.get(name)
+    if rule is None or value is None:
+        return value
+    value = fields.convert(name, rule["kind"], _plain(value))
+    fields.check(name, value, rule)
+    return value
+
+
+def notices(given: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each argument that has no effect here."""
+    optimizer = _plain(given.get("optim"))
+    unread = [name for name in _ADAM if name in given and optimizer in _NOT_ADAM]
+    fixed = [
+        f"{name} is always {value} here"
+        for name, value in FIXED.items()
+        if given.get(name, value) != value
+    ]
+    kind = _plain(given.get("lr_scheduler_type"))
+    if kind in _WITHOUT_WARM_UP and given.get("warmup_steps"):
+        fixed.append(f"warmup_steps has no effect: {kind} has none, constant_with_warmup has")
+    # Several ranks without DeepSpeed are torch's DDP.
+    noted = [n for n in given if n in NOTED and (NOTED[n] != _NO_DDP or given.get("deepspeed"))]
+    return [
+        *fixed,
+        *(f"{name} has no effect: {NOTED[name]}" for name in noted),
+        *(f"{name} has no effect: {optimizer} does not read it" for name in unread),
+    ]
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """Refuse arguments that contradict each other; `values` are the trainer's, by its names."""
+    _check_schedule(values)
+    _check_optimizer(values)
+    _check_workers(values)
+    if values.get("load_best_model_at_end") and not values.get("trial"):
+        _check_best(values)
+    if values.get("tf32") and (values.get("use_cpu") or not machine.num_gpus()):
+        raise UserError("tf32", "needs a GPU and there is none", _LEAVE)
+    for name in ("torch_compile_backend", "torch_compile_mode"):
+        if values.get(name) and not values.get("torch_compile"):
+            raise UserError(name, "would compile the model", "set torch_compile, too")
+    if values.get("neftune_noise_alpha") and values.get("layout", "packed") == "packed":
+        what = "scales its noise by a row's length, and packed rows hold several conversations"
+        raise UserError("neftune_noise_alpha", what, "set layout to padded")
+
+
+def _check_schedule(values: Mapping[str, Any]) -> None:
+    kind = _plain(values.get("lr_scheduler_type", "linear"))
+    given, where = values.get("lr_scheduler_kwargs") or {}, "lr_scheduler_kwargs"
+    if kind not in SCHEDULES:
+        remedy = near(kind, SCHEDULES, "choose cosine, linear, constant or constant_with_warmup")
+        raise UserError("lr_scheduler_type", f"the kit does not train with {kind!r}", remedy)
+    allowed = SCHEDULES[kind]
+    if isinstance(given, str):  # a flag's
+        with contextlib.suppress(ValueError):
+            given = json.loads(given)
+    if not isinstance(given, Mapping):
+        raise UserError(where, f"must be a mapping, got {given!r}", 'write {"num_cycles": 0.5}')
+    for name, value in given.items():
+        if name not in allowed:
+            remedy = near(name, allowed, f"it takes {', '.join(allowed) or 'none'}")
+            raise UserError(where, f"{name} is not an argument of {kind}", remedy)
+        if name not in ("warmup_type", "decay_type"):
+            fields.convert(name, float, value)
+    needed = _NEEDED.get(kind, ())
+    if needed and not {*needed} & {*given}:
+        what = f"{kind} needs {' or '.join(needed)}"
+        raise UserError(where, what, f"add one, for example {{{needed[0]}: ...}}")
+    if kind == "reduce_lr_on_plateau" and _plain(values.get("eval_strategy", "no")) == "no":
+        what = f"{kind} needs evaluations, and there are none"
+        raise UserError("lr_scheduler_type", what, "set eval_strategy to steps")
+    rate = values.get("learning_rate") or 1.0
+    if kind == "polynomial" and float(given.get("lr_end", 0)) >= rate:
+        what = f"lr_end is not below the learning rate, {rate:g}"
+        raise UserError(where, what, "lower it")
+    if {"min_lr", "min_lr_rate"} <= {*given}:
+        raise UserError(where, "has both min_lr and min_lr_rate", "leave one out")
+
+
+def _check_optimizer(values: Mapping[str, Any]) -> None:
+    name = _plain(values.get("optim", "adamw_torch_fused"))
+    if name not in OPTIMIZERS:
+        remedy = near(name, OPTIMIZERS, f"choose {', '.join(_OPTIM_ARGS)}, or one of bitsandbytes")
+        raise UserError("optim", f"the kit does not train with {name!r}", remedy)
+    package = OPTIMIZERS[name]
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError("optim", f"{name} needs {package}", f"pip install {package}")
+    for pair in filter(None, (values.get("optim_args") or "").replace(" ", "").split(",")):
+        key, equals, _ = pair.partition("=")
+        if not equals:
+            raise UserError("optim_args", f"got {pair!r}", "write name=value,name=value")
+        allowed = _OPTIM_ARGS.get(name, (key,))
+        if key not in allowed:
+            remedy = near(key, allowed, f"it takes {', '.join(allowed) or 'none'}")
+            raise UserError("optim_args", f"{key} is not an argument of {name}", remedy)
+
+
+def _check_workers(values: Mapping[str, Any]) -> None:
+    if values.get("dataloader_num_workers"):
+        return
+    for name in ("prefetch_factor", "persistent_workers", "multiprocessing_context"):
+        if values.get(f"dataloader_{name}"):
+            what = "needs processes that load data, and there are none"
+            raise UserError(f"dataloader_{name}", what, "set dataloader_num_workers to 1 or more")
+
+
+def _check_best(values: Mapping[str, Any]) -> None:
+    """Refuse to keep the best of evaluations that are not all saved.
+
+    transformers takes a multiple as well, and then loads the best of those that happen to be saved.
+    """
+    evals, saves = (_plain(values.get(f"{name}_strategy", "no")) for name in ("eval", "save"))
+    where = "load_best_model_at_end"
+    if evals == "no":
+        raise UserError(
+            where, "needs evaluations, and there are none", "set eval_strategy to steps"
+        )
+    if saves == "best":
+        return
+    if saves != evals:
+        what = f"eval_strategy is {evals} and save_strategy {saves}: the best may not be saved"
+        raise UserError(where, what, f"set save_strategy to {evals}")
+    every, kept = values.get("eval_steps") or values["logging_steps"], values["save_steps"]
+    if evals == "steps" and kept != every:
+        what = f"save_steps is {kept:g} and eval_steps {every:g}: the best may not be saved"
+        raise UserError(where, what, f"set save_steps to {every:g}")
+
+
+def check_rows(values: Mapping[str, Any], training: int, held_out: int, num_ranks: int) -> None:
+    """Refuse a run without a step, with too long a warm-up, or with a best of no evaluation.
+
+    `training` and `held_out` are the sides' conversations.
+    """
+    batch = values["per_device_train_batch_size"] * num_ranks
+    if values.get("dataloader_drop_last") and training < batch:
+        what = f"{training:,} conversations are less than a batch of {batch:,}: there is no step"
+        raise UserError("dataloader_drop_last", what, "leave it out, or lower the batch size")
+    if values.get("trial"):
+        return
+    if values.get("load_best_model_at_end") and not held_out:
+        what = "needs evaluations, and the held-out set is empty"
+        raise UserError("load_best_model_at_end", what, _LEAVE)
+    steps, warmup = machine.count_steps(values, training, num_ranks), values["warmup_steps"]
+    if warmup > steps and _plain(values["lr_scheduler_type"]) not in _WITHOUT_WARM_UP:
+        what = f"{warmup:g} are more than the {steps:,} steps of this run"
+        raise UserError("warmup_steps", what, "lower it; below 1 it is a share of all steps")
+
+
+def _plain(value: Any) -> Any:
+    """Return the text of an enumeration's member."""
+    return getattr(value, "value", value)
