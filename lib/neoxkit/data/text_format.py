@@ -231,8 +231,8 @@ def nobody_answers(places: Places, pieces: Sequence[Piece], votes: Votes) -> Use
         return UserError(where, what, "add one, or set user_name and agent_name")
     found = ", ".join(f"{name[:24]} ({count})" for name, count in votes.seen.most_common(3))
     what = 'no turns found: none starts with "User:"' + (f"; found {found}" if found else "")
-    other = "or set user_name" if found else "or, for documents, set train_on to all"
-    return UserError(where, what, f'begin each question with "User: ", {other}')
+    other = ", or set user_name" if found else " (documents: set train_on to all)"
+    return UserError(where, what, f'begin each question with "User: "{other}')
 
 
 def no_turn_of(
