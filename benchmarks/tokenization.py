@@ -20,7 +20,7 @@ def tokenize_file(
 ) -> None:
     """Do what 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
     from neoxkit.data import encoding, reading, selection, tokenized
-    from neoxkit.models import loading
+    from neoxkit.models import loading, model_names
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
@@ -39,7 +39,7 @@ def tokenize_file(
     train, evaluation, _ = selection.split_rows(rows, None, eval_share, settings.seed)
     manifest = tokenized.make_manifest(
         settings.as_dict(),
-        loading.portable(settings.model_name_or_path),
+        model_names.portable(settings.model_name_or_path),
         tokenizer,
         sources,
         {"train": counts},

@@ -99,7 +99,7 @@ def zygote(session_home: Path) -> Iterator[Zygote]:
 def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) -> None:
     """Do what 01_tokenize does, without the notebook."""
     from neoxkit.data import encoding, reading, selection, tokenized
-    from neoxkit.models import loading
+    from neoxkit.models import loading, model_names
     from neoxkit.settings import TokenizeSettings
 
     settings = TokenizeSettings(
@@ -113,7 +113,7 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
     train, evaluation, _ = selection.split_rows(rows, None, settings.eval_share, settings.seed)
     manifest = tokenized.make_manifest(
         settings.as_dict(),
-        loading.portable(settings.model_name_or_path),
+        model_names.portable(settings.model_name_or_path),
         tokenizer,
         sources,
         {"train": counts},

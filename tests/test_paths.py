@@ -7,7 +7,7 @@ import pytest
 
 from neoxkit import paths
 from neoxkit.errors import UserError
-from neoxkit.models import loading
+from neoxkit.models import model_names
 from neoxkit.settings import CompareSettings
 
 
@@ -33,9 +33,11 @@ def test_an_uploaded_file_is_found_from_anywhere(
     assert paths.find("train_file", "notebooks/file-in-notebooks.txt") == uploaded
     assert paths.find("train_file", str(uploaded)) == uploaded
     assert paths.find("train_file", "data/file-in-data.txt").read_text() == "data"
-    assert loading.portable("model-in-notebooks") == "notebooks/model-in-notebooks"
-    assert loading.local_folder("data/model-in-data") == root / "data" / "model-in-data"
-    assert loading.resolve("model-in-notebooks") == str(root / "notebooks" / "model-in-notebooks")
+    assert model_names.portable("model-in-notebooks") == "notebooks/model-in-notebooks"
+    assert model_names.local_folder("data/model-in-data") == root / "data" / "model-in-data"
+    assert model_names.resolve("model-in-notebooks") == str(
+        root / "notebooks" / "model-in-notebooks"
+    )
 
 
 def test_the_working_directory_comes_first_then_the_root(
@@ -56,7 +58,7 @@ def test_a_refusal_names_every_place_once(root: Path, monkeypatch: pytest.Monkey
         paths.find("train_file", "no.txt")
     looked = f"{root} or {root / 'notebooks'}"
     assert str(refused.value).startswith(f"train_file: 'no.txt' does not exist in {looked}"[:130])
-    assert loading.local_folder("no") is None and loading.local_folder("") is None
+    assert model_names.local_folder("no") is None and model_names.local_folder("") is None
 
 
 def test_a_notebook_notes_that_its_python_is_not_the_kits(

@@ -18,13 +18,15 @@ ROOT = (
     "__init__", "errors", "hub_faults", "files", "paths", "notebook", "fields", "settings",
     "machine", "parallel",
 )  # fmt: skip
+# What is known of a training without torch.
+OF_TRAINING = {"training.honoured", "training.contradictions", "training.ds_file"}
 # What each folder's modules may import besides their own folder; ROOT is the root's order.
 MAY_IMPORT: dict[str, set[str]] = {
     "data": {"root"},
     "runs": {"root", "data"},
     "models": {"root", "data", "runs"},
     "training": {"root", "data", "runs", "models"},
-    "launch": {"root", "data", "runs", "models", "training.honoured", "training.ds_file"},
+    "launch": {"root", "data", "runs", "models", *OF_TRAINING},
     "evaluation": {"root", "data", "runs", "models", "launch.command"},
     "lab": {"root", "data", "runs", "models", "launch", "evaluation"},
     "cli": {"root", "data", "runs", "models", "launch", "evaluation", "lab"},

@@ -22,7 +22,7 @@ from neoxkit.data import encoding, reading, sources, tokenized
 from neoxkit.data.conversation import Turn
 from neoxkit.errors import UserError
 from neoxkit.models import loading
-from neoxkit.settings import TINY
+from neoxkit.settings import TINY, TokenizeSettings
 
 END = "<|endoftext|>"
 TOKENIZER = loading.load_tokenizer(TINY)
@@ -30,6 +30,8 @@ ROWS = [{"question": f"00{i}", "answer": said} for i, said in enumerate(["NA", "
 TURNS = [(Turn("user", row["question"]), Turn("agent", row["answer"])) for row in ROWS]
 TEXT = "".join(f"User: {r['question']}\n\nAgent: {r['answer']}\n{END}\n" for r in ROWS)
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+DAMAGED = bytearray(gzip.compress(TEXT.encode() * 99))
+DAMAGED[60:80] = bytes(20)
 
 
 @pytest.fixture
@@ -189,6 +191,35 @@ def test_a_folder_that_would_be_read_in_part_is_refused(
     assert said in refusal("f")
 
 
+def test_a_configuration_is_chosen_by_its_name(kit: Path) -> None:
+    write_files(kit / "f", one_jsonl=LINES, two_jsonl=LINES.split("\n")[0])
+    configs = [{"config_name": n, "data_files": f"{n}.jsonl"} for n in ("one", "two")]
+    (kit / "f" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    said = "train_file: f has the configurations one, two -- choose one: f:one"
+    assert refusal("f") == said
+    (kit / "f" / "two.jsonl").rename(kit / "two.jsonl")
+    assert [c.turns for c in read("f:one").conversations] == TURNS
+
+
+def test_a_damaged_saved_data_set_is_one_line(kit: Path) -> None:
+    write_saved(kit / "saved")
+    (file,) = (kit / "saved").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:40])
+    assert refusal("saved").startswith("saved: can't be read (")
+
+
+def test_documents_are_not_evaluated_on_conversations(kit: Path) -> None:
+    (kit / "pages.txt").write_text(f"A page.\n{END}\n" * 3)
+    (kit / "talks.txt").write_text(TEXT)
+    for train, evaluation in (("pages", "talks"), ("talks", "pages")):
+        files = {"train_file": f"{train}.txt", "eval_file": f"{evaluation}.txt"}
+        settings = TokenizeSettings(**files, train_on="all")
+        with pytest.raises(UserError):
+            reading.read_sides(settings)
+    sides = reading.read_sides(settings.replace(train_file="pages.txt"))
+    assert [side.facts.documents for side in sides.values()] == [3, 3]
+
+
 def test_lines_of_a_folder_are_named_by_their_file(kit: Path) -> None:
     """Faults, notes and what is dropped; a file may end without a line break."""
     write_files(kit / "f", a_txt=TEXT.rstrip(), b_txt=TEXT + f"just words\n{END}\n")
@@ -213,6 +244,7 @@ def test_rows_of_a_table_are_named_by_their_number(kit: Path) -> None:
     ("name", "content", "said"),
     [
         ("t.txt.gz", gzip.compress(TEXT.encode() * 99)[:-20], "t.txt.gz: is a damaged gzip file"),
+        ("t.txt.gz", DAMAGED, "t.txt.gz: is a damaged gzip file, or cut off -- copy it again"),
         ("t.zst", b"\x28\xb5\x2f\xfd" + b"x" * 40, "t.zst: is a damaged zstd file, or cut off"),
         ("t.parquet", b"PAR1 and no more", "t.parquet: can't be read ("),
         ("t.csv", b"question,answer\na,b,c,d\ne,f\n", "t.csv:2: a row of 4 fields, and 2"),

@@ -13,7 +13,7 @@ from safetensors.torch import load
 
 from neoxkit.cli import main
 from neoxkit.errors import UserError
-from neoxkit.models import hub, loading, lora
+from neoxkit.models import hub, loading, lora, model_names
 
 PLACE = "EleutherAI/pythia-9m"
 PART = b"weights "
@@ -39,8 +39,8 @@ def test_a_revision_is_loaded_and_not_main(cache: Cache) -> None:
     later["config.json"] = later["config.json"].replace(b"2048", b"512")
     commit = cache.add(PLACE, "step3000", later)
     for revision in ("step3000", commit):
-        name = loading.at("pythia-9m", revision)
-        assert loading.pinned(name) == f"{PLACE}@{commit}"
+        name = model_names.at("pythia-9m", revision)
+        assert model_names.pinned(name) == f"{PLACE}@{commit}"
         loading.check_base(name)
         loading.load_tokenizer(name)
         model = loading.load_model(name)
@@ -56,10 +56,10 @@ def test_a_revision_is_loaded_and_not_main(cache: Cache) -> None:
 
 def test_a_branch_that_has_moved_is_loaded_at_its_commit(cache: Cache) -> None:
     old = cache.add(PLACE, "main", model_files(1))
-    name = loading.pinned(PLACE)
+    name = model_names.pinned(PLACE)
     new = cache.add(PLACE, "main", model_files(2))
     assert loading.files(name).name == old != new
-    assert loading.pinned(PLACE) == name  # asked once in a process
+    assert model_names.pinned(PLACE) == name  # asked once in a process
 
 
 def test_adapters_find_their_base_at_its_commit(cache: Cache, tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_another_revision_with_the_same_weights_is_named_in_a_sentence(cache: Ca
     for revision, step in (("main", 143), ("step1", 1), ("step2", 143), ("step3", 143)):
         readme = {"README.md": revision.encode()}
         cache.add(PLACE, revision, model_files(step) | readme)
-    (said,) = loading.same_weights(f"{PLACE}@step2")
+    (said,) = model_names.same_weights(f"{PLACE}@step2")
     both = f"{PLACE}@step2 has the weights of {PLACE}@main (and 1 more), byte for byte"
     assert said == both
-    assert loading.same_weights(f"{PLACE}@step1") == loading.same_weights("tiny") == []
+    assert model_names.same_weights(f"{PLACE}@step1") == model_names.same_weights("tiny") == []
 
 
 def test_revisions_whose_weights_have_no_known_hash_are_not_called_equal(cache: Cache) -> None:
@@ -123,7 +123,7 @@ def test_revisions_whose_weights_have_no_known_hash_are_not_called_equal(cache: 
 def test_a_commit_of_two_branches_is_not_another_revision(cache: Cache) -> None:
     commit = cache.add(PLACE, "main", model_files())
     (cache.folder / "models--EleutherAI--pythia-9m" / "refs" / "step143000").write_text(commit)
-    assert loading.same_weights(f"{PLACE}@step143000") == []
+    assert model_names.same_weights(f"{PLACE}@step143000") == []
     assert hub.known_as(PLACE, commit) == "main"
 
 
@@ -142,13 +142,13 @@ def test_a_revision_that_is_not_here_names_those_that_are(cache: Cache) -> None:
     here = "unset it, or use a revision that is here: main, refs/pr/1, step8 and 2 more"
     cause = "is not in the cache, and HF_HUB_OFFLINE is set"
     said = f"revision: {PLACE}@step3000 {cause} -- {here}"
-    assert refused("pythia-9m@step3000", loading.pinned) == said
+    assert refused("pythia-9m@step3000", model_names.pinned) == said
     assert refused("pythia-9m@step3000", loading.load_tokenizer) == said
     assert refused("pythia-9m@step2", loading.without_weights).startswith(
         f"revision: {PLACE}@step2 {cause}"
     )
     assert refused(f"{PLACE}@step4") == f"revision: a part of {PLACE}@step4 {cause} -- {here}"
-    other = refused("EleutherAI/pythia-8m@step1", loading.pinned)
+    other = refused("EleutherAI/pythia-8m@step1", model_names.pinned)
     assert other.endswith(f"{cause} -- unset it, or give a folder")
 
 
@@ -159,10 +159,10 @@ def test_a_cache_without_a_revision_is_told_from_an_unreachable_hub(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(HfApi, "__init__", to_nowhere)
     cache.add(PLACE, "step8", model_files())
-    said = refused(f"{PLACE}@step3000", loading.pinned)
+    said = refused(f"{PLACE}@step3000", model_names.pinned)
     assert "is not in the cache, and the hub can't be reached -- connect to the network" in said
     assert said.endswith(", or use a revision that is here: step8")
-    assert loading.pinned(f"{PLACE}@step8")
+    assert model_names.pinned(f"{PLACE}@step8")
 
 
 def to_nowhere(api: HfApi) -> None:
@@ -178,7 +178,7 @@ def test_a_revision_that_the_hub_does_not_have_is_refused(
         raise RevisionNotFoundError.__new__(RevisionNotFoundError)
 
     monkeypatch.setattr(HfApi, "resolve_revision", answer)
-    said = refused("pythia-9m@step30001", loading.pinned)
+    said = refused("pythia-9m@step30001", model_names.pinned)
     assert (
         said == f"revision: {PLACE} has no revision step30001 on the hub -- see its branches there"
     )
@@ -195,7 +195,7 @@ def test_a_revision_that_the_hub_does_not_have_is_refused(
 def test_a_revision_is_given_apart_and_only_of_the_hub(
     home: Path, name: str, revision: str, said: str
 ) -> None:
-    assert refused(name, lambda name: loading.at(name, revision)).startswith(said)
+    assert refused(name, lambda name: model_names.at(name, revision)).startswith(said)
 
 
 def pickled(files: dict[str, bytes], tmp_path: Path) -> dict[str, bytes]:
@@ -241,13 +241,13 @@ def test_the_hub_is_asked_for_weights_that_are_not_here_yet(
     names = [""]
     for i in range(1, 5):
         cache.add(PLACE, f"step{i}", config | {"README.md": bytes([i])})
-        names.append(loading.pinned(f"{PLACE}@step{i}"))
+        names.append(model_names.pinned(f"{PLACE}@step{i}"))
     hashes = hub.file_hashes(PLACE, commit)
     on_the_hub(monkeypatch, hashes)
     loading.check_base(names[1])
-    assert f"has the weights of {PLACE}@main" in loading.same_weights(names[1])[0]
+    assert f"has the weights of {PLACE}@main" in model_names.same_weights(names[1])[0]
     on_the_hub(monkeypatch, {"model.safetensors": "another"})
-    assert loading.same_weights(names[2]) == []
+    assert model_names.same_weights(names[2]) == []
     on_the_hub(monkeypatch, {"pytorch_model-00001-of-00002.bin": "x", "README.md": "y"})
     assert refused(names[3]).endswith(f" -- neoxkit convert {PLACE}@step3")
     on_the_hub(monkeypatch, {"README.md": "y"})

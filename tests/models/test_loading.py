@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
 from neoxkit.errors import UserError
-from neoxkit.models import loading, tiny
+from neoxkit.models import loading, model_names, tiny
 from neoxkit.models.sharing import chat_template
 
 
@@ -63,13 +63,13 @@ def test_tiny_is_a_small_gpt_neox_with_its_special_tokens() -> None:
     ],
 )
 def test_names_of_the_hub(name: str, opened: str) -> None:
-    assert loading.resolve(name) == opened
+    assert model_names.resolve(name) == opened
 
 
 @pytest.mark.parametrize("name", ["no-such", "./nowhere", "/no/such/folder", "~/nowhere/at/all"])
 def test_a_name_that_is_neither_a_folder_nor_a_hub_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"^model_name_or_path: .* -- "):
-        loading.resolve(name)
+        model_names.resolve(name)
 
 
 def test_a_folder_without_weights_is_refused_unless_from_scratch(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_hubs_client_adds_nothing_to_that_line(capfd: pytest.CaptureFixture)
     """Run in a fresh process, in which the client would report each attempt."""
     code = (
         "import huggingface_hub, logging; from neoxkit.models import loading\n"
-        "loading.resolve('pythia-70m')\n"
+        "model_names.resolve('pythia-70m')\n"
         "logging.getLogger('huggingface_hub.utils._http').warning('Retrying in 1s')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,10 +12,13 @@ from zygote import Sabotage, Zygote, job
 from neoxkit import paths
 from neoxkit.errors import UserError
 from neoxkit.evaluation import evaluate
+from neoxkit.launch import command
 from neoxkit.models import loading, lora, memory, sharing
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
+from neoxkit.training import arguments as train_arguments
+from neoxkit.training import base_model
 
 pytestmark = pytest.mark.process
 
@@ -132,3 +135,16 @@ def test_a_model_that_can_not_be_adapted_is_refused(home: Path) -> None:
         lora.layers("llama")
     with pytest.raises(UserError, match="allow_change: lora_rank can't change within a run"):
         TrainSettings(allow_change=["lora_rank"])
+
+
+def test_adapters_begin_with_the_same_weights_in_every_process(home: Path) -> None:
+    """Whatever a process has drawn before, the run's seed decides."""
+    arguments = command.trainer_arguments(LORA.replace(run="seeded")) | {"deepspeed": None}
+    found = []
+    for drawn in (1, 2):
+        parsed = train_arguments.build(dict(arguments), [])
+        parsed.kit.model_name_or_path = "tiny"
+        torch.manual_seed(drawn)
+        model = base_model.load(parsed, paths.run("seeded"))
+        found.append({n: p.clone() for n, p in model.named_parameters() if "lora_A" in n})
+    assert found[0] and all(torch.equal(found[0][n], found[1][n]) for n in found[0])

@@ -24,7 +24,7 @@ from neoxkit.machine import num_steps
 from neoxkit.runs.events import History
 from neoxkit.runs.folder import ARGUMENTS, LOG, finished_facts
 from neoxkit.settings import TrainSettings
-from neoxkit.training import arguments, honoured
+from neoxkit.training import arguments, contradictions, honoured
 
 BASIC = {"output_dir": "out", "do_train": True, "dataset": "data"}
 FIELDS = {f.name: f for f in fields(TrainingArguments)}
@@ -118,16 +118,16 @@ def test_schedules_take_the_arguments_that_transformers_functions_take() -> None
     theirs["reduce_lr_on_plateau"] = {*inspect.signature(ReduceLROnPlateau).parameters} - {
         "optimizer", "mode", "threshold_mode",
     }  # fmt: skip
-    assert {kind: theirs.pop(kind) for kind in honoured.SCHEDULES} == {
-        kind: {*names} for kind, names in honoured.SCHEDULES.items()
+    assert {kind: theirs.pop(kind) for kind in contradictions.SCHEDULES} == {
+        kind: {*names} for kind, names in contradictions.SCHEDULES.items()
     }
     assert {*theirs} == {"greedy"}  # refused
 
 
 def test_optimizers_are_those_of_transformers() -> None:
-    assert {*honoured.OPTIMIZERS} <= {name.value for name in OptimizerNames}
-    assert {k for k, package in honoured.OPTIMIZERS.items() if not package} == {
-        *honoured._OPTIM_ARGS
+    assert {*contradictions.OPTIMIZERS} <= {name.value for name in OptimizerNames}
+    assert {k for k, package in contradictions.OPTIMIZERS.items() if not package} == {
+        *contradictions._OPTIM_ARGS
     }
 
 
@@ -274,7 +274,7 @@ def test_a_trial_may_be_shorter_than_the_warm_up_and_keeps_no_best(tmp_path: Pat
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_steps": 3}
     parsed = parse(tmp_path, trial=True, warmup_steps=100, max_steps=3, eval_steps=3, **best)
     assert not parsed.training.load_best_model_at_end
-    honoured.check_rows(arguments.together(parsed), 10, 0, 1)
+    contradictions.check_rows(arguments.together(parsed), 10, 0, 1)
 
 
 def test_one_process_does_not_share_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

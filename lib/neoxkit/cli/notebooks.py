@@ -20,7 +20,7 @@ from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
 from neoxkit.launch import checks, command
 from neoxkit.machine import duration
-from neoxkit.models import loading
+from neoxkit.models import model_names
 from neoxkit.runs import heartbeat, lock, resuming
 from neoxkit.runs.folder import LOG, finished_facts, set_aside, state_of
 from neoxkit.settings import (
@@ -54,7 +54,7 @@ def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
     first: Any = settings.get(TokenizeSettings)
     train: Any = settings.get(TrainSettings)
     terminal.note(*_check_before(settings))
-    model = loading.at(first.model_name_or_path, first.revision) if first else ""
+    model = model_names.at(first.model_name_or_path, first.revision) if first else ""
     terminal.note(*command.doubts(train, model))
     if train and train.restart and state_of(folder) != "new":
         print(f"the old run is kept as {paths.short(set_aside(folder))}")

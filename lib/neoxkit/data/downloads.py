@@ -31,10 +31,15 @@ def layout(parameter: str, place: str, label: str, parts: Sequence[str]) -> Layo
             what = f"{label} has the configurations {', '.join(known[:5])}"
             raise UserError(parameter, what, f"choose one: {label.partition(':')[0]}:{known[0]}")
         builder = load_dataset_builder(place, chosen)
+    except UserError:
+        raise
     except FileNotFoundError:
         what = f"{label} holds no file that can be read"
         remedy = "name files .txt, .jsonl, .json, .csv, .tsv, .parquet or .arrow"
         raise UserError(parameter, what, remedy) from None
+    except ValueError as fault:  # files of several kinds, or a README.md that describes others
+        what = f"{label} can't be read as one data set ({shorten(str(fault), 90)})"
+        raise UserError(parameter, what, "name one file, or a folder of one kind") from None
     found = builder.config.data_files or {}
     splits = {str(split): sorted(map(str, listed)) for split, listed in found.items()}
     return Layout(splits, type(builder).__module__.rpartition(".")[2], parts[bool(chosen) :])

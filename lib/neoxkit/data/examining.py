@@ -112,7 +112,8 @@ class ConversationFile:
         ours = {name.casefold() for name in self.names}
         others = [n for n in votes.seen.most_common() if n[0].casefold() not in ours]
         shown = [
-            f"{name}: ({count:,}, first in the conversation at line {votes.lines[name]:,})"
+            f"{name}: ({count:,}, first in the conversation at "
+            f"{self.places.listed([votes.lines[name]])})"
             for name, count in others[:most]
         ]
         return ", ".join(shown) + (", ..." if len(others) > most else "")

@@ -189,6 +189,9 @@ def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
         # Documents have no names; these are then the defaults, which must not be searched for.
         names = Names("", "") if sides["train"].form.holds_documents else sides["train"].names
         sides["eval"] = read(eval_file, *names, **options, names_of="train_file")
+        if sides["eval"].form.holds_documents != sides["train"].form.holds_documents:
+            what = "one of it and train_file holds documents, and the other conversations"
+            raise UserError("eval_file", what, "give two files of one kind")
     return sides
 
 

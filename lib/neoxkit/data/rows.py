@@ -25,13 +25,13 @@ def open_rows(source: Source) -> "Dataset":
 def _open_rows(source: Source, when: tuple[int, ...]) -> "Dataset":
     import datasets
 
-    if source.reader == "saved":
-        return datasets.load_from_disk(source.files[0].parent)
     copies = [sources.unpacked(file, source.label_of(file)) for file in source.files]
     options = _csv_options(source, copies) if source.reader == "csv" else {}
-    cache = str(sources.scratch() / source.sha256())
     with _quiet_datasets():
         try:
+            if source.reader == "saved":
+                return datasets.load_from_disk(source.files[0].parent)
+            cache = str(sources.scratch() / source.sha256())
             return datasets.load_dataset(
                 source.reader, data_files=[*map(str, copies)], split="train", cache_dir=cache,
                 **options,

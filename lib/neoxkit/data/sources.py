@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def _unpacked(file: Path, label: str, when: tuple[int, ...]) -> Path:
         try:
             with _opened(file, kind) as packed, part.open("wb") as out:
                 shutil.copyfileobj(packed, out, 1 << 20)
-        except (OSError, EOFError, ValueError) as fault:
+        except (OSError, EOFError, ValueError, zlib.error) as fault:
             if getattr(fault, "errno", None):  # the disk is full, say
                 raise
             what = f"is a damaged {kind} file, or cut off"

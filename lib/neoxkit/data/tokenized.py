@@ -112,7 +112,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Return the manifest, which later notebooks check and inherit from.
 
-    `model`: its portable name (loading.portable); `split_notes`: from selection.split_rows.
+    `model`: its portable name (model_names.portable); `split_notes`: from selection.split_rows.
     """
     sides = {"train": train, "eval": evaluation}
     return {

@@ -19,7 +19,7 @@ from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_models
 from neoxkit.evaluation.scoring import Score, plain_rows, score
 from neoxkit.evaluation.tasks import load_tasks, task_results
-from neoxkit.models import loading
+from neoxkit.models import loading, model_names
 from neoxkit.models.generation import ENDINGS, Reply, reply
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints
@@ -40,7 +40,7 @@ def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedM
 def _base(facts: Mapping[str, Any], folder: Path) -> str:
     if facts["from_scratch"]:
         return str(folder / "base")
-    return loading.at(facts["base"], facts["base_commit"])
+    return model_names.at(facts["base"], facts["base_commit"])
 
 
 def _dtype(facts: Mapping[str, Any]) -> str:

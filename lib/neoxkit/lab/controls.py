@@ -16,7 +16,7 @@ from neoxkit.lab.dials import Controls, Dial
 from neoxkit.lab.training import schedule, schedule_figure
 from neoxkit.lab.view import View
 from neoxkit.launch import command, forecast, measured
-from neoxkit.models import loading, rates
+from neoxkit.models import model_names, rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
@@ -27,7 +27,7 @@ _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
 def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     """Show 01's slider: what a block size keeps, cuts and drops of these conversations."""
     longest = int(encoded.length.max(initial=0))
-    base = loading.at(settings.model_name_or_path, settings.revision)
+    base = model_names.at(settings.model_name_or_path, settings.revision)
     planned = TrainSettings()  # 02's defaults
     last = measured.last_run(base, machine.num_ranks(planned)) or measured.last_run(base)
     unknown = _unknown(base)
@@ -112,7 +112,7 @@ def training(
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
     ranks = machine.num_ranks(settings)
-    first = loading.at(manifest["model_name_or_path"], manifest["revision"])
+    first = model_names.at(manifest["model_name_or_path"], manifest["revision"])
     base = command.base_of(settings, first)
     last = measured.last_run(base, ranks)
     fit = command.fitting_rate(settings, first)

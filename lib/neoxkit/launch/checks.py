@@ -7,19 +7,19 @@ from neoxkit import machine, paths
 from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
-from neoxkit.models import loading
+from neoxkit.models import loading, model_names
 from neoxkit.runs import heartbeat, resuming
 from neoxkit.runs.resuming import Start
 from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
-from neoxkit.training import ds_file, honoured
+from neoxkit.training import contradictions, ds_file
 
 
 def check_files(settings: TokenizeSettings, questions_file: str = "") -> None:
     """Check the files that 01_tokenize reads, the questions that 02 and 03 ask, and the model's
     name, which must be a folder, or be on the hub with its revision."""
-    model = loading.at(settings.model_name_or_path, settings.revision)
+    model = model_names.at(settings.model_name_or_path, settings.revision)
     if model != TINY:
-        loading.pinned(model)
+        model_names.pinned(model)
     source = reading.read_sides(settings)["train"]
     questions = reading.questions_beside(source.path)
     if questions_file:
@@ -42,7 +42,7 @@ def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) 
 
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
-    arguments = _arguments(settings, loading.at(first.model_name_or_path, first.revision))
+    arguments = _arguments(settings, model_names.at(first.model_name_or_path, first.revision))
     del arguments["dataset_sha256"]  # 01_tokenize may replace the dataset
     _check_start(settings, arguments, resuming.planned_data(first))
 
@@ -66,10 +66,10 @@ def _check_start(
     if settings.precision == "fp16" and not machine.num_gpus():
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
     config, num_ranks = _ds_config(settings, arguments), machine.num_ranks(settings)
-    honoured.check_together(arguments)
+    contradictions.check_together(arguments)
     if sides := data.get("sides"):  # not before 01_tokenize
         kept, held_out = (sides[side]["conversations"] for side in ("train", "eval"))
-        honoured.check_rows(arguments, kept, held_out, num_ranks)
+        contradictions.check_rows(arguments, kept, held_out, num_ranks)
     start = Start(
         folder=paths.run(settings.run),
         arguments=arguments,

@@ -13,7 +13,7 @@ from typing import Any
 from neoxkit import machine, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError, near
-from neoxkit.models import loading, rates
+from neoxkit.models import model_names, rates
 from neoxkit.runs import resuming
 from neoxkit.runs.folder import state_of
 from neoxkit.settings import TINY, TrainSettings
@@ -47,7 +47,7 @@ _NOT_SETTINGS = {*_ALWAYS, *_TRIALS, "dataset_sha256", "base_commit", "use_cpu"}
 
 
 def base_of(settings: TrainSettings, first: str = "") -> str:
-    """Return the model that a training starts from, on the hub at a commit (`loading.pinned`).
+    """Return the model that a training starts from, on the hub at a commit (`model_names.pinned`).
 
     It is the commit that the run was started from, once there is one. `first` is the dataset's
     model, if no manifest names it yet.
@@ -55,23 +55,25 @@ def base_of(settings: TrainSettings, first: str = "") -> str:
     name, revision = settings.model_name_or_path, settings.revision
     if not name:
         data = paths.tokenized(settings.dataset)
-        name, of_data = loading.split(first) if first else tokenized.model_of(data)
+        name, of_data = model_names.split(first) if first else tokenized.model_of(data)
         revision = revision or of_data
-    asked = loading.at(name, revision)
+    asked = model_names.at(name, revision)
     started = None if settings.restart else paths.run(settings.run)
     commit = started and resuming.base_commit(started, _model(settings), settings.revision)
-    return loading.at(loading.base_name(name), commit) if commit else loading.pinned(asked)
+    return (
+        model_names.at(model_names.base_name(name), commit) if commit else model_names.pinned(asked)
+    )
 
 
 def _model(settings: TrainSettings) -> str:
     """Return the base's name as a run records it; empty where it is the dataset's."""
     name = settings.model_name_or_path
-    return loading.base_name(name) if name and name != TINY else name
+    return model_names.base_name(name) if name and name != TINY else name
 
 
 def same_weights(settings: TrainSettings, first: str = "") -> list[str]:
     """Say in a sentence which other revisions here have the base's weights (`first`: `base_of`)."""
-    return [] if settings.from_scratch else loading.same_weights(base_of(settings, first))
+    return [] if settings.from_scratch else model_names.same_weights(base_of(settings, first))
 
 
 def fitting_rate(settings: TrainSettings, first: str = "") -> rates.Fit:
@@ -111,7 +113,7 @@ def trainer_arguments(settings: TrainSettings, first: str = "") -> dict[str, Any
         "output_dir": paths.short(paths.run(settings.run)),
         "dataset": paths.short(data),
         "dataset_sha256": tokenized.sha256(data),
-        "base_commit": loading.split(base_of(settings, first))[1],
+        "base_commit": model_names.split(base_of(settings, first))[1],
         "use_cpu": machine.num_gpus() == 0,
     }
     config = paths.ds_config("ds_config", settings.ds_config)

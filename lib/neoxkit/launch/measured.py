@@ -6,7 +6,7 @@ from statistics import median
 
 from neoxkit import paths
 from neoxkit.machine import duration
-from neoxkit.models import loading
+from neoxkit.models import model_names
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import METRICS, History
 from neoxkit.runs.folder import FINISHED
@@ -43,7 +43,7 @@ class Measured:
 def last_run(model: str, num_ranks: int = 0) -> Measured | None:
     """Return the newest run of this model on this machine, finished ones first; `num_ranks` 0
     means any."""
-    name = loading.base_name(model)
+    name = model_names.base_name(model)
     folders = [p.parent for p in (paths.root() / "runs").glob(f"*/{METRICS}")]
     for folder in sorted(folders, key=_finished_and_new, reverse=True):
         found = _measured(folder, name, num_ranks)

@@ -15,7 +15,7 @@ from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import hub, loading, weights
+from neoxkit.models import hub, loading, model_names, weights
 from neoxkit.models.sharing import OFFLINE
 
 # What else a model's folder holds, besides weights and lists of their files.
@@ -55,7 +55,7 @@ def convert(name: str) -> Path:
 
 def _in_one(name: str, source: Path) -> str:
     """Return a name for a copy: that of the folder, with its run's or owner's before it."""
-    is_folder = loading.local_folder(name) is not None
+    is_folder = model_names.local_folder(name) is not None
     parts = source.parts if is_folder else Path(name).parts
     alone = is_folder and source.name != "model"
     return re.sub(r"[^\w.+=-]+", "-", "-".join(parts[-1:] if alone else parts[-2:]))
@@ -63,17 +63,17 @@ def _in_one(name: str, source: Path) -> str:
 
 def _source(name: str) -> Path:
     """Return the folder with the model's files, downloaded if need be."""
-    if folder := loading.local_folder(name):
+    if folder := model_names.local_folder(name):
         return folder
     from huggingface_hub import snapshot_download
 
-    place, commit = loading.split(loading.pinned(name))
+    place, commit = model_names.split(model_names.pinned(name))
     try:
         has_whole = any(f.endswith(".safetensors") for f in hub.file_hashes(place, commit))
         wanted = [*BESIDE, "*.safetensors" if has_whole else weights.PICKLED]
         return Path(snapshot_download(place, revision=commit, allow_patterns=wanted))
     except Exception as fault:  # the client's network library, and with it its errors, has changed
-        raise loading.cannot_load(name, "model", fault) from fault
+        raise model_names.cannot_load(name, "model", fault) from fault
 
 
 def _read(folder: Path) -> dict[str, Any]:

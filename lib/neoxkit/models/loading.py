@@ -5,119 +5,26 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from neoxkit import hub_faults, paths
+from neoxkit import paths
 from neoxkit.data.questions import normal
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import hub, lora, refusals, weights
-from neoxkit.models.tiny import tiny_folder
+from neoxkit.models import hub, lora, weights
+from neoxkit.models.model_names import (
+    cannot_load,
+    local_folder,
+    pinned,
+    portable,
+    resolve,
+    revision,
+    split,
+)
 from neoxkit.settings import TINY
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-_SHORT_NAMES = ("pythia-", "gpt-neo-", "gpt-neox-")
 _TEXT = 'User: Hi, it\'s 3.5 - é, ß, 中 or 🙂?\n\nAgent: Yes:\n  1. a_b = {"c": [~d]}\n\tE!'
-
-
-def resolve(name: str) -> str:
-    """Return the folder or hub name that `from_pretrained` opens.
-
-    >>> resolve("pythia-70m-deduped")
-    'EleutherAI/pythia-70m-deduped'
-    """
-    name, _ = split(name)
-    if name == TINY:
-        return str(tiny_folder())
-    if folder := local_folder(name):
-        return str(folder)
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        paths.find("model_name_or_path", name)  # refuses it
-    if "/" not in name and name.startswith(_SHORT_NAMES):
-        return _on_the_hub(f"EleutherAI/{name}")
-    if "/" not in name:
-        raise UserError(
-            "model_name_or_path",
-            f"{name!r} is not a folder here",
-            "use tiny, a folder, or owner/name",
-        )
-    return _on_the_hub(name)
-
-
-def _on_the_hub(name: str) -> str:
-    """Return a hub name unchanged; silence the hub's client, as our own error says it in a line."""
-    hub_faults.silence_client()
-    return name
-
-
-def at(name: str, revision: str) -> str:
-    """Return the name of a model at a revision, as this module and hf:// paths write it.
-
-    Refuse a revision of a model on this machine, and a second one.
-
-    >>> at("EleutherAI/pythia-70m", "step3000"), at("tiny", "")
-    ('EleutherAI/pythia-70m@step3000', 'tiny')
-    """
-    place, also = split(name)
-    if also:
-        remedy = f"give {place} alone, and set revision to {also}"
-        raise UserError("model_name_or_path", f"got {name!r}", remedy)
-    if revision and (name == TINY or local_folder(name)):
-        what = f"{portable(name)} is on this machine: only models on the hub have revisions"
-        raise UserError("revision", what, "leave it out")
-    return f"{name}@{revision}" if revision else name
-
-
-def split(name: str) -> tuple[str, str]:
-    """Return a model's name and its revision, which is empty for main and for a folder.
-
-    >>> split("EleutherAI/pythia-70m@step3000")
-    ('EleutherAI/pythia-70m', 'step3000')
-    """
-    if local_folder(name):
-        return name, ""
-    place, _, revision = name.partition("@")
-    return place, revision
-
-
-def pinned(name: str) -> str:
-    """Return a model's name at the commit that its revision means; that of a folder as it is."""
-    place, revision = split(name)
-    if place == TINY or local_folder(place):
-        return name
-    place = resolve(place)
-    try:
-        return f"{place}@{hub.commit(place, revision)}"
-    except Exception as fault:  # the client's network library, and with it its errors, has changed
-        raise cannot_load(name, "model", fault) from fault
-
-
-def same_weights(name: str) -> list[str]:
-    """Say in a sentence which other revisions in the hub's cache here have the same weights; say
-    nothing for a folder."""
-    place, commit = split(pinned(name))
-    if not commit:
-        return []
-    try:
-        same = hub.same_weights(place, commit)
-    except Exception as fault:  # the client's network library, and with it its errors, has changed
-        raise cannot_load(name, "weights", fault) from fault
-    more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
-    mine = f"{place}@{hub.known_as(place, commit)}"
-    return [f"{mine} has the weights of {same[0]}{more}, byte for byte"] if same else []
-
-
-def _in_full(name: str) -> str:
-    """Return a hub model's name with its owner, and its revision if it has one."""
-    place, revision = split(name)
-    if place == TINY or local_folder(place):
-        return name
-    return f"{resolve(place)}@{revision}" if revision else resolve(place)
-
-
-def _revision(name: str) -> str:
-    """Return the revision to give to `from_pretrained`."""
-    return split(name)[1] or hub.MAIN
 
 
 def files(name: str) -> Path:
@@ -127,7 +34,7 @@ def files(name: str) -> Path:
     place = resolve(name)
     if Path(place).is_dir():
         return Path(place)
-    config = cached_file(place, "config.json", revision=_revision(name))
+    config = cached_file(place, "config.json", revision=revision(name))
     assert config is not None  # it raises where there is none
     return Path(config).parent
 
@@ -140,7 +47,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=_revision(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=revision(name))
     except Exception as fault:  # whatever a value in its files leads to
         raise cannot_load(name, "tokenizer", fault) from fault
     if not tokenizer.is_fast:
@@ -219,7 +126,7 @@ def load_model(
     try:
         model = AutoModelForCausalLM.from_pretrained(
             where,
-            revision=_revision(name),
+            revision=revision(name),
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             attn_implementation=attention,
@@ -277,7 +184,12 @@ def check_weights(name: str) -> None:
     if folder := local_folder(name):
         weights.check_files(folder)
     try:
-        weights.check_fit(portable(name), resolve(name), _revision(name), config)
+        weights.check_fit(
+            portable(name),
+            resolve(name),
+            revision(name),
+            config,
+        )
     except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 
@@ -323,7 +235,7 @@ def config_of(name: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(resolve(name), revision=_revision(name))
+        return AutoConfig.from_pretrained(resolve(name), revision=revision(name))
     except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 
@@ -334,13 +246,6 @@ def for_inference(name: str, dtype: str = "float32") -> "PreTrainedModel":
 
     model = load_model(name, dtype).eval()
     return model.to("cuda") if torch.cuda.is_available() else model
-
-
-def cannot_load(name: str, what: str, fault: Exception) -> UserError:
-    """Explain why a "model", its "tokenizer" or its "weights" can't be loaded."""
-    if isinstance(fault, UserError):
-        return fault
-    return refusals.explain(portable(_in_full(name)), local_folder(name), what, fault)
 
 
 def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -371,25 +276,3 @@ def positions(config: "PretrainedConfig") -> int | None:
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the id that pads rows. Padding is masked by length, so the end mark will do."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-def base_name(name: str) -> str:
-    """Return a model's name as a run records it, beside its revision."""
-    place = portable(split(name)[0])
-    return place if place == TINY or local_folder(place) else resolve(name)
-
-
-def local_folder(name: str) -> Path | None:
-    """Return the folder on this machine that a model's name means, or None."""
-    return next((path.resolve() for path in paths.candidates(name) if name and path.is_dir()), None)
-
-
-def portable(name: str) -> str:
-    """Return a model's name in portable form: a folder below the root becomes relative to it, and
-    a commit on the hub goes by the name that it has in the cache."""
-    folder = None if name == TINY else local_folder(name)
-    if folder:
-        return paths.short(folder)
-    place, revision = split(name)
-    known = hub.known_as(resolve(place), revision) if revision else hub.MAIN
-    return place if known == hub.MAIN else f"{place}@{known}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neoxkit import files, machine, paths
 from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import loading, lora
+from neoxkit.models import loading, lora, model_names
 from neoxkit.models.rope import older_rope
 from neoxkit.runs import card as run_card
 from neoxkit.runs.folder import finished_facts
@@ -166,8 +166,8 @@ def card(
     base, source, names = facts["base"], manifest["source"], Names.of(facts)
     library = "peft" if facts["lora_rank"] else "transformers"
     front = [f"library_name: {library}", "pipeline_tag: text-generation", "tags: [neoxkit]"]
-    if base != TINY and loading.local_folder(base) is None:
-        front.append(f"base_model: {loading.resolve(base)}")
+    if base != TINY and model_names.local_folder(base) is None:
+        front.append(f"base_model: {model_names.resolve(base)}")
     else:
         base = Path(base).name
     at = f", revision `{facts['revision'] or 'main'}`, commit `{facts['base_commit']}`"

@@ -15,9 +15,9 @@ from transformers.utils import is_torch_tf32_available
 from neoxkit import paths
 from neoxkit.errors import UserError, near
 from neoxkit.fields import check
-from neoxkit.models import loading
+from neoxkit.models import loading, model_names
 from neoxkit.settings import TrainSettings
-from neoxkit.training import ds_file, honoured
+from neoxkit.training import contradictions, ds_file, honoured
 
 
 def _same(name: str) -> Any:
@@ -64,7 +64,7 @@ class KitArguments:
     @property
     def base(self) -> str:
         """The base's name, at its commit."""
-        return loading.at(self.model_name_or_path, self.base_commit)
+        return model_names.at(self.model_name_or_path, self.base_commit)
 
 
 @dataclass
@@ -163,7 +163,7 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     said = {name: value for name, value in training.items() if value != defaults.get(name)}
     training |= honoured.taken(said) | honoured.FIXED
     notices += honoured.notices(said)
-    honoured.check_together(defaults | training | {"trial": kit.trial, "layout": kit.layout})
+    contradictions.check_together(defaults | training | {"trial": kit.trial, "layout": kit.layout})
     if kit.trial:
         training |= {"save_strategy": "no", "load_best_model_at_end": False}
     if not training.get("output_dir"):

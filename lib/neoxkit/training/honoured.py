@@ -4,42 +4,15 @@ Nothing heavy is imported, so that a notebook is told before the ranks start; th
 for flags at a shell. A test goes through all fields of the installed transformers.
 """
 
-import contextlib
-import importlib.util
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from neoxkit import fields, machine
+from neoxkit import fields
 from neoxkit.errors import UserError, near
 
 LARGEST_SEED = 2**32 - 1  # numpy's
 
-# Schedule -> the `lr_scheduler_kwargs` that it takes.
-_COSINE = ("num_cycles", "min_lr", "min_lr_rate")
-SCHEDULES: dict[str, tuple[str, ...]] = {
-    "linear": (),
-    "cosine": ("num_cycles",),
-    "cosine_with_restarts": ("num_cycles",),
-    "polynomial": ("lr_end", "power"),
-    "constant": (),
-    "constant_with_warmup": (),
-    "inverse_sqrt": ("timescale",),
-    "cosine_with_min_lr": _COSINE,
-    "cosine_warmup_with_min_lr": (*_COSINE, "warmup_lr_rate"),
-    "warmup_stable_decay": (
-        "num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio",
-        "num_cycles",
-    ),
-    "reduce_lr_on_plateau": ("factor", "patience", "threshold", "cooldown", "min_lr", "eps"),
-}  # fmt: skip
-_WITHOUT_WARM_UP = ("constant", "reduce_lr_on_plateau")
-# Of these a schedule needs one; transformers would end the training only after loading the model.
-_NEEDED = {
-    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
-    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
-    "warmup_stable_decay": ("num_decay_steps",),
-}
+WITHOUT_WARM_UP = ("constant", "reduce_lr_on_plateau")
 
 # Renamed or dropped in transformers 5: old flag -> (new flag, or None; fixed value or None).
 RENAMED: dict[str, tuple[str | None, str | None]] = {
@@ -52,27 +25,8 @@ RENAMED: dict[str, tuple[str | None, str | None]] = {
     "save_safetensors": (None, None),
 }
 
-# Optimizer -> the package that it needs besides torch. Others hook into backward, or (adagrad)
-# fail under ZeRO.
-_BITSANDBYTES = (
-    "adamw_bnb_8bit", "adamw_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit",
-    "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
-    "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
-)  # fmt: skip
-OPTIMIZERS = {
-    **dict.fromkeys(("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "rmsprop")),
-    **dict.fromkeys(_BITSANDBYTES, "bitsandbytes"),
-}
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")  # which these do not read:
 _NOT_ADAM = ("adafactor", "sgd", "rmsprop")
-# Optimizer of torch or transformers -> the `optim_args` that it takes.
-_OPTIM_ARGS: dict[str, tuple[str, ...]] = {
-    "adamw_torch_fused": (),
-    "adamw_torch": (),
-    "adafactor": (),
-    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
-    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
-}
 
 
 def _of(kind: Any, **rule: Any) -> dict[str, Any]:
@@ -190,42 +144,42 @@ NOTED = {
     "ddp_static_graph": _NO_DDP,
 }
 
-_LEAVE = "leave it out"
+LEAVE = "leave it out"
 _HUB = ("would push every checkpoint", "leave it out: 02's hub_model_id pushes the finished model")
 _PRECISION = ("is not how the kit evaluates", "leave it out: evaluations use the precision of 02")
 _SHARDS = ("is for training without DeepSpeed", "leave it out: ds_config says how ranks share it")
-_PARTS = ("is for optimizers that the kit does not train with", _LEAVE)
+_PARTS = ("is for optimizers that the kit does not train with", LEAVE)
 # Refused, each with the reason and the remedy.
 REFUSED: dict[str, tuple[str, str]] = {
-    "label_smoothing_factor": ("is not part of the loss per trained token", _LEAVE),
-    "save_only_model": ("leaves checkpoints that no run can resume from", _LEAVE),
+    "label_smoothing_factor": ("is not part of the loss per trained token", LEAVE),
+    "save_only_model": ("leaves checkpoints that no run can resume from", LEAVE),
     "enable_jit_checkpoint": (
         "saves weights one step ahead of their state under DeepSpeed",
-        _LEAVE,
+        LEAVE,
     ),
     "do_predict": ("has no effect on a training", "leave it out: 03_evaluate asks both models"),
     "resume_from_checkpoint": (
         "is not needed: a run resumes from its own newest checkpoint",
         "leave it out; for another's weights set model_name_or_path to that checkpoint",
     ),
-    "ignore_data_skip": ("would train a resumed run twice on the same conversations", _LEAVE),
+    "ignore_data_skip": ("would train a resumed run twice on the same conversations", LEAVE),
     "auto_find_batch_size": (
         "would train with another batch size than is shown",
         "leave it out; neoxkit fit finds one that fits",
     ),
-    "greater_is_better": ("would keep the worst checkpoint: the measure is a loss", _LEAVE),
-    "use_liger_kernel": ("has no kernels for GPT-NeoX or GPT-Neo", _LEAVE),
-    "liger_kernel_config": ("has no kernels for GPT-NeoX or GPT-Neo", _LEAVE),
-    "use_cache": ("keeps a cache in which packed conversations would meet", _LEAVE),
+    "greater_is_better": ("would keep the worst checkpoint: the measure is a loss", LEAVE),
+    "use_liger_kernel": ("has no kernels for GPT-NeoX or GPT-Neo", LEAVE),
+    "liger_kernel_config": ("has no kernels for GPT-NeoX or GPT-Neo", LEAVE),
+    "use_cache": ("keeps a cache in which packed conversations would meet", LEAVE),
     "bf16_full_eval": _PRECISION,
     "fp16_full_eval": _PRECISION,
     "optim_target_modules": _PARTS,
-    "accelerator_config": ("would share the rows out in another way than the kit does", _LEAVE),
+    "accelerator_config": ("would share the rows out in another way than the kit does", LEAVE),
     "parallelism_config": _SHARDS,
     "fsdp": _SHARDS,
     "fsdp_config": _SHARDS,
-    "ddp_backend": ("is chosen by the device: nccl on GPUs, gloo on CPUs", _LEAVE),
-    "local_rank": ("is the launcher's to say", _LEAVE),
+    "ddp_backend": ("is chosen by the device: nccl on GPUs, gloo on CPUs", LEAVE),
+    "local_rank": ("is the launcher's to say", LEAVE),
     "push_to_hub": _HUB,
     "hub_token": ("would be written into the run's files", "leave it out: hf auth login"),
     "hub_private_repo": _HUB,
@@ -263,22 +217,22 @@ def _convert(name: str, value: Any) -> Any:
     rule = READ.get(name)
     if rule is None or value is None:
         return value
-    value = fields.convert(name, rule["kind"], _plain(value))
+    value = fields.convert(name, rule["kind"], plain(value))
     fields.check(name, value, rule)
     return value
 
 
 def notices(given: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each argument that has no effect here."""
-    optimizer = _plain(given.get("optim"))
+    optimizer = plain(given.get("optim"))
     unread = [name for name in _ADAM if name in given and optimizer in _NOT_ADAM]
     fixed = [
         f"{name} is always {value} here"
         for name, value in FIXED.items()
         if given.get(name, value) != value
     ]
-    kind = _plain(given.get("lr_scheduler_type"))
-    if kind in _WITHOUT_WARM_UP and given.get("warmup_steps"):
+    kind = plain(given.get("lr_scheduler_type"))
+    if kind in WITHOUT_WARM_UP and given.get("warmup_steps"):
         fixed.append(f"warmup_steps has no effect: {kind} has none, constant_with_warmup has")
     # Several ranks without DeepSpeed are torch's DDP.
     noted = [n for n in given if n in NOTED and (NOTED[n] != _NO_DDP or given.get("deepspeed"))]
@@ -289,125 +243,6 @@ def notices(given: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_together(values: Mapping[str, Any]) -> None:
-    """Refuse arguments that contradict each other; `values` are the trainer's, by its names."""
-    _check_schedule(values)
-    _check_optimizer(values)
-    _check_workers(values)
-    if values.get("load_best_model_at_end") and not values.get("trial"):
-        _check_best(values)
-    if values.get("tf32") and (values.get("use_cpu") or not machine.num_gpus()):
-        raise UserError("tf32", "needs a GPU and there is none", _LEAVE)
-    for name in ("torch_compile_backend", "torch_compile_mode"):
-        if values.get(name) and not values.get("torch_compile"):
-            raise UserError(name, "would compile the model", "set torch_compile, too")
-    if values.get("neftune_noise_alpha") and values.get("layout", "packed") == "packed":
-        what = "scales its noise by a row's length, and packed rows hold several conversations"
-        raise UserError("neftune_noise_alpha", what, "set layout to padded")
-
-
-def _check_schedule(values: Mapping[str, Any]) -> None:
-    kind = _plain(values.get("lr_scheduler_type", "linear"))
-    given, where = values.get("lr_scheduler_kwargs") or {}, "lr_scheduler_kwargs"
-    if kind not in SCHEDULES:
-        remedy = near(kind, SCHEDULES, "choose cosine, linear, constant or constant_with_warmup")
-        raise UserError("lr_scheduler_type", f"the kit does not train with {kind!r}", remedy)
-    allowed = SCHEDULES[kind]
-    if isinstance(given, str):  # a flag's
-        with contextlib.suppress(ValueError):
-            given = json.loads(given)
-    if not isinstance(given, Mapping):
-        raise UserError(where, f"must be a mapping, got {given!r}", 'write {"num_cycles": 0.5}')
-    for name, value in given.items():
-        if name not in allowed:
-            remedy = near(name, allowed, f"it takes {', '.join(allowed) or 'none'}")
-            raise UserError(where, f"{name} is not an argument of {kind}", remedy)
-        if name not in ("warmup_type", "decay_type"):
-            fields.convert(name, float, value)
-    needed = _NEEDED.get(kind, ())
-    if needed and not {*needed} & {*given}:
-        what = f"{kind} needs {' or '.join(needed)}"
-        raise UserError(where, what, f"add one, for example {{{needed[0]}: ...}}")
-    if kind == "reduce_lr_on_plateau" and _plain(values.get("eval_strategy", "no")) == "no":
-        what = f"{kind} needs evaluations, and there are none"
-        raise UserError("lr_scheduler_type", what, "set eval_strategy to steps")
-    rate = values.get("learning_rate") or 1.0
-    if kind == "polynomial" and float(given.get("lr_end", 0)) >= rate:
-        what = f"lr_end is not below the learning rate, {rate:g}"
-        raise UserError(where, what, "lower it")
-    if {"min_lr", "min_lr_rate"} <= {*given}:
-        raise UserError(where, "has both min_lr and min_lr_rate", "leave one out")
-
-
-def _check_optimizer(values: Mapping[str, Any]) -> None:
-    name = _plain(values.get("optim", "adamw_torch_fused"))
-    if name not in OPTIMIZERS:
-        remedy = near(name, OPTIMIZERS, f"choose {', '.join(_OPTIM_ARGS)}, or one of bitsandbytes")
-        raise UserError("optim", f"the kit does not train with {name!r}", remedy)
-    package = OPTIMIZERS[name]
-    if package and importlib.util.find_spec(package) is None:
-        raise UserError("optim", f"{name} needs {package}", f"pip install {package}")
-    for pair in filter(None, (values.get("optim_args") or "").replace(" ", "").split(",")):
-        key, equals, _ = pair.partition("=")
-        if not equals:
-            raise UserError("optim_args", f"got {pair!r}", "write name=value,name=value")
-        allowed = _OPTIM_ARGS.get(name, (key,))
-        if key not in allowed:
-            remedy = near(key, allowed, f"it takes {', '.join(allowed) or 'none'}")
-            raise UserError("optim_args", f"{key} is not an argument of {name}", remedy)
-
-
-def _check_workers(values: Mapping[str, Any]) -> None:
-    if values.get("dataloader_num_workers"):
-        return
-    for name in ("prefetch_factor", "persistent_workers", "multiprocessing_context"):
-        if values.get(f"dataloader_{name}"):
-            what = "needs processes that load data, and there are none"
-            raise UserError(f"dataloader_{name}", what, "set dataloader_num_workers to 1 or more")
-
-
-def _check_best(values: Mapping[str, Any]) -> None:
-    """Refuse to keep the best of evaluations that are not all saved.
-
-    transformers takes a multiple as well, and then loads the best of those that happen to be saved.
-    """
-    evals, saves = (_plain(values.get(f"{name}_strategy", "no")) for name in ("eval", "save"))
-    where = "load_best_model_at_end"
-    if evals == "no":
-        raise UserError(
-            where, "needs evaluations, and there are none", "set eval_strategy to steps"
-        )
-    if saves == "best":
-        return
-    if saves != evals:
-        what = f"eval_strategy is {evals} and save_strategy {saves}: the best may not be saved"
-        raise UserError(where, what, f"set save_strategy to {evals}")
-    every, kept = values.get("eval_steps") or values["logging_steps"], values["save_steps"]
-    if evals == "steps" and kept != every:
-        what = f"save_steps is {kept:g} and eval_steps {every:g}: the best may not be saved"
-        raise UserError(where, what, f"set save_steps to {every:g}")
-
-
-def check_rows(values: Mapping[str, Any], training: int, held_out: int, num_ranks: int) -> None:
-    """Refuse a run without a step, with too long a warm-up, or with a best of no evaluation.
-
-    `training` and `held_out` are the sides' conversations.
-    """
-    batch = values["per_device_train_batch_size"] * num_ranks
-    if values.get("dataloader_drop_last") and training < batch:
-        what = f"{training:,} conversations are less than a batch of {batch:,}: there is no step"
-        raise UserError("dataloader_drop_last", what, "leave it out, or lower the batch size")
-    if values.get("trial"):
-        return
-    if values.get("load_best_model_at_end") and not held_out:
-        what = "needs evaluations, and the held-out set is empty"
-        raise UserError("load_best_model_at_end", what, _LEAVE)
-    steps, warmup = machine.count_steps(values, training, num_ranks), values["warmup_steps"]
-    if warmup > steps and _plain(values["lr_scheduler_type"]) not in _WITHOUT_WARM_UP:
-        what = f"{warmup:g} are more than the {steps:,} steps of this run"
-        raise UserError("warmup_steps", what, "lower it; below 1 it is a share of all steps")
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return the text of an enumeration's member."""
     return getattr(value, "value", value)

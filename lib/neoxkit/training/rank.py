@@ -14,7 +14,7 @@ from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import UserError
-from neoxkit.models import flops, loading, sharing
+from neoxkit.models import flops, loading, model_names, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock, resuming
@@ -22,10 +22,10 @@ from neoxkit.runs.folder import state_of
 from neoxkit.training import (
     arguments,
     base_model,
+    contradictions,
     distributed,
     export,
     extensions,
-    honoured,
     resume,
 )
 from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
@@ -67,7 +67,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     loading.check_vocabulary(model, tokenizer)
     loading.check_positions(model, kit.block_size)
     sharing.make_own(model, tokenizer)
-    same_weights = [] if kit.from_scratch else loading.same_weights(kit.base)
+    same_weights = [] if kit.from_scratch else model_names.same_weights(kit.base)
     parsed.notices += same_weights
     if distributed.is_first():
         for notice in parsed.notices:
@@ -161,7 +161,7 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
     if not len(sides["train"]):
         raise UserError("block_size", "no conversation is this short", "raise it")
     num_ranks, values = parsed.training.world_size, arguments.together(parsed)
-    honoured.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
+    contradictions.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
     if not len(sides["eval"]):
         parsed.training.eval_strategy = "no"
         parsed.notices.append("the held-out set is empty: no eval loss will be shown")
@@ -177,7 +177,9 @@ def _pin(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) ->
         kit.revision = kit.revision or manifest["revision"]
     commit = kit.base_commit or resuming.base_commit(folder, *asked)
     if not commit:
-        _, commit = loading.split(loading.pinned(loading.at(kit.model_name_or_path, kit.revision)))
+        _, commit = model_names.split(
+            model_names.pinned(model_names.at(kit.model_name_or_path, kit.revision))
+        )
     (kit.base_commit,) = distributed.of_first([commit])
 
 

@@ -1,0 +1,178 @@
+"""Refuse trainer's arguments that contradict each other, or that a run of these rows can't follow.
+
+Nothing heavy is imported, as in honoured.py.
+"""
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from neoxkit import fields, machine
+from neoxkit.errors import UserError, near
+from neoxkit.training.honoured import LEAVE, WITHOUT_WARM_UP, plain
+
+# Schedule -> the `lr_scheduler_kwargs` that it takes.
+_COSINE = ("num_cycles", "min_lr", "min_lr_rate")
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "cosine": ("num_cycles",),
+    "cosine_with_restarts": ("num_cycles",),
+    "polynomial": ("lr_end", "power"),
+    "constant": (),
+    "constant_with_warmup": (),
+    "inverse_sqrt": ("timescale",),
+    "cosine_with_min_lr": _COSINE,
+    "cosine_warmup_with_min_lr": (*_COSINE, "warmup_lr_rate"),
+    "warmup_stable_decay": (
+        "num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio",
+        "num_cycles",
+    ),
+    "reduce_lr_on_plateau": ("factor", "patience", "threshold", "cooldown", "min_lr", "eps"),
+}  # fmt: skip
+# Of these a schedule needs one; transformers would end the training only after loading the model.
+_NEEDED = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+
+# Optimizer -> the package that it needs besides torch. Others hook into backward, or (adagrad)
+# fail under ZeRO.
+_BITSANDBYTES = (
+    "adamw_bnb_8bit", "adamw_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit",
+    "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
+    "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+)  # fmt: skip
+OPTIMIZERS = {
+    **dict.fromkeys(("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "rmsprop")),
+    **dict.fromkeys(_BITSANDBYTES, "bitsandbytes"),
+}
+# Optimizer of torch or transformers -> the `optim_args` that it takes.
+_OPTIM_ARGS: dict[str, tuple[str, ...]] = {
+    "adamw_torch_fused": (),
+    "adamw_torch": (),
+    "adafactor": (),
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
+    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
+}
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """Refuse arguments that contradict each other; `values` are the trainer's, by its names."""
+    _check_schedule(values)
+    _check_optimizer(values)
+    _check_workers(values)
+    if values.get("load_best_model_at_end") and not values.get("trial"):
+        _check_best(values)
+    if values.get("tf32") and (values.get("use_cpu") or not machine.num_gpus()):
+        raise UserError("tf32", "needs a GPU and there is none", LEAVE)
+    for name in ("torch_compile_backend", "torch_compile_mode"):
+        if values.get(name) and not values.get("torch_compile"):
+            raise UserError(name, "would compile the model", "set torch_compile, too")
+    if values.get("neftune_noise_alpha") and values.get("layout", "packed") == "packed":
+        what = "scales its noise by a row's length, and packed rows hold several conversations"
+        raise UserError("neftune_noise_alpha", what, "set layout to padded")
+
+
+def _check_schedule(values: Mapping[str, Any]) -> None:
+    kind = plain(values.get("lr_scheduler_type", "linear"))
+    given, where = values.get("lr_scheduler_kwargs") or {}, "lr_scheduler_kwargs"
+    if kind not in SCHEDULES:
+        remedy = near(kind, SCHEDULES, "choose cosine, linear, constant or constant_with_warmup")
+        raise UserError("lr_scheduler_type", f"the kit does not train with {kind!r}", remedy)
+    allowed = SCHEDULES[kind]
+    if isinstance(given, str):  # a flag's
+        with contextlib.suppress(ValueError):
+            given = json.loads(given)
+    if not isinstance(given, Mapping):
+        raise UserError(where, f"must be a mapping, got {given!r}", 'write {"num_cycles": 0.5}')
+    for name, value in given.items():
+        if name not in allowed:
+            remedy = near(name, allowed, f"it takes {', '.join(allowed) or 'none'}")
+            raise UserError(where, f"{name} is not an argument of {kind}", remedy)
+        if name not in ("warmup_type", "decay_type"):
+            fields.convert(name, float, value)
+    needed = _NEEDED.get(kind, ())
+    if needed and not {*needed} & {*given}:
+        what = f"{kind} needs {' or '.join(needed)}"
+        raise UserError(where, what, f"add one, for example {{{needed[0]}: ...}}")
+    if kind == "reduce_lr_on_plateau" and plain(values.get("eval_strategy", "no")) == "no":
+        what = f"{kind} needs evaluations, and there are none"
+        raise UserError("lr_scheduler_type", what, "set eval_strategy to steps")
+    rate = values.get("learning_rate") or 1.0
+    if kind == "polynomial" and float(given.get("lr_end", 0)) >= rate:
+        what = f"lr_end is not below the learning rate, {rate:g}"
+        raise UserError(where, what, "lower it")
+    if {"min_lr", "min_lr_rate"} <= {*given}:
+        raise UserError(where, "has both min_lr and min_lr_rate", "leave one out")
+
+
+def _check_optimizer(values: Mapping[str, Any]) -> None:
+    name = plain(values.get("optim", "adamw_torch_fused"))
+    if name not in OPTIMIZERS:
+        remedy = near(name, OPTIMIZERS, f"choose {', '.join(_OPTIM_ARGS)}, or one of bitsandbytes")
+        raise UserError("optim", f"the kit does not train with {name!r}", remedy)
+    package = OPTIMIZERS[name]
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError("optim", f"{name} needs {package}", f"pip install {package}")
+    for pair in filter(None, (values.get("optim_args") or "").replace(" ", "").split(",")):
+        key, equals, _ = pair.partition("=")
+        if not equals:
+            raise UserError("optim_args", f"got {pair!r}", "write name=value,name=value")
+        allowed = _OPTIM_ARGS.get(name, (key,))
+        if key not in allowed:
+            remedy = near(key, allowed, f"it takes {', '.join(allowed) or 'none'}")
+            raise UserError("optim_args", f"{key} is not an argument of {name}", remedy)
+
+
+def _check_workers(values: Mapping[str, Any]) -> None:
+    if values.get("dataloader_num_workers"):
+        return
+    for name in ("prefetch_factor", "persistent_workers", "multiprocessing_context"):
+        if values.get(f"dataloader_{name}"):
+            what = "needs processes that load data, and there are none"
+            raise UserError(f"dataloader_{name}", what, "set dataloader_num_workers to 1 or more")
+
+
+def _check_best(values: Mapping[str, Any]) -> None:
+    """Refuse to keep the best of evaluations that are not all saved.
+
+    transformers takes a multiple as well, and then loads the best of those that happen to be saved.
+    """
+    evals, saves = (plain(values.get(f"{name}_strategy", "no")) for name in ("eval", "save"))
+    where = "load_best_model_at_end"
+    if evals == "no":
+        raise UserError(
+            where, "needs evaluations, and there are none", "set eval_strategy to steps"
+        )
+    if saves == "best":
+        return
+    if saves != evals:
+        what = f"eval_strategy is {evals} and save_strategy {saves}: the best may not be saved"
+        raise UserError(where, what, f"set save_strategy to {evals}")
+    every, kept = values.get("eval_steps") or values["logging_steps"], values["save_steps"]
+    if evals == "steps" and kept != every:
+        what = f"save_steps is {kept:g} and eval_steps {every:g}: the best may not be saved"
+        raise UserError(where, what, f"set save_steps to {every:g}")
+
+
+def check_rows(values: Mapping[str, Any], training: int, held_out: int, num_ranks: int) -> None:
+    """Refuse a run without a step, with too long a warm-up, or with a best of no evaluation.
+
+    `training` and `held_out` are the sides' conversations.
+    """
+    batch = values["per_device_train_batch_size"] * num_ranks
+    if values.get("dataloader_drop_last") and training < batch:
+        what = f"{training:,} conversations are less than a batch of {batch:,}: there is no step"
+        raise UserError("dataloader_drop_last", what, "leave it out, or lower the batch size")
+    if values.get("trial"):
+        return
+    if values.get("load_best_model_at_end") and not held_out:
+        what = "needs evaluations, and the held-out set is empty"
+        raise UserError("load_best_model_at_end", what, LEAVE)
+    steps, warmup = machine.count_steps(values, training, num_ranks), values["warmup_steps"]
+    if warmup > steps and plain(values["lr_scheduler_type"]) not in WITHOUT_WARM_UP:
+        what = f"{warmup:g} are more than the {steps:,} steps of this run"
+        raise UserError("warmup_steps", what, "lower it; below 1 it is a share of all steps")
