@@ -172,7 +172,7 @@ class Table:
         """Return the ranges of trained tokens: row index, start, end (not included)."""
         if self.store.train_on == "all":
             rows = np.arange(len(self))
-            starts, ends = self.column("first") - self.begin, self.length
+            starts, ends = self.column("first"), self.length
         else:
             rows, replies = self._all_replies()
             starts, ends = replies[:, 0], np.minimum(replies[:, 2], self.length[rows])
