@@ -72,12 +72,15 @@ RUN = [  # parameters of `neoxkit run`: (name, value)...
     [("model_name_or_path", "no-such-model")],
     [("model_name_or_path", "./nowhere")],
     [("model_name_or_path", "data/no-weights")],
+    [("model_name_or_path", "data/few-positions"), ("from_scratch", "true")],
+    [("warmup_steps", "13"), ("max_steps", "12")],
     [("run", "../out")],
     [("run", "a/b")],
     [("dataset", "..")],
     [("dataset", "a b")],
     [("train_file", "data/???.txt")],
     [("training_arguments", "{lerning: 1}")],
+    [("training_arguments", "{lerning_rate: 1}")],
     [("training_arguments", "{seed: 1}")],
     [("training_arguments", "{group_by_length: true}")],
     [("training_arguments", "[1, 2")],
@@ -210,6 +213,12 @@ def folder(home: Path) -> Path:
     no_weights = home / "data" / "no-weights"
     no_weights.mkdir(exist_ok=True)
     (no_weights / "config.json").write_text("{}")
+    few = home / "data" / "few-positions"
+    few.mkdir(exist_ok=True)
+    config = {"model_type": "gpt_neox", "max_position_embeddings": 279, "hidden_size": 64}
+    (few / "config.json").write_text(
+        json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 1024})
+    )
     return home
 
 
@@ -348,3 +357,15 @@ def test_a_traceback_is_shown_on_request(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("NEOXKIT_DEBUG", "1")
     with pytest.raises(UserError):
         cli.main(["run", "-p", "seed", "-1"])
+
+
+def test_a_block_size_above_the_models_positions_is_refused_by_its_files(folder: Path) -> None:
+    given = [("model_name_or_path", "data/few-positions"), ("from_scratch", "true")]
+    with pytest.raises(UserError, match=r"^block_size: 280 is above the model's 279 positions -- "):
+        check(given)
+    check([*given, ("block_size", "279")])
+
+
+def test_the_remedy_for_a_mistyped_argument_that_is_a_setting_is_the_setting(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"not one of them -- did you mean the setting learning_r"):
+        check([("training_arguments", "{lerning_rate: 1}")])

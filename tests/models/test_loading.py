@@ -154,9 +154,9 @@ def test_a_vocabulary_too_large_is_refused() -> None:
     model.config.vocab_size = len(tokenizer) - 1
     with pytest.raises(UserError, match="1024 ids, the model 1023 embedding rows"):
         loading.check_vocabulary(model, tokenizer)
-    loading.check_positions(model, 2048)
+    loading.check_positions(loading.positions(model.config), 2048)
     with pytest.raises(UserError, match="2049 is above the model's 2048 positions"):
-        loading.check_positions(model, 2049)
+        loading.check_positions(loading.positions(model.config), 2049)
 
 
 @pytest.mark.parametrize(

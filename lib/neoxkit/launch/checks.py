@@ -35,24 +35,26 @@ def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) 
     names the settings that dials have changed, `trial` are a trial's arguments (trials.py).
     """
     manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
-    tokenized.check_block_size(settings.block_size, manifest)
-    arguments = _arguments(settings) | trial
+    block_size = tokenized.check_block_size(settings.block_size, manifest)
+    arguments = _arguments(settings, block_size) | trial
     return _check_start(settings, arguments, manifest, dialled)
 
 
 def check_before_tokenizing(first: TokenizeSettings, settings: TrainSettings) -> None:
     """Refuse what `check` would refuse later, as far as known before 01_tokenize runs."""
-    arguments = _arguments(settings, model_names.at(first.model_name_or_path, first.revision))
+    model = model_names.at(first.model_name_or_path, first.revision)
+    arguments = _arguments(settings, settings.block_size or first.block_size, model)
     del arguments["dataset_sha256"]  # 01_tokenize may replace the dataset
     _check_start(settings, arguments, resuming.planned_data(first))
 
 
-def _arguments(settings: TrainSettings, first: str = "") -> dict[str, Any]:
+def _arguments(settings: TrainSettings, block_size: int, first: str = "") -> dict[str, Any]:
     """Return the trainer's arguments; refuse a base that no training can start from (`first`:
     `command.base_of`)."""
     base = command.base_of(settings, first)
     if not settings.from_scratch:
         loading.check_base(base)
+    loading.check_positions(loading.positions_by_files(base), block_size)
     return command.trainer_arguments(settings, first)
 
 

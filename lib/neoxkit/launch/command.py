@@ -1,5 +1,6 @@
 """The command that starts a training: arguments, environment and DeepSpeed's runner."""
 
+import difflib
 import importlib.util
 import json
 import os
@@ -189,6 +190,11 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
         if new := honoured.RENAMED.get(name):
             remedy = f"use {new[0]}" if new[0] else "leave it out"
             raise UserError(where, f"transformers 5 no longer has {name}", remedy)
+        if name not in honoured.names():
+            meant = difflib.get_close_matches(name, honoured.names(), n=1)
+            if {*meant} & values.keys():
+                what, remedy = f"{name} is not one of them", f"did you mean the setting {meant[0]}?"
+                raise UserError(where, what, remedy)
     return honoured.taken(settings.training_arguments, where)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from neoxkit import paths
 from neoxkit.data.questions import normal
 from neoxkit.errors import UserError, shorten
+from neoxkit.files import read_json
 from neoxkit.models import hub, lora, weights
 from neoxkit.models.model_names import (
     cannot_load,
@@ -259,9 +260,8 @@ def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
         )
 
 
-def check_positions(model: "PreTrainedModel", block_size: int) -> None:
-    """Refuse a block size above the number of positions that the model knows."""
-    most = positions(model.config)
+def check_positions(most: int | None, block_size: int) -> None:
+    """Refuse a block size above the number of positions that a model knows."""
     if most and block_size > most:
         raise UserError(
             "block_size", f"{block_size} is above the model's {most} positions", "lower it"
@@ -271,6 +271,16 @@ def check_positions(model: "PreTrainedModel", block_size: int) -> None:
 def positions(config: "PretrainedConfig") -> int | None:
     """Return how many positions a model knows; None for a family without a limit."""
     return getattr(config, "max_position_embeddings", None)
+
+
+def positions_by_files(name: str) -> int | None:
+    """Return the same by a model's config.json alone, if it is on this machine."""
+    place, commit = split(name)
+    folder = local_folder(place) or (hub.snapshot(place, commit) if commit else None)
+    if place == TINY or not folder or not (folder / "config.json").is_file():
+        return None
+    config = read_json(folder / "config.json")
+    return config.get("max_position_embeddings") or config.get("n_positions")
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -64,6 +64,8 @@ def check_together(values: Mapping[str, Any]) -> None:
     _check_schedule(values)
     _check_optimizer(values)
     _check_workers(values)
+    if values.get("max_steps", -1) > 0 and not values.get("trial"):
+        _check_warm_up(values, values["max_steps"])
     if values.get("load_best_model_at_end") and not values.get("trial"):
         _check_best(values)
     if values.get("tf32") and (values.get("use_cpu") or not machine.num_gpus()):
@@ -172,7 +174,11 @@ def check_rows(values: Mapping[str, Any], training: int, held_out: int, num_rank
     if values.get("load_best_model_at_end") and not held_out:
         what = "needs evaluations, and the held-out set is empty"
         raise UserError("load_best_model_at_end", what, LEAVE)
-    steps, warmup = machine.count_steps(values, training, num_ranks), values["warmup_steps"]
-    if warmup > steps and plain(values["lr_scheduler_type"]) not in WITHOUT_WARM_UP:
+    _check_warm_up(values, machine.count_steps(values, training, num_ranks))
+
+
+def _check_warm_up(values: Mapping[str, Any], steps: int) -> None:
+    warmup = values.get("warmup_steps") or 0
+    if warmup > steps and plain(values.get("lr_scheduler_type")) not in WITHOUT_WARM_UP:
         what = f"{warmup:g} are more than the {steps:,} steps of this run"
         raise UserError("warmup_steps", what, "lower it; below 1 it is a share of all steps")

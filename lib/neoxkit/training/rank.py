@@ -65,7 +65,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         export.rehearse(kit.base, tokenizer, Names.of(manifest))
     model = base_model.load(parsed, folder)
     loading.check_vocabulary(model, tokenizer)
-    loading.check_positions(model, kit.block_size)
+    loading.check_positions(loading.positions(model.config), kit.block_size)
     sharing.make_own(model, tokenizer)
     same_weights = [] if kit.from_scratch else model_names.same_weights(kit.base)
     parsed.notices += same_weights
