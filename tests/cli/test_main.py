@@ -611,6 +611,16 @@ def test_stop_now_signals_nobody_before_the_holder_is_known(
     assert killed == [12345]
 
 
+def test_stop_now_signals_nobody_on_another_machine(
+    capsys: CapSys, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "locked_by", lambda folder: lock.UNKNOWN)
+    monkeypatch.setattr(cli.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(cli.os, "kill", lambda pid, number: pytest.fail(f"signal to {pid}"))
+    said = refused(capsys, "stop", "demo", "--now")
+    assert said.startswith("RUN: demo is trained by a process that is not on this machine -- ")
+
+
 def test_a_reader_that_has_seen_enough_is_not_an_error(folder: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

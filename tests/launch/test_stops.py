@@ -51,7 +51,7 @@ def reached(folder: Path, where: str) -> bool:
     """Return whether the training in a folder has reached a phase."""
     events = [e["event"] for e in read_events(folder)]
     if where == "import":
-        return bool(lock.locked_by(folder))
+        return lock.locked_by(folder) not in (None, lock.UNKNOWN)
     if where == "load":
         return (folder / DATASET).exists()
     if where == "step":

@@ -26,6 +26,22 @@ def test_a_held_folder_is_refused_until_it_is_free(tmp_path: Path) -> None:
     lock.refuse_locked(folder)
 
 
+def test_the_id_of_an_earlier_holder_is_not_taken_for_the_new_ones(tmp_path: Path) -> None:
+    """The new one has locked the file and not written yet; an id may have a new owner as well."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    path = tmp_path / lock.LOCK
+    with path.open("w") as held:
+        lock.fcntl.flock(held, lock.fcntl.LOCK_EX)
+        path.write_text(f"{gone.pid}\n")
+        assert lock.locked_by(tmp_path) == lock.UNKNOWN
+        path.write_text(f"{os.getpid()}\n")
+        assert lock.locked_by(tmp_path) == os.getpid()
+        before = psutil.Process().create_time() - 60
+        os.utime(path, (before, before))
+        assert lock.locked_by(tmp_path) == lock.UNKNOWN
+
+
 def test_checking_does_not_take_the_lock(tmp_path: Path) -> None:
     """Two may check at once: a check that held the lock would look like a training."""
     (tmp_path / lock.LOCK).touch()

@@ -250,10 +250,15 @@ def _stop(run: str, now: bool) -> int:
     from neoxkit.runs.folder import standing_of
 
     folder = paths.run(run)
-    while (pid := lock.locked_by(folder)) == lock.UNKNOWN:
+    for _ in range(100):
+        if (pid := lock.locked_by(folder)) != lock.UNKNOWN:
+            break
         time.sleep(0.05)  # it has just started
     if not pid:
         raise UserError("RUN", f"{run} is not training", "see neoxkit runs")
+    if now and pid == lock.UNKNOWN:
+        what = f"{run} is trained by a process that is not on this machine"
+        raise UserError("RUN", what, "use --now there, or leave it out here")
     if now:
         os.kill(pid, signal.SIGQUIT)  # the guard, which ends the whole tree
     else:

@@ -14,7 +14,7 @@ from neoxkit.errors import UserError
 LOCK = ".lock"
 STOP = "STOP"  # this file in a run folder asks its training to save and stop
 CLOCK_SECONDS = 2.0  # largest difference between the clocks of processes and files
-UNKNOWN = -1  # a holder that has not written its process id yet; never signal it
+UNKNOWN = -1  # a holder that has not written its process id yet, or of another machine
 GUARDED = "NEOXKIT_GUARDED"  # set in the environment of a training whose guard holds the lock
 
 
@@ -27,8 +27,21 @@ def locked_by(folder: Path) -> int | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may check at once
         except OSError:
-            return int(path.read_text().strip() or 0) or UNKNOWN
+            return _holder(path)
     return None
+
+
+def _holder(path: Path) -> int:
+    """Return who wrote its id into a lock file that is held, if that process is still here.
+
+    Until the holder has written its own, the file has that of an earlier one, which is gone.
+    """
+    written, pid = path.stat().st_mtime, int(path.read_text().strip() or 0)
+    try:
+        is_it = psutil.Process(pid).create_time() < written + CLOCK_SECONDS
+    except psutil.Error:
+        return UNKNOWN
+    return pid if pid and is_it else UNKNOWN
 
 
 def refuse_locked(folder: Path) -> None:
