@@ -140,7 +140,7 @@ def test_the_shape_of_the_built_in_model_is_known_before_it_is_made(
 def test_the_hubs_client_adds_nothing_to_that_line(capfd: pytest.CaptureFixture) -> None:
     """Run in a fresh process, in which the client would report each attempt."""
     code = (
-        "import huggingface_hub, logging; from neoxkit.models import loading\n"
+        "import huggingface_hub, logging; from neoxkit.models import model_names\n"
         "model_names.resolve('pythia-70m')\n"
         "logging.getLogger('huggingface_hub.utils._http').warning('Retrying in 1s')"
     )
