@@ -4,6 +4,8 @@ python benchmarks/inputs.py makes everything that is missing. benchmarks/work/ho
 kit of its own, so that nothing is written beside a person's own runs and datasets.
 """
 
+import csv
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ WORK = REPOSITORY / "benchmarks" / "work"
 HOME = WORK / "home"
 MODEL = HOME / "models" / "pythia-70m"
 SEED = 0  # of the random weights
-END = "<|endoftext|>\n"
+END, AGENT = "<|endoftext|>\n", "\n\nAgent: "
+COLUMNS = ("instruction", "output")  # of rows
+Pair = tuple[str, str]  # a question and its reply
 FILES = {
     "gsm8k": "gsm8k_test.txt",
     "taskmaster": "taskmaster4_small.txt",
@@ -83,6 +87,58 @@ def many_conversations(count: int) -> Path:
             file.writelines(f"{text}{END}" for text in numbered(texts, count))
         part.rename(path)
     return path
+
+
+def one_reply_each(count: int, ending: str) -> Path:
+    """Return a file of `count` conversations of one question and one reply, made on first use.
+
+    `ending` is the kind of file: .txt (the kit's format), or rows: .jsonl, .csv or .parquet.
+    """
+    path = WORK / f"one-reply-each-{count}{ending}"
+    if not path.exists():
+        texts = conversations(data_file("gsm8k").read_text("utf-8"))
+        pairs = [text.removeprefix("User: ").partition(AGENT) for text in texts]
+        pairs = [(asked, said) for asked, mark, said in pairs if mark and "\n\n" not in said]
+        part = path.with_suffix(".part")
+        _WRITERS[ending](part, [(f"{n}. {a}", s) for n, (a, s) in _first(count, pairs)])
+        part.rename(path)
+    return path
+
+
+def _first(count: int, pairs: list[Pair]) -> Iterator[tuple[int, Pair]]:
+    return enumerate(islice(cycle(pairs), count))
+
+
+def _write_text(path: Path, pairs: list[Pair]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"User: {asked}{AGENT}{said}{END}" for asked, said in pairs)
+
+
+def _write_json(path: Path, pairs: list[Pair]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for pair in pairs:
+            file.write(json.dumps(dict(zip(COLUMNS, pair, strict=True))) + "\n")
+
+
+def _write_csv(path: Path, pairs: list[Pair]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *pairs])
+
+
+def _write_parquet(path: Path, pairs: list[Pair]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = (list(column) for column in zip(*pairs, strict=True))
+    parquet.write_table(pyarrow.table(dict(zip(COLUMNS, columns, strict=True))), path)
+
+
+_WRITERS = {
+    ".txt": _write_text,
+    ".jsonl": _write_json,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+}
 
 
 def make_home() -> None:

@@ -26,7 +26,10 @@ from summary import Comparison, value
 HERE = inputs.REPOSITORY / "benchmarks"
 TRL_PYTHON = inputs.REPOSITORY / ".venv-trl" / "bin" / "python"
 RESULTS, README = HERE / "results.json", HERE / "README.md"
-MEMORY_IS_WATCHED = ("tokenize_memory",)  # from outside, which costs the others some of their speed
+MEMORY_IS_WATCHED = (
+    "tokenize_memory",
+    "tables_memory",
+)  # from outside, which costs the others some of their speed
 FIRST_BATCH = 4  # conversations, where only the time to the first step counts: it costs little
 
 
@@ -72,6 +75,10 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
     def tokenize(what: str, count: int) -> list[str]:
         return ["tokenization.py", what, "--count", str(count)]
 
+    def tables(count: int) -> dict[str, list[str]]:
+        kinds = ("txt", "jsonl", "csv", "parquet")
+        return {k: [*tokenize("kit", count), "--one-reply-each", f".{k}"] for k in kinds}
+
     def notebook(how: str, length: int) -> list[str]:
         return ["notebook_or_shell.py", how, "--steps", str(length)]
 
@@ -100,6 +107,8 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
             "few": tokenize("kit", size.few),
             "many": tokenize("kit", size.many),
         },
+        "tables": tables(size.few),
+        "tables_memory": tables(size.many),
         "replies_tiny": {"batch": replies("tiny", 32), "one by one": replies("tiny", 1)},
         "replies_70m": {
             "batch": replies("pythia-70m", 32),
@@ -186,6 +195,36 @@ COMPARISONS = (
         "tokenize_memory_size",
         "Tokenizing 1,000,000 conversations: peak memory",
         "tokenize_memory", summary.peak_memory_gb, "many", how="alone", most=1.0, unit="GB",
+    ),
+    Comparison(
+        "jsonl_speed",
+        "Tokenizing 100,000 conversations: seconds, JSON Lines / the text format",
+        "tables", value("seconds"), "jsonl", "txt", most=1.3,
+    ),
+    Comparison(
+        "csv_speed",
+        "Tokenizing 100,000 conversations: seconds, CSV / the text format",
+        "tables", value("seconds"), "csv", "txt", most=1.3,
+    ),
+    Comparison(
+        "parquet_speed",
+        "Tokenizing 100,000 conversations: seconds, Parquet / the text format",
+        "tables", value("seconds"), "parquet", "txt", most=1.3,
+    ),
+    Comparison(
+        "jsonl_memory",
+        "Tokenizing 1,000,000 conversations: peak memory, JSON Lines / the text format (GB)",
+        "tables_memory", summary.peak_memory_gb, "jsonl", "txt", most=1.3,
+    ),
+    Comparison(
+        "csv_memory",
+        "Tokenizing 1,000,000 conversations: peak memory, CSV / the text format (GB)",
+        "tables_memory", summary.peak_memory_gb, "csv", "txt", most=1.3,
+    ),
+    Comparison(
+        "parquet_memory",
+        "Tokenizing 1,000,000 conversations: peak memory, Parquet / the text format (GB)",
+        "tables_memory", summary.peak_memory_gb, "parquet", "txt", most=1.3,
     ),
     Comparison(
         "replies_tiny",

@@ -1,6 +1,6 @@
 """Tokenize many conversations: the kit from file to dataset, or the tokenizer alone.
 
-python benchmarks/tokenization.py kit|encode_batch --count N
+python benchmarks/tokenization.py kit|encode_batch --count N [--one-reply-each .csv]
 """
 
 import argparse
@@ -84,8 +84,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["kit", "encode_batch"])
     parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--one-reply-each", metavar="ENDING", default="",
+                        help="conversations of one reply, in this kind of file (.csv)")  # fmt: skip
     options = parser.parse_args()
-    path = inputs.many_conversations(options.count)
+    if options.one_reply_each:
+        path = inputs.one_reply_each(options.count, options.one_reply_each)
+    else:
+        path = inputs.many_conversations(options.count)
     run = {"kit": kit_seconds, "encode_batch": encode_batch_seconds}[options.what]
     print_result(seconds=run(path))
 
