@@ -349,6 +349,23 @@ def test_only_runs_the_chosen_notebooks_and_refuses_others_parameters(
     assert papermill.given() == {"03_evaluate": {"max_new_tokens": 5}}
 
 
+@pytest.mark.parametrize("said", ["03_evaluate", "03", "3", "03_e", "evaluate", "eval"])
+def test_a_notebook_is_named_by_its_number_or_how_its_name_begins(
+    papermill: Papermill, finished: Path, said: str
+) -> None:
+    assert cli.main(["run", "--only", said]) == 0
+    assert [stem for stem, _, _ in papermill.calls] == ["03_evaluate"]
+
+
+def test_the_notebooks_of_a_sweep_are_named_in_the_same_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(sweep, "run", lambda name, made, books, at_once: asked.append(books) or 0)
+    assert cli.main(["sweep", "2", "eval", "-p", "seed", "1,2"]) == 0
+    assert [*asked[0]] == ["02_train", "03_evaluate"]
+
+
 def test_run_sets_the_folder_of_every_notebook(capsys: CapSys, papermill: Papermill) -> None:
     """This includes 01, which has no parameter `run` itself."""
     assert cli.main(["run", "--only", "01_tokenize", "-p", "run", "mine"]) == 0
@@ -463,6 +480,14 @@ def test_a_parameter_has_one_type_in_all_notebooks() -> None:
             )
 
 
+def test_the_name_alone_shows_the_help(capsys: CapSys) -> None:
+    assert cli.main([]) == 0
+    alone = capsys.readouterr()
+    assert cli.main(["--help"]) == 0
+    assert alone == capsys.readouterr() and alone.out.startswith("Usage: neoxkit ")
+    assert alone.err == ""
+
+
 def test_the_help_names_every_command_in_a_line_of_80_columns(
     capsys: CapSys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,7 +495,7 @@ def test_the_help_names_every_command_in_a_line_of_80_columns(
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     names = [line.split()[0] for line in out.partition("Commands:")[2].strip().splitlines()]
-    wanted = "run sweep doctor runs repeat fit convert merge report stop"
+    wanted = "run sweep doctor runs repeat fit convert merge report stop completion"
     assert names == wanted.split()
     assert "..." not in out.partition("Commands:")[2]  # no sentence is cut
     for name in names:

@@ -254,7 +254,8 @@ def test_runs_that_may_not_fit_are_named_before_the_first_begins(
     files.write_json(two[0].folder / FINISHED, {})
     assert sweep.run("g", two, ["02_train"], at_once=2) == 0  # one of them is left
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "note: g.seed=2, DOES NOT FIT; trying anyway"
+    note = said.index("note: g.seed=2, DOES NOT FIT; trying anyway")
+    assert said[:note] == ["1 of 2 finished", "g.seed=1  finished", "g.seed=2  waiting"]
 
 
 def test_values_saved_in_the_notebooks_are_named_once_and_never_a_question(
@@ -301,9 +302,9 @@ def test_a_run_that_was_interrupted_has_not_failed(
     two[0].folder.mkdir()
     end: Future = Future()
     end.set_result(code)
-    name, said, more = sweep._line(two[0], end)
-    assert (name, said) == ("g.seed=1", state)
-    assert more == ("see runs/g.seed=1/run.log" if state == "failed" else "")
+    row = sweep._row(two[0], end, 0.0)
+    assert (row.run, row.state) == ("g.seed=1", state)
+    assert row.doing == ("see runs/g.seed=1/run.log" if state == "failed" else "")
 
 
 def test_a_refusal_names_the_run(two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch) -> None:

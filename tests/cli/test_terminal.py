@@ -1,6 +1,7 @@
 """terminal.py: the output of `neoxkit run` before, during and after 02's training."""
 
 import io
+import itertools
 import re
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neoxkit import files
-from neoxkit.cli import terminal
+from neoxkit.cli import screen, terminal
 from neoxkit.runs import checkpoints, heartbeat, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import FINISHED
@@ -33,6 +34,7 @@ class Screen(io.StringIO):
 def follow(folder: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
+    monkeypatch.setenv("TERM", "xterm")
     append_event(folder, "train", step=99, **TRAIN)  # from an earlier start
     with terminal.following(folder, out):
         append_event(folder, "start", **START)
@@ -76,13 +78,49 @@ def test_on_a_terminal_one_line_is_overwritten(
     assert shown[-1].endswith(" · rate 0.002 · batch 16")  # only whole parts
 
 
+@pytest.mark.parametrize("columns", [80, 60, 50])
+def test_the_time_left_is_never_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    said = follow(tmp_path, Screen(), monkeypatch).split("\r\x1b[K")
+    shown = [line for line in said if "step 4" in line and "ended" not in line]
+    assert shown and all(re.search(r"step 4 of 8 · .*\d+ s left", line) for line in shown)
+    assert all(screen.width(line.rstrip("\n")) < columns for line in said)
+
+
+def test_the_time_before_a_training_is_counted_and_leaves_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)
+    monkeypatch.setenv("TERM", "xterm")
+    out = Screen()
+    with terminal.following(tmp_path, out):
+        deadline = time.monotonic() + 20
+        while not out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    said = out.getvalue()
+    assert re.search(r"In its notebook \.\.\. \d s", said)
+    assert said.endswith("\r\x1b[K") and "\n" not in said
+
+
+def test_whatever_comes_before_the_time_left_goes_first() -> None:
+    """A status line with more parts, in another order, still ends with what matters."""
+    line = "step 400 of 1,000 · loss 2.5000 · eval 2.4000, best 2.3 · 9 min so far · 14 min left"
+    assert terminal.fitting(line, 53).startswith("step 400 of 1,000 · loss 2.5000 · 14 min left")
+    assert terminal.fitting(line, 31) == "step 400 of 1,000 · 14 min left"
+    assert terminal.fitting(line, 200) == line
+    assert terminal.fitting("step 9 of 9 · loss 2.5 · finished", 22) == "step 9 of 9 · finished"
+
+
 @pytest.mark.parametrize("out", [io.StringIO(), Screen()])
 def test_a_warning_is_shown_once_above_the_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: io.StringIO
 ) -> None:
     monkeypatch.setattr(terminal, "REWRITE_SECONDS", 0.01)
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.01)
-    monkeypatch.setenv("COLUMNS", "80")
+    for name, value in {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
     with terminal.following(tmp_path, out):
         append_event(tmp_path, "start", **START | {"planned_steps": 8, "vocabulary": 1024})
         for step in range(1, 8):
@@ -91,7 +129,10 @@ def test_a_warning_is_shown_once_above_the_line(
             while f"step {step} of" not in out.getvalue() and time.monotonic() < deadline:
                 time.sleep(0.01)
     lines = [line.rpartition("\r\x1b[K")[2] for line in out.getvalue().rstrip().split("\n")]
-    (warning,) = [line for line in lines if "warning" in line]
+    assert max(map(len, lines)) <= 80 or not out.isatty()
+    (at,) = [i for i, line in enumerate(lines) if "warning" in line]
+    more = itertools.takewhile(lambda line: not line.startswith("      step"), lines[at + 1 :])
+    warning = lines[at] + "".join(line[5:] for line in more)  # it is broken on a terminal
     assert warning == (
         "      warning: the train loss was 62 at step 2, where a uniform guess among 1,024 tokens "
         "has 6.931 -- lower learning_rate"

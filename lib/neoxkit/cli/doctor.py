@@ -1,15 +1,19 @@
 """`neoxkit doctor`: what this machine has, what is missing for which feature, and the remedy."""
 
 import importlib.metadata
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from neoxkit import paths
+from neoxkit.cli import screen
 
 Found = tuple[str, bool]  # what was found, and whether it will do
 
@@ -114,15 +118,19 @@ CHECKS = (
 
 def report() -> str:
     """Return the table as text; a remedy has its own line, below what it is for."""
-    width = max(len(what) for what, _, _ in CHECKS)
-    lines = []
+    return "\n".join(examined(io.StringIO()))
+
+
+def examined(out: TextIO) -> Iterator[str]:
+    """Yield the table's lines, as they are to be printed to `out`, each when it is known."""
+    side = max(len(what) for what, _, _ in CHECKS)
     for what, examine, remedy in CHECKS:
         try:
-            found, will_do = examine()
+            with screen.busy(f"examining {what}"):
+                found, will_do = examine()
         except ImportError as fault:
             found, will_do = f"can't be examined: {fault}", False
             remedy = "run make demo, or pip install -e ."
-        lines.append(f"{what:{width}}  {found}")
+        yield screen.explained(what, found, side, out)
         if not will_do:
-            lines.append(f"{'':{width}}  -> {remedy}")
-    return "\n".join(lines)
+            yield screen.explained("", f"-> {remedy}", side, out)

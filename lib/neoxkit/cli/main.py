@@ -1,5 +1,6 @@
 """Run the neoxkit notebooks through papermill, with checked parameters, and manage runs."""
 
+import difflib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neoxkit import __version__, paths
-from neoxkit.cli import parameters
+from neoxkit.cli import completion, parameters, screen
 from neoxkit.errors import UserError
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
 
@@ -22,6 +23,8 @@ Flags = Sequence[tuple[str, str]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done, 1 notebook failed, 2 user's mistake, 75 training stopped."""
+    if argv is None and (answered := completion.answer(_neoxkit)) is not None:
+        return answered
     try:
         code = _call(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -29,31 +32,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as mistake:
         if os.environ.get("NEOXKIT_DEBUG") == "1":
             raise
-        print(f"error: {mistake}", file=sys.stderr)
+        _print_error(str(mistake))
         return 2
     except BrokenPipeError:  # the reader (head, say) has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as fault:
         where = fault.filename or "disk"
-        print(f"error: {where}: {fault.strerror} -- check the folder", file=sys.stderr)
+        _print_error(f"{where}: {fault.strerror} -- check the folder")
         return 2
     except KeyboardInterrupt:
         print("stopped -- run the same command again to resume", file=sys.stderr)
         return 130
 
 
+def _print_error(said: str) -> None:
+    line = screen.label(f"error: {said}", sys.stderr)
+    print(screen.wrapped(line, sys.stderr, len("error: ")), file=sys.stderr)
+
+
 def _call(words: Sequence[str]) -> int:
-    """Run a command; a mistake that click finds gets its remedy into the same line."""
+    """Run a command, or show the help without one; a mistake that click finds gets its remedy into
+    the same line."""
     try:
-        with _neoxkit.make_context("neoxkit", [*words]) as context:
+        with _neoxkit.make_context("neoxkit", [*words] or ["--help"]) as context:
             return _neoxkit.invoke(context)
     except click.exceptions.Exit as done:  # after --help or --version
         return done.exit_code
     except click.UsageError as mistake:
         command = mistake.ctx.command_path if mistake.ctx else f"neoxkit {words[0]}"
         what, remedy = " ".join(mistake.format_message().split()), f"see {command} --help"
-        if near := getattr(mistake, "possibilities", None):  # an unknown flag or command
+        near = getattr(mistake, "possibilities", None)  # of an unknown flag
+        if isinstance(mistake, click.NoSuchCommand):
+            near = _similar(mistake.command_name)
+        if near:
             what, remedy = mistake.message, f"did you mean {near[0]}?"
         what = what[0].lower() + what[1:].rstrip(".")
         raise UserError("command line", what, remedy) from None
@@ -73,7 +85,35 @@ def _neoxkit() -> None:
     pass
 
 
-_about_a_run = click.argument("run")
+# What people type for a command: what another program has, or a notebook's word.
+_OTHER_WORDS = {"status": "runs", "list": "runs"} | {
+    stage.notebook.partition("_")[2]: f"run --only {stage.notebook}" for stage in NOTEBOOKS
+}
+
+
+def _similar(word: str) -> list[str]:
+    """Return the commands that were probably meant, the most similar first."""
+    meant = dict.fromkeys(_neoxkit.commands) | _OTHER_WORDS
+    return [meant[one] or one for one in difflib.get_close_matches(word, meant)]
+
+
+class _Notebook(click.Choice):
+    """A notebook, by its number or the beginning of its name: 02, 2, 02_train, train, tr."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = [name for name in self.choices if _means(value, name)]
+        if len(found) > 1:
+            self.fail(f"{value!r} may be {' or '.join(found)}", param, ctx)
+        return super().convert(found[0] if found else value, param, ctx)
+
+
+def _means(said: str, notebook: str) -> bool:
+    number, _, word = notebook.partition("_")
+    begins = notebook.startswith(said) or word.startswith(said)
+    return bool(said) and (begins or said == number.lstrip("0"))
+
+
+_about_a_run = click.argument("run", shell_complete=completion.runs)
 
 
 def _takes_parameters(
@@ -82,27 +122,29 @@ def _takes_parameters(
     """Add -p NAME VALUE and -f FILE.yaml, each repeatable."""
     p = click.option("-p", "flags", type=(str, str), multiple=True, metavar=f"NAME {value}",
                      help="a parameter (repeat for more)")  # fmt: skip
-    f = click.option("-f", "files", multiple=True, metavar="FILE.yaml", help=of_a_file)
+    f = click.option("-f", "files", multiple=True, metavar="FILE.yaml", help=of_a_file,
+                     type=click.Path())  # fmt: skip
     return lambda command: p(f(command))
 
 
 @_neoxkit.command("run", short_help="Execute the notebooks in order into runs/<run>/.")
 @_takes_parameters()
-@click.option("--only", type=click.Choice([s.notebook for s in NOTEBOOKS]), multiple=True,
-              help="only this notebook (repeat for more)")  # fmt: skip
+@click.option("--only", type=_Notebook([s.notebook for s in NOTEBOOKS]), multiple=True,
+              help="only this notebook: 02, 02_train or train (repeat for more)")  # fmt: skip
 def _run(flags: Flags, files: Sequence[str], only: Sequence[str]) -> int:
     """Execute the three notebooks in order through papermill into runs/<run>/. A parameter goes to
     every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ unless `run` is given.
     """
-    from neoxkit.cli import notebooks
-
-    return notebooks.execute(parameters.read(files, flags), [*only])
+    given = parameters.read(files, flags)
+    with screen.busy("importing"):
+        from neoxkit.cli import notebooks
+    return notebooks.execute(given, [*only])
 
 
 @_neoxkit.command("sweep", short_help="Make one run per combination of values, and a table of all.")
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...",
-                type=click.Choice([TrainSettings.notebook, EvaluateSettings.notebook]),
-                help="02_train, 03_evaluate")  # fmt: skip
+                type=_Notebook([TrainSettings.notebook, EvaluateSettings.notebook]),
+                help="02_train, 03_evaluate; or 02, 03")  # fmt: skip
 @_takes_parameters("V1,V2,...", "a YAML file; a list in it means: sweep these values")
 @click.option("--paired", is_flag=True, help="combine the n-th values, not all with all")
 @click.option("--at-once", type=int, default=0, metavar="N",
@@ -114,29 +156,38 @@ def _sweep(
     runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The same command again skips
     finished runs and resumes the rest.
     """
-    from neoxkit.cli import sweep
-
+    with screen.busy("importing"):
+        from neoxkit.cli import sweep
     fixed, swept = parameters.read_swept(files, flags)
     name = fixed.setdefault("run", "sweep")
     return sweep.run(name, sweep.variants(fixed, swept, paired, notebooks), notebooks, at_once)
 
 
-@_neoxkit.command("doctor")
+@_neoxkit.command("doctor", short_help="Show what this machine has and what is missing.")
 def _doctor() -> int:
     """Show what this machine has and what is missing."""
     from neoxkit.cli import doctor
 
-    print(doctor.report())
+    for line in doctor.examined(sys.stdout):
+        print(line, flush=True)
     return 0
 
 
-@_neoxkit.command("runs")
-def _runs() -> int:
-    """List every run with its state, step and losses."""
+@_neoxkit.command("runs", short_help="List every run with its state, step and losses.")
+@click.option("--json", "as_json", is_flag=True, help="as a JSON array of objects")
+def _runs(as_json: bool) -> int:
+    """List every run with its state, step and losses, the one that changed last first. With --json,
+    each object has run, state (training, finished, stopped, failed or killed), step and
+    planned_steps, train_loss and eval_loss (the newest; null before the first), changed (UTC, as
+    2026-01-31T09:00:00Z), says (the error, or warnings about its losses) and trial (true for
+    a range test or a probe, which leaves no model).
+    """
     from neoxkit.cli import terminal
     from neoxkit.runs.folder import all_runs
 
-    print(terminal.runs_table(all_runs()))
+    with screen.busy("reading runs/"):
+        found = all_runs()
+    print(terminal.runs_json(found) if as_json else terminal.runs_table(found))
     return 0
 
 
@@ -146,8 +197,8 @@ def _repeat(run: str) -> int:
     """Train runs/RUN again as its run card says, into runs/RUN.repeat-N, and compare the weights.
     On a CPU they are the same to the byte; exit code 1 if not.
     """
-    from neoxkit.cli import repeat
-
+    with screen.busy(f"reading {run}"):
+        from neoxkit.cli import repeat
     return repeat.repeat(run)
 
 
@@ -164,9 +215,8 @@ def _fit(flags: Flags, files: Sequence[str], lora_rank: int, machine: Sequence[s
     model and machine the first configuration that fits, and its largest micro-batch (bf16, gradient
     checkpointing, conversations of 280 tokens).
     """
-    from neoxkit.lab import view
-    from neoxkit.launch import machines
-
+    with screen.busy("importing"):
+        from neoxkit.launch import machines
     asked = [machines.machine(text) for text in machine]
     if lora_rank < 0:
         raise UserError("--lora-rank", f"got {lora_rank}", "give 0 or more")
@@ -176,20 +226,23 @@ def _fit(flags: Flags, files: Sequence[str], lora_rank: int, machine: Sequence[s
             raise UserError("--lora-rank", what, f"write -p lora_rank {lora_rank}")
         return _fits(TrainSettings(**parameters.own(TrainSettings, chosen)), asked)
     shown = asked or machines.MACHINES
-    rows = machines.choices(machines.configurations(), lora_rank, shown)
-    print(view.table(rows, ("model", *map(str, shown))).text)
-    print(
+    with screen.busy("computing what fits"):
+        rows = machines.choices(machines.configurations(), lora_rank, shown)
+    said = (
         "ds_config, how many conversations of 280 tokens fit on each GPU, GiB of host memory; by "
         "formulas (lib/neoxkit/models/memory.py) that were checked on CPUs, not yet on GPUs"
     )
+    lines = screen.stacked(rows, ("model", *map(str, shown)), sys.stdout)
+    print("\n".join([*lines, screen.wrapped(said, sys.stdout)]))
     return 0
 
 
 def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
     """Forecast a training, here or on another machine; return exit code 1 if it does not fit."""
-    from neoxkit.cli import terminal
-    from neoxkit.lab import view
-    from neoxkit.launch import forecast, trials
+    with screen.busy("importing"):
+        from neoxkit.cli import terminal
+        from neoxkit.lab.view import visible
+        from neoxkit.launch import forecast, trials
 
     if len(asked) > 1:
         raise UserError("--machine", f"got {len(asked)} for one training", "give one")
@@ -197,8 +250,12 @@ def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
         raise UserError("probe_steps", "run here, not on --machine", "leave one of them out")
     if not asked:
         trials.probe(settings, terminal.Counting)
-    found = forecast.on_dataset(settings, asked[0] if asked else None)
-    print(view.table(found.rows()).text)
+    with screen.busy("reading the dataset and the model"):
+        found = forecast.on_dataset(settings, asked[0] if asked else None)
+    rows = found.rows()
+    side = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(screen.explained(name, visible(text), side, sys.stdout))
     return 1 if found.misfit else 0
 
 
@@ -210,30 +267,35 @@ def _convert(model: str) -> int:
     (torch.compile), become safetensors that model_name_or_path takes. Only tensors are read from a
     pickle.
     """
-    from neoxkit.models import convert
-
     also = ", and leave revision out" if "@" in model else ""
-    print(f"set model_name_or_path to {paths.short(convert.convert(model))}{also}")
+    with screen.busy(f"converting {model}"):
+        from neoxkit.models import convert
+
+        made = convert.convert(model)
+    print(f"set model_name_or_path to {paths.short(made)}{also}")
     return 0
 
 
-@_neoxkit.command("merge")
+@_neoxkit.command("merge", short_help="Merge a LoRA run into a whole model: runs/RUN/merged.")
 @_about_a_run
 def _merge(run: str) -> int:
     """Merge a LoRA run into a whole model: runs/RUN/merged."""
-    from neoxkit.models import sharing
+    with screen.busy(f"merging {run}"):
+        from neoxkit.models import sharing
 
-    print(f"{paths.short(sharing.merge(run))} opens with from_pretrained")
+        merged = sharing.merge(run)
+    print(f"{paths.short(merged)} opens with from_pretrained")
     return 0
 
 
-@_neoxkit.command("report")
+@_neoxkit.command("report", short_help="Write runs/RUN/report.html: the whole run on one page.")
 @_about_a_run
 def _report(run: str) -> int:
     """Write runs/RUN/report.html: the whole run on one page."""
-    from neoxkit.cli import report
+    with screen.busy(f"writing the report of {run}"):
+        from neoxkit.cli import report
 
-    written = report.write(run)
+        written = report.write(run)
     print(f"{paths.short(written)} ({written.stat().st_size / 2**20:.1f} MiB)")
     return 0
 
@@ -264,9 +326,24 @@ def _stop(run: str, now: bool) -> int:
     else:
         lock.ask_to_stop(folder)
         print(f"{run} finishes its step and saves ...", flush=True)
-    while lock.locked_by(folder):
-        time.sleep(0.2)
+    with screen.busy("waiting until it has ended"):
+        while lock.locked_by(folder):
+            time.sleep(0.2)
     lock.answer_stop(folder)  # a training that had just ended did not see it
     standing = standing_of(folder)
     print(terminal.how_it_stands(standing))
     return 0 if now or standing.state in ("stopped", "finished") else 1
+
+
+@_neoxkit.command("completion", short_help="Print what completes commands and runs in a shell.")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def _completion(shell: str) -> int:
+    """Print the script with which SHELL completes commands, flags, notebooks and the names of
+    runs. Add a line to the shell's own file:
+
+    \b
+    ~/.bashrc    eval "$(neoxkit completion bash)"
+    ~/.zshrc     eval "$(neoxkit completion zsh)"
+    config.fish  neoxkit completion fish | source
+    """
+    return completion.write_script(_neoxkit, shell)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, paths
-from neoxkit.cli import parameters, terminal
+from neoxkit.cli import parameters, screen, terminal
 from neoxkit.data import tokenized
 from neoxkit.errors import KINDS, STOPPED, Stopped, UserError
 from neoxkit.evaluation import compare_runs, tasks
@@ -53,7 +53,9 @@ def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
         terminal.note(*unused(one, given))
     first: Any = settings.get(TokenizeSettings)
     train: Any = settings.get(TrainSettings)
-    terminal.note(*_check_before(settings))
+    with screen.busy("checking the files, the model and the machine"):
+        notes = _check_before(settings)
+    terminal.note(*notes)
     model = model_names.at(first.model_name_or_path, first.revision) if first else ""
     terminal.note(*command.doubts(train, model))
     if train and train.restart and state_of(folder) != "new":
@@ -76,7 +78,7 @@ def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
     trained = folder if {TrainSettings, EvaluateSettings} & {*stages} else None
     dataset = paths.tokenized(first.dataset) if first else None
     said = terminal.summary(dataset, trained, EvaluateSettings in settings)
-    print(f"done: {said or paths.short(folder)}")
+    print(screen.wrapped(f"done: {said or paths.short(folder)}", sys.stdout, len("done: ")))
     return 0
 
 
@@ -212,7 +214,8 @@ def _signals_stop(folder: Path) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(f"{terminal.INDENT}{text}", flush=True)
+    line = f"{terminal.INDENT}{text}"
+    print(screen.wrapped(line, sys.stdout, len(terminal.INDENT)), flush=True)
 
 
 def _execute(settings: Settings, target: Path) -> Any:
@@ -259,5 +262,7 @@ def _failed(fault: Any, target: Path) -> int:
         return STOPPED
     mistake = fault.ename in KINDS  # papermill names the exception
     said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
-    print(f"error: {said}\n       in {paths.short(target)}", file=sys.stderr)
+    line = screen.label(f"error: {said}", sys.stderr)
+    print(screen.wrapped(line, sys.stderr, len("error: ")), file=sys.stderr)
+    print(f"       in {paths.short(target)}", file=sys.stderr)
     return 2 if mistake else 1

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files, machine, paths
-from neoxkit.cli import terminal
+from neoxkit.cli import progress, terminal
 from neoxkit.cli.notebooks import OWNER, execute, on_signals, unused
 from neoxkit.cli.parameters import known, own
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
-from neoxkit.lab import comparison
 from neoxkit.launch import checks, command, forecast
 from neoxkit.runs import lock
 from neoxkit.runs.events import METRICS
@@ -132,12 +131,20 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     `at_once` trainings share the machine; 0: as many as the GPUs allow, one on a CPU. A variant
     that fails does not stop the others.
     """
-    parts = environments([variant.settings for variant in made], at_once)
-    _check_before(made, parts, notebooks)
+    table = progress.LiveTable()
+    table.show([_before(variant, notebooks) for variant in made])  # what comes first takes seconds
+    try:
+        parts = environments([variant.settings for variant in made], at_once)
+        doubts = _check_before(made, parts, notebooks)
+    finally:
+        table.clear()
+    terminal.note(*doubts)
     slots: queue.Queue[dict[str, str]] = queue.Queue()
     for part in parts:
         slots.put(part)
     children: dict[str, subprocess.Popen] = {}
+    begun: dict[str, float] = {}  # when each child was started
+    took: list[float] = []  # seconds of each child that ended well
     asked: list[int] = []  # signals received
 
     def carry_out(variant: Variant) -> int:
@@ -149,23 +156,28 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
                 time.sleep(LOOK_SECONDS)  # the training of a killed sweep still saves
             if asked:
                 return STOPPED
+            begun[variant.settings.run] = time.monotonic()
             child = _child(variant, notebooks, part)
             children[variant.settings.run] = child
             if asked:  # while it was starting
                 child.send_signal(signal.SIGINT)
-            return child.wait()
+            if not (code := child.wait()):
+                took.append(time.monotonic() - begun[variant.settings.run])
+            return code
         finally:
             slots.put(part)
 
     with ThreadPoolExecutor(len(parts)) as pool, _signals_reach(children, asked):
         ends = {v.settings.run: pool.submit(carry_out, v) for v in made}
-        with terminal.live() as show:
-            while not all(end.done() for end in ends.values()):
-                show([_line(v, ends[v.settings.run]) for v in made])
-                time.sleep(LOOK_SECONDS)
-                if asked:
-                    pool.shutdown(wait=False, cancel_futures=True)
-            show([_line(v, ends[v.settings.run]) for v in made])
+        rows: dict[str, progress.SweepRow] = {}
+        while not all(end.done() for end in ends.values()):
+            _look(made, ends, begun, rows)
+            table.show([*rows.values()], _left(rows, begun, took, len(parts)))
+            time.sleep(LOOK_SECONDS)
+            if asked:
+                pool.shutdown(wait=False, cancel_futures=True)
+        _look(made, ends, begun, rows)
+        table.show([*rows.values()])
     if asked:
         print("stopped -- run the same command again to resume", file=sys.stderr)
         return STOPPED
@@ -175,8 +187,8 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
 
 def _check_before(
     made: Sequence[Variant], parts: Sequence[Mapping[str, str]], notebooks: Sequence[str]
-) -> None:
-    """Refuse what a variant would refuse later, and print doubts, before the first one starts."""
+) -> list[str]:
+    """Refuse what a variant would refuse later, before the first one starts; return doubts."""
     unfinished = []
     for settings in (_with_its_ranks(variant.settings, parts[0]) for variant in made):
         try:
@@ -185,13 +197,14 @@ def _check_before(
             raise mistake.of(settings.run) from None
         if state_of(paths.run(settings.run)) != "finished":
             unfinished.append(settings)
-    for doubt in forecast.doubts(unfinished, min(len(parts), len(unfinished))):
-        terminal.note(f"{doubt}; trying anyway")
+    misfits = forecast.doubts(unfinished, min(len(parts), len(unfinished)))
+    doubts = [f"{doubt}; trying anyway" for doubt in misfits]
     for held in (made[0].settings, EvaluateSettings()):
         if held.notebook in notebooks:
-            terminal.note(*unused(held, made[0].parameters))
+            doubts += unused(held, made[0].parameters)
     for settings in unfinished:
-        terminal.note(*(f"{settings.run}: {doubt}" for doubt in command.doubts(settings)))
+        doubts += [f"{settings.run}: {doubt}" for doubt in command.doubts(settings)]
+    return doubts
 
 
 def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSettings:
@@ -267,22 +280,54 @@ def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -
         yield
 
 
-def _line(variant: Variant, end: Future) -> tuple[str, str, str]:
+def _before(variant: Variant, notebooks: Sequence[str]) -> progress.SweepRow:
+    """Return a variant's row before any is started."""
+    if _is_done(variant, notebooks):
+        return progress.ended(standing_of(variant.folder))
+    return progress.SweepRow(variant.settings.run, "waiting")
+
+
+def _look(
+    made: Sequence[Variant],
+    ends: Mapping[str, Future],
+    begun: Mapping[str, float],
+    rows: dict[str, progress.SweepRow],
+) -> None:
+    """Bring the variants' rows up to date; that of one that has ended does not change again."""
+    for variant in made:
+        name = variant.settings.run
+        end = ends[name]
+        if name in rows and end.done() and rows[name].state not in ("waiting", *progress.GOING):
+            continue
+        rows[name] = _row(variant, end, begun.get(name))
+
+
+def _row(variant: Variant, end: Future, begun: float | None) -> progress.SweepRow:
     """Return a run's name, its state, and how far it is."""
     name, folder = variant.settings.run, variant.folder
-    if not end.running() and not end.done():
-        return name, "waiting", ""
-    if end.cancelled() or not folder.is_dir():
-        return name, "not started", ""
-    standing = standing_of(folder)
+    if end.cancelled() or (end.done() and not folder.is_dir()):
+        return progress.SweepRow(name, "not started")
     if end.done():
-        code = end.result()
-        if code in (0, STOPPED, INTERRUPTED):
-            return name, standing.state, terminal.reached(standing)
-        return name, "failed", f"see {paths.short(folder / LOG)}"
-    if not lock.locked_by(folder):  # before the training, or after it
-        return name, "in its notebook", ""
-    return name, "training", terminal.reached(standing)
+        if end.result() in (0, STOPPED, INTERRUPTED):
+            return progress.ended(standing_of(folder))
+        return progress.SweepRow(name, "failed", f"see {paths.short(folder / LOG)}")
+    if begun is None and not lock.locked_by(folder):  # by the training of a killed sweep
+        return progress.SweepRow(name, "waiting")
+    return progress.going(folder, time.monotonic() - (begun or time.monotonic()))
+
+
+def _left(
+    rows: Mapping[str, progress.SweepRow],
+    begun: Mapping[str, float],
+    took: Sequence[float],
+    at_once: int,
+) -> float | None:
+    """Estimate the seconds until the last run has ended."""
+    going = [row for row in rows.values() if row.state in progress.GOING]
+    waiting = sum(row.state == "waiting" for row in rows.values())
+    now = time.monotonic()
+    since = [(now - begun.get(row.run, now), row.left) for row in going]
+    return progress.seconds_left(took, since, waiting, at_once)
 
 
 def _compare(name: str, made: Sequence[Variant]) -> int:
@@ -292,7 +337,8 @@ def _compare(name: str, made: Sequence[Variant]) -> int:
     )
     if not chosen:
         return 1
-    print(comparison.table(chosen).text)
+    scores, equal_tokens = compare_runs.scores(chosen), compare_runs.equal_tokens(chosen)
+    print("\n".join(progress.scoreboard(scores, equal_tokens, sys.stdout)))
     terminal.note(*compare_runs.notes(chosen))
     other_sides = len({variant.settings.block_size for variant in made}) > 1
     names = [run.name for run in chosen]

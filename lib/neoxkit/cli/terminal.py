@@ -1,16 +1,17 @@
 """The terminal output of `neoxkit run`: how a run begins, its progress, its result."""
 
-import shutil
+import json
+import re
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from neoxkit import files, paths
+from neoxkit.cli import screen
 from neoxkit.data.places import Places
 from neoxkit.machine import duration
 from neoxkit.runs import checkpoints, health, heartbeat, lock
@@ -21,12 +22,14 @@ REWRITE_SECONDS = 1.0  # on a terminal: one line, overwritten
 LINE_SECONDS = 30.0  # into a file or a pipe: at most one line in this time
 INDENT = " " * 6
 PART = " · "  # between the parts of a status line
+# The time left, or how it ended: shown before all but the step.
+MATTERS = re.compile(r" left$|^(finished|finishing|stopped|ended)")
 
 
 def note(*lines: str) -> None:
     """Print notes: worth knowing, but no reason to stop."""
     for line in lines:
-        print(f"note: {line}", flush=True)
+        print(screen.wrapped(f"note: {line}", sys.stdout, len("note: ")), flush=True)
 
 
 def outset(folder: Path) -> str:
@@ -61,9 +64,10 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
     # matplotlib and IPython are loaded while the kernel starts.
     from neoxkit.lab import dashboard, view
 
-    on_terminal = out.isatty()
+    on_terminal = screen.can_rewrite(out)
     history = History()
-    begun, shown, warned = time.monotonic(), "", False
+    entered = begun = time.monotonic()
+    shown, warned = "", False
     pause = REWRITE_SECONDS if on_terminal else LINE_SECONDS
     while not over.wait(pause):
         if new := reader.poll():
@@ -71,45 +75,51 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
         locked = lock.locked_by(reader.folder)
         if not history.events and not locked:  # trials may come first
             begun = time.monotonic()
+            if on_terminal:
+                _show(f"In its notebook ... {begun - entered:.0f} s", out)
             continue
         stage = heartbeat.stage(reader.folder) if locked else dashboard.NO_STAGE
         said = dashboard.status(history, time.monotonic() - begun, stage=stage).text
         if not warned and (lines := health.warnings(history)):
             warned = True  # once: its figures change with every log
-            _show_above(view.alert(lines).text, on_terminal, out)
+            _show_above(view.alert(lines).text, out)
         if said != shown:
-            _show(said, on_terminal, out)
+            _show(said, out)
             shown = said
-    if on_terminal and shown:
+    if on_terminal and not shown:
+        print("\r\x1b[K", end="", file=out, flush=True)
+    elif on_terminal:
         seconds = time.monotonic() - begun
         history = History([*history.events, *reader.poll()])
-        _show(dashboard.status(history, seconds, ended=0).text, True, out)
+        _show(dashboard.status(history, seconds, ended=0).text, out)
         print(file=out, flush=True)
 
 
-def _show(text: str, on_terminal: bool, out: TextIO) -> None:
-    if on_terminal:
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r\x1b[K{_cut(INDENT + text, width)}", end="", file=out, flush=True)
+def _show(text: str, out: TextIO) -> None:
+    room = screen.columns(out)
+    if room and screen.can_rewrite(out):
+        line = fitting(text, room - len(INDENT) - 1)
+        print(f"\r\x1b[K{INDENT}{line}", end="", file=out, flush=True)
     else:
         print(f"{INDENT}{text}", file=out, flush=True)
 
 
-def _cut(text: str, width: int) -> str:
-    """Return the parts of a status line that fit, each whole: half a number is another number.
+def fitting(text: str, room: int) -> str:
+    """Return the parts of a status line that fit, those that matter most.
 
-    >>> _cut("step 5 of 9 · batch 16", 21), _cut("step 5 of 9 · batch 16", 22)
-    ('step 5 of 9', 'step 5 of 9 · batch 16')
+    >>> fitting("step 5 of 9 · loss 2.5 · batch 16 · 3 s left", 24)
+    'step 5 of 9 · 3 s left'
     """
-    if len(text) <= width:
-        return text
-    return text[: width + len(PART)].rpartition(PART)[0] or text[:width]
+    return screen.fitting(text.split(PART), room, PART, lambda part: bool(MATTERS.search(part)))
 
 
-def _show_above(text: str, on_terminal: bool, out: TextIO) -> None:
+def _show_above(text: str, out: TextIO) -> None:
     """Print lines that stay, above the one that is overwritten."""
-    begin = "\r\x1b[K" if on_terminal else ""
-    print(f"{begin}{textwrap.indent(text, INDENT)}", file=out, flush=True)
+    if screen.can_rewrite(out):
+        print("\r\x1b[K", end="", file=out)
+    for line in text.split("\n"):
+        said = f"{INDENT}{screen.label(line, out)}"
+        print(screen.wrapped(said, out, len(INDENT)), file=out, flush=True)
 
 
 class Counting:
@@ -122,50 +132,17 @@ class Counting:
         self.label, self.done = label, -1
 
     def __call__(self, done: int, of: int) -> None:
-        on_terminal = sys.stdout.isatty()
+        on_terminal = screen.can_rewrite(sys.stdout)
         if done != self.done and (on_terminal or done == of):
-            _show(f"{self.label}: {done:,} of {of:,}", on_terminal, sys.stdout)
+            _show(f"{self.label}: {done:,} of {of:,}", sys.stdout)
             if on_terminal and done == of:
                 print(flush=True)
         self.done = done
 
 
-@contextmanager
-def live(out: TextIO | None = None) -> Iterator[Callable[[Sequence[Sequence[str]]], None]]:
-    """Show a table that changes: yield a function that the block calls with the current rows.
-
-    A row begins with its name and its state. On a terminal the table is overwritten; elsewhere a
-    row is written when its state changes.
-    """
-    out = out or sys.stdout
-    before: list[str] = []
-    states: dict[str, str] = {}
-
-    def show(rows: Sequence[Sequence[str]]) -> None:
-        if not out.isatty():
-            for name, state, *rest in rows:
-                if states.get(name) != state:
-                    print("  ".join(filter(None, (name, state, *rest))), file=out, flush=True)
-                states[name] = state
-            return
-        width, height = shutil.get_terminal_size()
-        widths = [max(len(row[i]) for row in rows) for i in range(2)]
-        lines = [f"{r[0]:{widths[0]}}  {r[1]:{widths[1]}}  {r[2]}"[: width - 1] for r in rows]
-        if len(lines) >= height:  # show those in training
-            going = [line for line, row in zip(lines, rows, strict=True) if row[1] == "training"]
-            lines = [f"{len(rows)} runs, {len(going)} of them in training", *going][: height - 1]
-        up = f"\x1b[{len(before)}F" if before else ""
-        text = "".join(f"\x1b[K{line}\n" for line in lines)
-        print(f"{up}{text}\x1b[J", end="", file=out, flush=True)
-        before[:] = lines
-
-    yield show
-
-
-def runs_table(standings: Sequence[Standing]) -> str:
+def runs_table(standings: Sequence[Standing], out: TextIO | None = None) -> str:
     """Return one line per run: state, step, losses, and when it last changed."""
-    from neoxkit.lab import view  # imports IPython, which other commands don't need at the start
-
+    out = out or sys.stdout
     if not standings:
         return "no runs yet -- use neoxkit run, or 02_train in JupyterLab"
     header = ("run", "state", "step", "train loss", "eval loss", "changed")
@@ -173,38 +150,60 @@ def runs_table(standings: Sequence[Standing]) -> str:
         (
             s.run,
             f"{s.state} (a trial)" if s.is_trial else s.state,
-            _steps(s),
-            *_losses(s),
+            steps(s),
+            *losses(s),
             f"{duration(max(time.time() - s.changed, 0))} ago",
         )
         for s in standings
     ]
-    says = [f"{s.run}: {s.says}" for s in standings if s.says]
-    return "\n".join([view.table(rows, header).text, *says])
+    lines = screen.table(rows, header, out, drop=("train loss", "changed", "step"))
+    says = [f"{s.run}: {screen.label(s.says, out)}" for s in standings if s.says]
+    return "\n".join([*lines, *(screen.wrapped(line, out, 4) for line in says)])
+
+
+def runs_json(standings: Sequence[Standing]) -> str:
+    """Return the runs as a JSON array of objects, whose fields `neoxkit runs --help` names."""
+    return json.dumps([_as_fields(s) for s in standings], indent=1)
+
+
+def _as_fields(standing: Standing) -> dict[str, Any]:
+    return {
+        "run": standing.run,
+        "state": standing.state,
+        "step": standing.step,
+        "planned_steps": standing.planned,
+        "train_loss": standing.train_loss,
+        "eval_loss": standing.eval_loss,
+        "changed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(standing.changed)),
+        "says": standing.says,
+        "trial": standing.is_trial,
+    }
 
 
 def how_it_stands(standing: Standing) -> str:
     """Return one sentence on a run that has just ended."""
     remedy = "" if standing.state == "finished" else " -- the command that started it resumes it"
-    return f"{standing.run}: {standing.state} at step {_steps(standing)}{remedy}"
+    return f"{standing.run}: {standing.state} at step {steps(standing)}{remedy}"
 
 
 def reached(standing: Standing) -> str:
     """Say how far a run is: its steps and its newest losses."""
     if standing.planned is None:
         return ""
-    losses = zip(("train", "eval"), _losses(standing), strict=True)
-    said = [f"{name} {loss}" for name, loss in losses if loss]
-    return "  ".join([f"step {_steps(standing)}", *said])
+    known = zip(("train", "eval"), losses(standing), strict=True)
+    said = [f"{name} {loss}" for name, loss in known if loss]
+    return "  ".join([f"step {steps(standing)}", *said])
 
 
-def _steps(standing: Standing) -> str:
+def steps(standing: Standing) -> str:
+    """Return how many steps of those planned a run has taken."""
     return "none" if standing.planned is None else f"{standing.step:,} of {standing.planned:,}"
 
 
-def _losses(standing: Standing) -> list[str]:
-    losses = (standing.train_loss, standing.eval_loss)
-    return ["" if loss is None else f"{loss:.4f}" for loss in losses]
+def losses(standing: Standing) -> list[str]:
+    """Return a run's newest train loss and eval loss, empty before the first."""
+    both = (standing.train_loss, standing.eval_loss)
+    return ["" if loss is None else f"{loss:.4f}" for loss in both]
 
 
 def counted(manifest: Mapping[str, Any], where: bool = False) -> str:
