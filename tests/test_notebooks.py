@@ -22,6 +22,7 @@ from neoxkit.settings import NOTEBOOKS
 SETTINGS = {s.notebook: s for s in NOTEBOOKS}
 FILES = sorted((paths.root() / "notebooks").glob("*.ipynb"))
 PARAMETER = re.compile(r"(\w+): (\w+) = (.+?)  # (.+)")
+HEADING = re.compile(r"# ([A-Z][^=]+)")
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
@@ -65,6 +66,8 @@ def test_parameters_equal_the_settings_class(path: Path, notebook: Any) -> None:
     assert cell.cell_type == "code"
     found = []
     for line in cell.source.splitlines():
+        if not line or HEADING.fullmatch(line):
+            continue
         match = PARAMETER.fullmatch(line)
         assert match, f"{line!r} is not `name: type = value  # help`"
         name, kind, value, said = match.groups()
@@ -73,6 +76,32 @@ def test_parameters_equal_the_settings_class(path: Path, notebook: Any) -> None:
     assert found == declared(SETTINGS[path.stem])
     for _, kind, value, _ in found:  # 5 == 5.0: the types must be the declared ones, too
         assert type(value).__name__ == kind or (kind, type(value)) == ("float", int)
+
+
+FIRST = {  # what is changed most
+    "01_tokenize": ["train_file", "dataset", "model_name_or_path", "block_size", "train_on"],
+    "02_train": [
+        "run", "dataset", "model_name_or_path", "learning_rate", "block_size", "num_train_epochs",
+        "per_device_train_batch_size",
+    ],
+    "03_evaluate": ["run", "my_questions", "num_questions", "max_new_tokens"],
+    "04_compare": ["runs", "name"],
+}  # fmt: skip
+
+
+def test_parameters_are_grouped_and_what_is_changed_most_is_first(
+    path: Path, notebook: Any
+) -> None:
+    groups = [group.splitlines() for group in parameters_cell(notebook).source.split("\n\n")]
+    for heading, *lines in groups:
+        assert HEADING.fullmatch(heading) and lines
+        assert all(map(PARAMETER.fullmatch, lines)), heading
+    headings = [heading for heading, *_ in groups]
+    assert len({*headings}) == len(headings) > 1
+    assert [h.startswith("# Rarely changed") for h in headings] == [False] + [True] * (
+        len(headings) - 1
+    )
+    assert [line.partition(":")[0] for line in groups[0][1:]] == FIRST[path.stem]
 
 
 def test_papermill_sees_every_parameter(path: Path) -> None:
@@ -127,6 +156,11 @@ def test_all_imports_are_in_one_cell(notebook: Any) -> None:
         )
     ]
     assert where == [2]
+
+
+def test_imports_are_at_most_five_lines(notebook: Any) -> None:
+    lines = [line for line in notebook.cells[2].source.splitlines() if not line.startswith("#")]
+    assert 0 < len(lines) <= 5 and all(re.match("(from|import) ", line) for line in lines)
 
 
 def test_settings_are_made_from_the_parameters(path: Path, notebook: Any) -> None:

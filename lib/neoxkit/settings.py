@@ -27,21 +27,22 @@ class TokenizeSettings(Settings):
 
     notebook: ClassVar[str] = "01_tokenize"
 
+    # The data
     train_file: str = setting(
         "data/sample.txt", "conversations: a file, a folder, or owner/name on the hub"
-    )
-    eval_file: str = setting("", "conversations to evaluate on; empty: a share of train_file")
-    eval_share: float = setting(
-        0.05, "share of the conversations held out, 0 to 0.5", least=0, most=0.5
     )
     dataset: str = setting(
         "", "output folder data/tokenized/<dataset>; empty: named after the file"
     )
-    overwrite: bool = setting(False, "replace a dataset that runs were trained on")
     model_name_or_path: str = setting(
         "tiny", "the tokenizer's model: tiny (built in), a hub name, or a folder"
     )
-    revision: str = setting("", "its branch, tag or commit on the hub; empty: main")
+    block_size: int = setting(280, "longest conversation in tokens, end mark included", least=8)
+    train_on: str = setting(
+        "agent", "agent: the agent's turns; all: every turn", choices=("agent", "all")
+    )
+
+    # Rarely changed: how it is read
     agent_name: str = setting("", "the answering side; empty: found in the file")
     user_name: str = setting("", "the asking side; empty: found in the file (User, Human, ...)")
     end_mark: str = setting(
@@ -51,16 +52,22 @@ class TokenizeSettings(Settings):
     bad_rows: str = setting(
         "error", "conversations that can't be read: error, or skip", choices=("error", "skip")
     )
-    train_on: str = setting(
-        "agent", "agent: the agent's turns; all: every turn", choices=("agent", "all")
-    )
-    block_size: int = setting(280, "longest conversation in tokens, end mark included", least=8)
     too_long: str = setting(
         "drop",
         "longer ones: drop, cut (at a turn's end), split (documents) or error",
         choices=("drop", "cut", "split", "error"),
     )
+
+    # Rarely changed: the held-out set
+    eval_file: str = setting("", "conversations to evaluate on; empty: a share of train_file")
+    eval_share: float = setting(
+        0.05, "share of the conversations held out, 0 to 0.5", least=0, most=0.5
+    )
     seed: int = setting(0, "seed of the split", least=0)
+
+    # Rarely changed: the tokenizer and the folder
+    revision: str = setting("", "its branch, tag or commit on the hub; empty: main")
+    overwrite: bool = setting(False, "replace a dataset that runs were trained on")
 
     def check(self) -> None:
         object.__setattr__(self, "dataset", self.dataset or _name_of(self.train_file))
@@ -109,6 +116,7 @@ class TrainSettings(Settings):
 
     notebook: ClassVar[str] = "02_train"
 
+    # The run
     run: str = setting(
         "demo", "name of the output folder: runs/<run>", resume="never", trainer="output_dir"
     )
@@ -118,16 +126,12 @@ class TrainSettings(Settings):
     model_name_or_path: str = setting(
         "", "base model; empty: the one set in 01_tokenize", resume="never", memory=True
     )
-    revision: str = setting(
-        "",
-        "branch (step3000), tag or commit on the hub; empty: main; 01's with its model",
-        resume="never",
-    )
-    from_scratch: bool = setting(
-        False, "start with random weights in the model's shape", resume="never"
-    )
-    lora_rank: int = setting(
-        0, "train LoRA adapters of this rank; 0: all weights", least=0, resume="never", memory=True
+    learning_rate: float = setting(
+        0.0,
+        "peak; 0: by the base model (tiny 2e-3, Pythia-410m 3e-5, ...)",
+        least=0,
+        resume="named",
+        card=True,
     )
     block_size: int = setting(
         0,
@@ -136,49 +140,8 @@ class TrainSettings(Settings):
         resume="named",
         memory=True,
     )
-    layout: str = setting(
-        "packed",
-        "packed: little padding, equally exact; padded: to block_size",
-        choices=("packed", "padded"),
-        resume="named",
-        memory=True,
-    )
-    row_tokens: int = setting(
-        0,
-        "approximate length of a packed row, up to twice; 0: by the device",
-        least=0,
-        resume="named",
-    )
-    attn_implementation: str = setting(
-        "auto",
-        "auto: flash attention if it is installed, else sdpa",
-        choices=ATTENTIONS,
-        resume="named",
-    )
-    torch_compile: bool = setting(
-        False, "compile the model: a slower start, faster steps on a GPU", resume="named"
-    )
-    ds_config: str = setting(
-        "zero2",
-        "zero2, zero2_offload, zero3, zero3_offload, or a file of your own",
-        resume="named",
-        trainer="deepspeed",
-        memory=True,
-    )
-    num_ranks: int = setting(
-        0,
-        "GPUs, or CPU processes; 0: every GPU, or one CPU process",
-        least=0,
-        resume="named",
-        trainer=None,
-        memory=True,
-    )
-    precision: str = setting(
-        "auto",
-        "auto: bf16 if the device is good at it",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        resume="never",
-        memory=True,
+    num_train_epochs: float = setting(
+        4.0, "passes over the dataset", above=0, resume="named", card=True
     )
     per_device_train_batch_size: int = setting(
         16,
@@ -188,40 +151,8 @@ class TrainSettings(Settings):
         memory=True,
         card=True,
     )
-    per_device_eval_batch_size: int = setting(32, "the same for evaluation", least=1, resume="free")
-    gradient_accumulation_steps: int = setting(
-        1, "micro-batches per optimizer step", least=1, resume="named", card=True
-    )
-    gradient_checkpointing: bool = setting(
-        False, "recompute activations: less memory, slower", resume="named", memory=True
-    )
-    num_train_epochs: float = setting(
-        4.0, "passes over the dataset", above=0, resume="named", card=True
-    )
-    max_steps: int = setting(
-        -1,
-        "stop after this many optimizer steps; -1: by epochs",
-        least=-1,
-        resume="named",
-        card=True,
-    )
-    learning_rate: float = setting(
-        0.0,
-        "peak; 0: by the base model (tiny 2e-3, Pythia-410m 3e-5, ...)",
-        least=0,
-        resume="named",
-        card=True,
-    )
-    warmup_steps: float = setting(
-        0.05, "steps; below 1: a share of all steps", least=0, resume="named", card=True
-    )
-    lr_scheduler_type: str = setting(
-        "cosine",
-        "decay after the warm-up",
-        choices=("cosine", "linear", "constant", "constant_with_warmup"),
-        resume="named",
-        card=True,
-    )
+
+    # Rarely changed: trials before the run
     probe_steps: int = setting(
         0,
         "trial steps first, to estimate time and memory; 0: none",
@@ -238,10 +169,105 @@ class TrainSettings(Settings):
         trainer=None,
         trial=0,
     )
+
+    # Rarely changed: the model
+    revision: str = setting(
+        "",
+        "branch (step3000), tag or commit on the hub; empty: main; 01's with its model",
+        resume="never",
+    )
+    from_scratch: bool = setting(
+        False, "start with random weights in the model's shape", resume="never"
+    )
+    lora_rank: int = setting(
+        0, "train LoRA adapters of this rank; 0: all weights", least=0, resume="never", memory=True
+    )
+    precision: str = setting(
+        "auto",
+        "auto: bf16 if the device is good at it",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        resume="never",
+        memory=True,
+    )
+
+    # Rarely changed: batches, memory and speed
+    gradient_accumulation_steps: int = setting(
+        1, "micro-batches per optimizer step", least=1, resume="named", card=True
+    )
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations: less memory, slower", resume="named", memory=True
+    )
+    per_device_eval_batch_size: int = setting(32, "the same for evaluation", least=1, resume="free")
+    layout: str = setting(
+        "packed",
+        "packed: little padding, equally exact; padded: to block_size",
+        choices=("packed", "padded"),
+        resume="named",
+        memory=True,
+    )
+    row_tokens: int = setting(
+        0,
+        "approximate length of a packed row, up to twice; 0: by the device",
+        least=0,
+        resume="named",
+    )
+    ds_config: str = setting(
+        "zero2",
+        "zero2, zero2_offload, zero3, zero3_offload, or a file of your own",
+        resume="named",
+        trainer="deepspeed",
+        memory=True,
+    )
+    num_ranks: int = setting(
+        0,
+        "GPUs, or CPU processes; 0: every GPU, or one CPU process",
+        least=0,
+        resume="named",
+        trainer=None,
+        memory=True,
+    )
+    attn_implementation: str = setting(
+        "auto",
+        "auto: flash attention if it is installed, else sdpa",
+        choices=ATTENTIONS,
+        resume="named",
+    )
+    torch_compile: bool = setting(
+        False, "compile the model: a slower start, faster steps on a GPU", resume="named"
+    )
+
+    # Rarely changed: the schedule
+    max_steps: int = setting(
+        -1,
+        "stop after this many optimizer steps; -1: by epochs",
+        least=-1,
+        resume="named",
+        card=True,
+    )
+    warmup_steps: float = setting(
+        0.05, "steps; below 1: a share of all steps", least=0, resume="named", card=True
+    )
+    lr_scheduler_type: str = setting(
+        "cosine",
+        "decay after the warm-up",
+        choices=("cosine", "linear", "constant", "constant_with_warmup"),
+        resume="named",
+        card=True,
+    )
     weight_decay: float = setting(0.0, "weight decay of AdamW", least=0, resume="never", card=True)
     max_grad_norm: float = setting(
         1.0, "clip the gradient's norm; 0: never", least=0, resume="named", card=True
     )
+    seed: int = setting(
+        42,
+        "seed of data order and dropout",
+        least=0,
+        most=2**32 - 1,  # numpy's largest
+        resume="named",
+        card=True,
+    )
+
+    # Rarely changed: evaluating, saving and logging
     eval_steps: float = setting(
         0.1, "evaluate every N steps; below 1: a share", above=0, resume="named"
     )
@@ -252,14 +278,6 @@ class TrainSettings(Settings):
     logging_steps: float = setting(
         5, "log every N steps; below 1: a share", above=0, resume="free", trial=1
     )
-    seed: int = setting(
-        42,
-        "seed of data order and dropout",
-        least=0,
-        most=2**32 - 1,  # numpy's largest
-        resume="named",
-        card=True,
-    )
     num_replies: int = setting(
         3,
         "questions answered at every evaluation, to watch it learn; 0: none",
@@ -268,13 +286,8 @@ class TrainSettings(Settings):
         trial=0,
     )
     report_to: str = setting("none", "none, tensorboard, wandb, mlflow, ...", resume="free")
-    hub_model_id: str = setting(
-        "",
-        "owner/name on the hub to push the model to; empty: don't push",
-        resume="free",
-        trainer=None,
-        trial="",
-    )
+
+    # Rarely changed: resuming, sharing, and all else
     restart: bool = setting(
         False,
         "start over and keep the old run beside the new one",
@@ -284,6 +297,13 @@ class TrainSettings(Settings):
     )
     allow_change: list = setting(
         [], "settings that may differ from the run's first start", resume="free", trial=[]
+    )
+    hub_model_id: str = setting(
+        "",
+        "owner/name on the hub to push the model to; empty: don't push",
+        resume="free",
+        trainer=None,
+        trial="",
     )
     training_arguments: dict = setting(
         {}, "any other TrainingArguments field, by name", resume="named", trainer=None
@@ -343,21 +363,28 @@ class EvaluateSettings(Settings):
 
     notebook: ClassVar[str] = "03_evaluate"
 
+    # The run and its questions
     run: str = setting("demo", "run from 02_train: runs/<run>")
+    my_questions: list = setting([], "your own questions, each answered by both models")
+    num_questions: int = setting(300, "ask at most this many", least=1)
+    max_new_tokens: int = setting(64, "longest reply in tokens", least=1)
+
+    # Rarely changed: the replies
     questions_file: str = setting(
         "", "empty: <train_file>_questions.jsonl, else held-out conversations"
     )
-    num_questions: int = setting(300, "ask at most this many", least=1)
-    my_questions: list = setting([], "your own questions, each answered by both models")
-    max_new_tokens: int = setting(64, "longest reply in tokens", least=1)
     do_sample: bool = setting(False, "False: greedy; True: sampled with temperature")
     temperature: float = setting(0.7, "temperature of sampling", above=0)
+    seed: int = setting(0, "seed of sampling", least=0)
+
+    # Rarely changed: the losses
     batch_size: int = setting(32, "conversations scored or answered at once", least=1)
+    score_checkpoints: bool = setting(True, "also score the checkpoints that were kept")
     plain_text_file: str = setting("", "a text of another kind, to measure forgetting")
+
+    # Rarely changed: standard tasks
     tasks: list = setting([], "tasks of lm_eval (pip install lm_eval) by name, or .yaml files")
     tasks_limit: int = setting(0, "at most this many examples per task; 0: all", least=0)
-    score_checkpoints: bool = setting(True, "also score the checkpoints that were kept")
-    seed: int = setting(0, "seed of sampling", least=0)
 
     def check(self) -> None:
         paths.check_name("run", self.run)
@@ -371,8 +398,11 @@ class CompareSettings(Settings):
 
     notebook: ClassVar[str] = "04_compare"
 
+    # The runs
     runs: list = setting([], 'runs by name, pattern ("lr.*") or folder; empty: every run here')
     name: str = setting("comparison", "name of the output folder: runs/<name>")
+
+    # Rarely changed
     score_again: bool = setting(False, "score all models on the conversations that all evaluate")
 
     def check(self) -> None:

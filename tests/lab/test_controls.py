@@ -95,7 +95,7 @@ def training(**changes: Any) -> dials.Controls:
 
 
 def press(control: dials.Controls, label: str) -> None:
-    buttons = [w for w in control.box.children if isinstance(w, ipywidgets.Button)]
+    buttons = control.box.children[-1].children
     next(w for w in buttons if w.description == label).click()
 
 
@@ -129,18 +129,18 @@ def test_dials_work_without_a_conversation(screen: Screen) -> None:
 def test_moving_a_dial_overrides_visibly_and_reset_restores(screen: Screen) -> None:
     settings = TokenizeSettings(block_size=280, seed=3)
     control = controls.block_size(settings, ROWS)
-    before = screen.shown[1]
+    before = screen.shown[2]
     slider(control, "block size").value = 64
     assert control.settings == settings.replace(block_size=64)
     assert control.overrides() == {"block_size": (280, 64)}
-    assert "block_size: 280 → 64" in screen.shown[1].text
-    assert "block_size: 280 → 64" in screen.shown[1].html
+    assert "block_size: 280 → 64" in screen.shown[2].text
+    assert "block_size: 280 → 64" in screen.shown[2].html
     assert settings == TokenizeSettings(block_size=280, seed=3)  # the parameters are unchanged
     press(control, "Reset")
     assert control.settings == settings and control.overrides() == {}
     assert slider(control, "block size").value == 280
-    assert screen.shown[1] == before
-    assert "as the parameters say" in screen.shown[1].text
+    assert screen.shown[2] == before
+    assert "as the parameters say" in screen.shown[2].text
 
 
 def test_two_sliders_add_up(screen: Screen) -> None:
@@ -164,7 +164,7 @@ def test_any_value_can_be_typed_and_widens_the_slider(screen: Screen) -> None:
     assert slider(control, "learning rate").value == 3.3e-5 == control.settings.learning_rate
     values = list(slider(control, "learning rate").options)
     assert values == sorted(values) and {3.3e-5, 0.9, 2e-3} < set(values)
-    assert "learning_rate: 0.002 → 3.3e-05" in screen.shown[1].text
+    assert "learning_rate: 0.002 → 3.3e-05" in screen.shown[2].text
     slider(control, "learning rate").value = 1e-5
     assert field(control, "learning rate").value == "1e-05"
     field(control, "batch size").value = "1,024"
@@ -266,9 +266,9 @@ def test_the_consequences_are_those_of_selection_fit(screen: Screen, too_long: s
         shown = "cut" if too_long == "cut" else "drop"  # "error" is shown as what it would drop
         _, counts = selection.fit(ROWS, size, shown)
         for row in counts.rows():
-            assert re.search(r" +".join(map(re.escape, row)), screen.shown[1].text)
+            assert re.search(r" +".join(map(re.escape, row)), screen.shown[2].text)
         padding = 1 - counts.tokens / (counts.kept * size)
-        assert f"{counts.kept} of {size} tokens, {padding:.0%} padding" in screen.shown[1].text
+        assert f"{counts.kept} of {size} tokens, {padding:.0%} padding" in screen.shown[2].text
 
 
 def test_the_command_is_that_of_the_settings(screen: Screen) -> None:
@@ -276,9 +276,69 @@ def test_the_command_is_that_of_the_settings(screen: Screen) -> None:
     for rate in (2e-5, 1e-3):
         slider(control, "learning rate").value = rate
         line = control.settings.papermill_command()
-        assert screen.shown[1].text.splitlines()[-1] == line
-        assert screen.shown[1].html.endswith(view.command(line).html)
+        assert screen.shown[2].text.splitlines()[-1] == line
+        assert view.command(line).html in screen.shown[2].html
         assert f"-p learning_rate {rate}" in line
+
+
+def test_what_matters_is_shown_and_the_rest_is_folded(screen: Screen) -> None:
+    control = training()
+    names = ["optimizer steps", "time", "memory", "left out"]
+    assert shown_rows(screen) == names
+    slider(control, "learning rate").value = 1e-2  # five times what fits: not folded any more
+    assert shown_rows(screen) == names
+    field(control, "learning rate").value = "0.011"
+    assert shown_rows(screen) == ["learning rate", *names]
+    assert [*facts(screen)].count("learning rate") == 1
+    controls.block_size(TokenizeSettings(), ROWS)
+    assert view.escape("conversations read") in screen.shown[-2].html.partition("<details>")[0]
+    assert "rows per epoch" in screen.shown[-2].html.partition("<details>")[2]
+
+
+def shown_rows(screen: Screen) -> list[str]:
+    """Return the first column of the consequences' table that is not folded."""
+    shown = screen.shown[2].html.partition("<details>")[0]
+    return re.findall(r"<tr><td[^>]*>(.*?)</td>", shown)
+
+
+def test_a_run_that_goes_on_says_how_it_was_started_and_a_button_turns_the_dials(
+    home: Path, screen: Screen
+) -> None:
+    """The parameters win: the dials open at them, also where dials had changed them."""
+    run = paths.run("dialled-before")
+    run.mkdir(parents=True)
+    asked = TRAIN.replace(run=run.name, dataset="small")
+    was = asked.replace(learning_rate=5e-4, per_device_train_batch_size=32)
+    files.write_json(run / ARGUMENTS, command.trainer_arguments(was))
+
+    def opened(**changes: Any) -> dials.Controls:
+        settings = asked.replace(**changes)
+        return controls.training(settings, [10, 130, 300], [5, 60, 150], manifest(280))
+
+    def says() -> str:
+        return next((x for x in screen.shown[-2].text.splitlines() if dials.RUN_WAS in x), "")
+
+    opened()
+    assert says() == ""  # it never made a step: it is started anew
+    (run / "checkpoint-1").mkdir()
+    control = opened()
+    assert control.settings == asked and control.overrides() == {}
+    assert says() == (
+        "this run was started with learning_rate 0.0005 (here 0.002), "
+        "per_device_train_batch_size 32 (here 16); 'As it was started' turns the dials to it"
+    )
+    button = control.box.children[-1].children[1]
+    assert (button.description, button.layout.display) == (dials.AS_STARTED, None)
+    button.click()
+    assert control.settings == was and says() == "" and button.layout.display == "none"
+    assert control.overrides() == {
+        "learning_rate": (2e-3, 5e-4), "per_device_train_batch_size": (16, 32),
+    }  # fmt: skip
+    press(control, "Reset")
+    assert control.settings == asked and says() and button.layout.display is None
+    for free in ({"restart": True}, {"run": "never-started"}):
+        opened(**free)
+        assert says() == ""
 
 
 def lines(shown: view.View) -> dict[str, str]:
@@ -287,7 +347,7 @@ def lines(shown: view.View) -> dict[str, str]:
 
 
 def facts(screen: Screen) -> dict[str, str]:
-    return lines(screen.shown[1])
+    return lines(screen.shown[2])
 
 
 def test_training_consequences_are_counted(screen: Screen) -> None:
@@ -301,8 +361,7 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     lengths, trained = [10] * 15 + [100] * 5, [5] * 15 + [25] * 5
     control = controls.training(settings, lengths, trained, manifest(280))
     said = facts(screen)
-    assert said["conversations trained on"] == "20 of 20"
-    assert said["trained tokens left out"] == "0.0%"
+    assert said["left out"] == "nothing: all 20 conversations are trained on"
     assert said["optimizer steps"] == "9 (3 per epoch)"  # 10 rows per rank, 5 batches, 3 steps
     assert said["effective batch (one step)"] == "8 conversations, about 260 tokens, 2 rank(s)"
     assert said["rows per epoch, padded"] == "20 of 280 tokens, 88% padding"
@@ -315,11 +374,10 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     slider(control, "batch size").value = 2
     slider(control, "block size").value = 64
     said = facts(screen)
-    assert said["conversations trained on"] == "15 of 20"
-    assert said["trained tokens left out"] == "62.5%"
+    assert said["left out"] == "5 of 20 conversations, 62.5% of the trained tokens"
     assert said["optimizer steps"] == "6 (2 per epoch)"
     assert said["rows per epoch, padded"] == "15 of 64 tokens, 84% padding"
-    rates = screen.shown[2].axes[0].get_lines()[0].get_ydata()
+    rates = screen.shown[3].axes[0].get_lines()[0].get_ydata()
     assert len(rates) == 6 and max(rates) <= control.settings.learning_rate == 2e-3
 
 
@@ -339,7 +397,7 @@ def test_the_time_comes_from_the_last_run_and_the_memory_from_the_forecast(
     slider(control, "batch size").value = 64  # more than there are
     assert asked[-1] == control.settings and asked[-1].per_device_train_batch_size == 64
     said = facts(screen)
-    assert said["memory per rank"] == "about 0.2 GiB, 1 available"
+    assert said["memory"] == "needs about 0.2 GiB per rank; 1 GiB free here"
     assert said["time"].startswith("about 3 min")  # 4 epochs of 40 x 100 at 100 per second
 
 
@@ -362,12 +420,12 @@ def test_01_forecasts_what_02_would_with_its_defaults(
     control = controls.block_size(TokenizeSettings(block_size=280), ROWS)
     for size in (280, 64):
         slider(control, "block size").value = size
-        said = lines(screen.shown[1])
+        said = lines(screen.shown[2])
         kept, _ = selection.fit(ROWS, size)
         controls.training(plain, kept.length, kept.trained, manifest(size))
         by = "corrected by run took1.5" if correction > 1 else "not measured yet"
         wanted = lines(screen.shown[-2])
-        assert said["memory per rank"] == f"{wanted['memory per rank']}; {by}"
+        assert said["memory"] == f"{wanted['memory']}; {by}"
         assert said["largest micro-batch"] == f"{wanted['largest micro-batch']}; 02 starts with 16"
         assert ("all times 1.50" in wanted["correction"]) == (correction > 1)
 
@@ -379,16 +437,16 @@ def test_01_says_what_will_not_fit_and_what_is_not_a_model(
     monkeypatch.setattr(machine, "available_gib", lambda: 0.1)
     controls.block_size(TokenizeSettings(), ROWS)
     said = lines(screen.shown[-2])
-    assert said["memory per rank"].startswith("DOES NOT FIT: about ")
-    assert said["memory per rank"].endswith(" GiB, 0.1 available; not measured yet")
+    assert said["memory"].startswith("DOES NOT FIT: needs about ")
+    assert said["memory"].endswith(" GiB per rank; 0.1 GiB free here; not measured yet")
     assert said["largest micro-batch"] == "about 0 conversations; 02 starts with 16"
     for gib, shown in ((4.0, True), (6.0, False)):
         found = forecast.Forecast({}, 24.0, 9, host={"loading": 5.0}, host_gib=gib)
-        assert ("memory of the host" in dict(controls._in_brief(found, 16))) == shown
+        assert ("memory of the host" in dict(controls._in_brief(found, 16)[0])) == shown
     (home / "tokens").mkdir(exist_ok=True)
     controls.block_size(TokenizeSettings(model_name_or_path="tokens"), ROWS)
     said = lines(screen.shown[-2])
-    assert said["memory per rank"].startswith("unknown: tokens ")
+    assert said["memory"].startswith("unknown: tokens ")
     assert "largest micro-batch" not in said
 
 

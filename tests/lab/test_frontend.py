@@ -36,6 +36,23 @@ def test_widgets_are_shown_only_where_somebody_can_move_them(
     frontend.unattended.cache_clear()
     assert outputs[0]["text/plain"] == "(a slider)"
     assert ("application/vnd.jupyter.widget-view+json" in outputs[0]) != expected
+    assert ("text/html" in outputs[0]) != expected
+    assert len(outputs) == (1 if expected else 2)
+
+
+def test_a_notebook_that_is_opened_again_says_how_to_get_the_widgets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Below the widget, hidden as long as that is alive; in its place where nothing is trusted."""
+    outputs = Outputs()
+    monkeypatch.setattr(frontend, "display", outputs)
+    monkeypatch.setattr(frontend, "unattended", lambda: False)
+    frontend.show(ipywidgets.IntSlider(), "(a slider)", "the <dials>")
+    shown, note = outputs
+    assert shown["text/html"] == "<p>Run this cell to get the &lt;dials&gt;.</p>"
+    hidden = '<p class="neoxkit-note" style="display:none">'
+    assert note.html.startswith(f"{hidden}Run this cell to get the &lt;dials&gt;.</p>")
+    assert note.text == ""
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def wait_until(true: Callable[[], object], tab: lab_driver.Notebook) -> None:
 def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab = opened("01_tokenize", train_file="data/hostile.txt", dataset="hostile", block_size=280)
     tab.run_all()
-    tab.wait_for("tokenized.save(", "Tokenized conversations")
+    tab.wait_for("data.save(", "Tokenized conversations")
     written = home / "data" / "tokenized" / "hostile" / "manifest.json"
     in_the_browser = files.read_json(written)
     papermill("01_tokenize", train_file="data/hostile.txt", dataset="hostile")
@@ -105,12 +105,12 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
     tab.outputs(pages).locator(".noUi-handle").focus()
     tab.page.keyboard.press("ArrowRight")
     tab.wait_for(pages, "line 4:")
-    for part in ("audit.audit(", "tokenized.save("):  # cells that were run with 280
+    for part in ("audit.audit(", "data.save("):  # cells that were run with 280
         tab.run(part)
         tab.wait_for(part, "block_size: the dial says 64, the cells below it were run with 280")
     assert files.read_json(written) == in_the_browser
     tab.run("fitted = selection.fit_sides", "notebook:run-all-below")  # the remedy
-    tab.wait_for("tokenized.save(", "Tokenized conversations")
+    tab.wait_for("data.save(", "Tokenized conversations")
     tab.wait_for("fitted = selection.fit_sides", "longer than 64 tokens")
     assert files.read_json(written)["block_size"] == 64
     assert tab.faults == []
@@ -118,6 +118,7 @@ def test_01_dials_pages_and_escapes(home: Path, opened: Open) -> None:
 
 
 DIALS = "controls.training("
+LABELS = ["learning rate", "block size", "batch size", "accumulation"]
 
 
 def turn(tab: lab_driver.Notebook, number: int, text: str) -> None:
@@ -130,7 +131,7 @@ def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, open
     tab = opened("02_train", dataset="small", run="dialled", max_steps=4, eval_steps=4)
     tab.run(WATCH, "notebook:run-all-above")
     tab.wait_for("command.deepspeed_command(", "--learning_rate 0.002")
-    rows = tab.outputs(DIALS).locator(".widget-vbox > .widget-hbox")
+    rows = tab.outputs(DIALS).locator(".widget-vbox > .widget-hbox")  # the last are the buttons
     fields = tab.outputs(DIALS).locator("input[type=text]")
     turn(tab, 0, "10")
     rows.nth(0).get_by_text("learning_rate: must be at most 1, got 10").wait_for()
@@ -140,7 +141,7 @@ def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, open
     tab.outputs(DIALS).locator(".noUi-handle").nth(2).focus()
     tab.page.keyboard.press("ArrowRight")
     tab.wait_for(DIALS, "per_device_train_batch_size: 16 → 32")
-    assert rows.all_inner_texts() == ["learning rate", "block size", "batch size", "accumulation"]
+    assert [text.splitlines()[0] for text in rows.all_inner_texts()[:4]] == LABELS
     turn(tab, 0, "5e-4")
     tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0005")
     tab.run(WATCH, "notebook:run-all-below")
@@ -154,11 +155,141 @@ def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, open
     tab.wait_until_idle()
     tab.run(WATCH)
     tab.wait_for(WATCH, "turn the dial learning_rate to 0.0005 and per_device_train_batch_size to")
-    turn(tab, 0, "0.0005")
-    turn(tab, 2, "32")
+    tab.wait_for(DIALS, "this run was started with learning_rate 0.0005 (here 0.002), ")
+    tab.outputs(DIALS).get_by_role("button", name="As it was started").press("Space")
     tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0005; per_device_train_batch_size: 16 → 32")
     tab.run(WATCH)
     tab.wait_for(WATCH, "finished · rate 0.0005 · batch 32 · block 280")
+    assert tab.faults == []
+    tab.close()
+
+
+def announced(tab: lab_driver.Notebook, part: str, role: str, name: str) -> str | None:
+    """Return what a screen reader says of a control's value, found by its role and name."""
+    found = tab.outputs(part).get_by_role(role, name=name, exact=True)
+    return found.get_attribute("aria-valuetext") if role == "slider" else found.input_value()
+
+
+def focused(tab: lab_driver.Notebook) -> str:
+    """Return the name that a screen reader gives the control with the focus."""
+    return tab.page.evaluate("""(() => {
+        const at = document.activeElement;
+        return at.ariaLabel ?? at.labels?.[0]?.textContent ?? (at.textContent || at.title);
+    })()""")
+
+
+def test_every_dial_of_02_has_a_name_and_needs_no_mouse(opened: Open) -> None:
+    tab = opened("02_train", dataset="small", run="by-keyboard")
+    tab.run(DIALS, "notebook:run-all-above")
+    tab.run(DIALS)
+    tab.wait_for(DIALS, "as the parameters say")
+    tab.wait_until_idle()
+    typed = [f"{label}: type any value, then Enter" for label in LABELS]
+    values = ["0.002", "0", "16", "1"]
+    assert [announced(tab, DIALS, "slider", label) for label in LABELS] == values
+    assert [announced(tab, DIALS, "textbox", name) for name in typed] == values
+    tab.outputs(DIALS).get_by_role("slider", name=LABELS[0]).focus()
+    reached = [focused(tab)]
+    for _ in range(8):
+        tab.page.keyboard.press("Tab")
+        reached.append(focused(tab))
+    pairs = zip(LABELS, typed, strict=True)
+    assert reached == [*(name for pair in pairs for name in pair), "Reset"]
+    steps = [("ArrowLeft", "0.001"), ("ArrowUp", "64"), ("ArrowRight", "32"), ("End", "256")]
+    for label, name, (key, value) in zip(LABELS, typed, steps, strict=True):
+        tab.outputs(DIALS).get_by_role("slider", name=label).press(key)
+        wait_until(
+            lambda name=name, value=value: announced(tab, DIALS, "textbox", name) == value, tab
+        )
+        assert announced(tab, DIALS, "slider", label) == value
+    for label, name, value in zip(LABELS, typed, ["0.0003", "77", "5", "3"], strict=True):
+        field = tab.outputs(DIALS).get_by_role("textbox", name=name)
+        field.fill(value)
+        field.press("Enter")
+        wait_until(
+            lambda label=label, value=value: announced(tab, DIALS, "slider", label) == value, tab
+        )
+    tab.wait_for(DIALS, "learning_rate: 0.002 → 0.0003; block_size: 0 → 77; ")
+    field.fill("0")
+    field.press("Enter")
+    tab.outputs(DIALS).get_by_role("alert").get_by_text("must be at least 1").wait_for()
+    tab.outputs(DIALS).get_by_role("button", name="Reset").press("Space")
+    tab.wait_for(DIALS, "as the parameters say")
+    assert [announced(tab, DIALS, "slider", label) for label in LABELS] == values
+    assert tab.faults == []
+    tab.close()
+
+
+@pytest.mark.parametrize("files_shown", [True, False])
+def test_the_dials_their_cost_and_their_curve_are_on_one_screen(
+    opened: Open, files_shown: bool
+) -> None:
+    tab = opened("02_train", dataset="small", run="one-screen")
+    tab.page.set_viewport_size({"width": 1280, "height": 800})
+    tab.run(DIALS, "notebook:run-all-above")
+    tab.run(DIALS)
+    tab.wait_for(DIALS, "as the parameters say")
+    tab.outputs(DIALS).locator("img").wait_for()
+    if not files_shown:
+        tab.command("application:toggle-left-area")
+    tab.page.wait_for_timeout(1000)
+    cell = tab.page.locator(".jp-Cell").nth(tab.number(DIALS)).bounding_box()
+    screen = tab.page.locator(".jp-WindowedPanel-outer").bounding_box()
+    assert cell and screen and cell["height"] <= screen["height"]
+    tab.close()
+
+
+def test_a_reopened_notebook_shows_what_it_can_and_says_how_to_get_the_dials(
+    home: Path, opened: Open
+) -> None:
+    tab = opened("02_train", dataset="small", run="reopened", max_steps=4, eval_steps=4)
+    tab.run_all()
+    tab.wait_for("papermill_command()", "neoxkit run")
+    tab.wait_until_idle()
+    note, broken = "Run this cell to get the dials.", "Error displaying widget"
+    shown = tab.outputs(DIALS)
+    assert note not in shown.inner_text() and shown.get_by_role("slider").count() == 4
+    tab.outputs(DIALS).get_by_role("slider", name="batch size").press("ArrowRight")
+    tab.wait_for(DIALS, "per_device_train_batch_size: 16 → 32")
+    pictures = [tab.picture(part) for part in (DIALS, WATCH)]
+    tab.command("docmanager:save")
+    saved = home / "notebooks" / "02_train-reopened.ipynb"
+    wait_until(lambda: "16 → 32" in saved.read_text(), tab)
+    tab.restart_kernel()
+    tab.wait_for(DIALS, note)  # the old dials would do nothing
+    assert not shown.get_by_role("slider").first.is_visible()
+    tab.close()
+    back = opened("02_train-reopened")
+    back.wait_for(DIALS, note)
+    text = back.outputs(DIALS).inner_text()
+    assert "per_device_train_batch_size: 16 → 32" in text and "optimizer steps" in text
+    assert broken not in back.page.locator(".jp-Notebook").inner_text()
+    assert [back.picture(part) for part in (DIALS, WATCH)] == pictures and all(pictures)
+    back.wait_for(WATCH, "finished")
+    back.run(DIALS, "notebook:run-all-above")
+    back.run(DIALS)
+    back.outputs(DIALS).get_by_role("slider", name="batch size").wait_for()
+    assert note not in back.outputs(DIALS).inner_text()
+    back.close()
+
+
+def test_the_pages_of_01_have_names_and_need_no_mouse(opened: Open) -> None:
+    pages = "data.pages("
+    tab = opened("01_tokenize", train_file="data/small.txt", dataset="paged")
+    tab.run(pages, "notebook:run-all-above")
+    tab.run(pages)
+    number = tab.outputs(pages).get_by_role("slider", name="conversation", exact=True)
+    number.wait_for()
+    tab.wait_until_idle()
+    assert tab.outputs(pages).get_by_role("combobox", name="show").count() == 1
+    dial = tab.outputs("controls.block_size(").get_by_role("slider", name="block size")
+    assert dial.get_attribute("aria-valuetext") == "280"
+    number.press("ArrowRight")
+    wait_until(lambda: number.get_attribute("aria-valuetext") == "2", tab)
+    tab.outputs(pages).get_by_role("button", name="Next conversation").press("Space")
+    wait_until(lambda: number.get_attribute("aria-valuetext") == "3", tab)
+    tab.outputs(pages).get_by_role("button", name="Previous conversation").press("Enter")
+    wait_until(lambda: number.get_attribute("aria-valuetext") == "2", tab)
     assert tab.faults == []
     tab.close()
 

@@ -33,16 +33,16 @@ def page_of(row: Any) -> view.View:
 def test_it_begins_at_the_first_conversation_and_turns_pages(shown: Outputs) -> None:
     pager = pages(shown)
     assert "the training set: 5" in shown[0]["text/plain"]
-    assert shown[1] == page_of(TRAIN[0]) and pager.number.max == 5
+    assert shown[-1] == page_of(TRAIN[0]) and pager.number.max == 5
     back, on = pager.box.children[1].children[1:]
     on.click()
-    assert shown[1] == page_of(TRAIN[1])
+    assert shown[-1] == page_of(TRAIN[1])
     pager.number.value = 5
-    assert shown[1] == page_of(TRAIN[4])
+    assert shown[-1] == page_of(TRAIN[4])
     on.click()  # there is no sixth
-    assert shown[1] == page_of(TRAIN[4]) and pager.number.value == 5
+    assert shown[-1] == page_of(TRAIN[4]) and pager.number.value == 5
     back.click()
-    assert shown[1] == page_of(TRAIN[3])
+    assert shown[-1] == page_of(TRAIN[3])
 
 
 def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
@@ -57,13 +57,13 @@ def test_each_finding_leads_to_its_conversations(shown: Outputs) -> None:
             if len(rows):
                 pager.number.value = pager.number.max
                 pager.kind.value = name
-                assert shown[1] == page_of(rows[0])
+                assert shown[-1] == page_of(rows[0])
                 assert (pager.number.value, pager.number.max) == (1, len(rows))
 
 
 def test_the_longer_kind_after_a_shorter_one_pages_on(shown: Outputs) -> None:
     pager = pages(shown)
     pager.kind.value = "training set: repeats another one exactly"
-    assert pager.number.max == 1 and shown[1] == page_of(TRAIN[1])
+    assert pager.number.max == 1 and shown[-1] == page_of(TRAIN[1])
     pager.kind.value = "the training set"
-    assert pager.number.max == 5 and shown[1] == page_of(TRAIN[0])
+    assert pager.number.max == 5 and shown[-1] == page_of(TRAIN[0])

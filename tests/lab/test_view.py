@@ -10,9 +10,9 @@ import pytest
 from neoxkit.data import audit
 from neoxkit.data.places import NO_PLACES
 from neoxkit.data.table import Encoded
-from neoxkit.lab import data, evaluation, view
+from neoxkit.lab import data, evaluation, training, view
 from neoxkit.lab.view import View
-from neoxkit.settings import TrainSettings
+from neoxkit.settings import CompareSettings, TrainSettings
 
 # Markup, ANSI colours, bidi controls, NUL, DEL, C1, private use, half a character, zero width.
 NASTY = {
@@ -102,14 +102,34 @@ def test_without_warnings_an_alert_takes_no_room() -> None:
     assert line + view.alert([]) == view.NOTHING + line == line
 
 
-def test_settings_table_marks_what_was_changed() -> None:
-    shown = view.settings_table(TrainSettings(run="<b>".strip("<>"), learning_rate=1e-5))
-    html, text = both(shown)
-    lines = text.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(TrainSettings().as_dict())
-    changed = [line.split()[0] for line in lines if " changed " in line]
-    assert changed == ["run", "learning_rate"]
-    assert "1e-05" in html and "1e-05" in text
+def test_settings_table_shows_what_differs_and_folds_the_rest() -> None:
+    given = TrainSettings(run="b")
+    shown = view.settings_table(given.replace(learning_rate=1e-5), given, ["a note"])
+    names = list(TrainSettings().as_dict())
+    head, _, folded = shown.html.partition("<details><summary>")
+    assert re.findall(r"<tr><td[^>]*>(.*?)</td>", head) == ["run", "learning_rate"]
+    assert folded.startswith(f"the other {len(names) - 2} settings have their defaults</summary>")
+    rest = re.findall(r"<tr><td[^>]*>(.*?)</td>", folded)
+    assert rest == [name for name in names if name not in ("run", "learning_rate")]
+    table, count, note = shown.text.split("\n\n")
+    lines = [re.split("  +", line) for line in table.splitlines()[1:]]
+    assert [line[:3] for line in lines] == [
+        ["run", "'b'", "changed"], ["learning_rate", "1e-05", "by the base"],
+    ]  # fmt: skip
+    assert count == f"(the other {len(names) - 2} settings have their defaults)"
+    assert note == "- a note"
+
+
+def test_settings_table_counts_defaults() -> None:
+    plain = view.settings_table(CompareSettings())
+    assert plain.text == "(all 3 settings have their defaults)"
+    assert plain.html.count("<tr>") == 3
+
+
+def test_what_is_off_says_so_in_a_sentence_that_names_its_parameter() -> None:
+    plain = TrainSettings()
+    assert training.probe(plain).text == "No probe: probe_steps is 0."
+    assert training.range_test(plain).text == "No range test: range_test_steps is 0."
 
 
 class Letters:
@@ -263,7 +283,10 @@ def test_tasks_carry_their_errors() -> None:
     text = evaluation.tasks({"tasks": {"base": [base], "tuned": [tuned]}}).text
     assert text.splitlines()[1].split()[-5:] == ["0.5000", "0.5000", "±", "0.0123", "1,234"]
     assert "higher is better" in text
-    assert evaluation.tasks({"tasks": {"base": [], "tuned": []}}).text == "No tasks were named."
+    assert (
+        evaluation.tasks({"tasks": {"base": [], "tuned": []}}).text
+        == "No standard tasks: tasks is empty."
+    )
 
 
 class Display:

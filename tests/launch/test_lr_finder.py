@@ -54,7 +54,7 @@ def test_a_curve_without_a_clear_descent_suggests_nothing() -> None:
 
 def test_no_range_test_is_run_unless_asked_for(home: Path) -> None:
     assert lr_finder.find(BASE, lambda label: silent) is None
-    assert "set range_test_steps" in training.learning_rates(None).text
+    assert "range_test_steps is 0" in training.learning_rates(None).text
     assert lr_finder.try_suggestion(BASE, None, lambda label: silent) == []
     assert training.short_runs([]).text == ""
 

@@ -19,6 +19,8 @@ from neoxkit.launch import command, forecast, measured
 from neoxkit.models import model_names, rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
+Row = tuple[str, str]
+
 _BLOCK_SIZES = (64, 96, 128, 192, 256, 280, 384, 512, 768, 1024, 1536, 2048)
 _POWERS = tuple(2**i for i in range(9))
 _RATES = (*(float(f"{m}e{e}") for e in range(-6, -2) for m in (1, 2, 5)), 1e-2)
@@ -32,29 +34,39 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     last = measured.last_run(base, machine.num_ranks(planned)) or measured.last_run(base)
     unknown = _unknown(base)
 
-    def memory(counts: selection.Counts, limit: int) -> list[tuple[str, str]]:
+    def memory(counts: selection.Counts, limit: int) -> tuple[list[Row], list[Row]]:
         if unknown:
-            return [("memory per rank", unknown)]
+            return [("memory", unknown)], []
         found = forecast.forecast(planned, base, counts, limit, forecast.here(planned), last)
         return _in_brief(found, planned.per_device_train_batch_size)
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, figure.Picture]:
         too_long = "drop" if chosen.too_long == "error" else chosen.too_long
         _, counts = selection.fit(encoded, chosen.block_size, too_long)
-        rows = [
-            *counts.rows(),
-            *_rows(counts, chosen.block_size),
+        needs, more = memory(counts, chosen.block_size)
+        counted = counts.rows()
+        shown = [
+            *(row for row in counted if not row[0].endswith("tokens kept")),
             ("time per epoch", _time(last, counts.tokens)),
-            *memory(counts, chosen.block_size),
+            *needs,
         ]
-        return view.table(rows), data.length_histogram(encoded.length, chosen.block_size)
+        rest = [row for row in counted if row not in shown]
+        rest += [*_rows(counts, chosen.block_size), *more]
+        picture = data.length_histogram(encoded.length, chosen.block_size)
+        return _folded(shown, rest), picture
 
     values = [v for v in _BLOCK_SIZES if v < longest] + [longest] if longest >= 8 else []
     dial = Dial("block size", values, settings.block_size)
     return Controls(settings, {"block_size": dial}, consequences).show()
 
 
-def _rows(counts: selection.Counts, block_size: int) -> list[tuple[str, str]]:
+def _folded(shown: Sequence[Row], rest: Sequence[Row]) -> View:
+    """Make a table whose second part is folded; plain text has all of it."""
+    more = view.details("how this is made up", view.table(rest))
+    return View(view.table(shown).html + more.html, view.table([*shown, *rest]).text)
+
+
+def _rows(counts: selection.Counts, block_size: int) -> list[Row]:
     """Return the rows per epoch, packed and padded to the block size."""
     padding = 1 - counts.tokens / max(counts.kept * block_size, 1)
     packed = math.ceil(counts.tokens / block_size)
@@ -70,6 +82,15 @@ def _time(last: measured.Measured | None, num_tokens: float) -> str:
     return last.time(num_tokens) if last else never
 
 
+def _left_out(counts: selection.Counts) -> str:
+    """Say how many conversations are longer than the block size, and what is lost with them."""
+    left = counts.read - counts.kept
+    if not left:
+        return f"nothing: all {counts.read:,} conversations are trained on"
+    lost = counts.trained_tokens_lost / max(counts.trained_tokens + counts.trained_tokens_lost, 1)
+    return f"{left:,} of {counts.read:,} conversations, {lost:.1%} of the trained tokens"
+
+
 def _unknown(base: str) -> str:
     """Say why a base can't be forecast; empty if it can (a folder may hold a tokenizer alone)."""
     try:
@@ -79,18 +100,33 @@ def _unknown(base: str) -> str:
     return ""
 
 
-def _in_brief(found: forecast.Forecast, size: int) -> list[tuple[str, str]]:
-    """Return the rows for 01: a forecast without its parts, and the host only if it is too small.
+def _needs(found: forecast.Forecast) -> list[Row]:
+    """Return what a rank needs and what is free here, in words; the host only if it is too small.
+
+    >>> _needs(forecast.Forecast({"weights": 3.1}, 14.6, 9))
+    [('memory', 'needs about 3.1 GiB per rank; 14.6 GiB free here')]
+    """
+    need, free = f"needs about {machine.in_short(found.gib)} GiB per rank", found.device_gib
+    misfit = forecast.MISFIT if free is not None and found.gib > free else ""
+    beside = "" if free is None else f"; {free:.3g} GiB free here"
+    return [("memory", f"{misfit}{need}{beside}"), *_host(found, too_small=True)]
+
+
+def _host(found: forecast.Forecast, too_small: bool) -> list[Row]:
+    """Return the row about the host's memory, if there is one and it is too small, or is not."""
+    return [row for row in found.rows()[4:] if row[1].startswith(forecast.MISFIT) is too_small]
+
+
+def _in_brief(found: forecast.Forecast, size: int) -> tuple[list[Row], list[Row]]:
+    """Return 01's rows about memory: those to show, and those to fold.
 
     `size` is the micro-batch that 02 starts with.
     """
-    (name, said), _, _, (largest, conversations), *host = found.rows()
+    (name, said), *host = _needs(found)
     by = f"corrected by run {found.run}" if found.run else "not measured yet"
-    return [
-        (name, f"{said}; {by}"),
-        (largest, f"{conversations}; 02 starts with {size}"),
-        *(row for row in host if row[1].startswith(forecast.MISFIT)),
-    ]
+    largest, conversations = found.rows()[3]
+    shown = [(name, f"{said}; {by}"), *host]
+    return shown, [(largest, f"{conversations}; 02 starts with {size}")]
 
 
 def _num_cycles(settings: TrainSettings) -> float:
@@ -128,28 +164,34 @@ def training(
             chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps * ranks
         )
         a_step = min(conversations, kept) * counts.tokens / max(kept, 1)
-        lost = counts.trained_tokens_lost / max(all_trained.sum(), 1)
         packed, padded = _rows(counts, limit)
+        found = forecast.forecast(chosen, base, counts, limit, forecast.here(chosen), last)
+        rate = ("learning rate", rates.beside(chosen.learning_rate, fit))
+        doubtful = bool(rates.doubt(chosen.learning_rate, fit))
         more = "" if conversations <= kept else ", all there are"
         own = "" if chosen.block_size else " (the dataset's)"
-        rows = [
-            ("learning rate", rates.beside(chosen.learning_rate, fit)),
-            ("block size", f"{limit:,} tokens{own}"),
-            ("conversations trained on", f"{kept:,} of {counts.read:,}"),
-            ("trained tokens left out", f"{lost:.1%}"),
-            packed if chosen.layout == "packed" else padded,
+        shown = [
+            *([rate] * doubtful),
             ("optimizer steps", f"{steps:,} ({an_epoch:,} per epoch)"),
+            ("time", _time(last, steps * a_step)),
+            *_needs(found),
+            ("left out", _left_out(counts)),
+        ]
+        rest = [
+            *([rate] * (not doubtful)),
+            ("block size", f"{limit:,} tokens{own}"),
+            packed if chosen.layout == "packed" else padded,
             (
                 "effective batch (one step)",
                 f"{conversations:,} conversations{more}, about {a_step:,.0f} tokens, "
                 f"{ranks} rank(s)",
             ),
-            ("time", _time(last, steps * a_step)),
-            *forecast.forecast(chosen, base, counts, limit, forecast.here(chosen), last).rows(),
+            *found.rows()[1:4],
+            *_host(found, too_small=False),
         ]
         kind, cycles = chosen.lr_scheduler_type, _num_cycles(chosen)
         planned = schedule(steps, chosen.learning_rate, chosen.warmup_steps, kind, cycles)
-        return view.table(rows), schedule_figure(planned, an_epoch)
+        return _folded(shown, rest), schedule_figure(planned, an_epoch)
 
     longest = int(all_lengths.max())
     sizes = [0] + [v for v in _BLOCK_SIZES if v < longest]
@@ -162,4 +204,10 @@ def training(
             ("gradient_accumulation_steps", "accumulation", _POWERS),
         )
     }
-    return Controls(settings, dials, consequences, partial(command.complete, first=first)).show()
+    return Controls(
+        settings,
+        dials,
+        consequences,
+        partial(command.complete, first=first),
+        partial(command.started_with, settings),
+    ).show()

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 import numpy as np
-from IPython.display import display
+from IPython.display import Markdown, display
 from matplotlib.ticker import MaxNLocator
 
+from neoxkit import paths
+from neoxkit.data import tokenized
 from neoxkit.data.audit import Check, Finding
 from neoxkit.data.places import NO_PLACES, Places
 from neoxkit.data.table import Encoded, Table
@@ -37,8 +39,10 @@ class Pager:
         wide = {"style": {"description_width": "8em"}, "layout": {"width": "36em"}}
         self.kind = widgets.Dropdown(options=options, description="show", **wide)
         self.number = widgets.IntSlider(min=1, max=1, description="conversation", **wide)
-        back, on = (widgets.Button(description=text, layout={"width": "3em"}) for text in "◀▶")
-        back.tooltip, on.tooltip = "previous", "next"
+        back, on = (
+            widgets.Button(description=f"{way} conversation", layout={"width": "auto"})
+            for way in ("Previous", "Next")
+        )
         back.on_click(lambda _: self._step(-1))
         on.on_click(lambda _: self._step(1))
         self.box = widgets.VBox([self.kind, widgets.HBox([self.number, back, on])])
@@ -49,7 +53,8 @@ class Pager:
 
     def show(self) -> "Pager":
         """Display the widgets and the first conversation; return itself."""
-        frontend.show(self.box, f"(with a kernel: pages through {self.kind.options[0][0]})")
+        pages = f"(with a kernel: pages through {self.kind.options[0][0]})"
+        frontend.show(self.box, pages, "the pages")
         self._handle = display(self.page(), display_id=True)
         return self
 
@@ -124,6 +129,15 @@ def _pieces(
             waiting = []
 
 
+def save(
+    train: Table, evaluation: Table, manifest: dict[str, Any], notes: Sequence[str]
+) -> Markdown:
+    """Write a dataset and show its card, below the notes."""
+    folder = paths.tokenized(manifest["settings"]["dataset"])
+    tokenized.save(train, evaluation, folder, manifest)
+    return Markdown("\n\n".join([*notes, tokenized.card(manifest)]))
+
+
 def findings(found: Sequence[Finding]) -> View:
     """Show what is worth a look, with the number of conversations in each set and their lines."""
     sides = list(found[0].rows)
@@ -153,7 +167,7 @@ def audit(checks: Sequence[Check]) -> View:
 
 def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Picture:
     """Draw the lengths of the conversations (tokens), and which exceed the block size."""
-    figure, axes = new_figure()
+    figure, axes = new_figure(2.0)
     values = np.asarray(lengths)
     shown = max(_most_shown(values), block_size)
     edges = np.linspace(0, shown * 1.05, 60)

@@ -18,6 +18,8 @@ from neoxkit.lab import figure, frontend, view
 from neoxkit.lab.view import View
 
 BELOW_THE_DIAL = "Keep, cut, drop"  # the heading in 01
+AS_STARTED = "As it was started"  # a button
+RUN_WAS = "this run was started with "
 _GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+")  # 1,024, as the tables write it
 
 
@@ -38,8 +40,9 @@ class Dial:
         )
         self.field = widgets.Text(
             value=str(value),
-            tooltip=f"{label}: type any other value, then Enter",
+            description=f"{label}: type any value, then Enter",  # for screen readers alone
             continuous_update=False,
+            style={"description_width": "0"},
             layout={"width": "8em"},
         )
         self.mistake = widgets.HTML(layout={"flex": "1 1 0%", "min_width": "8em"})
@@ -63,7 +66,8 @@ class Dial:
         self._quiet = True
         self.field.value = str(self.slider.value)
         self._quiet = False
-        self.mistake.value = f'<div style="line-height:1.3">{html}</div>'  # 28 px in a widget
+        # A line is 28 px high in a widget; a screen reader announces an alert at once.
+        self.mistake.value = f'<div role="alert" style="line-height:1.3">{html}</div>'
 
     def put(self, value: Any) -> None:
         """Set a value; one that the slider does not have yet is added."""
@@ -86,10 +90,13 @@ class Controls:
         dials: Mapping[str, Dial],
         consequences: Callable[[Any], tuple[View, figure.Picture]],
         complete: Callable[[Any], Any] = lambda settings: settings,
+        started: Callable[[], Settings | None] = lambda: None,
     ) -> None:
-        """`complete` replaces a typed value that stands for another (0: by the base)."""
+        """`complete` replaces a typed value that stands for another (0: by the base); `started`
+        returns the settings that the run was started with, if it would go on."""
         self.settings = self._given = settings
         self._dials, self._consequences, self._complete = dials, consequences, complete
+        self._started = started
         self._handles: tuple[Any, Any] | None = None
         for name, dial in dials.items():
             dial.on_change(partial(self._moved, name), partial(self._typed, name))
@@ -97,21 +104,29 @@ class Controls:
             description="Reset", tooltip="Restore the values of the parameters cell"
         )
         reset.on_click(lambda _: self.reset())
-        self.box = widgets.VBox([*(d.box for d in dials.values()), reset])
+        self._again = widgets.Button(
+            description=AS_STARTED, tooltip="Turn the dials to what the run was started with"
+        )
+        self._again.on_click(lambda _: self._put(started() or self.settings))
+        buttons = widgets.HBox([reset, self._again])
+        self.box = widgets.VBox([*(d.box for d in dials.values()), buttons])
 
     def show(self) -> "Controls":
         """Display the sliders, their consequences and the picture; return itself."""
         names = ", ".join(f"{n} {getattr(self.settings, n)}" for n in self._dials)
-        frontend.show(self.box, f"(dials, with a kernel: {names})")
         table, picture = self._views()
+        frontend.show(self.box, f"(dials, with a kernel: {names})", "the dials")
         self._handles = (display(table, display_id=True), display(picture, display_id=True))
         return self
 
     def reset(self) -> None:
         """Restore the values of the parameters cell."""
+        self._put(self._given)
+
+    def _put(self, settings: Settings) -> None:
         self._forget_mistakes()
         for name, dial in self._dials.items():
-            dial.put(getattr(self._given, name))
+            dial.put(getattr(settings, name))
 
     def overrides(self) -> dict[str, tuple[Any, Any]]:
         """Return what the sliders changed: name -> (parameter, now)."""
@@ -158,11 +173,17 @@ class Controls:
     def _views(self) -> tuple[View, figure.Picture]:
         table, picture = self._consequences(self.settings)
         changed = [f"{n}: {old} → {new}" for n, (old, new) in self.overrides().items()]
-        says = (
-            "differs from the parameters: " + "; ".join(changed)
-            if changed
-            else "as the parameters say"
-        )
-        line = self.settings.papermill_command()
-        html = f"{table.html}<p>{view.escape(says)}</p>{view.command(line).html}"
-        return View(html, f"{table.text}\n{says}\n{line}"), picture
+        differs = f"differs from the parameters: {'; '.join(changed)}"
+        says = [differs if changed else "as the parameters say", *self._unlike_the_start()]
+        line = view.command(self.settings.papermill_command())
+        html = "".join(f'<p style="margin:0">{view.escape(one)}</p>' for one in says)
+        html += table.html + view.details("the command for it, unattended", line).html
+        return View(html, "\n".join([table.text, *says, line.text])), picture
+
+    def _unlike_the_start(self) -> list[str]:
+        """Say how the dials differ from what the run was started with; show or hide the button."""
+        started = self._started()
+        differs = self._differences(started, self.settings) if started else {}
+        self._again.layout.display = None if differs else "none"
+        was = ", ".join(f"{name} {old} (here {now})" for name, (old, now) in differs.items())
+        return [f"{RUN_WAS}{was}; {AS_STARTED!r} turns the dials to it"] if differs else []

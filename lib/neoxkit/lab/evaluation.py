@@ -94,7 +94,7 @@ def tasks(results: Mapping[str, Any]) -> View:
     """Show each task and metric, base beside tuned, with standard errors."""
     base, tuned = results["tasks"]["base"], results["tasks"]["tuned"]
     if not tuned:
-        return sentence("No tasks were named.")
+        return sentence("No standard tasks: tasks is empty.")
     rows = [
         (
             one["task"],

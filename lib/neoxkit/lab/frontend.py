@@ -1,4 +1,4 @@
-"""Find out whether anybody is looking: the browser tabs connected to this kernel."""
+"""Widgets for whoever is looking, and whether anybody is: the tabs connected to this kernel."""
 
 import json
 import os
@@ -10,16 +10,53 @@ import ipywidgets as widgets
 import psutil
 from IPython.display import display
 
+from neoxkit.lab import view
+from neoxkit.lab.view import View
+
 UNATTENDED = {"papermill", "neoxkit", "nbconvert", "jupyter-nbconvert", "jupyter-execute"}
+# JupyterLab shows an error in place of a saved widget whose kernel is gone, and after a restart a
+# widget that does nothing. This note stands below each widget and takes its place then.
+_NOTE = """<p class="neoxkit-note" style="display:none">%s</p><style>
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .neoxkit-note):not(:has(
+.jp-OutputArea-output > .jupyter-widgets:not(.jupyter-widgets-disconnected))) { display: none }
+.jp-OutputArea-child:not(:has(.jp-OutputArea-output > .jupyter-widgets:not(
+.jupyter-widgets-disconnected))) + .jp-OutputArea-child .neoxkit-note { display: block !important }
+</style>"""
+# A slider of ipywidgets has no name, and announces the number of its option instead of its value.
+_NAMES = """<script>(() => {
+const area = document.currentScript.closest('.jp-OutputArea');
+if (!area || area.dataset.named) return;
+area.dataset.named = 'yes';
+const set = (element, name, text) => {
+    if (element.getAttribute(name) !== text) element.setAttribute(name, text);
+};
+const name = () => area.querySelectorAll('.widget-slider').forEach(slider => {
+    const [label, handle, readout] = ['.widget-label', '.noUi-handle', '.widget-readout']
+        .map(part => slider.querySelector(part));
+    set(handle, 'aria-label', label.textContent);
+    set(handle, 'aria-valuetext', readout.textContent);
+    set(readout, 'aria-label', label.textContent);
+    set(readout, 'role', 'textbox');
+});
+const what = {subtree: true, childList: true, attributeFilter: ['aria-valuetext']};
+new MutationObserver(name).observe(area, what);
+name();
+})()</script>"""
 
 
-def show(box: widgets.Widget, text: str) -> None:
+def show(box: widgets.Widget, text: str, what: str = "the widgets") -> None:
     """Display a widget, or only its text where nobody can move it.
 
-    In the HTML of a notebook that papermill executed, a widget is an empty space.
+    In the HTML of a notebook that papermill executed, a widget is an empty space. A notebook that
+    is opened again says how to get `what`; an untrusted one shows no widget, only HTML.
     """
-    bundle = {} if unattended() else box._repr_mimebundle_()
-    display({**bundle, "text/plain": text}, raw=True)
+    if unattended():
+        display({"text/plain": text}, raw=True)
+        return
+    again = f"Run this cell to get {what}."
+    untrusted = {"text/html": view.sentence(again).html, "text/plain": text}
+    display({**box._repr_mimebundle_(), **untrusted}, raw=True)
+    display(View(_NOTE % view.escape(again) + _NAMES, ""))
 
 
 @cache

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from neoxkit import paths
+from neoxkit.data import tokenized
 from neoxkit.lab import view
 from neoxkit.lab.figure import (
     BLUE,
@@ -22,10 +23,13 @@ from neoxkit.lab.figure import (
     label_axes,
     new_figure,
 )
-from neoxkit.lab.view import View
-from neoxkit.launch import lr_finder
+from neoxkit.lab.view import NOTHING, View
+from neoxkit.launch import lr_finder, trials
+from neoxkit.models import sharing
+from neoxkit.runs import card as run_card
 from neoxkit.runs.events import Event, History, read_events, smoothed
 from neoxkit.runs.folder import finished_facts
+from neoxkit.settings import TrainSettings
 
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
@@ -54,7 +58,7 @@ def schedule(
 
 def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     """Draw the learning rate over the run's real steps, epochs marked."""
-    figure, axes = new_figure(2.6)
+    figure, axes = new_figure(1.8)
     axes.plot(np.arange(1, len(rates) + 1), rates, color=GREEN, linewidth=2)
     for epoch in range(steps_an_epoch, len(rates), steps_an_epoch):
         if len(rates) / steps_an_epoch <= 20:
@@ -133,10 +137,37 @@ def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(handles=drawn, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1, 0.97))
 
 
+def conversations(dataset: str) -> tuple[Any, dict[str, Any]]:
+    """Load the training conversations of a dataset, and its manifest."""
+    data, manifest = tokenized.load(paths.tokenized(dataset))
+    return data["train"], manifest
+
+
+def dataset_card(manifest: dict[str, Any]) -> Markdown:
+    """Show a dataset's card."""
+    return Markdown(tokenized.card(manifest))
+
+
+def probe(settings: TrainSettings) -> View:
+    """Run the probe; say if there was none."""
+    trials.probe(settings, view.ProgressBar)
+    return NOTHING if settings.probe_steps else view.sentence("No probe: probe_steps is 0.")
+
+
+def range_test(settings: TrainSettings) -> View:
+    """Run the range test and show its curve, then the short runs at the suggested rates."""
+    found = lr_finder.find(settings, view.ProgressBar)
+    shown = learning_rates(found)
+    if isinstance(shown, View):
+        return shown
+    display(shown)
+    return short_runs(lr_finder.try_suggestion(settings, found, view.ProgressBar))
+
+
 def learning_rates(found: lr_finder.Found | None) -> Picture | View:
     """Draw the range test's loss over the learning rate, with its result; say if there was none."""
     if not found:
-        return view.sentence("No range test: set range_test_steps to make one.")
+        return view.sentence("No range test: range_test_steps is 0.")
     figure, axes = new_figure(3.2)
     axes.plot(found.rates, found.losses, color=BLUE, alpha=0.35, linewidth=1, label="train loss")
     axes.plot(found.rates, found.smooth, color=BLUE, label="smoothed")
@@ -161,8 +192,9 @@ def short_runs(rows: Sequence[tuple[str, str]]) -> View:
     return view.table(rows, header) if rows else view.NOTHING
 
 
-def summary(folder: Path) -> View:
+def summary(run: str) -> View:
     """Show what a finished run took and reached, from its files."""
+    folder = paths.run(run)
     facts = finished_facts(folder)
     loss = facts["eval_loss"]
     starts = [e for e in read_events(folder) if e["event"] == "start"]
@@ -191,6 +223,16 @@ def summary(folder: Path) -> View:
         ]
     )
     return view.alert(facts["warnings"]) + figures
+
+
+def card(run: str) -> View:
+    """Show a run's card."""
+    return view.table(run_card.rows(paths.run(run)))
+
+
+def share(settings: TrainSettings) -> View:
+    """Show that the model answers on its own; push it to the hub if hub_model_id names where."""
+    return view.sentence("; ".join(sharing.share(settings.run, settings.hub_model_id)))
 
 
 def _kernel(start: Mapping[str, Any]) -> str:

@@ -91,8 +91,13 @@ def folded(title: str, text: str) -> View:
     """Fold a longer text behind its title; in plain text, show only the title."""
     if not text:
         return NOTHING
-    body = f'<pre style="overflow-x:auto">{escape(text)}</pre>'
-    return View(f"<details><summary>{escape(title)}</summary>{body}</details>", f"({title})")
+    return details(title, View(f'<pre style="overflow-x:auto">{escape(text)}</pre>', ""))
+
+
+def details(title: str, inside: View) -> View:
+    """Fold a view behind its title; in plain text, show only the title."""
+    summary = f"<summary>{escape(title)}</summary>"
+    return View(f"<details>{summary}{inside.html}</details>", f"({visible(title)})")
 
 
 def command(line: str) -> View:
@@ -108,7 +113,7 @@ def command(line: str) -> View:
 def settings_table(
     settings: Settings, given: Settings | None = None, notes: Sequence[str] = ()
 ) -> View:
-    """Show every setting with its value, its help, and a mark if it differs from its default.
+    """Show the settings that differ from their defaults, with value and help; the rest is folded.
 
     `given`: the settings before those left to the base were filled in. `notes`: sentences to show
     below the table.
@@ -120,7 +125,13 @@ def settings_table(
         (f.name, repr(getattr(settings, f.name)), marks.get(f.name, ""), f.metadata["help"])
         for f in fields(settings)
     ]
-    shown = table(rows, ("setting", "value", "", "what it is"))
+    header = ("setting", "value", "", "what it is")
+    differ, rest = [row for row in rows if row[2]], [row for row in rows if not row[2]]
+    shown = table(differ, header) if differ else NOTHING
+    if rest:
+        count = f"the other {len(rest)}" if differ else f"all {len(rest)}"
+        title = f"{count} settings have their defaults"
+        shown += details(title, table([(name, value, said) for name, value, _, said in rest]))
     return shown + sentences(notes) if notes else shown
 
 

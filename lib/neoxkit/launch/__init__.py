@@ -1,5 +1,4 @@
 """Starting a training: its command, checks and process.
 
-Notebooks use process.start; command.complete, same_weights and deepspeed_command; trials.probe;
-lr_finder.find and try_suggestion.
+Notebooks use process.start; command.complete, same_weights and deepspeed_command.
 """

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxkit import machine, paths
+from neoxkit import files, machine, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError, near
 from neoxkit.models import model_names, rates
-from neoxkit.runs import resuming
-from neoxkit.runs.folder import state_of
+from neoxkit.runs import lock, resuming
+from neoxkit.runs.folder import ARGUMENTS, state_of
 from neoxkit.settings import TINY, TrainSettings
 from neoxkit.training import honoured
 
@@ -149,6 +149,15 @@ def settings_if_any(arguments: Mapping[str, Any], ranks: int = 0) -> TrainSettin
         return settings_of(arguments, ranks)
     except UserError:
         return None
+
+
+def started_with(settings: TrainSettings) -> TrainSettings | None:
+    """Return the settings that the run was started with, if it would go on; else None."""
+    folder = paths.run(settings.run)
+    goes_on = state_of(folder) != "new" or lock.locked_by(folder)
+    if settings.restart or not goes_on or not (folder / ARGUMENTS).is_file():
+        return None
+    return settings_if_any(files.read_json(folder / ARGUMENTS), settings.num_ranks)
 
 
 def as_started(arguments: Mapping[str, Any], ranks: int) -> dict[str, Any]:

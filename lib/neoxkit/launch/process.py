@@ -141,7 +141,7 @@ def start(
     case it is resumed without them. `trial`: the trainer's arguments of a trial (trials.py).
 
     A finished run is not started again: the Training returned has already ended well. Nor is one
-    that this process started and that is still running.
+    that is still running, here or in another process: it is only watched, unless it is a trial.
     """
     asked = checks.check(settings, dialled or {}, **trial)
     folder = asked.folder
@@ -149,6 +149,10 @@ def start(
     if own and own.poll() is None:
         resuming.refuse_changes(asked)
         return own
+    if lock.locked_by(folder) and not trial and not settings.restart:
+        if (folder / ARGUMENTS).is_file():
+            resuming.refuse_changes(asked)
+        return attach(settings.run)
     lock.refuse_locked(folder)
     state = state_of(folder)
     if settings.restart and state != "new":

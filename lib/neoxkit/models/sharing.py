@@ -65,7 +65,9 @@ def share(run: str, hub_model_id: str = "") -> list[str]:
     asked = f"asked {QUESTION!r} by a plain pipeline"
     lines = [f"{asked}, {paths.short(model)} says: {answer(model, names)!r}"]
     lines.append(
-        f"pushed to {push(model, hub_model_id)}" if hub_model_id else "not pushed anywhere"
+        f"pushed to {push(model, hub_model_id)}"
+        if hub_model_id
+        else "not pushed anywhere: hub_model_id is empty"
     )
     return lines
 

@@ -1,4 +1,4 @@
 """One folder per run: its files, events, lock, checkpoints and card, and checks for resuming.
 
-Notebooks use card.rows and resuming.replaced.
+Notebooks use resuming.replaced.
 """
