@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from transformers import TrainingArguments, get_scheduler
 
 from neoxkit.evaluation import compare_runs
-from neoxkit.lab import comparison, data, evaluation, training
-from neoxkit.runs.events import History, smoothed
+from neoxkit.lab import comparison, data, evaluation, training, view
+from neoxkit.runs.events import History, append_event, smoothed
 
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -234,6 +235,59 @@ def test_comparison_bars_are_the_numbers_of_the_evaluation() -> None:
     assert [bar.get_height() for bar in right.patches] == [25.0, 25.0, 75.0, 75.0]
     assert {text.get_text() for text in right.texts} == {"1/4", "3/4"}
     assert math.isclose(right.get_ylim()[0], 0)
+
+
+def evaluated_pair(folder: Path, conversations: int) -> Any:
+    """A stand-in for evaluate.Evaluation: both models' losses, one token a conversation."""
+    base = [np.array([2.0 + i / 9]) for i in range(conversations)]
+    return SimpleNamespace(folder=folder, losses=lambda: (base, [loss - 0.5 for loss in base]))
+
+
+def depth(low: float | None, high: float | None) -> dict[str, Any]:
+    one = {"name": "1", "base": 2.0, "tuned": 1.5}
+    found = {"mean": -0.5, "low": low, "high": high}
+    return {"depth": {"difference": found, "turns": [one], "lengths": [one]}}
+
+
+@pytest.mark.parametrize("bounds", [(-0.6, -0.4), (None, None)])
+def test_a_band_is_named_where_one_is_drawn(
+    tmp_path: Path, bounds: tuple[float | None, float | None]
+) -> None:
+    left = evaluation.where(evaluated_pair(tmp_path, 3), depth(*bounds)).axes[0]
+    bands = [patch for patch in left.patches if patch.get_height() == 1]  # from bottom to top
+    bands = [(band.get_x(), band.get_x() + band.get_width()) for band in bands if band.get_x()]
+    if bounds[0] is None:
+        assert left.get_title("left") == "mean in red" and bands == []
+    else:
+        assert left.get_title("left") == "mean and 95 % in red"
+        assert bands == [pytest.approx(bounds)]
+
+
+def test_counts_have_whole_numbers_at_their_axes(tmp_path: Path) -> None:
+    turns = data.turn_histogram({"user": np.array([1, 2]), "agent": np.array([2])}).axes[0]
+    lengths = data.length_histogram([1, 2], 2).axes[0]
+    changes = evaluation.where(evaluated_pair(tmp_path, 1), depth(None, None)).axes[0]
+    for axis in (turns.xaxis, turns.yaxis, lengths.xaxis, lengths.yaxis, changes.yaxis):
+        assert all(tick == round(tick) for tick in axis.get_majorticklocs())
+
+
+def test_the_checkpoints_curve_has_every_evaluation_and_marks_those_scored_here(
+    tmp_path: Path,
+) -> None:
+    for event in [start(), evaluated(5), evaluated(10), evaluated(15)]:
+        append_event(tmp_path, event.pop("event"), **event)
+    append_event(tmp_path, "eval", step=16, loss=math.nan)
+    results = {"losses_by_step": {"0": 4.0, "10": 1.5, "20": 1.25}}
+    (axes,) = evaluation.checkpoints(SimpleNamespace(folder=tmp_path), results).axes
+    during, here = "evaluated while training", "scored here"
+    assert drawn(axes, during) == ([5, 10, 15], [5 / 6, 5 / 11, 5 / 16])
+    assert drawn(axes, here) == ([0, 10, 20], [4.0, 1.5, 1.25])
+    assert [text.get_text() for text in axes.texts] == ["4.000", "1.500", "1.250"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [during, here]
+    without = SimpleNamespace(folder=tmp_path / "none")
+    (axes,) = evaluation.checkpoints(without, results).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [here]
+    assert evaluation.checkpoints(without, {"losses_by_step": {}}) == view.NOTHING
 
 
 def test_smoothing_follows_a_level_and_not_the_noise() -> None:

@@ -1,8 +1,10 @@
 """The notebooks in a real JupyterLab under headless Chromium (make test-browser)."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -376,30 +378,101 @@ def test_run_all_gives_the_numbers_of_papermill(home: Path, opened: Open) -> Non
     tab.close()
 
 
+# Inserted before the chat box: replies grow slowly enough to be stopped.
+SLOWLY = """import time
+from neoxkit.models import generation
+put = generation._Growing.put
+generation._Growing.put = lambda self, ids: (time.sleep(0.05), put(self, ids))
+"""
+
+
+class Talk:
+    """The chat box of 03, as a person sees it."""
+
+    def __init__(self, tab: lab_driver.Notebook) -> None:
+        self.tab, self.box = tab, tab.outputs("chat.Chat(")
+        self.field = self.box.get_by_role("textbox", name="question")
+        self.field.wait_for()
+
+    def button(self, name: str) -> Any:
+        return self.box.get_by_role("button", name=name)
+
+    def columns(self) -> list[str]:
+        return self.box.locator(".widget-html").all_inner_texts()
+
+    def questions(self, count: int) -> list[list[str]]:
+        """Wait until so many questions are answered in each column; return them."""
+        wait_until(lambda: all(text.count("Agent") == count for text in self.columns()), self.tab)
+        self.button("Send").and_(self.box.locator(":enabled")).wait_for()
+        return [re.findall(r"User (.*)", text) for text in self.columns()]
+
+    def grows(self) -> bool:
+        """Return whether both replies have begun and are growing."""
+        return all(re.search(r"Agent \S.*▌", text, re.DOTALL) for text in self.columns())
+
+
 def test_03_both_models_answer_in_the_chat_box(home: Path, opened: Open) -> None:
     train_to_the_end(TrainSettings(run="talk", dataset="small", max_steps=8, eval_steps=4))
     small = {"run": "talk", "num_questions": 4, "max_new_tokens": 8}
     tab = opened("03_evaluate", **small)
+    tab.replace("chat.Chat(", "box =", f"{SLOWLY}box =")
     tab.run_all()
-    box = "chat.Chat("
-    field = tab.outputs(box).locator("input[type=text]")
-    field.wait_for()
+    talk = Talk(tab)
     tab.wait_until_idle()
-    field.fill("What is <b>3</b> plus 4?")
-    field.press("Enter")
-    wait_until(lambda: tab.outputs(box).inner_text().count("What is") == 2, tab)
-    columns = tab.outputs(box).locator(".widget-html")
-    wait_until(lambda: all("▌" not in text for text in columns.all_inner_texts()), tab)
-    wait_until(lambda: tab.page.evaluate(lab_driver.READY), tab)
-    said = columns.all_inner_texts()
-    assert [text.split("\n")[0].split("User")[0].strip() for text in said] == ["base", "tuned"]
-    for text in said:
-        assert "User What is <b>3</b> plus 4?" in text and "Agent" in text
-    assert field.input_value() == ""
+    talk.field.press_sequentially("What is <b>3</b>")
+    tab.page.keyboard.press("Tab")  # the field is left: nothing may be sent
+    tab.page.wait_for_timeout(1000)
+    talk.field.focus()
+    tab.page.keyboard.press("End")
+    talk.field.press_sequentially(" plus 4?")
+    tab.page.keyboard.press("Enter")
+    assert talk.questions(1) == [["What is <b>3</b> plus 4?"]] * 2
+    assert [text.split("User")[0].strip() for text in talk.columns()] == ["base", "tuned"]
+    assert talk.field.input_value() == ""
+    talk.field.press_sequentially("Again?")
+    tab.page.keyboard.press("Tab")
+    talk.field.focus()
+    tab.page.keyboard.press("Enter")  # with a text that was sent before, on leaving the field
+    assert talk.questions(2)[0][-1] == "Again?"
+    talk.field.press_sequentially("Sent?")
+    talk.button("Send").click()
+    assert talk.questions(3)[1][-1] == "Sent?"
+    talk.button("Undo").click()
+    assert talk.questions(2) == [["What is <b>3</b> plus 4?", "Again?"]] * 2
+    wait_until(lambda: talk.field.input_value() == "Sent?", tab)
     written = home / "runs" / "talk" / "evaluation.json"
     in_the_browser = files.read_json(written)
     papermill("03_evaluate", **small)
     assert files.read_json(written) == in_the_browser
+    assert tab.faults == []
+    tab.close()
+
+
+def test_03_replies_grow_at_once_and_stop_on_request(home: Path, opened: Open) -> None:
+    train_to_the_end(TrainSettings(run="stop", dataset="small", max_steps=8, eval_steps=4))
+    tab = opened("03_evaluate", run="stop", num_questions=4, max_new_tokens=8)
+    tab.replace("chat.Chat(", "box =", f"{SLOWLY}box =")
+    tab.run_all()
+    talk = Talk(tab)
+    tab.wait_until_idle()
+    length = talk.box.get_by_role("spinbutton", name="longest reply (tokens)")
+    length.fill("1500")
+    talk.field.fill("Hi")
+    tab.page.keyboard.press("Enter")
+    wait_until(talk.grows, tab)
+    assert talk.button("Send").is_disabled() and talk.button("Undo").is_disabled()
+    tab.run("evaluation.scoreboard(")  # the kernel is free meanwhile
+    tab.wait_until_idle()
+    assert talk.grows()
+    tab.page.keyboard.press("Tab")  # from the field: Send is disabled
+    assert tab.page.evaluate("document.activeElement.textContent") == "Stop"
+    tab.page.keyboard.press("Space")
+    wait_until(lambda: all(t.rstrip().endswith("stopped") for t in talk.columns()), tab)
+    assert talk.questions(1) == [["Hi"]] * 2 and talk.button("Stop").is_disabled()
+    for _ in range(2):
+        talk.button("Keep tuned").click()
+    wait_until(lambda: "already kept in" in talk.columns()[1], tab)
+    assert (home / "runs" / "stop" / "chat.txt").read_text().count("User: Hi") == 1
     assert tab.faults == []
     tab.close()
 

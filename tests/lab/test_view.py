@@ -1,6 +1,7 @@
 """view.py: nothing from a file or a model acts in the page, and plain text says the same."""
 
 import re
+import unicodedata
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,9 @@ NASTY = {
     "\ue000\ud800\u200b\ufeff": "‹U+E000›‹U+D800›‹U+200B›‹U+FEFF›",
 }
 HARMLESS = "Grüße 你好 😀 — ‘x’\tand\nmore"
-TAGS = re.compile(r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|strong|progress)( [^<>]*)?>")
+TAGS = re.compile(
+    r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|strong|progress|details|summary)( [^<>]*)?>"
+)
 
 
 def seen(html: str) -> str:
@@ -218,18 +221,24 @@ def reply(text: str, ended: str = "end mark") -> Any:
     return SimpleNamespace(text=text, ended=ended, num_tokens=1)
 
 
+PLAIN = SimpleNamespace(backend_tokenizer=SimpleNamespace(normalizer=None))
+
+
 def pair(questions: list[Any], base: list[Any], tuned: list[Any]) -> Any:
     """A stand-in for evaluate.Evaluation: what both models replied."""
     examined = {"base": SimpleNamespace(replies=base), "tuned": SimpleNamespace(replies=tuned)}
-    return SimpleNamespace(questions=questions, examined=examined)
+    return SimpleNamespace(questions=questions, examined=examined, tokenizer=PLAIN)
 
 
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())
 def test_replies_and_answers_escape(given: str, shown: str) -> None:
     asked = [question(f"User: {given}\n\nJoi:", given)]
-    html, text = both(evaluation.replies(pair(asked, [reply(given)], [reply(given, "ran on")])))
+    other = reply(f"{given}!", "ran on")
+    html, text = both(evaluation.replies(pair(asked, [reply(given)], [other])))
     for form in (html, text):
-        assert form.count(shown) == 4 and f"{shown} [ran on]" in form and "Joi:" not in form
+        assert form.count(shown) == 4 and f"{shown}! [ran on]" in form and "Joi:" not in form
+    folded = evaluation.replies(pair(asked, [reply(given)], [reply(given)]))
+    assert seen(folded.html).count(shown) == 4
     html, text = both(evaluation.answer(given, reply(given)))
     assert html.count(shown) == text.count(shown) == 2
 
@@ -239,8 +248,9 @@ def test_at_most_so_many_replies_are_shown_spread_evenly(count: int) -> None:
     asked = [question(f"q{i}\n\nJoi:") for i in range(count)]
     base = [reply(f"b{i}") for i in range(count)]
     tuned = [reply(f"t{i}") for i in range(count)]
-    lines = evaluation.replies(pair(asked, base, tuned), most=12).text.splitlines()[1:]
-    shown = [line.split() for line in lines]
+    title, *lines = evaluation.replies(pair(asked, base, tuned), most=12).text.splitlines()
+    assert title.startswith(f"{count} question") and ("12 of them" in title) == (count > 12)
+    shown = [line.split() for line in lines[2:]]
     numbers = [int(q[1:]) for q, *_ in shown]
     assert shown == [[f"q{i}", f"b{i}", f"t{i}"] for i in numbers]  # each with its own replies
     assert len(numbers) == min(count, 12) == len(set(numbers)) and numbers == sorted(numbers)
@@ -249,11 +259,53 @@ def test_at_most_so_many_replies_are_shown_spread_evenly(count: int) -> None:
         assert gaps.max() - gaps.min() <= 1 and numbers[0] == 0
 
 
-def test_a_long_reply_is_cut_visibly() -> None:
+def test_equal_replies_are_folded_below_those_that_differ() -> None:
+    known = [  # reference, base, tuned
+        ("yes", "yes", "yes"), ("yes", "no", "no"), (None, "no", "no"), ("yes", "no", "yes"),
+        ("yes", "yes", "yes"),
+    ]  # fmt: skip
+    asked = [question(f"q{i}\n\nJoi:", reference) for i, (reference, *_) in enumerate(known)]
+    shown = evaluation.replies(
+        pair(asked, [reply(one) for _, one, _ in known], [reply(two) for *_, two in known])
+    )
+    titles = [
+        "1 question answered alike, not as the reference",
+        "1 question answered alike, without a reference",
+        "2 questions both answered as the reference",
+    ]
+    first, below = shown.text.split("\n\n", 1)
+    assert first == "1 question answered differently by base and tuned"
+    table, *folds = below.split("\n\n")
+    assert table.splitlines()[1].split() == ["q3", "yes", "no", "yes"]
+    assert folds == [f"({title})" for title in titles]
+    assert re.findall("<summary>(.*?)</summary>", shown.html) == titles
+    _, alike, without, right = shown.html.split("<summary>")
+    assert "q1" in alike and "q2" in without and "q0" in right and "q4" in right
+
+
+def test_replies_are_compared_as_the_scoreboard_does() -> None:
+    """NFC, as GPT-NeoX's tokenizer has it: e and its accent are one letter."""
+    composed = unicodedata.normalize("NFC", "é")
+    asked = pair([question("q\n\nJoi:", "e\u0301")], [reply("e\u0301")], [reply(composed)])
+    normalizer = SimpleNamespace(normalize_str=lambda text: unicodedata.normalize("NFC", text))
+    asked.tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(normalizer=normalizer))
+    assert "(1 question both answered as the reference)" in evaluation.replies(asked).text
+
+
+def test_questions_references_and_replies_are_whole() -> None:
+    long = [letter * 500 for letter in "qrbt"]
+    asked = [question(f"{long[0]}\n\nJoi:", long[1])]
+    shown = evaluation.replies(pair(asked, [reply(long[2])], [reply(long[3])]))
+    for form in both(shown):
+        assert all(text in form for text in long)
+    assert "overflow-wrap:anywhere" in shown.html and "table-layout:fixed" in shown.html
+
+
+def test_a_reply_that_is_empty_or_found_no_room_says_so() -> None:
     asked = [question("q\n\nJoi:")]
-    text = evaluation.replies(pair(asked, [reply("b" * 160)], [reply("t" * 161)])).text
-    assert "b" * 160 in text and "b…" not in text
-    assert "t" * 160 + "…" in text and "t" * 161 not in text
+    text = evaluation.replies(pair(asked, [reply("", "too long")], [reply("x")])).text
+    assert "(nothing) [no room for a reply]" in text
+    assert evaluation.answer("q", reply("")).text.split() == ["asked", "q", "tuned", "(nothing)"]
 
 
 def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:

@@ -1,126 +1,92 @@
 """Talk to the base and the tuned model, side by side, in a notebook."""
 
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+import threading
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from neoxkit import paths
-from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
-from neoxkit.lab import frontend, view
-from neoxkit.settings import END_MARK
+from neoxkit.lab import frontend
+from neoxkit.lab.side import Model, Side
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from neoxkit.evaluation.evaluate import Evaluation
     from neoxkit.models.generation import Reply
 
 KEPT = "chat.txt"  # kept conversations, in the run's folder
-_TURN = "white-space:pre-wrap;margin:4px 0;padding:4px 8px;border-radius:6px"
-_COLOURS = {"user": "background:rgba(128,128,128,0.18)", "agent": "background:rgba(0,114,178,0.22)"}
-_ENDINGS = {
-    "ran on": "cut at the longest reply",
-    "too long": "no room left: choose a shorter reply, or start a new conversation",
-}
-
-Model = Callable[[], Any]  # loads the model at the first question
-
-
-class Side:
-    """One model's conversation, drawn as it grows."""
-
-    def __init__(self, name: str, model: Model, file: Path, names: Names) -> None:
-        self.name, self.model, self.names = name, model, names
-        self.turns: list[Turn] = []
-        self.note, self._file = "", file
-        self.shown = widgets.HTML()
-        self.keep = widgets.Button(
-            description="Keep", tooltip=f"Add this conversation to {paths.short(file)}"
-        )
-        self.keep.on_click(lambda _: self.keep_it())
-        self.box = widgets.VBox([self.shown, self.keep], layout={"width": "50%"})
-        self.draw()
-
-    def draw(self, growing: str | None = None) -> None:
-        """Show the turns, and a reply that is still growing."""
-        turns = self.turns + ([Turn("agent", f"{growing} ▌")] if growing is not None else [])
-        body = "".join(
-            f'<div style="{_TURN};{_COLOURS[turn.role]}">'
-            f"<b>{view.escape(getattr(self.names, turn.role))}</b> {view.escape(turn.text)}</div>"
-            for turn in turns
-        )
-        note = f"<div><i>{view.escape(self.note)}</i></div>" if self.note else ""
-        self.shown.value = f"<b>{view.escape(self.name)}</b>{body}{note}"
-
-    def ask(self, question: str, answer: "Callable[..., Reply]") -> None:
-        """Add the question and the model's reply, which `answer` makes."""
-        self.turns.append(Turn("user", question))
-        self.note = ""
-        self.draw("")
-        asked = prompt(Conversation(0, tuple(self.turns)), self.names)
-        said = answer(self.model(), asked, self.draw)
-        self.turns.append(Turn("agent", said.text))
-        self.note = _ENDINGS.get(said.ended, "" if said.text else "the reply is empty")
-        self.draw()
-
-    def clear(self) -> None:
-        self.turns, self.note = [], ""
-        self.draw()
-
-    def keep_it(self) -> None:
-        """Append the conversation to the file, in the format that 01_tokenize reads."""
-        if not self.turns or not all(turn.text for turn in self.turns):
-            self.note = "not kept: a turn is empty" if self.turns else "not kept: nothing was said"
-        else:
-            text, _ = render(Conversation(0, tuple(self.turns)), self.names)
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(f"{text}{END_MARK}\n")
-            self.note = f"kept in {paths.short(self._file)}"
-        self.draw()
+# On Enter the browser sends the key first and what was typed after it, in the same instant; nothing
+# follows if that was sent before (on leaving the field).
+TYPED_SECONDS = 0.3
+MOST_TOKENS = 100_000  # a reply longer than the model's positions is refused when it is asked for
 
 
 class Chat:
-    """A box that puts a question to both models (the base is loaded at the first one), with sliders
-    for the length and the temperature of their replies."""
+    """A box that puts a question to both models at the same time (the base is loaded at the first
+    one), with fields for the length and the temperature of their replies.
+
+    The models answer in threads of their own, so that the buttons work meanwhile.
+    """
 
     def __init__(self, evaluation: "Evaluation") -> None:
         settings, names = evaluation.settings, evaluation.names
-        self._tokenizer, self._seed, self._names = evaluation.tokenizer, settings.seed, names
+        self._seed, self._names = settings.seed, names
         models: dict[str, Model] = {
             "base": cache(lambda: evaluation.load("base")),
             "tuned": lambda: evaluation.tuned_model,
         }
         file = evaluation.folder / KEPT
         self.sides = [Side(name, model, file, names) for name, model in models.items()]
-        wide = {"style": {"description_width": "7em"}, "layout": {"width": "22em"}}
-        temperature = settings.temperature if settings.do_sample else 0.0
-        self.temperature = widgets.FloatSlider(
-            value=temperature, min=0, max=max(2.0, temperature), step=0.1,
-            description="temperature", tooltip="0: always the most likely token", **wide,
+        # One each: a call of a tokenizer may set how it splits special tokens, for all threads.
+        self._tokenizers = [cache(partial(deepcopy, evaluation.tokenizer)) for _ in self.sides]
+        self._asked: list[str] = []
+        self._lock, self._typed, self._stopped = (
+            threading.Lock(), threading.Event(), threading.Event()
         )  # fmt: skip
-        longest = settings.max_new_tokens
-        self.length = widgets.IntSlider(
-            value=longest, min=1, max=max(256, longest), description="longest reply", **wide
-        )
-        self.question = widgets.Text(
-            placeholder="Ask both models, then press Enter", continuous_update=False,
-            layout={"width": "98%"},
-        )  # fmt: skip
-        self.question.observe(lambda change: self.ask(change["new"]), "value")
-        new = widgets.Button(description="Clear", tooltip="Start a new conversation")
-        new.on_click(self._clear)
+        self._round: threading.Thread | None = None  # while the models answer
+        self._make_fields(settings.max_new_tokens, settings.temperature * settings.do_sample)
+        self._make_buttons()
+        self._enable()
+        row = {"flex_flow": "row wrap"}
         self.box = widgets.VBox(
             [
-                widgets.HBox(
-                    [self.length, self.temperature, new], layout={"flex_flow": "row wrap"}
-                ),
+                widgets.HBox([self.length, self.temperature], layout=row),
                 widgets.HBox([side.box for side in self.sides]),
-                self.question,
+                widgets.HBox(
+                    [self.question, self.send, self.stop, self.undo, self.clear], layout=row
+                ),
             ]
         )
+
+    def _make_fields(self, longest: int, temperature: float) -> None:
+        wide = {"style": {"description_width": "initial"}, "layout": {"width": "18em"}}
+        self.length = widgets.BoundedIntText(
+            value=longest, min=1, max=MOST_TOKENS, description="longest reply (tokens)", **wide
+        )
+        self.temperature = widgets.BoundedFloatText(
+            value=temperature, min=0, max=100, step=0.1, description="temperature (0: greedy)",
+            **wide,
+        )  # fmt: skip
+        self.question = widgets.Text(
+            placeholder="Ask both models", description="question", continuous_update=False,
+            style={"description_width": "initial"}, layout={"flex": "1 1 20em"},
+        )  # fmt: skip
+        self.question.observe(lambda _: self._typed.set(), "value")
+        self.question.on_msg(self._on_key)
+
+    def _make_buttons(self) -> None:
+        def button(name: str, tooltip: str, act: Callable[[], object]) -> widgets.Button:
+            made = widgets.Button(description=name, tooltip=tooltip, layout={"width": "5em"})
+            made.on_click(lambda _: act())
+            return made
+
+        self.send = button("Send", "Ask both models (Enter)", self._send)
+        self.stop = button("Stop", "End both replies here", self._stop)
+        self.undo = button("Undo", "Take back the last question", self._undo)
+        self.clear = button("Clear", "Start a new conversation", self._clear)
 
     def show(self) -> "Chat":
         """Display the box; return itself."""
@@ -128,31 +94,134 @@ class Chat:
         return self
 
     def ask(self, question: str) -> None:
-        """Ask the models one after another; replies appear as they are generated."""
-        if not question.strip():
-            return
-        self.question.value = ""
-        for side in self.sides:
-            side.ask(question.strip(), self._answer)
+        """Let both models answer; return at once. While they answer, nothing else is asked."""
+        self._begin(lambda: question)
 
-    def _clear(self, _: Any) -> None:
-        for side in self.sides:
-            side.clear()
+    def wait(self) -> None:
+        """Wait until both models have answered."""
+        if answering := self._round:
+            answering.join()
 
-    def _answer(self, model: "PreTrainedModel", asked: str, show: Callable[[str], None]) -> "Reply":
+    def _on_key(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
+        if content.get("event") == "submit":  # Enter
+            self._typed.clear()
+            self._begin(self._once_typed)
+
+    def _once_typed(self) -> str:
+        self._typed.wait(TYPED_SECONDS)
+        return self.question.value
+
+    def _send(self) -> None:
+        self._begin(lambda: self.question.value)
+        self.question.focus()
+
+    def _begin(self, question: Callable[[], str]) -> None:
+        """Begin a round, unless one is going on: buttons may be handled in several threads."""
+        with self._lock:
+            if self._round:
+                return
+            self._round = threading.Thread(target=self._answer_all, args=(question,), daemon=True)
+        self._stopped.clear()
+        self._enable()
+        self._round.start()
+
+    def _answer_all(self, question: Callable[[], str]) -> None:
+        try:
+            if text := question().strip():
+                self.question.value = ""
+                self._asked.append(text)
+                self._put(text)
+        finally:
+            self._round = None
+            self._enable()
+
+    def _put(self, question: str) -> None:
+        """Put a question to both models at the same time; those for which the memory did not
+        suffice answer after the other."""
+        sampled = self.temperature.value > 0
+        options = {
+            "max_new_tokens": self.length.value,
+            "do_sample": sampled,
+            "temperature": self.temperature.value if sampled else 1.0,
+        }
+        answers = [
+            partial(self._answer, tokenizer, seed=self._seed + i, **options)
+            for i, tokenizer in enumerate(self._tokenizers)
+        ]
+        asks = [
+            partial(side.ask, question, answer)
+            for side, answer in zip(self.sides, answers, strict=True)
+        ]
+        self._seed += sampled * len(asks)  # the same question sampled again gets another answer
+        done = _at_once(asks)
+        for i in reversed(range(len(asks))):  # tuned first
+            if not done[i]:
+                self.sides[i].undo()
+                asks[i]()
+
+    def _answer(
+        self,
+        tokenizer: "Callable[[], PreTrainedTokenizerBase]",
+        model: "PreTrainedModel",
+        asked: str,
+        show: Callable[[str], None],
+        **options: Any,
+    ) -> "Reply":
         from neoxkit.models import generation
 
-        sampled = self.temperature.value > 0
+        if self._stopped.is_set():  # while the model was loaded
+            return generation.Reply("", generation.STOPPED, 0)
         (said,) = generation.reply(
-            model,
-            self._tokenizer,
-            [asked],
-            self._names,
-            max_new_tokens=self.length.value,
-            do_sample=sampled,
-            temperature=self.temperature.value if sampled else 1.0,
-            seed=self._seed,
-            growing=show,
-        )
-        self._seed += sampled  # the same question sampled again gets another answer
+            model, tokenizer(), [asked], self._names,
+            growing=show, stop=self._stopped.is_set, **options,
+        )  # fmt: skip
         return said
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        self.stop.disabled = True
+        self.question.focus()
+
+    def _undo(self) -> None:
+        """Take back the last question on both sides; it is in the field again if that is empty."""
+        if self.undo.disabled:  # a second click, on its way when the first was handled
+            return
+        last = self._asked.pop()
+        self.question.value = self.question.value or last
+        for side in self.sides:
+            side.undo()
+        self._enable()
+        self.question.focus()
+
+    def _clear(self) -> None:
+        if self.clear.disabled:
+            return
+        self._asked.clear()
+        for side in self.sides:
+            side.clear()
+        self._enable()
+        self.question.focus()
+
+    def _enable(self) -> None:
+        """Enable the buttons that mean something now."""
+        with self._lock:
+            answering = self._round is not None
+            self.stop.disabled = not answering
+            self.undo.disabled = self.clear.disabled = answering or not self._asked
+            for button in (self.send, *(side.keep for side in self.sides)):
+                button.disabled = answering
+
+
+def _at_once(calls: Sequence[Callable[[], bool]]) -> list[bool]:
+    """Make calls in threads of their own, which end with the kernel; return their results."""
+    results = [True] * len(calls)
+
+    def call(number: int) -> None:
+        results[number] = calls[number]()
+
+    threads = [threading.Thread(target=call, args=(i,), daemon=True) for i in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

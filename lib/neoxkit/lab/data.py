@@ -187,6 +187,7 @@ def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Pi
     )  # fmt: skip
     title = _last_bar(values, edges[-1])
     label_axes(axes, "length of a conversation (tokens)", "conversations", title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure

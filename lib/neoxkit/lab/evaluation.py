@@ -8,14 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from neoxkit.data.questions import spread
+from neoxkit.data.questions import normal, spread
 from neoxkit.evaluation import compare_models
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
-from neoxkit.lab.view import NOTHING, View, sentence, sentences, table
+from neoxkit.lab.view import NOTHING, View, details, sentence, sentences, table
+from neoxkit.runs.events import History
 
 if TYPE_CHECKING:
+    from neoxkit.data.questions import Question
     from neoxkit.evaluation.evaluate import Evaluation
     from neoxkit.models.generation import Reply
+
+DIFFERENTLY = "answered differently by base and tuned"
+_MARKS = {"ran on": "[ran on]", "too long": "[no room for a reply]"}
 
 # `results`: the contents of evaluation.json; `pair`: the Evaluation that they come from.
 
@@ -37,23 +42,46 @@ def scoreboard(results: Mapping[str, Any]) -> View:
 
 
 def replies(pair: "Evaluation", most: int = 12) -> View:
-    """Show at most `most` questions, spread evenly over all, with both models' replies."""
+    """Show at most `most` questions, spread evenly, that the models answer differently, whole, with
+    their references and replies; those that both answer alike are folded."""
     base, tuned = (pair.examined[which].replies for which in ("base", "tuned"))
-    rows = [
-        (
-            question.prompt.rsplit("\n\n", 1)[0],
-            question.reference or "",
-            _said(one, 160),
-            _said(other, 160),
-        )
-        for question, one, other in spread([*zip(pair.questions, base, tuned, strict=True)], most)
-    ]
-    return table(rows, ("asked", "reference", "base", "tuned"), even=True)
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for question, one, other in zip(pair.questions, base, tuned, strict=True):
+        asked = question.prompt.rsplit("\n\n", 1)[0]
+        row = (asked, question.reference or "", _said(one), _said(other))
+        groups.setdefault(_agreement(pair, question, one, other), []).append(row)
+    differing = groups.pop(DIFFERENTLY, [])
+    shown = sentence(_counted(differing, DIFFERENTLY, most)) + _asked(differing, most)
+    for kind in sorted(groups):
+        shown += details(_counted(groups[kind], kind, most), _asked(groups[kind], most))
+    return shown
 
 
-def _said(reply: "Reply", most: int) -> str:
-    text = _cut(reply.text, most)
-    return f"{text} [ran on]" if reply.ended == "ran on" else text
+def _agreement(pair: "Evaluation", question: "Question", one: "Reply", other: "Reply") -> str:
+    """Return how the models agree, compared as in the scoreboard (`evaluate.scoreboard`)."""
+    said, also = (normal(pair.tokenizer, reply.text) for reply in (one, other))
+    if said != also:
+        return DIFFERENTLY
+    if question.reference is None:
+        return "answered alike, without a reference"
+    same = said == normal(pair.tokenizer, question.reference)
+    return "both answered as the reference" if same else "answered alike, not as the reference"
+
+
+def _counted(rows: Sequence[Any], kind: str, most: int) -> str:
+    """Return a group's title: how many questions, and how many of them are shown."""
+    few = f" (these are {most} of them; all are in replies.jsonl)" if len(rows) > most else ""
+    return f"{len(rows):,} question{'s' * (len(rows) != 1)} {kind}{few}"
+
+
+def _asked(rows: Sequence[Sequence[str]], most: int) -> View:
+    header = ("asked", "reference", "base", "tuned")
+    return table(spread(rows, most), header, even=True) if rows else NOTHING
+
+
+def _said(reply: "Reply") -> str:
+    """Return a reply, with a mark if it did not end by itself."""
+    return " ".join(filter(None, (reply.text or "(nothing)", _MARKS.get(reply.ended))))
 
 
 def _cut(text: str, most: int) -> str:
@@ -137,7 +165,7 @@ def _endings(by_model: Mapping[str, Mapping[str, int]]) -> View:
 
 def answer(question: str, reply: "Reply") -> View:
     """Show one question and its reply."""
-    return table([("asked", question), ("tuned", _said(reply, 2000))])
+    return table([("asked", question), ("tuned", _said(reply))])
 
 
 def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
@@ -156,9 +184,12 @@ def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     left.axvline(0, color=GREY, linewidth=1)
     found = deep["difference"]
     left.axvline(found["mean"], color=RED, linewidth=1.5)
+    title = "mean in red"
     if found["low"] is not None:
         left.axvspan(found["low"], found["high"], color=RED, alpha=0.25, linewidth=0)
-    label_axes(left, "tuned minus base (nats per token)", "conversations", "mean and 95 % in red")
+        title = "mean and 95 % in red"
+    label_axes(left, "tuned minus base (nats per token)", "conversations", title)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
     _slices(middle, deep["turns"], "agent's turn")
     _slices(right, deep["lengths"], "length of the conversation (tokens)")
     middle.set_ylabel("loss (nats per token)")
@@ -184,23 +215,30 @@ def _pairs(axes: Axes, heights: Mapping[str, Sequence[float]]) -> list[BarContai
     ]
 
 
-def checkpoints(results: Mapping[str, Any]) -> Picture | View:
-    """Draw the held-out loss by step: base (step 0), kept checkpoints, tuned model.
+def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
+    """Draw the held-out loss by step: at every evaluation of the training (metrics.jsonl), and the
+    base (step 0), kept checkpoints and tuned model as they were scored here, with their values.
 
     Nothing without a held-out set.
     """
     if not results["losses_by_step"]:
         return NOTHING
     figure, axes = new_figure(2.4)
+    if evals := [e for e in History.of_run(pair.folder).evals if e["loss"] is not None]:
+        axes.plot([e["step"] for e in evals], [e["loss"] for e in evals], color=ORANGE,
+                  marker="o", markersize=4, label="evaluated while training")  # fmt: skip
     losses = {int(step): loss for step, loss in results["losses_by_step"].items()}
     steps = sorted(losses)
-    axes.plot(steps, [losses[step] for step in steps], color=ORANGE, marker="o", markersize=5)
+    axes.plot(steps, [losses[step] for step in steps], color=BLUE, marker="D", markersize=6,
+              linestyle="none", label="scored here")  # fmt: skip
     for step in steps:
-        axes.annotate(f"{losses[step]:.3f}", (step, losses[step]), xytext=(0, 6),
+        axes.annotate(f"{losses[step]:.3f}", (step, losses[step]), xytext=(0, 8),
                       textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
     label_axes(axes, "optimizer step (0: the base)", "eval loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.2)
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
+    axes.legend(frameon=False, loc="lower right", ncols=2, bbox_to_anchor=(1, 1), fontsize=8)
     return figure
 
 

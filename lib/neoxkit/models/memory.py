@@ -212,3 +212,12 @@ def half_the_memory(arguments: Mapping[str, Any]) -> str:
     if not (arguments.get("gradient_checkpointing") or arguments.get("activation_checkpointing")):
         return "set gradient_checkpointing (the same steps)"
     return "use zero3_offload, a smaller block_size, or a smaller model"
+
+
+def ran_out(fault: Exception) -> bool:
+    """Return whether a failure is that of memory, the device's or the host's."""
+    import torch
+
+    return isinstance(fault, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
+    )

@@ -4,7 +4,6 @@ import errno
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from neoxkit.errors import UserError
@@ -22,7 +21,7 @@ def explain(fault: Exception, parsed: Parsed | None, folder: Path | None) -> Use
     if not (parsed and folder):
         return None
     text = str(fault)
-    if _is_out_of_memory(fault):
+    if memory.ran_out(fault):
         what = f"ran out ({_where(folder)})"
         return UserError("memory", what, memory.half_the_memory(parsed.training.to_dict()))
     if "loss scale already at minimum" in text:
@@ -39,12 +38,6 @@ def _where(folder: Path) -> str:
     saved = checkpoints.saved_step(folder)
     kept = f"step {saved} is saved" if saved else "nothing is saved yet"
     return f"after step {max(steps)}; {kept}" if steps else kept
-
-
-def _is_out_of_memory(fault: Exception) -> bool:
-    return isinstance(fault, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
-    )
 
 
 def _is_disk_full(fault: Exception, folder: Path) -> bool:
