@@ -90,7 +90,7 @@ def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path
     )
     assert [sorted(o.data) for o in cell.outputs] == [
         ["text/html", "text/plain"],
-        ["image/png", "text/plain"],
+        ["image/png", "text/html", "text/plain"],
         ["text/html", "text/plain"],
         ["text/html", "text/plain"],
     ]

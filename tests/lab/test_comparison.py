@@ -58,6 +58,22 @@ def make(
     return folder
 
 
+def test_a_run_of_which_only_the_base_was_evaluated_sets_no_equal_tokens(home: Path) -> None:
+    make(home, "a", 100, [4.0, 2.0])
+    begun = make(home, "b", 100, [])
+    append_event(begun, "eval", step=0, loss=0.5, trained_tokens=50)
+    append_event(
+        begun, "train", step=5, loss=0.5, tokens=200, memory_gib=0.5, trained_tokens=100,
+        seconds=2.0, padding_share=0.0, tflop=1.0,
+    )  # fmt: skip
+    for name in "ab":
+        (home / "runs" / name / FINISHED).unlink()
+    chosen = compare_runs.load_runs(["a", "b"])
+    assert compare_runs.equal_tokens(chosen) == 200
+    by_run = {line["run"]: line["eval_loss"] for line in compare_runs.scores(chosen)}
+    assert by_run == {"a": 2.0, "b": None}
+
+
 def test_only_what_differs_is_shown(home: Path) -> None:
     make(home, "a", 100, [3.0])
     make(home, "b", 100, [2.0], learning_rate=2e-3, adam_beta1=0.8)

@@ -1,6 +1,8 @@
 """dashboard.py without a browser: what the cell shows, what an interrupt and a closed tab do."""
 
+import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ TRAIN = {
     "padding_share": 0.1, "memory_gib": 1.5, "memory_gib_by_rank": [1.25, 1.5], "seconds": 1.0,
     "tokens_per_second": 100.0, "tflop": 0.01, "mfu": 0.5,
 }  # fmt: skip
+
+
+STAMP = r" · at \d\d:\d\d:\d\d on \d{4}-\d\d-\d\d"
 
 
 class Process:
@@ -118,7 +123,7 @@ def test_the_status_line_says_what_happens_before_the_first_step(
         lambda: (signs.begin(heartbeat.PREPARING), finish(folder)),  # it ended: no stage any more
     )
     dashboard.watch(process.Training(folder, guard, 0))
-    assert said[0] == "Loading the model ... 0 s"
+    assert re.fullmatch(rf"Loading the model \.\.\. 0 s{STAMP}", said[0])
     assert said[1].startswith("step 0 of 40 · taking the first step, 0 s · rate")
     assert said[2].startswith("step 0 of 40 · rate")
     assert outputs[0].text.startswith("step 0 of 40 · rate")
@@ -127,6 +132,80 @@ def test_the_status_line_says_what_happens_before_the_first_step(
 def test_the_status_line_says_so_when_no_rank_has_given_a_sign() -> None:
     assert dashboard.status(History(), 7.0).text == "Importing libraries ... 7 s"
     assert dashboard.status(History(), 7.0, 1).text == "Ended before the first step ... 7 s"
+
+
+def test_the_status_line_says_losses_times_and_when_it_was_so(
+    folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_event(folder, "start", **START)
+    for step, loss in ((0, 5.0), (10, 2.0), (20, 2.01)):
+        append_event(folder, "eval", step=step, loss=loss)
+    append_event(folder, "train", step=20, **TRAIN)
+    begun = History.of_run(folder).start["time"]
+    monkeypatch.setattr(dashboard.time, "time", lambda: begun + 300)
+    said: list[str] = []
+    guard = Process(nothing, lambda: said.append(outputs[0].text), lambda: finish(folder))
+    dashboard.watch(process.Training(folder, guard, 0))
+    expected = "eval loss 2.0100 (best 2.0000 at step 10) · 1 s left · 5 min so far · rate"
+    assert said[0].startswith(f"step 20 of 40 · loss 2.0000 · {expected}")
+    assert re.search(STAMP + "$", said[0])
+    last = History.of_run(folder).last["time"]
+    stamp = time.strftime("at %H:%M:%S on %Y-%m-%d", time.localtime(last))
+    assert "finished · 5 min so far" in outputs[0].text and outputs[0].text.endswith(stamp)
+
+
+def test_the_text_has_a_pace_of_its_own(
+    folder: Path, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture waits 20 times as long as it took; the text is new every second meanwhile."""
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += 1.0
+
+    monkeypatch.setattr(dashboard.time, "sleep", sleep)
+    monkeypatch.setattr(dashboard.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(dashboard, "REDRAW_SECONDS", 1.0)
+    monkeypatch.setattr(dashboard, "DRAWING_SHARE", 0.05)
+    monkeypatch.setattr(dashboard.time, "thread_time", lambda: clock[0])
+    drawn, texts = [], []
+    set_history = dashboard.Curve.set_history
+
+    def slowly(curve: Any, history: History) -> None:
+        drawn.append(len(history.train))
+        set_history(curve, history)
+        clock[0] += 0.5
+
+    monkeypatch.setattr(dashboard.Curve, "set_history", slowly)
+    begin(folder, 1)
+    steps = iter(range(2, 40))
+
+    def train() -> None:
+        append_event(folder, "train", step=next(steps), **TRAIN)
+        texts.append(outputs[0].text.split(" · ")[0])
+
+    guard = Process(*[train] * 30, lambda: finish(folder))
+    dashboard.watch(process.Training(folder, guard, 0))
+    assert len(set(texts)) == 30  # one a second
+    assert drawn[:2] == [2, 3] and len(drawn) == 5  # the first one counts nothing; then each 10 s
+
+
+def test_the_picture_is_one_figure_and_its_scale_can_be_chosen(
+    folder: Path, outputs: Outputs
+) -> None:
+    seen = []
+    guard = Process(
+        lambda: begin(folder, 5),
+        lambda: seen.append(outputs[1]),
+        lambda: append_event(folder, "train", step=10, **TRAIN),
+        lambda: seen.append(outputs[1]),
+        lambda: finish(folder),
+    )
+    dashboard.watch(process.Training(folder, guard, 0), scale="log")
+    assert seen[0] is seen[1] is outputs[1]
+    assert outputs[1].loss.get_yscale() == "log"
+    with pytest.raises(UserError, match="scale: got 'cubic' -- choose one of auto, linear, log"):
+        dashboard.watch("mine", scale="cubic")
 
 
 def test_warnings_of_a_broken_run_are_shown_below_the_status_line(

@@ -1,5 +1,7 @@
 """The figures: the schedule is transformers' own, and all draw with little or no data."""
 
+import base64
+import io
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from PIL import Image
 from transformers import TrainingArguments, get_scheduler
 
 from neoxkit.evaluation import compare_runs
-from neoxkit.lab import comparison, data, evaluation, training, view
+from neoxkit.lab import comparison, curve, data, evaluation, figure, scales, training, view
 from neoxkit.runs.events import History, append_event, smoothed
 
 KINDS = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -53,7 +58,12 @@ def test_schedule_of_no_steps_is_empty() -> None:
 
 def train(step: int) -> dict[str, Any]:
     loss = {"event": "train", "step": step, "loss": 4 / (step + 1), "learning_rate": 1e-3}
-    return loss | {"tokens_per_second": 100.0 * step, "mfu": 0.5, "padding_share": 0.02}
+    return loss | {
+        "tokens_per_second": 100.0 * step,
+        "mfu": 0.5,
+        "padding_share": 0.02,
+        "grad_norm": 2.0,
+    }
 
 
 def evaluated(step: int) -> dict[str, Any]:
@@ -97,36 +107,96 @@ FIGURES = {
     "schedule": lambda: training.schedule_figure(training.schedule(40, 1e-3, 5, "cosine"), 10),
     "schedule, empty": lambda: training.schedule_figure(np.zeros(0), 1),
     "schedule, one": lambda: training.schedule_figure(np.array([1e-3]), 1),
-    "curve": lambda: training.curve(
+    "curve": lambda: curve.draw(
         History([start(), train(1), train(2), evaluated(2), start(2)]), "demo"
     ),
-    "curve, empty": lambda: training.curve(History([])),
-    "curve, only started": lambda: training.curve(History([start()])),
-    "curve, one": lambda: training.curve(History([start(), train(1)])),
+    "curve, empty": lambda: curve.draw(History([])),
+    "curve, only started": lambda: curve.draw(History([start()])),
+    "curve, one": lambda: curve.draw(History([start(), train(1)])),
+    "curve, in fp16": lambda: curve.draw(History([start(), train(1) | {"loss_scale": 65536.0}])),
     "comparison": lambda: evaluation.comparison(compared(3.0, 2.0, 2)),
     "comparison, empty": lambda: evaluation.comparison(compared(None, None, 0)),
     "comparison, one": lambda: evaluation.comparison(compared(3.0, 2.0, 1)),
 }
 
 
+GROUNDS = ("white", "#111111")  # of JupyterLab's light and dark theme
+
+
+def contrast(colour: Any, ground: str) -> float:
+    """Return the contrast of two colours by WCAG, 1 to 21."""
+
+    def luminance(rgb: Any) -> float:
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(rgb)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    dark, bright = sorted(map(luminance, (colour, ground)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.filterwarnings("error")
 def test_every_figure_renders_and_has_labels(name: str) -> None:
-    figure = FIGURES[name]()
-    png, size = figure._repr_png_()
-    assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    width = int.from_bytes(png[16:20], "big")
-    assert size == {"width": width / 2}  # drawn twice as dense as it is shown
-    for axes in figure.axes:
+    drawn = FIGURES[name]()
+    bundle = drawn._repr_mimebundle_()
+    assert sorted(bundle) == ["image/png", "text/html", "text/plain"]
+    image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert image.format == "PNG" and image.width == figure.WIDTH * figure.DPI
+    assert image.width >= 1.5 * figure.MOST_WIDTH  # two pixels or more where it is narrower
+    for axes in filter(lambda axes: axes.get_visible(), drawn.axes):
         assert axes.get_ylabel()
-    assert (
-        name.startswith("comparison") or sum(bool(axes.get_xlabel()) for axes in figure.axes) == 1
+    assert name.startswith("comparison") or sum(bool(axes.get_xlabel()) for axes in drawn.axes) == 1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_can_be_read_in_both_themes(name: str) -> None:
+    drawn = FIGURES[name]()
+    image = Image.open(io.BytesIO(drawn.png())).convert("RGBA")
+    assert {image.getpixel(at)[3] for at in ((0, 0), (image.width - 1, image.height - 1))} == {0}
+    texts = [text for text in drawn.findobj(Text) if text.get_text() and text.get_visible()]
+    assert texts or "empty" in name
+    for text in texts:
+        assert to_rgb(text.get_color()) == to_rgb(figure.GREY), text
+        height = text.get_fontsize() / 72 / figure.WIDTH * figure.LEAST_WIDTH
+        assert height >= 9, text
+    spines = [spine for axes in drawn.axes for spine in axes.spines.values()]
+    assert {to_rgb(spine.get_edgecolor()) for spine in spines} == {to_rgb(figure.GREY)}
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_colours_stand_out_from_both_grounds(ground: str) -> None:
+    assert contrast(figure.GREY, ground) >= 4
+    data_colours = [*comparison.SERIES, figure.BLUE, figure.ORANGE, figure.GREEN, figure.RED]
+    assert all(contrast(colour, ground) >= 3 for colour in data_colours)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_an_alternative_text_that_is_escaped(name: str) -> None:
+    drawn = FIGURES[name]()
+    drawn.axes[0].set_title('<b>"odd"</b>', loc="left")
+    bundle = drawn._repr_mimebundle_()
+    assert '<b>"odd"</b>' in bundle["text/plain"]
+    assert bundle["text/html"].count("<") == 1
+    assert 'alt="&lt;b&gt;&quot;odd&quot;&lt;/b&gt;' in bundle["text/html"]
+
+
+def test_the_alternative_text_says_what_is_drawn() -> None:
+    said = figure.told(FIGURES["curve"]())
+    assert said.startswith("demo: loss (nats per trained token): train loss 1.333, eval loss 1.667")
+    assert "useful tokens/s 200" in said and "learning rate (right) 0.001" in said
+    said = figure.told(FIGURES["histogram"]())
+    expected = (
+        "conversations over length of a conversation (tokens): 2 conversations that fit, 1 lon"
     )
+    assert expected in said
+    drawn = FIGURES["comparison"]()
+    drawn.png()
+    assert "held-out set: loss (nats per trained token): base 3, tuned 2" in figure.told(drawn)
 
 
 def test_the_overlay_draws_each_runs_losses_over_its_tokens() -> None:
-    figure = comparison.overlay(runs(2))
-    (axes,), (legend,) = figure.axes, figure.legends
+    made = comparison.overlay(runs(2))
+    (axes,), (legend,) = made.axes, made.legends
     assert [text.get_text() for text in legend.get_texts()] == [" 0", " 1"]
     assert legend.get_title().get_text() == "learning_rate"
     assert drawn(axes, " 1") == ([5900, 6000], [1.0, 1.0])
@@ -145,8 +215,7 @@ def test_the_lowest_loss_is_framed_and_a_gap_is_named(monkeypatch: pytest.Monkey
         "row_name": "block_size", "column_name": "learning_rate", "equal_tokens": 9000,
     }  # fmt: skip
     monkeypatch.setattr(compare_runs, "grid", lambda chosen: found)
-    figure = comparison.heat_map([])
-    axes = figure.axes[0]
+    axes = comparison.heat_map([]).axes[0]
     assert (
         axes.get_title("left")
         == "eval loss at 9,000 tokens (means of up to 3 runs); the lowest is framed"
@@ -164,27 +233,103 @@ def drawn(axes: Any, label: str) -> tuple[list[float], list[float]]:
 
 
 def test_curve_draws_the_events_values() -> None:
-    events = [start(), train(1), evaluated(1), train(2), {"event": "checkpoint", "step": 2}]
-    loss, speed, rate, share = training.curve(History(events), "demo").axes
+    events = [start(), evaluated(0), train(1), evaluated(1), train(2)]
+    found = curve.draw(History([*events, {"event": "checkpoint", "step": 2}]), "demo")
+    loss, speed, norm, rate, share, scale = found.axes
     assert drawn(loss, "train loss") == ([1, 2], [2.0, 4 / 3])
-    assert drawn(loss, "eval loss") == ([1], [2.5])
+    assert drawn(loss, "eval loss") == ([0, 1], [5.0, 2.5])
+    assert drawn(loss, "saved") == ([2], [0.0])
     assert drawn(rate, "learning rate (right)") == ([1, 2], [1e-3, 1e-3])
     assert drawn(speed, "useful tokens/s") == ([1, 2], [100.0, 200.0])
     assert drawn(share, "MFU (right)") == ([1, 2], [50.0, 50.0])
     assert drawn(share, "padding (right)") == ([1, 2], [2.0, 2.0])
+    assert drawn(norm, "gradient norm") == ([1, 2], [2.0, 2.0])
+    assert not scale.get_visible()
     assert loss.get_xlim() == (0, 50) and loss.get_title(loc="left") == "demo"
-    assert [text.get_text() for text in loss.texts] == []
-    marked = training.curve(History([*events, start(resumed=2)])).axes[0]
-    assert [text.get_text().strip() for text in marked.texts] == ["resumed"]
+    assert marks(found) == []
+    resumed = History([*events, start(resumed=2)])
+    assert marks(curve.draw(resumed)) == [("resumed", 2)]
+    stopped = History([*resumed.events, {"event": "stop", "step": 2}])
+    assert marks(curve.draw(stopped)) == [("resumed", 2), ("stopped", 2)]
+
+
+def marks(found: curve.Curve) -> list[tuple[str, float]]:
+    return [(said, text.get_position()[0]) for text in found.loss.texts
+            if (said := text.get_text().strip())]  # fmt: skip
+
+
+def test_the_loss_scale_is_drawn_where_there_is_one() -> None:
+    fp16 = [train(step) | {"loss_scale": 2.0**step, "grad_norm": None} for step in (15, 16)]
+    found = curve.draw(History([start(), *fp16]))
+    assert drawn(found.loss_scale, "loss scale (right)") == ([15, 16], [32768.0, 65536.0])
+    assert found.loss_scale.get_visible()
+    assert np.isnan(drawn(found.norm, "gradient norm")[1]).all()
+
+
+@pytest.mark.parametrize("points", [1, 49])
+def test_few_points_have_markers(points: int) -> None:
+    found = curve.draw(History([start(), *map(train, range(1, points + 1))]))
+    assert found.loss.get_lines()[0].get_marker() == "o"
+
+
+def test_legends_are_outside_of_the_data() -> None:
+    found = FIGURES["curve"]()
+    found.png()
+    for axes in (found.loss, found.speed, found.norm):
+        panel, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
+        assert legend.y0 > panel.y1 - 0.06 * panel.height
+        texts = [text.get_window_extent() for text in axes.get_legend().get_texts()]
+        assert all(text.y0 >= panel.y1 for text in texts)
+
+
+def test_a_kept_figure_shows_what_a_new_one_does() -> None:
+    """Only its lines are drawn anew as long as nothing else changes."""
+    events = [start(), *map(train, range(1, 41)), evaluated(40)]
+    kept = curve.Curve("demo", "linear")
+    grounds = []
+    for end in (1, 2, 33, 34, len(events)):
+        kept.set_history(History(events[:end]))
+        png = kept.png()
+        grounds.append(kept._ground)
+    assert grounds[2] is grounds[3]
+    assert png == curve.draw(History(events), "demo", "linear").png()
+
+
+def test_losses_are_zoomed_only_where_most_of_the_run_is_flat() -> None:
+    steps = np.arange(101)
+    falls, flat, deep = 4 - 0.035 * steps, 2 + 4.0 * (steps == 0), 0.05 + 4 * np.exp(-steps / 5)
+    assert scales.of_losses(steps, falls) == ("linear", 0.0, 5.0)
+    kind, low, high = scales.of_losses(steps, 2 + 4 * np.exp(-steps / 5))
+    assert kind == "zoom" and 1.9 < low < 2 < 2.02 < high < 2.1
+    assert scales.of_losses(steps, deep)[0] == "log"
+    assert scales.of_losses(steps, deep)[1] <= 0.05 and scales.of_losses(steps, deep)[2] >= 4.05
+    assert scales.of_losses(steps, flat)[0] == "linear"  # there is nothing to zoom in on
+    spike = flat + 50.0 * (steps == 70)
+    assert scales.of_losses(steps, spike, "linear") == ("linear", 0.0, 60.0)
+    assert scales.of_losses(range(9), [6, *[2.0] * 8])[0] == "linear"  # too few to tell
+    assert scales.of_losses([], []) == ("linear", 0.0, 1.0)
+    for scale in ("linear", "log", "zoom"):
+        assert scales.of_losses(steps, deep, scale)[0] == scale
+    assert scales.of_losses([1], [0.0], "log")[0] == "linear"  # 0 has no logarithm
+
+
+def test_a_zoomed_curve_says_so_and_where_it_began() -> None:
+    losses = 2 + 4 * np.exp(-np.arange(100) / 5)
+    events = [start(planned=100), *(train(i) | {"loss": x} for i, x in enumerate(losses, 1))]
+    found = curve.draw(History([*events, evaluated(0) | {"loss": 6.5}]))
+    assert found.loss.get_ylabel().startswith("loss, zoomed")
+    assert marks(found) == [("began at 6.5", 0)]
+    assert found.loss.get_ylim()[1] < 6
+    assert curve.draw(History(events), scale="linear").loss.get_ylim() == (0, 8)
 
 
 @pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 1999, 2000, 2001, 12345])
 def test_a_long_series_is_thinned_and_keeps_both_ends(count: int) -> None:
-    axes = training.curve(History([start(planned=count), *map(train, range(1, count + 1))])).axes[0]
+    axes = curve.draw(History([start(planned=count), *map(train, range(1, count + 1))])).axes[0]
     steps, losses = drawn(axes, "train loss")
     assert (steps[0], steps[-1]) == (1, count)
-    assert steps == sorted(set(steps)) and len(steps) <= training.MAX_POINTS + 1
-    assert len(steps) == count if count <= training.MAX_POINTS else len(steps) >= 500
+    assert steps == sorted(set(steps)) and len(steps) <= curve.MAX_POINTS + 1
+    assert len(steps) == count if count <= curve.MAX_POINTS else len(steps) >= 500
     assert losses == [4 / (step + 1) for step in steps]
 
 
@@ -215,17 +360,17 @@ def test_a_histogram_says_that_its_last_bar_holds_longer_texts() -> None:
     few, many = [10] * 500, [10] * 500 + [100_000]
     said = "the last bar holds all up to 100,000 tokens"
     for lengths, title in ((few, ""), (many, said)):
-        figures = (
+        made = (
             data.length_histogram(lengths, 64),
             data.turn_histogram({"user": np.array(few), "agent": np.array(lengths)}),
         )
-        assert [figure.axes[0].get_title(loc="left") for figure in figures] == [title] * 2
+        assert [one.axes[0].get_title(loc="left") for one in made] == [title] * 2
 
 
 def test_schedule_figure_marks_epochs() -> None:
     (axes,) = training.schedule_figure(training.schedule(40, 1e-3, 0, "linear"), 10).axes
-    curve, *epochs = axes.get_lines()
-    assert list(curve.get_xdata()) == list(range(1, 41))
+    rates, *epochs = axes.get_lines()
+    assert list(rates.get_xdata()) == list(range(1, 41))
     assert [line.get_xdata()[0] for line in epochs] == [10, 20, 30]
 
 
@@ -298,12 +443,23 @@ def test_smoothing_follows_a_level_and_not_the_noise() -> None:
     assert abs(smoothed([9.0] * 50 + [1.0] * 350)[-1] - 1) < 0.1
 
 
+def test_the_smoothed_line_does_not_lag_behind() -> None:
+    """A straight fall stays where it is, except at the ends; a spike spreads to both sides."""
+    falls = np.linspace(4, 1, 400)
+    assert np.allclose(scales.centred(falls)[20:-20], falls[20:-20])
+    spike = scales.centred(np.eye(1, 400, 200)[0])
+    assert spike.argmax() == 200 and np.allclose(spike, spike[::-1][np.r_[399, :399]])
+    gap = falls.copy()
+    gap[100] = np.nan
+    assert np.isfinite(scales.centred(gap)).all() and scales.centred([]).tolist() == []
+
+
 @pytest.mark.parametrize(("points", "shown"), [(49, False), (50, True)])
 def test_few_points_are_drawn_as_they_are(points: int, shown: bool) -> None:
     train = {
         "event": "train", "loss": 1.0, "learning_rate": 1e-3, "tokens_per_second": 1.0, "mfu": 0.1,
         "padding_share": 0.1,
     }  # fmt: skip
-    figure = training.curve(History([train | {"step": i} for i in range(points)]))
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert ("train loss, smoothed" in labels) == shown and "eval loss" in labels
+    found = curve.draw(History([train | {"step": i} for i in range(points)]))
+    labels = [text.get_text() for text in found.axes[0].get_legend().get_texts()]
+    assert ("smoothed" in labels) == shown and "eval loss" in labels

@@ -313,12 +313,22 @@ def test_the_command_line_ignores_saved_parameters(home: Path, opened: Open) -> 
         path.write_bytes(committed)
 
 
+def stamp(tab: lab_driver.Notebook) -> str:
+    """Return the time that the status line says."""
+    said = tab.outputs(WATCH).get_by_text(" at ").first.inner_text()
+    return re.search(r"at \d\d:\d\d:\d\d", said)[0]
+
+
 def test_02_draws_stops_and_resumes(home: Path, opened: Open) -> None:
     tab = opened("02_train", dataset="small", run="lab", max_steps=600, eval_steps=300)
     tab.run_all()
     tab.wait_for(WATCH, "left")
     pictures: set[str] = set()
     wait_until(lambda: pictures.add(tab.picture(WATCH)) or len(pictures) >= 3, tab)
+    stamps = [stamp(tab) for _ in range(40) if tab.page.wait_for_timeout(250) is None]
+    assert len({*stamps}) >= 5  # of ten seconds: the text is new at least every two
+    image = tab.outputs(WATCH).locator("img").last
+    assert "train loss" in (image.get_attribute("alt") or "")
     assert not (home / "runs" / "lab" / FINISHED).exists()
     tab.command("notebook:interrupt-kernel")
     tab.wait_for(WATCH, "stopped: lab: stopped, step")

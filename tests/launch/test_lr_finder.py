@@ -81,4 +81,4 @@ def test_the_rate_rises_by_a_constant_factor_and_three_runs_try_the_suggestion(
     first = read_events(paths.run("ranged.range-test"))[1]["loss"]
     assert all(loss < first for loss in losses)
     assert not paths.run("ranged").exists()  # the run itself is untouched
-    assert training.learning_rates(found)._repr_png_()
+    assert training.learning_rates(found)._repr_mimebundle_()["image/png"]

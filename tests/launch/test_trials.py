@@ -10,6 +10,7 @@ from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.launch import checks, command, measured, trials
 from neoxkit.parallel import silent
+from neoxkit.runs.events import History
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts
 
 
@@ -34,6 +35,7 @@ def test_a_probe_leaves_figures_and_nothing_else(home: Path) -> None:
     facts = files.read_json(folder / FINISHED)
     assert (facts["step"], facts["model_sha256"]) == (2, {})
     assert facts["memory_gib"] > 0 and facts["eval_loss"] > 0
+    assert [e["step"] for e in History.of_run(folder).evals] == [2]  # none of the base
     assert measured.last_run("tiny").run == "probed.probe"
     assert [run.name for run in compare_runs.load_runs(["probed.probe"])] == ["probed.probe"]
     assert "probed.probe" not in [run.name for run in compare_runs.load_runs([])]

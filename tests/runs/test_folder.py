@@ -195,6 +195,20 @@ def test_totals() -> None:
     }
 
 
+def test_the_evaluation_of_the_base_is_no_final_loss() -> None:
+    assert History([{"event": "eval", "step": 0, "loss": 2.5}]).totals()["eval_loss"] is None
+
+
+def test_a_run_that_starts_over_has_one_evaluation_of_its_base() -> None:
+    """It was ended before its first checkpoint; a resumed one keeps the evaluation."""
+    begin = {"event": "start", "step": 0, "resumed_step": 0, "matmul_peak_tflops": 1.0}
+    first = [begin, *({"event": kind, "step": 0} for kind in ("replies", "eval"))]
+    again = History([*first, *first])
+    assert len(again.evals) == len(again.of("replies")) == 1
+    resumed = History([*first, begin | {"step": 4, "resumed_step": 4}])
+    assert len(resumed.evals) == len(resumed.of("replies")) == 1
+
+
 def test_totals_of_nothing_are_zero_or_unknown() -> None:
     assert History().totals() == {
         "train_seconds": 0,

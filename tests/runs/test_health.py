@@ -295,6 +295,14 @@ def test_how_far_an_eval_loss_must_rise(evals: list[float], is_told: bool) -> No
     assert bool(warnings(events(FALLS, evals))) == is_told
 
 
+def test_the_evaluation_of_the_base_is_not_judged() -> None:
+    """A base may be better on the held-out set, or worse than a guess: it was not trained here."""
+    for loss in (0.1, 50.0):
+        base = [{"event": "eval", "step": 0, "loss": loss, "epoch": 0.0}]
+        made = events(FALLS[:2], [2.5, 2.4])
+        assert warnings([made[0], *base, *made[1:]]) == []
+
+
 def test_a_broken_run_is_reported_once() -> None:
     made = events([6.9, *[50.0 + i for i in range(11)]], [8.0, 40.0, 60.0, 80.0])
     (said,) = warnings(made)

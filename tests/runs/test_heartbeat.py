@@ -138,6 +138,8 @@ def test_a_stage_before_the_first_step_is_no_step(tmp_path: Path) -> None:
     for stage in heartbeat.STAGES:
         signs.begin(stage)
         assert watch.ranks() == [] and heartbeat.stage(tmp_path)[0] == stage
+    signs.begin(heartbeat.EVALUATING)  # a stop request is carried out after the first step
+    assert watch.ranks() == [os.getpid()]
     signs.begin(heartbeat.FIRST_STEP)
     signs.give()
     assert watch.ranks() == [os.getpid()]
@@ -154,6 +156,17 @@ def test_the_stage_is_the_one_of_the_rank_that_is_furthest_behind(
     heartbeat.Signs(tmp_path, 1).begin(heartbeat.COMPILING, "cpu_adam")
     os.utime(tmp_path / heartbeat.FOLDER / "1", (clock.time() - 40, clock.time() - 40))
     assert heartbeat.stage(tmp_path) == ("compiling cpu_adam", 40)
+
+
+def test_a_stage_says_how_far_it_has_come(tmp_path: Path, clock: Clock) -> None:
+    signs = heartbeat.Signs(tmp_path, 3)
+    signs.begin(heartbeat.LOADING)
+    clock.now += 1
+    signs.tell("(weights 2 of 3)")
+    assert heartbeat.stage(tmp_path)[0] == "loading the model (weights 2 of 3)"
+    assert allowed(tmp_path) == 1800
+    signs.begin(heartbeat.PREPARING)
+    assert heartbeat.stage(tmp_path)[0] == heartbeat.PREPARING
 
 
 def test_a_stage_has_half_an_hour_or_more_by_the_environment(

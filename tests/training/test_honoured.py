@@ -277,6 +277,28 @@ def test_a_trial_may_be_shorter_than_the_warm_up_and_keeps_no_best(tmp_path: Pat
     contradictions.check_rows(arguments.together(parsed), 10, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("values", "is_evaluated"),
+    [
+        ({"eval_strategy": "steps", "eval_steps": 5}, True),
+        ({"eval_strategy": "epoch"}, True),
+        ({}, False),
+        ({"eval_strategy": "steps", "eval_steps": 5, "eval_delay": 3}, False),
+        ({"eval_strategy": "steps", "eval_steps": 5, "eval_on_start": False}, False),
+        ({"eval_strategy": "steps", "eval_steps": 5, "trial": True}, False),
+        ({"eval_on_start": True}, True),
+    ],
+)
+def test_the_base_is_evaluated_first_where_there_are_evaluations(
+    tmp_path: Path, values: dict[str, Any], is_evaluated: bool
+) -> None:
+    """The same by flags as in a file."""
+    flags = [f"--{k}={v}" for k, v in (BASIC | values).items()]
+    for parsed in (parse(tmp_path, **values), arguments.parse(flags)):
+        assert parsed.training.eval_on_start is is_evaluated
+        assert ("eval_on_start" in parsed.given) is ("eval_on_start" in values)
+
+
 def test_one_process_does_not_share_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     with pytest.raises(UserError, match=r"one process would share 2 GPUs -- start it with deepsp"):
@@ -329,7 +351,9 @@ def test_arguments_that_change_no_number_train_to_the_same_losses(
     assert losses(folder) == pytest.approx(losses(plain), rel=1e-5)
     first, *evals = History(metrics(folder)).evals
     assert first["step"] == 0 and first["loss"] > evals[0]["loss"]
-    assert [e["loss"] for e in evals] == pytest.approx(losses(plain, "eval"), rel=1e-5)
+    assert [first["loss"], *(e["loss"] for e in evals)] == pytest.approx(
+        losses(plain, "eval"), rel=1e-5
+    )
     state = files.read_json(folder / f"checkpoint-{STEPS}" / "trainer_state.json")
     assert state["num_input_tokens_seen"] >= sum(
         e["tokens"] for e in History(metrics(folder)).train
@@ -381,7 +405,7 @@ def test_the_best_checkpoint_becomes_the_model(home: Path, zygote: Zygote) -> No
     values = {"load_best_model_at_end": True, "optim": "sgd", "optim_args": "momentum=0.99"}
     too_high = {"learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
     folder = trained(zygote, "best", values, eval_steps=2, save_steps=2, **too_high)
-    *evals, again = History(metrics(folder)).evals
+    _, *evals, again = History(metrics(folder)).evals  # the base's is not saved
     best = min(evals, key=lambda event: event["loss"])
     assert best != evals[-1] and again["loss"] == pytest.approx(best["loss"])
     assert finished_facts(folder)["eval_loss"] == again["loss"]

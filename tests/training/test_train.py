@@ -107,6 +107,8 @@ def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:
     events = metrics(unbroken)
     assert [(e["event"], e.get("step")) for e in events] == [
         ("start", 0),
+        ("replies", 0),
+        ("eval", 0),
         ("train", 2),
         ("train", 4),
         ("replies", 4),
@@ -126,10 +128,21 @@ def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:
     assert all(0 <= e["padding_share"] < 0.2 for e in train)
 
 
+def test_the_evaluation_of_the_base_changes_no_byte(
+    home: Path, zygote: Zygote, unbroken: Path
+) -> None:
+    """It takes nothing of the chance that the training uses; the first one is the base's own."""
+    without = forked(zygote, run="no-first", training_arguments={"eval_on_start": False})
+    assert weights_sha256(without) == weights_sha256(unbroken)
+    assert losses(without, "eval") == losses(unbroken, "eval")[1:]
+    assert losses(without) == losses(unbroken)
+
+
 def test_the_same_questions_are_answered_at_every_evaluation(unbroken: Path) -> None:
     told = [e["replies"] for e in History(metrics(unbroken)).of("replies")]
-    assert len(told) == 2 and len(told[0]) == BASE.num_replies == 3
-    assert [r["asked"] for r in told[0]] == [r["asked"] for r in told[1]]
+    assert len(told) == 3 and len(told[0]) == BASE.num_replies == 3
+    asked = [[r["asked"] for r in replies] for replies in told]
+    assert asked[0] == asked[1] == asked[2]
     assert all(r["ended"] in ENDINGS for replies in told for r in replies)
     asked = (unbroken.parents[1] / "data" / "small_questions.jsonl").read_text()
     assert all(json.dumps(r["asked"]) in asked for r in told[0])
@@ -507,8 +520,9 @@ def test_every_stage_before_the_first_step_is_named_in_its_order(home: Path) -> 
             seen.append(stage)
         time.sleep(0.002)
     assert training.check()["step"] == 2
-    order = [*heartbeat.STAGES, heartbeat.FIRST_STEP]
-    named = [stage for stage in seen if stage]
+    order = [*heartbeat.STAGES, heartbeat.EVALUATING, heartbeat.FIRST_STEP]
+    named = [stage.split(" (")[0] for stage in seen if stage]
+    named = [stage for i, stage in enumerate(named) if stage not in named[i - 1 : i]]
     assert named == sorted({*named}, key=order.index)
     long = {heartbeat.READING, heartbeat.LOADING, heartbeat.PREPARING, heartbeat.FIRST_STEP}
     assert long <= {*named}

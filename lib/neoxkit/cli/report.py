@@ -1,13 +1,12 @@
 """`neoxkit report`: a run as one HTML page that opens anywhere and needs no network."""
 
-import base64
 import time
 from pathlib import Path
 
 from neoxkit import files, paths
 from neoxkit.cli import terminal
 from neoxkit.errors import UserError
-from neoxkit.lab import evaluation, training, view
+from neoxkit.lab import curve, evaluation, view
 from neoxkit.lab.figure import Picture
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
@@ -73,8 +72,8 @@ def _overview(folder: Path) -> str:
         standing, history = standing_of(folder), History.of_run(folder)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(standing.changed))
         how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
-        alert, curve = view.alert(health.warnings(history)).html, training.curve(history)
-        parts = [how, alert, *parts, _picture(curve)]
+        alert, drawn = view.alert(health.warnings(history)).html, curve.draw(history)
+        parts = [how, alert, *parts, _picture(drawn)]
     if (folder / "evaluation.json").is_file():
         found = files.read_json(folder / "evaluation.json")
         parts += [evaluation.scores(found).html, _picture(evaluation.comparison(found))]
@@ -82,9 +81,7 @@ def _overview(folder: Path) -> str:
 
 
 def _picture(figure: Picture) -> str:
-    png, size = figure._repr_png_()
-    data = base64.b64encode(png).decode()
-    return f'<p><img width="{size["width"]}" src="data:image/png;base64,{data}"></p>'
+    return f"<p>{figure.html()}</p>"
 
 
 def _notebook(path: Path) -> str:

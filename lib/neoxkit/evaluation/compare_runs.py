@@ -132,7 +132,7 @@ def labels(chosen: Sequence[Run]) -> tuple[str, list[str]]:
 def equal_tokens(chosen: Sequence[Run]) -> float:
     """Return the fewest trained tokens at which a finished run (any run, if none is finished) was
     last evaluated; 0 if none was."""
-    evaluated = [run for run in chosen if run.evals]
+    evaluated = [run for run in chosen if run.evals and run.evals[-1]["step"]]  # not only the base
     last = [
         run.trained_tokens([run.evals[-1]["step"]])[0]
         for run in [run for run in evaluated if run.state == "finished"] or evaluated

@@ -19,20 +19,25 @@ from neoxkit.lab.figure import (
     BLUE,
     GREEN,
     GREY,
+    OLIVE,
     ORANGE,
+    PURPLE,
     RED,
+    SKY,
     SMOOTHED_FROM,
     Picture,
     label_axes,
     new_figure,
+    styled,
 )
 from neoxkit.runs.events import smoothed
 from neoxkit.settings import CompareSettings
 
-SERIES = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
+SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, OLIVE)
 OFF = "score_again is off: each eval loss above is on the run's own held-out set."
 
 
+@styled
 def overlay(chosen: Sequence[Run]) -> Picture:
     """Draw the runs' losses over the tokens they were trained on.
 
@@ -54,8 +59,8 @@ def overlay(chosen: Sequence[Run]) -> Picture:
         )  # fmt: skip
     if equal_tokens := compare_runs.equal_tokens(chosen):
         axes.axvline(equal_tokens, color=GREY, linewidth=0.8, linestyle="--")
-        axes.text(equal_tokens, 0.99, "compared here ", color=GREY, fontsize=8, ha="right",
-                  va="top", transform=axes.get_xaxis_transform())  # fmt: skip
+        axes.text(equal_tokens, 0.99, "compared here ", ha="right", va="top",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
     label_axes(
         axes, "tokens trained on", "loss (nats per trained token)",
         "eval loss (points), train loss (faint)",
@@ -63,8 +68,7 @@ def overlay(chosen: Sequence[Run]) -> Picture:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlim(left=0)
     if chosen:
-        options = {"frameon": False, "fontsize": 8, "title": title, "title_fontsize": 8}
-        figure.legend(loc="outside lower center", ncols=columns, **options)
+        figure.legend(loc="outside lower center", ncols=columns, title=title)
     return figure
 
 
@@ -163,6 +167,7 @@ def _value(value: Any) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{40,64}", text) else text
 
 
+@styled
 def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
     """Draw the eval loss over two settings, if exactly two differ. The best is framed."""
     found = compare_runs.grid(chosen)
@@ -177,7 +182,7 @@ def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
     low, high = np.nanmin(losses), np.nanmax(losses)
     for (y, x), loss in np.ndenumerate(losses):
         if np.isnan(loss):
-            axes.text(x, y, "none", ha="center", va="center", color=GREY)
+            axes.text(x, y, "none", ha="center", va="center")
             continue
         dark = loss - low < (high - low) / 2
         axes.text(x, y, f"{loss:.4f}", ha="center", va="center", color="white" if dark else "black")

@@ -11,7 +11,7 @@ from IPython.display import display
 from neoxkit import paths
 from neoxkit.errors import Stopped, shorten
 from neoxkit.lab import frontend, view
-from neoxkit.lab.training import curve
+from neoxkit.lab.curve import Curve
 from neoxkit.lab.view import View
 from neoxkit.launch import process
 from neoxkit.launch.process import Training
@@ -20,17 +20,19 @@ from neoxkit.runs import health, heartbeat
 from neoxkit.runs.events import EventReader, History
 from neoxkit.runs.folder import LOG
 
-REDRAW_SECONDS = 1.0  # at least this long between redraws
-DRAWING_SHARE = 0.05  # of one core at most: on a CPU, drawing slows training
+REDRAW_SECONDS = 1.0  # between two texts, and at least between two pictures
+DRAWING_SHARE = 0.05  # of one core at most, for the picture: on a CPU, drawing slows training
 LOG_LINES = 15  # from the end of train.log
 SHOWN_EVALUATIONS = 6  # in the table of replies: the first and the last ones
 NO_STAGE = ("", 0.0)
 
 
-def watch(training: Training | str) -> dict[str, Any]:
+def watch(training: Training | str, scale: str = "auto") -> dict[str, Any]:
     """Watch a training (or a run, by its name) until it ends; return what FINISHED.json says.
 
     Raise if it failed. A run that was already finished is shown as it is; nothing is trained.
+    `scale`: how the losses are drawn, auto, linear, log or zoom (`scales.of_losses`); any notebook
+    can show the same run in another way meanwhile.
 
     Interrupting the cell lets a training that was started here finish its step, save and stop (the
     second interrupt ends it at once); running the cell again resumes it. A training that another
@@ -38,7 +40,7 @@ def watch(training: Training | str) -> dict[str, Any]:
     training continues: run the cell again to watch it.
     """
     training = process.attach(training) if isinstance(training, str) else training
-    screen = _Screen(training)
+    screen = _Screen(training, scale)
     try:
         for turn in itertools.count():
             try:
@@ -71,14 +73,18 @@ def _leave_if_nobody_looks(training: Training) -> None:
 
 
 class _Screen:
-    """The outputs of a watching cell: status line, plot, replies, and the folded log."""
+    """The outputs of a watching cell: status line, plot, replies, and the folded log.
 
-    def __init__(self, training: Training) -> None:
+    The text is new every second; the picture, which takes longer, has a pace of its own.
+    """
+
+    def __init__(self, training: Training, scale: str) -> None:
         self.training, self.folder = training, training.folder
+        self.curve = Curve(self.folder.name, scale)
         self.reader = EventReader(self.folder)
         self.history, self.is_drawn = History(), True
         self.log: View | None = None
-        self.begun, self.next_drawing = time.monotonic(), 0.0
+        self.begun, self.next_text, self.next_picture = time.monotonic(), 0.0, 0.0
         self.alert = view.NOTHING
         self.line = display(status(self.history, 0.0), display_id=True)
         self.picture = display(view.NOTHING, display_id=True)
@@ -86,35 +92,47 @@ class _Screen:
         self.log_end = display(view.NOTHING, display_id=True)
 
     def draw(self) -> None:
-        """Draw anything new, unless the last drawing was too recent."""
+        """Show anything new, unless it was shown too recently."""
         now = time.monotonic()
-        if now >= self.next_drawing:
-            self._draw(None)
-            took = time.monotonic() - now
-            self.next_drawing = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
+        if now >= self.next_text:
+            self._write(None)
+            self.next_text = now + REDRAW_SECONDS
+        if not self.is_drawn and now >= self.next_picture:
+            took = self._draw()
+            self.next_picture = now + max(REDRAW_SECONDS, took / DRAWING_SHARE)
 
     def draw_last(self) -> None:
-        """Draw the training's end, or its current state if only the watching ended."""
-        self.is_drawn = False
-        self._draw(self.training.poll())
+        """Show the training's end, or its current state if only the watching ended."""
+        self._write(self.training.poll())
+        self._draw()
 
-    def _draw(self, ended: int | None) -> None:
+    def _write(self, ended: int | None) -> None:
+        """Show the newest texts."""
         if new := self.reader.poll():
             self.history, self.is_drawn = History([*self.history.events, *new]), False
-        history, seconds = self.history, time.monotonic() - self.begun
-        if not self.is_drawn:
-            self.alert = view.alert(health.warnings(history))
+            self.alert = view.alert(health.warnings(self.history))
+            self.replies.update(replies(self.history))
         stage = heartbeat.stage(self.folder) if ended is None else NO_STAGE
-        line = status(history, seconds, ended, self.training.asked_to_stop, stage)
+        seconds = time.monotonic() - self.begun
+        stamp = _stamp(self.history, ended)
+        line = status(self.history, seconds, ended, self.training.asked_to_stop, stage, stamp)
         self.line.update(line + self.alert)
-        if not self.is_drawn:
-            self.is_drawn = True
-            if history.train or history.evals:
-                self.picture.update(curve(history, self.folder.name))
-            self.replies.update(replies(history))
         if (log := log_end(self.folder / LOG)) != self.log:
             self.log = log
             self.log_end.update(log)
+
+    def _draw(self) -> float:
+        """Show the newest curve; return the seconds of a core that this took.
+
+        The first one counts nothing: it also loads fonts, once.
+        """
+        self.is_drawn = True
+        if not (self.history.train or self.history.evals):
+            return 0.0
+        begun, is_first = time.thread_time(), not self.next_picture
+        self.curve.set_history(self.history)
+        self.picture.update(self.curve)
+        return 0.0 if is_first else time.thread_time() - begun
 
 
 def replies(history: History) -> View:
@@ -149,25 +167,27 @@ def status(
     ended: int | None = None,
     stopping: bool = False,
     stage: tuple[str, float] = NO_STAGE,
+    stamp: str = "",
 ) -> View:
     """Return the status line, what matters most first, because a narrow terminal cuts its end.
 
-    Step, loss, time left; peak learning rate, batch (conversations per step), block size;
-    epoch, speed (see flops.py), memory. Before the first step: the stage (`heartbeat.stage`).
+    Step, losses, time so far and left; peak learning rate, batch (conversations per step), block
+    size; epoch, speed (see flops.py), memory; the stamp. Before the first step: the stage
+    (`heartbeat.stage`).
     """
     start, train = history.start, history.train
     doing, lasts = stage
-    if doing and doing != heartbeat.FIRST_STEP:  # also of a run that is resumed
-        return _line(f"{doing[0].upper()}{doing[1:]} ... {lasts:.0f} s", None, 1)
+    if doing and not doing.startswith(heartbeat.FIRST_STEP):  # also of a run that is resumed
+        return _line([f"{doing[0].upper()}{doing[1:]} ... {lasts:.0f} s", stamp], None, 1)
     if not start:
         text = heartbeat.IMPORTING.capitalize() if ended is None else "Ended before the first step"
-        return _line(f"{text} ... {seconds:.0f} s", None, 1)
+        return _line([f"{text} ... {seconds:.0f} s", stamp], None, 1)
     planned, step = start["planned_steps"], train[-1]["step"] if train else start["resumed_step"]
     parts = [f"step {step:,} of {planned:,}"]
     if doing:
         parts.append(f"{doing}, {lasts:.0f} s")
+    parts += _losses(history)
     if train:
-        parts.append(f"loss {train[-1]['loss']:.4f}")
         if history.of("done"):
             parts.append("finished")
         elif ended is not None:
@@ -176,6 +196,7 @@ def status(
             parts.append("finishing the step and saving")
         else:
             parts.append(f"{_left(train, planned)} left")
+        parts.append(f"{_so_far(history, ended)} so far")
     parts += [
         f"rate {start['learning_rate']:g}",
         f"batch {start['conversations_a_step']:,}",
@@ -190,7 +211,32 @@ def status(
             f"MFU {last['mfu']:.0%}",
             _memory(last),
         ]
-    return _line(" · ".join(parts), step, planned)
+    return _line([*parts, stamp], step, planned)
+
+
+def _stamp(history: History, ended: int | None) -> str:
+    """Say when what is shown was so (now, or when the run ended): an old output shows its age."""
+    at = history.last.get("time") if ended is not None else None
+    return time.strftime("at %H:%M:%S on %Y-%m-%d", time.localtime(at))
+
+
+def _losses(history: History) -> list[str]:
+    """Return the newest train and eval loss, and the best eval loss if it is another one."""
+    said = []
+    if history.train and (loss := history.train[-1]["loss"]) is not None:
+        said.append(f"loss {loss:.4f}")
+    evals = [e for e in history.evals if e["loss"] is not None]
+    if evals:
+        best, last = min(evals, key=lambda e: e["loss"]), evals[-1]
+        before = f" (best {best['loss']:.4f} at step {best['step']:,})" if best != last else ""
+        said.append(f"eval loss {last['loss']:.4f}{before}")
+    return said
+
+
+def _so_far(history: History, ended: int | None) -> str:
+    """Return how long ago the newest start was, or how long it went."""
+    until = time.time() if ended is None else history.last["time"]
+    return duration(max(until - history.start["time"], 0))
 
 
 def _memory(train: Mapping[str, Any]) -> str:
@@ -207,7 +253,8 @@ def _left(train: Sequence[Mapping[str, Any]], planned: int) -> str:
     return duration(seconds)
 
 
-def _line(text: str, value: int | None, most: int) -> View:
+def _line(parts: Sequence[str], value: int | None, most: int) -> View:
+    text = " · ".join(filter(None, parts))
     value_html = "" if value is None else f' value="{value}"'
     bar = f'<progress{value_html} max="{most}" style="width:12em"></progress>'
     return View(f"<p>{bar} {view.escape(text)}</p>", text)

@@ -14,7 +14,7 @@ from neoxkit.data.audit import Check, Finding
 from neoxkit.data.places import NO_PLACES, Places
 from neoxkit.data.table import Encoded, Table
 from neoxkit.lab import frontend, view
-from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
+from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure, styled
 from neoxkit.lab.view import View
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def audit(checks: Sequence[Check]) -> View:
     return view.table(rows, ("", "checked", "found", "what to change"))
 
 
+@styled
 def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Picture:
     """Draw the lengths of the conversations (tokens), and which exceed the block size."""
     figure, axes = new_figure(2.0)
@@ -181,7 +182,7 @@ def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Pi
     )
     axes.axvline(block_size, color=RED, linewidth=1.5, linestyle="--")
     axes.text(
-        block_size, 0.98, f" block size {block_size}", color=RED, va="top",
+        block_size, 0.98, f" block size {block_size} ", va="top",
         ha="left" if block_size < shown * 0.8 else "right",
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
@@ -189,7 +190,7 @@ def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Pi
     label_axes(axes, "length of a conversation (tokens)", "conversations", title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 
@@ -204,6 +205,7 @@ def _last_bar(lengths: np.ndarray, end: float) -> str:
     return f"the last bar holds all up to {longest:,} tokens" if longest > end else ""
 
 
+@styled
 def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
     """Draw the lengths of each role's turns (tokens)."""
     figure, axes = new_figure(2.6)
@@ -220,5 +222,5 @@ def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
     label_axes(axes, "length of a turn with its label and end (tokens)", "turns", title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
+    axes.legend()
     return figure

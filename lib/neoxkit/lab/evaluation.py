@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from neoxkit.data.questions import normal, spread
 from neoxkit.evaluation import compare_models
-from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure
+from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure, styled
 from neoxkit.lab.view import NOTHING, View, details, sentence, sentences, table
 from neoxkit.runs.events import History
 
@@ -168,6 +168,7 @@ def answer(question: str, reply: "Reply") -> View:
     return table([("asked", question), ("tuned", _said(reply))])
 
 
+@styled
 def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     """Draw how each conversation's loss changed, and both models' losses by turn and by length.
 
@@ -193,7 +194,7 @@ def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     _slices(middle, deep["turns"], "agent's turn")
     _slices(right, deep["lengths"], "length of the conversation (tokens)")
     middle.set_ylabel("loss (nats per token)")
-    right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15), fontsize=8)
+    right.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -202,7 +203,7 @@ def _slices(axes: Axes, slices: Sequence[Mapping[str, Any]], what: str) -> None:
     _pairs(axes, {model: [one[model] for one in slices] for model in ("base", "tuned")})
     names = [one["name"] for one in slices]
     tilt: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, names)) > 3 else {}
-    axes.set_xticks(range(len(names)), names, fontsize=8, **tilt)
+    axes.set_xticks(range(len(names)), names, **tilt)
     label_axes(axes, what, "")
 
 
@@ -215,6 +216,7 @@ def _pairs(axes: Axes, heights: Mapping[str, Sequence[float]]) -> list[BarContai
     ]
 
 
+@styled
 def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     """Draw the held-out loss by step: at every evaluation of the training (metrics.jsonl), and the
     base (step 0), kept checkpoints and tuned model as they were scored here, with their values.
@@ -233,7 +235,7 @@ def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | Vie
               linestyle="none", label="scored here")  # fmt: skip
     for step in steps:
         axes.annotate(f"{losses[step]:.3f}", (step, losses[step]), xytext=(0, 8),
-                      textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
+                      textcoords="offset points", ha="center")  # fmt: skip
     label_axes(axes, "optimizer step (0: the base)", "eval loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.2)
@@ -242,12 +244,13 @@ def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | Vie
     return figure
 
 
+@styled
 def comparison(results: Mapping[str, Any]) -> Picture:
     """Draw two panels, base beside tuned: held-out loss, and exact answers by set."""
     figure, (left, right) = new_figure(3.2, 2, width_ratios=[1, 2])
     losses = {k: v["loss"] for k, v in results["eval_loss"].items() if v}
     bars = left.bar(list(losses), list(losses.values()), color=[GREY, BLUE], width=0.6)
-    left.bar_label(bars, fmt="%.3f", fontsize=9)
+    left.bar_label(bars, fmt="%.3f")
     label_axes(left, "", "loss (nats per trained token)", "held-out set")
     rows = [r for r in results["exact"] if r["kind"] == "total"]
     if not losses:
@@ -255,14 +258,14 @@ def comparison(results: Mapping[str, Any]) -> Picture:
     models = ("base", "tuned")
     drawn = _pairs(right, {m: [100 * r[m] / r["questions"] for r in rows] for m in models})
     for model, bars in zip(models, drawn, strict=True):
-        right.bar_label(bars, [f"{r[model]}/{r['questions']}" for r in rows], fontsize=9)
+        right.bar_label(bars, [f"{r[model]}/{r['questions']}" for r in rows])
     right.set_xticks(range(len(rows)), [r["set"] for r in rows])
     label_axes(right, "", "exact replies (%)", "questions")
     right.yaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     right.set_ylim(0, 110)
     right.set_yticks(range(0, 101, 20))
     if rows:
-        right.legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.15))
+        right.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 1))
     else:
         right.text(0.5, 0.5, "no question has a reference", ha="center", transform=right.transAxes)
     return figure

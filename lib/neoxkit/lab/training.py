@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 from IPython.display import Markdown, display
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from neoxkit import paths
 from neoxkit.data import tokenized
@@ -16,22 +15,19 @@ from neoxkit.lab.figure import (
     BLUE,
     GREEN,
     GREY,
-    ORANGE,
     RED,
-    SMOOTHED_FROM,
     Picture,
     label_axes,
     new_figure,
+    styled,
 )
 from neoxkit.lab.view import NOTHING, View
 from neoxkit.launch import lr_finder, trials
 from neoxkit.models import sharing
 from neoxkit.runs import card as run_card
-from neoxkit.runs.events import Event, History, read_events, smoothed
+from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import TrainSettings
-
-MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 
 
 def schedule(
@@ -56,85 +52,21 @@ def schedule(
     return learning_rate * np.where(step < warmup, rising, after[kind])
 
 
+@styled
 def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     """Draw the learning rate over the run's real steps, epochs marked."""
     figure, axes = new_figure(1.8)
-    axes.plot(np.arange(1, len(rates) + 1), rates, color=GREEN, linewidth=2)
+    axes.plot(np.arange(1, len(rates) + 1), rates, color=GREEN, linewidth=2,
+              label="at the last step")  # fmt: skip
     for epoch in range(steps_an_epoch, len(rates), steps_an_epoch):
         if len(rates) / steps_an_epoch <= 20:
-            axes.axvline(epoch, color="#DDDDDD", linewidth=0.8)
+            axes.axvline(epoch, color=GREY, alpha=0.4, linewidth=0.8)
     label_axes(axes, "optimizer step (a grey line ends an epoch)", "learning rate")
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    axes.set_ylim(bottom=0)
-    return figure
-
-
-def _thin(points: list[Event]) -> list[Event]:
-    stride = max(math.ceil(len(points) / MAX_POINTS), 1)
-    return points[::stride] + (points[-1:] if (len(points) - 1) % stride else [])
-
-
-def curve(history: History, title: str = "") -> Picture:
-    """Draw two panels over the steps, from metrics.jsonl: loss and learning rate; speed."""
-    train, evals = _thin(history.train), history.evals
-    figure, (axes, below) = new_figure(5.0, rows=2, sharex=True, height_ratios=[5, 3])
-    rate_axes = axes.twinx()
-    rate_axes.plot(
-        [e["step"] for e in train], [e["learning_rate"] for e in train],
-        color=GREEN, linewidth=1, linestyle=":", label="learning rate (right)",
-    )  # fmt: skip
-    rate_axes.set_ylabel("learning rate")
-    rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    rate_axes.set_ylim(bottom=0)
-    rate_axes.spines[["top", "left"]].set_visible(False)
-    steps, losses = [e["step"] for e in train], [e["loss"] for e in train]
-    smooth = len(train) >= SMOOTHED_FROM
-    lines = axes.plot(
-        steps, losses, color=BLUE, label="train loss",
-        alpha=0.35 if smooth else 1, linewidth=1 if smooth else 1.5,
-    )  # fmt: skip
-    if smooth:
-        lines += axes.plot(steps, smoothed(losses), color=BLUE, label="train loss, smoothed")
-    lines += axes.plot(
-        [e["step"] for e in evals], [e["loss"] for e in evals],
-        color=ORANGE, marker="o", markersize=5, label="eval loss",
-    )  # fmt: skip
-    for event in history.of("start"):
-        if step := event["resumed_step"]:
-            axes.axvline(step, color=GREY, linewidth=0.8, linestyle="--")
-            axes.text(step, 0.02, " resumed", color=GREY, fontsize=8,
-                      transform=axes.get_xaxis_transform())  # fmt: skip
-    label_axes(axes, "", "loss (nats per trained token)", title)
-    if history.start:
-        axes.set_xlim(0, max(history.start["planned_steps"], 1))
-    axes.set_ylim(bottom=0)
-    handles = [*lines, rate_axes.get_lines()[0]]
-    axes.legend(handles=handles, frameon=False, loc="upper right")
-    _speed(below, train)
-    return figure
-
-
-def _speed(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
-    """Draw useful tokens per second, the share of padding, and the share of the peak (MFU)."""
-    steps = [e["step"] for e in train]
-    share_axes = axes.twinx()
-    drawn = axes.plot(
-        steps, [e["tokens_per_second"] for e in train], color=BLUE, label="useful tokens/s"
-    )
-    for name, label, colour, line in (
-        ("mfu", "MFU (right)", ORANGE, "--"),
-        ("padding_share", "padding (right)", GREY, ":"),
-    ):
-        shares = [100 * e[name] for e in train]
-        drawn += share_axes.plot(steps, shares, color=colour, linestyle=line, label=label)
-    share_axes.set_ylabel("share (%)")
-    share_axes.set_ylim(0, 1.05 * max([100, *(100 * e["mfu"] for e in train)]))
-    share_axes.spines[["top", "left"]].set_visible(False)
-    label_axes(axes, "optimizer step", "useful tokens/s")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.2g}"))
     axes.set_ylim(bottom=0)
-    axes.legend(handles=drawn, frameon=False, loc="lower right", ncols=3, bbox_to_anchor=(1, 0.97))
+    return figure
 
 
 def conversations(dataset: str) -> tuple[Any, dict[str, Any]]:
@@ -164,6 +96,7 @@ def range_test(settings: TrainSettings) -> View:
     return short_runs(lr_finder.try_suggestion(settings, found, view.ProgressBar))
 
 
+@styled
 def learning_rates(found: lr_finder.Found | None) -> Picture | View:
     """Draw the range test's loss over the learning rate, with its result; say if there was none."""
     if not found:
@@ -179,10 +112,12 @@ def learning_rates(found: lr_finder.Found | None) -> Picture | View:
             axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
     label_axes(axes, "learning rate", "loss (nats per trained token)", found.says)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0e}"))  # no exponents in small letters
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if len(found.losses):  # an exploding loss would flatten everything else
         low, first = float(np.min(found.losses)), float(np.max(found.losses[:3]))
         axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low) + 0.1)
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 

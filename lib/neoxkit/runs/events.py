@@ -77,7 +77,8 @@ class History:
         for event in events:
             if event["event"] == "start":
                 step = event.get("resumed_step", 0)
-                kept = [e for e in kept if e.get("step", 0) <= step and e["event"] != "stop"]
+                gone = ("stop",) if step else ("stop", "eval", "replies")  # a new start evaluates
+                kept = [e for e in kept if e.get("step", 0) <= step and e["event"] not in gone]
             kept.append(event)
         self.events = kept
         self._by_kind: dict[str, list[Event]] = {}
@@ -98,7 +99,8 @@ class History:
 
     def totals(self) -> dict[str, Any]:
         """Sum up the run: seconds of training, tokens, final losses."""
-        train, evals = self.train, self.evals
+        train = self.train
+        evals = [e for e in self.evals if e.get("step") != 0]  # at step 0 it is the base's
         seconds = sum(e["seconds"] for e in train)
         num_tokens = sum(e["tokens"] for e in train)
         peak, at_peak = None, 0.0  # seconds at the device's peak matrix speed

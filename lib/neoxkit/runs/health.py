@@ -33,8 +33,9 @@ def warnings(history: History) -> list[str]:
     start = history.start
     if not start:
         return []
-    train, evals = (
-        [e for e in of if e.get("loss") is not None] for of in (history.train, history.evals)
+    train, evals = (  # the evaluation at step 0 says how good the base is
+        [e for e in of if e.get("loss") is not None and e["step"]]
+        for of in (history.train, history.evals)
     )
     found = (
         _no_better_than_a_guess(start, train, evals)

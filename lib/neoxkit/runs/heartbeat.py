@@ -31,7 +31,9 @@ LOADING = "loading the model"
 COMPILING = "compiling"  # an extension of DeepSpeed's; between two parts of the next one
 PREPARING = "preparing the first step"
 STAGES = (IMPORTING, MEETING, READING, VERIFYING, LOADING, COMPILING, PREPARING)
-FIRST_STEP = "taking the first step"  # a stop request made from here on is carried out after it
+# A stop request made from here on is carried out after the first step.
+EVALUATING = "evaluating the base"
+FIRST_STEP = "taking the first step"
 
 Sign = dict[str, Any]  # a heartbeat, as it is in its file
 
@@ -61,6 +63,11 @@ class Signs:
         """Write a heartbeat that says what comes now, before the end of the first step."""
         self._stage, self._detail = stage, detail
         self._written = 0.0  # at once
+        self.give(silent=True)
+
+    def tell(self, detail: str) -> None:
+        """Say how far the stage has come."""
+        self._detail = detail
         self.give(silent=True)
 
     def stepped(self, seconds: float) -> None:
@@ -169,7 +176,7 @@ def stage(folder: Path) -> tuple[str, float]:
 
 def _behind(signs: dict[str, Sign]) -> str:
     """Return the rank in the earliest stage."""
-    order = [*STAGES, FIRST_STEP, ""]
+    order = [*STAGES, EVALUATING, FIRST_STEP, ""]
     return min(signs, key=lambda rank: order.index(signs[rank]["stage"]))
 
 

@@ -102,7 +102,7 @@ def _from_flags(argv: Sequence[str], notices: list[str]) -> dict[str, Any]:
     # allow_abbrev: otherwise `--see 3` would set the seed. transformers' hint asks for a NewType.
     classes: Any = (KitArguments, TrainingArguments)
     parser = _Parser(classes, allow_abbrev=False)
-    parser.set_defaults(logging_steps=10)
+    parser.set_defaults(logging_steps=10, eval_on_start=None)  # None: as `_evaluates_first` says
     argv = [
         re.sub(r"^--[^=]+", lambda m: m[0].replace("-", "_").replace("__", "--", 1), a)
         for a in argv
@@ -111,7 +111,8 @@ def _from_flags(argv: Sequence[str], notices: list[str]) -> dict[str, Any]:
     if unknown:
         flags = [a for a in unknown if a.startswith("-")] or unknown
         raise _unknown(flags[0].split("=")[0].lstrip("-"), "--")
-    return vars(values)
+    return {name: value for name, value in vars(values).items()
+            if name != "eval_on_start" or value is not None}  # fmt: skip
 
 
 def _rename_flags(argv: Sequence[str], notices: list[str]) -> list[str]:
@@ -166,6 +167,7 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     contradictions.check_together(defaults | training | {"trial": kit.trial, "layout": kit.layout})
     if kit.trial:
         training |= {"save_strategy": "no", "load_best_model_at_end": False}
+    training.setdefault("eval_on_start", _evaluates_first(training) and not kit.trial)
     if not training.get("output_dir"):
         raise UserError("output_dir", "is missing", "add --output_dir runs/NAME")
     if not training.get("do_train"):
@@ -187,6 +189,13 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
         named = paths.short(paths.ds_config("deepspeed", str(file)))
         ds_file.check_values(config, together(parsed), args.world_size, named)
     return parsed
+
+
+def _evaluates_first(values: Mapping[str, Any]) -> bool:
+    """Return whether a run begins with an evaluation of its base, unless the caller says: where
+    there are evaluations and none of them is delayed."""
+    strategy = contradictions.plain(values.get("eval_strategy", "no"))
+    return strategy != "no" and not values.get("eval_delay")
 
 
 def _check_processes(args: TrainingArguments) -> None:

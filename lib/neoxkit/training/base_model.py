@@ -1,6 +1,9 @@
 """The model a training starts from: its memory, its weights, the layout of its rows."""
 
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
@@ -8,12 +11,14 @@ from transformers.integrations.deepspeed import (
     set_hf_deepspeed_config,
     unset_hf_deepspeed_config,
 )
+from transformers.utils import logging
 
 from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.files import whole_folder
 from neoxkit.models import loading, lora, memory, rates
 from neoxkit.runs.folder import state_of
+from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import arguments, distributed
 
 # Model families whose packed rows are known to be exact; each run also checks its own model.
@@ -47,6 +52,27 @@ def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
         name = kit.model_name_or_path
         return lora.add(model, kit.lora_rank, name, checkpointing, kit.base_commit)
     return model
+
+
+@contextlib.contextmanager
+def counting_weights(signs: Signs) -> Iterator[None]:
+    """Say in the heartbeats how many weights are loaded, while the block runs."""
+
+    def bar(make: Callable[..., Any], args: Any, options: Any) -> Iterable[Any]:
+        shown: Iterable[Any] = make(*args, **options)
+        return _counted(signs, args[0]) if options.get("desc") == "Loading weights" else shown
+
+    before = logging.set_tqdm_hook(bar)  # what transformers makes its progress bars with
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def _counted(signs: Signs, weights: Any) -> Iterator[Any]:
+    for number, weight in enumerate(weights, 1):
+        signs.tell(f"(weights {number:,} of {len(weights):,})")
+        yield weight
 
 
 def _find_fitting_rate(parsed: arguments.Parsed, model: PreTrainedModel) -> None:

@@ -94,6 +94,7 @@ class Metrics(TrainerCallback):
                 "loss",
                 "learning_rate",
                 "grad_norm",
+                "loss_scale",
                 "tokens",
                 "trained_tokens",
                 "padding_share",
@@ -245,8 +246,19 @@ class Alive(TrainerCallback):
     def __init__(self, signs: heartbeat.Signs) -> None:
         self.signs, self.begun = signs, 0.0
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.signs.begin(heartbeat.FIRST_STEP)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.eval_on_start:
+            self.signs.begin(heartbeat.EVALUATING)
+        else:
+            self._begin_first_step(args)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.global_step:
+            self._begin_first_step(args)
+
+    def _begin_first_step(self, args: Any) -> None:
+        compiles = "(it compiles, which takes long)" if args.torch_compile else ""
+        self.signs.begin(heartbeat.FIRST_STEP, compiles)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.begun = time.monotonic()

@@ -59,11 +59,13 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     resume.keep_manifest(folder, manifest, kit.allow_change)
     signs.begin(heartbeat.VERIFYING)
     checkpoint = resume.newest_checkpoint(folder, parsed)
+    args.eval_on_start = args.eval_on_start and not checkpoint  # of the base, once
     signs.begin(heartbeat.LOADING)
     base_model.check_needs(parsed, folder)
     if distributed.is_first() and not kit.trial:
         export.rehearse(kit.base, tokenizer, Names.of(manifest))
-    model = base_model.load(parsed, folder)
+    with base_model.counting_weights(signs):
+        model = base_model.load(parsed, folder)
     loading.check_vocabulary(model, tokenizer)
     loading.check_positions(loading.positions(model.config), kit.block_size)
     sharing.make_own(model, tokenizer)
@@ -163,7 +165,7 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
     num_ranks, values = parsed.training.world_size, arguments.together(parsed)
     contradictions.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
     if not len(sides["eval"]):
-        parsed.training.eval_strategy = "no"
+        parsed.training.eval_strategy, parsed.training.eval_on_start = "no", False
         parsed.notices.append("the held-out set is empty: no eval loss will be shown")
     return sides, manifest
 

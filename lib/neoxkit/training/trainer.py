@@ -196,7 +196,9 @@ class KitTrainer(Trainer):
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for round_start in range(0, len(batches), world):
-            if self.signs:
+            if self.signs and not self.state.global_step:
+                self.signs.tell(f"(batch {round_start + 1:,} of {len(batches):,})")
+            elif self.signs:
                 self.signs.give(silent=self.args.torch_compile)
             mine = round_start + rank
             batch = self.data_collator(
@@ -223,6 +225,15 @@ class KitTrainer(Trainer):
         ):
             self.evaluate()
 
+    def loss_scale(self) -> float | None:
+        """Return what the loss is multiplied by in fp16; None in other precisions."""
+        if not self.args.fp16:
+            return None
+        if self.is_deepspeed_enabled:
+            engine: Any = self.model_wrapped
+            return float(engine.optimizer.loss_scale)
+        return float(self.accelerator.scaler.get_scale())
+
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """Add token counts and memory to the logs; every rank calls this at the same steps."""
         if "loss" in logs:
@@ -239,5 +250,7 @@ class KitTrainer(Trainer):
             by_rank = self.accelerator.gather(memory.to(self.args.device)).tolist()
             logs["memory_gib_by_rank"] = [round(gib, 2) for gib in by_rank]
             logs["memory_gib"] = max(logs["memory_gib_by_rank"])
+            if (scale := self.loss_scale()) is not None:
+                logs["loss_scale"] = scale
             self.counts = torch.zeros_like(self.counts)
         super().log(logs, start_time)
