@@ -399,7 +399,9 @@ class CompareSettings(Settings):
     notebook: ClassVar[str] = "04_compare"
 
     # The runs
-    runs: list = setting([], 'runs by name, pattern ("lr.*") or folder; empty: every run here')
+    runs: list = setting(
+        [], 'names, patterns ("lr.*") or folders; empty: all on the dataset of the newest'
+    )
     name: str = setting("comparison", "name of the output folder: runs/<name>")
 
     # Rarely changed

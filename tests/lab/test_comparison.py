@@ -10,7 +10,7 @@ import pytest
 from neoxkit import files
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs, seeds
-from neoxkit.lab import comparison
+from neoxkit.lab import comparison, fitting
 from neoxkit.runs.events import METRICS, append_event
 from neoxkit.runs.folder import ARGUMENTS, FINISHED
 from neoxkit.settings import CompareSettings
@@ -340,3 +340,89 @@ def test_the_figures_are_saved_as_they_were_logged(home: Path) -> None:
     saved = json.loads((home / "runs" / "night" / "comparison.json").read_text())
     assert saved["scores"][0]["eval_loss"] == 10 / 3 and saved["runs"] == ["a"]
     assert saved["on_the_same_conversations"] == scored
+
+
+def test_by_default_the_runs_of_the_newest_dataset_are_taken_and_the_rest_is_counted(
+    home: Path,
+) -> None:
+    make(home, "a", 100, [3.0])
+    make(home, "b", 100, [3.0], dataset_sha256="e", dataset="data/tokenized/other")
+    make(home, "c", 100, [3.0], trial=True)
+    make(home, "d", 100, [3.0])
+    (make(home, "e", 100, [3.0]) / ARGUMENTS).unlink()
+    chosen, said = compare_runs.choose([])
+    assert [run.name for run in chosen] == ["a", "d"]
+    assert said == (
+        "2 runs of the newest run's dataset, small; left out: 1 run of other datasets, "
+        '1 run whose dataset is unknown, 1 trial -- runs = ["*"] takes every run, a trial is '
+        "taken by its name"
+    )
+    append_event(home / "runs" / "b", "stop", step=10)  # now the newest
+    assert [run.name for run in compare_runs.choose([])[0]] == ["b"]
+    every, said = compare_runs.choose(["*"])
+    assert ([run.name for run in every], said) == (["a", "b", "d", "e"], "4 runs")
+    assert [run.name for run in compare_runs.choose(["c", "b"])[0]] == ["c", "b"]
+
+
+def test_a_dataset_that_was_made_anew_is_another_one(home: Path) -> None:
+    make(home, "old", 100, [3.0], dataset_sha256="0123456789abcdef")
+    make(home, "new", 100, [3.0], dataset_sha256="fedcba9876543210")
+    chosen, said = compare_runs.choose([])
+    assert [run.name for run in chosen] == ["new"]
+    assert "dataset, small fedcba987654; left out: 1 run of other datasets -- runs" in said
+
+
+def test_nothing_is_said_to_be_left_out_if_nothing_is(home: Path) -> None:
+    assert compare_runs.choose([]) == ([], "0 runs")
+    make(home, "a", 100, [3.0])
+    assert compare_runs.choose([])[1] == "1 run of the newest run's dataset, small"
+
+
+CORNERS = ("run", "setting")
+
+
+def shown(runs: int, settings: int, value: str = "0.0005") -> list[list[list[str]]]:
+    """Return the tables, as rows of cells, of so many runs and settings with wide names."""
+    names = [f"night.per_device_train_batch_size={i}" for i in range(runs)]
+    columns = [f"gradient_accumulation_steps_{i}" for i in range(settings)]
+    cells = [[f"{value}{i}.{j}" for j in range(settings)] for i in range(runs)]
+    found = fitting.table(names, columns, cells, CORNERS)
+    assert found.html.count("<table") == found.text.count("\n\n") + 1
+    return [[row.split() for row in part.splitlines()] for part in found.text.split("\n\n")]
+
+
+def test_few_runs_are_columns_and_few_settings_are_columns() -> None:
+    (table,) = shown(2, 12)
+    assert table[0] == ["setting", *(f"night.per_device_train_batch_size={i}" for i in range(2))]
+    assert len(table) == 13 and table[1][1:] == ["0.00050.0", "0.00051.0"]
+    (table,) = shown(20, 2)
+    assert table[0][0] == "run" and len(table) == 21
+
+
+def test_what_does_not_fit_continues_below_with_the_same_rows_and_nothing_is_lost() -> None:
+    tables = shown(20, 12)
+    assert len(tables) > 1
+    assert len({tuple(row[0] for row in table) for table in tables}) == 1
+    rows = [[value for table in tables for value in table[i][1:]] for i in range(21)]
+    assert rows[0] == [f"gradient_accumulation_steps_{i}" for i in range(12)]
+    assert rows[1:] == [[f"0.0005{i}.{j}" for j in range(12)] for i in range(20)]
+
+
+def test_a_column_that_is_too_wide_by_itself_is_shown_alone() -> None:
+    assert len(shown(3, 3, value="x" * 39)) == 3
+
+
+def test_no_table_is_wider_than_the_room() -> None:
+    """Cells may break at dots and underscores; the widest piece of each column counts."""
+    for table in shown(20, 12):
+        columns = [*zip(*table, strict=True)]
+        assert sum(fitting._width(of[0], of[1:]) for of in columns) <= fitting.ROOM
+
+
+def test_the_scoreboard_shows_everything_the_lesser_figures_folded(home: Path) -> None:
+    make(home, "a", 100, [3.0])
+    table = comparison.table(compare_runs.load_runs([]))
+    first, more = table.html.split("<details>")
+    assert "tokens trained on" in first and "perplexity" not in first
+    assert all(name in more for name in ("perplexity", "useful tokens/s", "memory", "seconds"))
+    assert ">20.086<" in more and "20.086" in table.text

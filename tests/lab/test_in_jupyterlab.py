@@ -17,6 +17,7 @@ pytest.importorskip(
 import lab_driver
 
 from neoxkit import files
+from neoxkit.launch import process
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts, standing_of
 from neoxkit.settings import TrainSettings
@@ -503,5 +504,31 @@ def test_04_shows_two_runs_and_what_differs(home: Path, opened: Open) -> None:
     in_the_browser = files.read_json(written)
     papermill("04_compare", name="both", runs='["two.*"]')
     assert files.read_json(written) == in_the_browser
+    assert tab.faults == []
+    tab.close()
+
+
+def test_the_board_follows_a_live_run_and_draws_what_is_picked(home: Path, opened: Open) -> None:
+    train_to_the_end(TrainSettings(run="ended", dataset="small", max_steps=4, eval_steps=4))
+    cell = nbformat.v4.new_code_cell("from neoxkit.lab import board\n\nboard.board()")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
+    nbformat.write(notebook, home / "notebooks" / "page.ipynb")
+    training = process.start(TrainSettings(run="growing", dataset="small", max_steps=2000))
+    wait_until(lambda: events(home, "growing", "train"), tab := opened("page"))
+    tab.run("board.board(")
+    row = tab.outputs("board.board(").locator("tr", has_text="growing").first
+    row.get_by_text("training · ").wait_for()
+    steps: set[str] = set()
+    wait_until(lambda: steps.add(row.inner_text().split("\n")[1]) or len(steps) >= 2, tab)
+    assert row.locator("svg title").text_content().startswith("train loss, ")
+    training.stop()
+    row.get_by_text("stopped · ").wait_for()
+    before = tab.picture("board.board(")
+    picker = tab.outputs("board.board(").get_by_label("curves of")
+    assert picker.evaluate("e => [...e.selectedOptions].map(o => o.text)") == ["growing"]
+    picker.focus()
+    tab.page.keyboard.press("Shift+ArrowDown")
+    wait_until(lambda: tab.picture("board.board(") != before, tab)
     assert tab.faults == []
     tab.close()

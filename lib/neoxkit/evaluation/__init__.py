@@ -1,4 +1,4 @@
 """Compare base and tuned, and runs with each other, in numbers.
 
-Notebooks use evaluate.prepare; compare_runs.load_runs and notes; rescoring.scores.
+Notebooks use evaluate.prepare; compare_runs.choose and notes; rescoring.scores.
 """

@@ -55,12 +55,54 @@ def load_runs(names: Sequence[str]) -> list[Run]:
     machines, are named by their folders.
     """
     folders = dict.fromkeys(folder for name in names or ["*"] for folder in _folders(name))
-    found = [run for run in map(_load, folders) if run.history.train]
+    found = [run for run in map(load_run, folders) if run.history.train]
     known = [run.name for run in found]
     return [
         replace(run, name=paths.short(run.folder)) if known.count(run.name) > 1 else run
         for run in found
     ]
+
+
+def choose(names: Sequence[str]) -> tuple[list[Run], str]:
+    """Load the runs of these names (load_runs), or with none those of one dataset, the newest
+    run's; return them with a sentence that says which they are and what was left out."""
+    found = load_runs(names)
+    known = [run for run in found if run.made_of["dataset_sha256"]]
+    if names or not known:
+        return found, _count(len(found), "run")
+    newest = max(known, key=lambda run: run.history.last["time"])
+    data = newest.made_of["dataset_sha256"]
+    chosen = [run for run in found if run.made_of["dataset_sha256"] == data]
+    others = [run for run in known if run.made_of["dataset_sha256"] != data]
+    said = f"{_count(len(chosen), 'run')} of the newest run's dataset, {_dataset(newest, others)}"
+    return chosen, said + _left_out(len(others), len(found) - len(known))
+
+
+def _dataset(run: Run, others: Sequence[Run]) -> str:
+    """Return the name of a run's dataset, with its hash if another one has the same name."""
+    name, *rest = (Path(str(one.settings.get("dataset", ""))).name for one in (run, *others))
+    return f"{name} {run.made_of['dataset_sha256'][:12]}" if name in rest else name
+
+
+def _left_out(others: int, unknown: int) -> str:
+    """Say what the default leaves out, and how to get it."""
+    trials = sum(is_trial(p.parent) for p in (paths.root() / "runs").glob(f"*/{METRICS}"))
+    counts = {
+        "run of other datasets": others,
+        "run whose dataset is unknown": unknown,
+        "trial": trials,
+    }
+    said = [_count(count, what) for what, count in counts.items() if count]
+    if not said:
+        return ""
+    remedies = ['runs = ["*"] takes every run'] if others or unknown else []
+    remedies += ["a trial is taken by its name"] if trials else []
+    return f"; left out: {', '.join(said)} -- {', '.join(remedies)}"
+
+
+def _count(count: int, what: str) -> str:
+    first, space, rest = what.partition(" ")
+    return f"{count:,} {first}{'' if count == 1 else 's'}{space}{rest}"
 
 
 def _folders(name: str) -> list[Path]:
@@ -75,7 +117,8 @@ def _folders(name: str) -> list[Path]:
     raise UserError("runs", f"{name!r} is not a run here", remedy)
 
 
-def _load(folder: Path) -> Run:
+def load_run(folder: Path) -> Run:
+    """Load the run in a folder, however far it is."""
     card, history = run_card.read(folder), History.of_run(folder)
     path = folder / ARGUMENTS
     arguments = files.read_json(path) if path.is_file() else {}  # the run ended before writing them
@@ -85,7 +128,7 @@ def _load(folder: Path) -> Run:
     return Run(
         name=folder.name,
         folder=folder,
-        state=standing_of(folder).state,
+        state=standing_of(folder, history).state,
         settings=_settings(arguments, history.start.get("num_ranks", 0)),
         made_of=made_of,
         history=history,

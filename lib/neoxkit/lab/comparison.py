@@ -14,7 +14,7 @@ from neoxkit import files, paths
 from neoxkit.evaluation import compare_runs
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.seeds import means
-from neoxkit.lab import view
+from neoxkit.lab import fitting, view
 from neoxkit.lab.figure import (
     BLUE,
     GREEN,
@@ -77,17 +77,29 @@ def _colour(number: int, of: int) -> Any:
 
 
 def table(chosen: Sequence[Run]) -> view.View:
-    """Show the scoreboard, the lowest eval loss first."""
+    """Show the scoreboard, the lowest eval loss first; what matters less is folded below it."""
     lines = compare_runs.scores(chosen)
     equal = f"eval loss at {compare_runs.equal_tokens(chosen):,.0f} tokens"
     rows = [
         (
-            line["run"],
+            view.narrow(line["run"]),
             line["state"],
             _figure(line["eval_loss"], ".4f"),
-            _figure(line["eval_loss"] and math.exp(min(line["eval_loss"], 700)), ",.3f"),
             _figure(line["equal_loss"], ".4f"),
             f"{line['trained_tokens']:,}",
+        )
+        for line in lines
+    ]
+    header = ("run", "state", "eval loss", equal, "tokens trained on")
+    more = view.fold("perplexity, speed, memory, time", _more_figures(lines))
+    return view.table(rows, header, close=True) + more
+
+
+def _more_figures(lines: Sequence[Mapping[str, Any]]) -> view.View:
+    rows = [
+        (
+            view.narrow(line["run"]),
+            _figure(line["eval_loss"] and math.exp(min(line["eval_loss"], 700)), ",.3f"),
             _figure(line["tokens_per_second"], ",.0f"),
             _figure(line["memory_gib"], ".2f"),
             _figure(line["train_seconds"], ",.0f"),
@@ -95,10 +107,9 @@ def table(chosen: Sequence[Run]) -> view.View:
         for line in lines
     ]
     header = (
-        "run", "state", "eval loss", "perplexity", equal, "tokens trained on", "useful tokens/s",
-        "memory per rank (GiB)", "seconds of steps",
+        "run", "perplexity", "useful tokens/s", "memory per rank (GiB)", "seconds of steps",
     )  # fmt: skip
-    return view.table(rows, header)
+    return view.table(rows, header, close=True)
 
 
 def seeds(chosen: Sequence[Run]) -> view.View:
@@ -150,13 +161,12 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def differences(chosen: Sequence[Run]) -> view.View:
-    """Show only what differs between the runs: one line per run, one column per setting."""
+    """Show only what differs between the runs: all of it, in as many tables as fit the width."""
     found = compare_runs.differing(chosen)
     if not found:
         return view.sentence("Nothing differs between these runs.")
-    values = zip(*found.values(), strict=True)
-    rows = [(run.name, *map(_value, of)) for run, of in zip(chosen, values, strict=True)]
-    return view.table(rows, ("run", *found))
+    values = [[_value(one) for one in of] for of in zip(*found.values(), strict=True)]
+    return fitting.table([run.name for run in chosen], [*found], values, ("run", "setting"))
 
 
 def _value(value: Any) -> str:

@@ -16,7 +16,9 @@ from IPython.display import display
 from neoxkit.fields import Settings
 
 _EVEN = "table-layout:fixed;width:100%;overflow-wrap:anywhere"
+_LONGEST = 40  # characters of a cell without a break
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
+_CLOSE = _CELL.replace("10px", "5px")
 # Visible on white and on near-black; the words keep the theme's colour.
 ALERT_COLOUR = "#e53935"
 _ALERT = f"border-left:6px solid {ALERT_COLOUR};background:{ALERT_COLOUR}22;padding:4px 10px"
@@ -62,14 +64,22 @@ def escape(text: Any) -> str:
     return html.escape(visible(str(text)))
 
 
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), even: bool = False) -> View:
-    """Make a table of plain values; `even`: columns of equal width."""
-    cells = [[visible(str(value)) for value in row] for row in rows]
-    head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in header)
+def table(
+    rows: Sequence[Sequence[Any]],
+    header: Sequence[str] = (),
+    even: bool = False,
+    close: bool = False,
+) -> View:
+    """Make a table of plain values, or of views; `even`: columns of equal width; `close`: with
+    little space between them."""
+    cell = _CLOSE if close else _CELL
+    shown = [[_cell(value) for value in row] for row in rows]
+    head = "".join(f'<th style="{cell}">{narrow(name).html}</th>' for name in header)
     body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{_breakable(value)}</td>' for value in row) + "</tr>"
-        for row in cells
+        "<tr>" + "".join(f'<td style="{cell}">{value.html}</td>' for value in row) + "</tr>"
+        for row in shown
     )
+    cells = [[value.text for value in row] for row in shown]
     lines = [[visible(name) for name in header], *cells] if header else cells
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))] if lines else []
     text = "\n".join(
@@ -81,10 +91,31 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), even: bool 
     return View(f"<table{style}>{opening}<tbody>{body}</tbody></table>", text)
 
 
-def _breakable(value: str) -> str:
-    """Return a cell's HTML; long names without blanks, like a sweep's runs, may break at dots."""
-    escaped = html.escape(value)
-    return escaped if " " in value else re.sub(r"\.(?=[a-z])", ".<wbr>", escaped)
+def _cell(value: Any) -> View:
+    if isinstance(value, View):
+        return value
+    text = visible(str(value))
+    return View("<wbr>".join(map(html.escape, parts(text))), text)
+
+
+def narrow(value: str) -> View:
+    """Show a cell that breaks wherever it may."""
+    text = visible(value)
+    return View("<wbr>".join(map(html.escape, parts(text, everywhere=True))), text)
+
+
+def parts(value: str, everywhere: bool = False) -> list[str]:
+    """Return the parts between which a cell may break: a long name without blanks, like a sweep's
+    runs, at dots; `everywhere`: also at _.
+
+    >>> parts("night.learning_rate=0.001"), parts("learning_rate=0.001", everywhere=True)
+    (['night.', 'learning_rate=0.001'], ['learning_', 'rate=0.001'])
+    """
+    if " " in value:
+        return [value]
+    at_dots = r"(?<=\.)(?=[a-z])"
+    found = re.split(rf"{at_dots}|(?<=_)(?=\w)" if everywhere else at_dots, value)
+    return [part[i : i + _LONGEST] for part in found for i in range(0, len(part), _LONGEST)] or [""]
 
 
 def folded(title: str, text: str) -> View:
@@ -98,6 +129,12 @@ def details(title: str, inside: View) -> View:
     """Fold a view behind its title; in plain text, show only the title."""
     summary = f"<summary>{escape(title)}</summary>"
     return View(f"<details>{summary}{inside.html}</details>", f"({visible(title)})")
+
+
+def fold(title: str, shown: View) -> View:
+    """Fold something to show behind its title; in plain text, it follows the title."""
+    html = f"<details><summary>{escape(title)}</summary>{shown.html}</details>"
+    return View(html, f"{visible(title)}:\n{shown.text}")
 
 
 def command(line: str) -> View:

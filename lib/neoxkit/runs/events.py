@@ -97,6 +97,15 @@ class History:
         """Return the events of one kind."""
         return self._by_kind.get(kind, [])
 
+    def seconds_left(self) -> float | None:
+        """Estimate the seconds of training until the planned step from the last 20 logs."""
+        recent, planned = self.train[-20:], self.start.get("planned_steps")
+        if not recent or planned is None:
+            return None
+        steps = recent[-1]["step"] - (self.train[-21]["step"] if len(self.train) > 20 else 0)
+        seconds = sum(e["seconds"] for e in recent)
+        return seconds / max(steps, 1) * (planned - recent[-1]["step"])
+
     def totals(self) -> dict[str, Any]:
         """Sum up the run: seconds of training, tokens, final losses."""
         train = self.train

@@ -73,9 +73,12 @@ class Standing:
     is_trial: bool = False
 
 
-def standing_of(folder: Path) -> Standing:
-    """Return the status of the run in a folder, from its files alone."""
-    history = History.of_run(folder)
+def standing_of(folder: Path, history: History | None = None) -> Standing:
+    """Return the status of the run in a folder, from its files alone.
+
+    `history`: its events, if they have been read already.
+    """
+    history = History.of_run(folder) if history is None else history
     newest = {event["event"]: event for event in history.events}
     last = history.last or {"event": "", "time": folder.stat().st_mtime}
     trial = is_trial(folder)
@@ -98,7 +101,7 @@ def standing_of(folder: Path) -> Standing:
 def _state(folder: Path, last_event: str) -> str:
     if lock.locked_by(folder):
         return "training"
-    if state_of(folder) == "finished":
+    if (folder / FINISHED).exists():
         return "finished"
     return {"stop": "stopped", "error": "failed"}.get(last_event, "killed")
 
