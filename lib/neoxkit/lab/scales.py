@@ -114,6 +114,7 @@ def of_positive(values: np.ndarray) -> tuple[str, float, float]:
 
 
 def most(values: np.ndarray) -> float:
+    """Return the highest of the values that are numbers; 0 if there is none."""
     known = values[np.isfinite(values)]
     return float(known.max()) if len(known) else 0.0
 
