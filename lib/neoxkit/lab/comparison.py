@@ -73,7 +73,7 @@ def overlay(chosen: Sequence[Run]) -> Picture:
 
 
 def _colour(number: int, of: int) -> Any:
-    return SERIES[number] if of <= len(SERIES) else colormaps["viridis"](0.95 * number / of)
+    return SERIES[number] if of <= len(SERIES) else colormaps["viridis"](0.3 + 0.4 * number / of)
 
 
 def table(chosen: Sequence[Run]) -> view.View:

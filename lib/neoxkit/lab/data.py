@@ -190,7 +190,7 @@ def length_histogram(lengths: Sequence[int] | np.ndarray, block_size: int) -> Pi
     label_axes(axes, "length of a conversation (tokens)", "conversations", title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
     return figure
 
 
@@ -222,5 +222,5 @@ def turn_histogram(lengths: Mapping[str, np.ndarray]) -> Picture:
     label_axes(axes, "length of a turn with its label and end (tokens)", "turns", title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
     return figure

@@ -192,7 +192,7 @@ def where(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     label_axes(left, "tuned minus base (nats per token)", "conversations", title)
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     _slices(middle, deep["turns"], "agent's turn")
-    _slices(right, deep["lengths"], "length of the conversation (tokens)")
+    _slices(right, deep["lengths"], "length (tokens)")
     middle.set_ylabel("loss (nats per token)")
     right.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 1))
     return figure

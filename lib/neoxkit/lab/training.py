@@ -102,7 +102,7 @@ def learning_rates(found: lr_finder.Found | None) -> Picture | View:
     if not found:
         return view.sentence("No range test: range_test_steps is 0.")
     figure, axes = new_figure(3.2)
-    axes.plot(found.rates, found.losses, color=BLUE, alpha=0.35, linewidth=1, label="train loss")
+    axes.plot(found.rates, found.losses, color=BLUE, alpha=0.55, linewidth=1, label="train loss")
     axes.plot(found.rates, found.smooth, color=BLUE, label="smoothed")
     for rate, colour, name in (
         (found.suggestion, GREEN, "suggestion"),
@@ -117,7 +117,7 @@ def learning_rates(found: lr_finder.Found | None) -> Picture | View:
     if len(found.losses):  # an exploding loss would flatten everything else
         low, first = float(np.min(found.losses)), float(np.max(found.losses[:3]))
         axes.set_ylim(low - 0.1 * (first - low), first + 0.5 * (first - low) + 0.1)
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0)
     return figure
 
 
