@@ -475,7 +475,8 @@ def test_03_replies_grow_at_once_and_stop_on_request(home: Path, opened: Open) -
     tab.run("evaluation.scoreboard(")  # the kernel is free meanwhile
     tab.wait_until_idle()
     assert talk.grows()
-    tab.page.keyboard.press("Tab")  # from the field: Send is disabled
+    talk.field.focus()
+    tab.page.keyboard.press("Tab")  # Send is disabled
     assert tab.page.evaluate("document.activeElement.textContent") == "Stop"
     tab.page.keyboard.press("Space")
     wait_until(lambda: all(t.rstrip().endswith("stopped") for t in talk.columns()), tab)
