@@ -216,15 +216,17 @@ def test_the_choice_draws_other_curves_and_stays(home: Path, page: Outputs) -> N
     make(home, "ended", 100, [3.0])
     opened = board.Board()
     opened.refresh()
-    assert [value for _, value in opened.picker.options] == ["going", "ended"]
-    opened.picker.value = ("ended", "going")
+    assert [*opened.boxes] == ["going", "ended"]
+    assert [box.description for box in opened.choice.children] == ["going", "ended"]
+    opened.boxes["ended"].value = True
     assert page[4] == ["ended", "going"]
-    opened.picker.value = ()
+    opened.boxes["ended"].value = opened.boxes["going"].value = False
     assert "Choose runs" in page[4].text
-    opened.picker.value = ("ended",)
+    opened.boxes["ended"].value = True
     make(home, "newest", 100, [3.0])
     opened.refresh()
-    assert opened.picker.value == ("ended",) and page[4] == ["ended"]
+    assert [name for name, box in opened.boxes.items() if box.value] == ["ended"]
+    assert [*opened.boxes] == ["going", "newest", "ended"] and page[4] == ["ended"]
     held.close()
 
 

@@ -52,6 +52,7 @@ def make(
         append_event(
             folder, "train", step=10 * i, loss=loss + 0.5, tokens=2 * tokens, memory_gib=0.5,
             trained_tokens=tokens, seconds=2.0, padding_share=0.0, tflop=1.0,
+            tokens_per_second=float(tokens),
         )  # fmt: skip
         append_event(folder, "eval", step=10 * i, loss=loss, trained_tokens=eval_tokens)
     files.write_json(folder / FINISHED, {"step": steps, "planned_steps": steps})

@@ -15,10 +15,11 @@ pytest.importorskip(
 )
 
 import lab_driver
+from test_comparison import make
 
 from neoxkit import files
-from neoxkit.launch import process
-from neoxkit.runs.events import read_events
+from neoxkit.runs import lock
+from neoxkit.runs.events import append_event, read_events
 from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts, standing_of
 from neoxkit.settings import TrainSettings
 
@@ -510,26 +511,36 @@ def test_04_shows_two_runs_and_what_differs(home: Path, opened: Open) -> None:
 
 
 def test_the_board_follows_a_live_run_and_draws_what_is_picked(home: Path, opened: Open) -> None:
-    train_to_the_end(TrainSettings(run="ended", dataset="small", max_steps=4, eval_steps=4))
+    """The runs are written by hand; this process holds the lock of the live one."""
+    make(home, "ended", 100, [3.0, 2.0])
+    growing = make(home, "growing", 100, [3.0, 2.5])
+    (growing / FINISHED).unlink()
+    held = lock.hold(growing)
     cell = nbformat.v4.new_code_cell("from neoxkit.lab import board\n\nboard.board()")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
     nbformat.write(notebook, home / "notebooks" / "page.ipynb")
-    training = process.start(TrainSettings(run="growing", dataset="small", max_steps=2000))
-    wait_until(lambda: events(home, "growing", "train"), tab := opened("page"))
-    tab.run("board.board(")
-    row = tab.outputs("board.board(").locator("tr", has_text="growing").first
-    row.get_by_text("training · ").wait_for()
-    steps: set[str] = set()
-    wait_until(lambda: steps.add(row.inner_text().split("\n")[1]) or len(steps) >= 2, tab)
-    assert row.locator("svg title").text_content().startswith("train loss, ")
-    training.stop()
-    row.get_by_text("stopped · ").wait_for()
-    before = tab.picture("board.board(")
-    picker = tab.outputs("board.board(").get_by_label("curves of")
-    assert picker.evaluate("e => [...e.selectedOptions].map(o => o.text)") == ["growing"]
-    picker.focus()
-    tab.page.keyboard.press("Shift+ArrowDown")
-    wait_until(lambda: tab.picture("board.board(") != before, tab)
+    tab, page = opened("page"), "board.board("
+    tab.run(page)
+    tab.wait_for(page, "training · 20 of 20")
+    row = tab.outputs(page).locator("tr", has_text="growing").first
+    assert row.locator("svg title").text_content() == "train loss, 3.5000 to 3.0000"
+    append_event(
+        growing, "train", step=30, loss=2.0, tokens=200, memory_gib=0.5, trained_tokens=100,
+        seconds=2.0, padding_share=0.0, tflop=1.0, tokens_per_second=100.0,
+    )  # fmt: skip
+    tab.wait_for(page, "training · 30 of 20")
+    held.close()
+    tab.wait_for(page, "killed · 30 of 20")
+    tab.wait_until_idle()
+    picked = tab.outputs(page).get_by_label("growing")
+    other = tab.outputs(page).get_by_label("ended", exact=True)
+    assert (picked.is_checked(), other.is_checked()) == (True, False)
+    before = tab.picture(page)
+    picked.focus()
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.press("Space")
+    assert other.is_checked()
+    wait_until(lambda: tab.picture(page) != before, tab)
     assert tab.faults == []
     tab.close()

@@ -59,17 +59,15 @@ class Board:
         self._loaded: dict[Seen, Run] = {}
         self._drawn: list[Seen] | None = None
         self._next_drawing, self._folded = 0.0, view.NOTHING
-        self.picker = widgets.SelectMultiple(
-            description="curves of", rows=6, layout={"width": "40em", "max_width": "100%"},
-            tooltip="The runs whose curves are drawn: Ctrl adds one, Shift several",
-        )  # fmt: skip
-        self.picker.observe(self._guarded(self._choose), "value")
+        self.boxes: dict[str, widgets.Checkbox] = {}  # a list's keys are those of the notebook
+        self.choice = widgets.VBox(layout={"max_height": "11em", "overflow": "auto"})
         again = widgets.Button(description="Refresh", tooltip="Look again, and keep looking")
         again.on_click(self._guarded(lambda _: self.follow()))
         self._line, self._table, self._fold = (
             display(view.NOTHING, display_id=True) for _ in range(3)
         )
-        frontend.show(widgets.VBox([self.picker, again]), "(a choice of curves, with a kernel)")
+        box = widgets.VBox([widgets.Label("Curves of"), self.choice, again])
+        frontend.show(box, "(a choice of curves, with a kernel)")
         self._curves = display(view.NOTHING, display_id=True)
 
     def follow(self) -> None:
@@ -142,21 +140,25 @@ class Board:
     def _offer(self) -> None:
         """Offer all runs with a curve, trials last. Until someone chooses, those are chosen that
         were seen in training; if none was, the newest."""
-        runs = [one.standing for one in self.seen if one.losses]
-        runs.sort(key=lambda standing: standing.is_trial)
-        options = [(f"{s.run} (a trial)" if s.is_trial else s.run, s.run) for s in runs]
-        names = [s.run for s in runs if not s.is_trial]
-        self._were_live |= {s.run for s in runs if s.state == "training" and not s.is_trial}
-        chosen = [name for name in names if name in self._were_live] or names[:1]
-        if self._is_chosen:
-            chosen = [s.run for s in runs if s.run in self.picker.value]
-        if tuple(options) == self.picker.options and tuple(chosen) == self.picker.value:
-            return
-        self._quiet = True
-        with self.picker.hold_sync():
-            self.picker.options = options  # this clears the choice
-            self.picker.value = chosen
-        self._quiet = False
+        runs = sorted((one for one in self.seen if one.losses), key=lambda o: o.standing.is_trial)
+        self.boxes = {o.standing.run: self.boxes.get(o.standing.run) or self._box(o) for o in runs}
+        if not self._is_chosen:
+            names = [o.standing.run for o in runs if not o.standing.is_trial]
+            self._were_live |= {o.standing.run for o in runs if o.is_live} & {*names}
+            chosen = self._were_live & {*names} or names[:1]
+            self._quiet = True
+            for name, box in self.boxes.items():
+                box.value = name in chosen
+            self._quiet = False
+        if self.choice.children != (children := tuple(self.boxes.values())):
+            self.choice.children = children
+
+    def _box(self, one: Seen) -> widgets.Checkbox:
+        label = f"{one.standing.run} (a trial)" if one.standing.is_trial else one.standing.run
+        layout = {"width": "auto", "flex": "0 0 auto"}
+        box = widgets.Checkbox(False, description=view.visible(label), indent=False, layout=layout)
+        box.observe(self._guarded(self._choose), "value")
+        return box
 
     def _choose(self, _: Any) -> None:
         if not self._quiet:
@@ -166,7 +168,8 @@ class Board:
 
     def _draw(self) -> None:
         """Draw the chosen runs, each in the same colour as long as the choice is the same."""
-        chosen = [one for one in self.seen if one.standing.run in self.picker.value]
+        picked = {name for name, box in self.boxes.items() if box.value}
+        chosen = [one for one in self.seen if one.standing.run in picked]
         chosen.sort(key=lambda one: one.standing.run)
         if chosen == self._drawn:
             return
