@@ -168,9 +168,9 @@ def test_two_settings_make_a_grid_with_gaps(home: Path) -> None:
     ):  # fmt: skip
         make(home, name, 100, losses, learning_rate=rate, block_size=size)
     found = compare_runs.grid(compare_runs.load_runs([]))
-    assert (found["row_name"], found["rows"]) == ("block_size", [8, 16])
-    assert (found["column_name"], found["columns"]) == ("learning_rate", [1e-3, 2e-3])
-    assert np.array_equal(found["losses"], [[2.0, 1.0], [3.0, np.nan]], equal_nan=True)
+    assert (found["row_name"], found["rows"]) == ("learning_rate", [1e-3, 2e-3])
+    assert (found["column_name"], found["columns"]) == ("block_size", [8, 16])
+    assert np.array_equal(found["losses"], [[2.0, 3.0], [1.0, np.nan]], equal_nan=True)
     assert found["counts"].tolist() == [[1, 1], [1, 0]]
     assert compare_runs.grid(compare_runs.load_runs(["a", "b"])) is None
 
@@ -201,7 +201,7 @@ def test_a_cell_of_the_grid_is_the_mean_over_its_seeds(home: Path) -> None:
     ):  # fmt: skip
         make(home, name, 100, [loss], learning_rate=rate, block_size=size, seed=seed)
     found = compare_runs.grid(compare_runs.load_runs([]))
-    assert (found["row_name"], found["column_name"]) == ("block_size", "learning_rate")
+    assert (found["row_name"], found["column_name"]) == ("learning_rate", "block_size")
     assert np.array_equal(found["losses"], [[1.5, np.nan], [np.nan, 4.0]], equal_nan=True)
     assert found["counts"].tolist() == [[2, 0], [0, 1]]
 
