@@ -15,7 +15,7 @@ import pytest
 from crashes import crashes  # noqa: F401 - a fixture
 from zygote import Zygote, job
 
-from neoxkit import errors, paths
+from neoxkit import errors, hub_faults, paths
 from neoxkit.launch import checks, process
 from neoxkit.launch.command import environment
 from neoxkit.runs.events import History, read_events
@@ -79,6 +79,14 @@ def home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NEOXKIT_HOME", str(session_home))
     monkeypatch.chdir(session_home)
     return session_home
+
+
+@pytest.fixture(autouse=True)
+def a_hub_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask no hub whether it answers, and forget those that did not."""
+    monkeypatch.setattr(hub_faults, "_answers", lambda _: True)
+    monkeypatch.setattr(hub_faults, "_asked", {})
+    monkeypatch.setattr(hub_faults, "_cut_off", set())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

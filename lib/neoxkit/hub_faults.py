@@ -1,6 +1,10 @@
-"""Faults of the Hugging Face hub and its client, in words."""
+"""Faults of the Hugging Face hub and its client, in words; and a hub that does not answer."""
 
+import contextlib
 import logging
+import os
+import threading
+import time
 from collections.abc import Iterator
 
 # Errors of huggingface_hub: the kind, what it means for a name, and what to do.
@@ -8,6 +12,10 @@ _FAULTS = (
     ("GatedRepoError", "is gated on the hub", "accept its terms there, and hf auth login"),
     ("RepositoryNotFoundError", "is not on the hub, or is private", "check the name"),
 )
+REACH_SECONDS = 8.0  # for the hub's first answer; the environment's HF_HUB_ETAG_TIMEOUT replaces it
+KEPT_SECONDS = 30.0  # how long its answer counts, or its silence
+_asked: dict[str, float] = {}  # endpoint: when
+_cut_off: set[str] = set()  # those that did not answer
 _NO_NETWORK = {"LocalEntryNotFoundError", "RevisionResolutionError", "OfflineModeIsEnabled"}
 
 
@@ -32,7 +40,7 @@ def _without_network() -> tuple[str, str]:
     """Return why the hub was not asked, and what to do about it."""
     from huggingface_hub import constants
 
-    if constants.is_offline_mode():
+    if constants.is_offline_mode() and not _cut_off:
         return "HF_HUB_OFFLINE is set", "unset it"
     return "the hub can't be reached", "connect to the network"
 
@@ -49,6 +57,53 @@ def chain(fault: BaseException | None) -> Iterator[BaseException]:
         fault = fault.__cause__ or fault.__context__
 
 
-def silence_client() -> None:
-    """Silence the client's own warnings and retries: our error says it in one line."""
+def prepare_client() -> None:
+    """Silence the client's own warnings and retries, as our error says it in one line; let it use
+    its cache alone where the hub does not answer.
+
+    The client would wait and ask six times for each file, which takes minutes.
+    """
+    from huggingface_hub import constants
+
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if constants.HF_HUB_OFFLINE and not _cut_off:
+        return  # the user's own wish
+    endpoint, now = constants.ENDPOINT, time.monotonic()
+    if now - _asked.get(endpoint, -KEPT_SECONDS) < KEPT_SECONDS:
+        return
+    free_client()
+    if not _answers(endpoint):
+        _cut_off.add(endpoint)
+        constants.HF_HUB_OFFLINE = True
+    _asked[endpoint] = time.monotonic()
+
+
+def free_client() -> None:
+    """Let the client ask the hub again, after it did not answer."""
+    from huggingface_hub import constants
+
+    if _cut_off:
+        constants.HF_HUB_OFFLINE = False
+    _cut_off.clear()
+    _asked.clear()
+
+
+def _answers(endpoint: str) -> bool:
+    """Return whether the hub answers anything in time.
+
+    In a thread, because the search for an address can't be given a limit.
+    """
+    from huggingface_hub import get_session
+
+    seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or REACH_SECONDS)
+    answered: list[int] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # the client's network library, which has changed
+            answered.append(get_session().head(endpoint, timeout=seconds).status_code)
+        over.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    over.wait(seconds)
+    return bool(answered)

@@ -1,10 +1,14 @@
 """This machine's cores, GPUs and memory, and the number of ranks and steps that follow."""
 
 import functools
+import importlib.util
 import math
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +55,16 @@ def device_gib(on_gpu: bool, num_ranks: int) -> float | None:
         return None
 
 
-@functools.cache  # the tool takes up to a second; a failure is not kept
 def _smallest_gpu_gib() -> float:
-    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    return min(map(int, _of_each_gpu("memory.total"))) / 1024
+
+
+@functools.cache  # the tool takes up to a second; a failure is not kept
+def _of_each_gpu(what: str) -> list[str]:
+    """Ask the driver's own tool for a fact of each GPU in the machine."""
+    ask = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     said = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout
-    return min(map(int, said.split())) / 1024
+    return said.split()
 
 
 def available_gib() -> float:
@@ -75,10 +84,61 @@ def num_cores() -> int:
 
 
 def num_gpus() -> int:
-    """Return the number of GPUs that torch can use, without opening a context."""
+    """Return the number of GPUs that torch can use, without opening a context.
+
+    torch itself, whose import takes seconds, is asked only where nothing else knows.
+    """
+    known = None if "torch" in sys.modules else _num_gpus_without_torch()
+    if known is not None:
+        return known
     import torch
 
     return torch.cuda.device_count()
+
+
+def _num_gpus_without_torch() -> int | None:
+    """Return the same by torch's build, the driver's tool and CUDA_VISIBLE_DEVICES; None where
+    torch may count another way (ROCm, UUIDs, no tool)."""
+    cuda, rocm = _built_for()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not (cuda or rocm) or visible == "":
+        return 0
+    if rocm or (visible and not re.fullmatch(r"\d+(,\d+)*", visible)):
+        return None
+    try:
+        there = len(_of_each_gpu("memory.total"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    ids = [int(i) for i in visible.split(",")] if visible else [*range(there)]
+    # torch stops at the first number without a GPU, and takes none if one is there twice.
+    return len([*takewhile(lambda i: i < there, ids)]) if len({*ids}) == len(ids) else 0
+
+
+@functools.cache
+def _built_for() -> tuple[str | None, str | None]:
+    """Return the CUDA and the ROCm that torch was built for, by its version file alone."""
+    package = importlib.util.find_spec("torch")
+    assert package and package.origin
+    file = Path(package.origin).with_name("version.py")
+    spec = importlib.util.spec_from_file_location("torch_version", file)
+    assert spec and spec.loader
+    version = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(version)
+    return version.cuda, version.hip
+
+
+def gpus_have_bf16() -> bool:
+    """Return whether torch's GPUs compute in bf16 themselves: from NVIDIA's Ampere on."""
+    if "torch" not in sys.modules:
+        try:
+            ampere = {float(one) >= 8 for one in _of_each_gpu("compute_cap")}
+        except (OSError, ValueError, subprocess.SubprocessError):
+            ampere = set()
+        if len(ampere) == 1:  # else it depends on which of them torch takes
+            return ampere.pop()
+    import torch
+
+    return torch.cuda.is_bf16_supported(False)
 
 
 def num_ranks(settings: TrainSettings) -> int:

@@ -242,8 +242,8 @@ def test_an_evaluation_is_prepared_from_the_run_alone(
     for which in evaluate.MODELS:
         pair.examine(which)
     assert shown == [
-        "base scores conversations", "base answers questions",
-        "tuned scores conversations", "tuned answers questions",
+        "base is loaded", "base scores conversations", "base answers questions",
+        "tuned is loaded", "tuned scores conversations", "tuned answers questions",
     ]  # fmt: skip
     results = pair.save()
     assert results["eval_loss"]["base"] == results["eval_loss"]["tuned"]

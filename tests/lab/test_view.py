@@ -27,7 +27,8 @@ NASTY = {
 }
 HARMLESS = "Grüße 你好 😀 — ‘x’\tand\nmore"
 TAGS = re.compile(
-    r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|strong|progress|details|summary|wbr)( [^<>]*)?>"
+    r"</?(table|thead|tbody|tr|t[dh]|ul|li|p|div|span|strong|progress|details|summary|wbr)"
+    r"( [^<>]*)?>"
 )
 
 

@@ -10,7 +10,7 @@ from neoxkit import files, machine
 from neoxkit.cli import main as cli
 from neoxkit.errors import UserError
 from neoxkit.launch import command, forecast, machines, measured
-from neoxkit.models import loading, memory
+from neoxkit.models import loading, memory, shape
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 
@@ -44,7 +44,7 @@ def run(folder: Path, memory_gib: float) -> measured.Measured:
 def formulas(tokens: float, trained: float, num_ranks: int = 1) -> dict[str, float]:
     config = files.read_json(forecast.paths.root() / "ds_configs" / "zero2.json")
     job = memory.Job.of(
-        loading.without_weights("tiny"), 0, num_ranks=num_ranks, zero=config["zero_optimization"],
+        shape.look_up("tiny"), 0, num_ranks=num_ranks, zero=config["zero_optimization"],
         half=False, on_gpu=False, checkpointing=False,
     )  # fmt: skip
     return job.rank_gib(tokens, trained)
@@ -109,7 +109,7 @@ def test_a_forecast_for_another_machine_depends_only_on_its_gpus(
     there = machines.machine("2x24")
     assert forecast.on_dataset(TrainSettings(dataset="small"), there).run == ""
     found = of(machines.machine("2x24"), per_device_train_batch_size=1, ds_config="zero2_offload")
-    num = loading.without_weights("tiny").num_parameters()
+    num = shape.look_up("tiny").num_parameters
     assert found.device_gib == 24.0 and not found.misfit
     assert found.parts["weights"] == 2 * num / 2**30 and found.parts["optimizer"] == 0
     assert found.host == {"loading": 2 * 4 * num / 2**30, "offloading": 14 * num / 2**30}
@@ -237,7 +237,7 @@ def test_the_disk_is_checked_by_the_forecasts_parts(
 def test_a_cpu_that_can_not_load_the_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters in bf16: each rank loads 4 bytes per weight, and later keeps 2."""
     monkeypatch.setattr(memory, "LIBRARIES_GIB", {False: 0.0})
-    num = loading.without_weights("tiny").num_parameters() / 2**30
+    num = shape.look_up("tiny").num_parameters / 2**30
     small = {"lora_rank": 1, "per_device_train_batch_size": 1, "block_size": 60}
     monkeypatch.setattr(machine, "available_gib", lambda: 3.9 * num)
     found = of(precision="bf16", gradient_checkpointing=True, **small)
@@ -283,7 +283,7 @@ def test_a_gpus_memory_comes_from_the_drivers_tool(
 ) -> None:
     """Ask it once: it is slow, and a GPU keeps its size."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    machine._smallest_gpu_gib.cache_clear()
+    machine._of_each_gpu.cache_clear()
     assert machine.device_gib(True, 2) is None
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 81920\necho 24576\n")
@@ -291,8 +291,67 @@ def test_a_gpus_memory_comes_from_the_drivers_tool(
     assert machine.device_gib(True, 2) == 24.0
     tool.unlink()
     assert machine.device_gib(True, 2) == 24.0
-    machine._smallest_gpu_gib.cache_clear()
+    machine._of_each_gpu.cache_clear()
     assert machine.device_gib(False, 2) == 5.0
+
+
+def drivers_tool(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """Put a driver's tool that prints these lines first on PATH."""
+    tool = folder / "nvidia-smi"
+    tool.write_text("#!/bin/sh\n" + "".join(f"echo {line}\n" for line in lines))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    machine._of_each_gpu.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("visible", "counted"),
+    [
+        (None, 3), ("", 0), ("0", 1), ("2,0", 2), ("0,1,2", 3), ("0,3,1", 1), ("7", 0), ("1,1", 0),
+        ("GPU-8932f937", None), ("0, 1", None), ("-1", None), ("0,-1", None), (" ", None),
+    ],
+)  # fmt: skip
+def test_gpus_are_counted_without_torch_as_torch_counts_them(
+    visible: str | None, counted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None: only torch knows. Its own rules are those of torch.cuda, asked here too."""
+    import torch.cuda
+
+    monkeypatch.setattr(machine, "_built_for", lambda: ("13.0", None))
+    monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if counted is not None:
+        assert torch.cuda._device_count_nvml() == counted
+    drivers_tool(tmp_path, monkeypatch, "81920", "81920", "81920")
+    assert machine._num_gpus_without_torch() == counted
+
+
+def test_only_torch_counts_where_it_is_built_for_rocm_or_no_tool_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drivers_tool(tmp_path, monkeypatch, "81920")
+    assert machine._num_gpus_without_torch() == 0  # this torch is built for the CPU
+    monkeypatch.setattr(machine, "_built_for", lambda: (None, "7.0"))
+    assert machine._num_gpus_without_torch() is None
+    monkeypatch.setattr(machine, "_built_for", lambda: ("13.0", None))
+    assert machine._num_gpus_without_torch() == 1
+    (tmp_path / "nvidia-smi").unlink()
+    machine._of_each_gpu.cache_clear()
+    assert machine._num_gpus_without_torch() is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"), [(("8.0", "9.0"), True), (("7.5",), False), (("7.5", "8.0"), "asked")]
+)
+def test_bf16_is_known_without_torch_where_all_gpus_agree(
+    lines: tuple[str, ...], said: bool | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drivers_tool(tmp_path, monkeypatch, *lines)
+    monkeypatch.setattr(machine, "sys", SimpleNamespace(modules={}))  # as before its import
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: "asked")
+    assert machine.gpus_have_bf16() == said
 
 
 def test_the_command_forecasts_here_and_for_another_machine(

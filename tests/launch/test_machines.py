@@ -10,7 +10,7 @@ from conftest import REPOSITORY, train_to_the_end
 
 from neoxkit import files
 from neoxkit.launch import machines
-from neoxkit.models import loading
+from neoxkit.models import shape as model_shape
 from neoxkit.models.memory import Job
 from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
@@ -68,7 +68,7 @@ def test_how_much_each_remedy_saves() -> None:
 def test_adapters_are_counted_as_they_are_built(home: Path) -> None:
     """Count them from the widths alone, and from the modules of a model without weights."""
     counted = Job.of(
-        loading.without_weights("tiny"), 4, num_ranks=1, zero={}, half=True, on_gpu=True,
+        model_shape.look_up("tiny"), 4, num_ranks=1, zero={}, half=True, on_gpu=True,
         checkpointing=True,
     )  # fmt: skip
     shape = counted.width, counted.layers, counted.vocabulary

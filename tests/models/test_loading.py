@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
 from neoxkit.errors import UserError
-from neoxkit.models import loading, model_names, tiny
+from neoxkit.models import loading, model_names, tiny, tokenizer_class
 from neoxkit.models.sharing import chat_template
 
 
@@ -188,7 +188,7 @@ def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
     def fail(name: str, revision: str) -> None:
         raise OSError(said)
 
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    monkeypatch.setattr(tokenizer_class, "load", fail)
     with pytest.raises(UserError, match=shown):
         loading.load_tokenizer("owner/name")
 

@@ -13,7 +13,7 @@ from neoxkit import paths
 from neoxkit.errors import UserError
 from neoxkit.evaluation import evaluate
 from neoxkit.launch import command
-from neoxkit.models import loading, lora, memory, sharing
+from neoxkit.models import loading, lora, memory, shape, sharing
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, finished_facts
 from neoxkit.settings import TrainSettings
@@ -44,8 +44,7 @@ def adapted(request: pytest.FixtureRequest, session_home: Path, zygote: Zygote) 
 def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) -> None:
     weights = load_file(adapted / "model" / "adapter_model.safetensors")
     assert weights and all("lora_" in name for name in weights)
-    shape = loading.without_weights("tiny")
-    assert sum(w.numel() for w in weights.values()) == lora.num_trained(shape, 4)
+    assert sum(w.numel() for w in weights.values()) == 4 * shape.look_up("tiny").lora_sizes
     assert not (adapted / "model" / "model.safetensors").exists()
     assert lora.base_of(adapted / "model") == "tiny"
     assert losses(adapted)[-1] < losses(adapted)[0] - 0.1
@@ -57,7 +56,7 @@ def test_the_adapters_alone_are_trained_and_exported(home: Path, adapted: Path) 
 def test_a_checkpoint_is_as_large_as_estimated(home: Path, adapted: Path) -> None:
     start = read_events(adapted)[0]
     job = memory.Job.of(
-        loading.without_weights("tiny"), 4, num_ranks=start["num_ranks"],
+        shape.look_up("tiny"), 4, num_ranks=start["num_ranks"],
         zero={"stage": start["zero_stage"]}, half=False, on_gpu=False, checkpointing=False,
     )  # fmt: skip
     assert start["num_parameters"] == job.num_parameters + job.num_trained
@@ -115,7 +114,7 @@ def test_each_family_gets_adapters_that_change_it(tmp_path: Path, kind: str) -> 
     }  # fmt: skip
     config = AutoConfig.for_model(kind, **small)
     model = AutoModelForCausalLM.from_config(config)
-    expected = lora.num_trained(model, 2)
+    expected = 2 * lora.sizes(model)
     adapted = lora.add(model, 2, "mine", checkpointing=False)
     trained = [p for p in adapted.parameters() if p.requires_grad]
     assert sum(p.numel() for p in trained) == expected > 0

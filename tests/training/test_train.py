@@ -45,7 +45,7 @@ from neoxkit.launch.command import (
     settings_of,
     trainer_arguments,
 )
-from neoxkit.models import loading, memory
+from neoxkit.models import loading, memory, shape
 from neoxkit.models.generation import ENDINGS
 from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, heartbeat, lock
@@ -182,7 +182,7 @@ def test_eval_loss_is_the_mean_over_trained_tokens(home: Path, unbroken: Path) -
 
 def test_a_checkpoint_is_as_large_as_estimated(unbroken: Path) -> None:
     job = memory.Job.of(
-        loading.without_weights("tiny"), 0, num_ranks=1, zero={"stage": 2}, half=False,
+        shape.look_up("tiny"), 0, num_ranks=1, zero={"stage": 2}, half=False,
         on_gpu=False, checkpointing=False,
     )  # fmt: skip
     assert metrics(unbroken)[0]["num_parameters"] == job.num_parameters

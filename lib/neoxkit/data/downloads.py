@@ -58,7 +58,7 @@ def fetch(parameter: str, name: str, parts: Sequence[str]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    hub_faults.silence_client()
+    hub_faults.prepare_client()
     try:
         try:
             HfApi().dataset_info(name, timeout=10)

@@ -211,15 +211,46 @@ def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
 
     manifest = load_manifest(folder)
     dataset = load_from_disk(folder)
+    _check_counts(folder, {side: len(dataset[side]) for side in manifest["sides"]}, manifest)
+    return dataset, manifest
+
+
+def _check_counts(folder: Path, counts: Mapping[str, int], manifest: Mapping[str, Any]) -> None:
+    """Refuse a dataset whose sides have other numbers of rows than its manifest says."""
     for side, numbers in manifest["sides"].items():
-        if len(dataset[side]) != numbers["conversations"]:
+        if counts[side] != numbers["conversations"]:
             raise UserError(
                 "dataset",
-                f"{paths.short(folder)}/{side} has {len(dataset[side])} rows, its manifest says "
+                f"{paths.short(folder)}/{side} has {counts[side]} rows, its manifest says "
                 f"{numbers['conversations']}",
                 "run 01_tokenize again",
             )
-    return dataset, manifest
+
+
+def sizes(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Return the length and the trained tokens of each conversation, by side, and the manifest;
+    refuse what `load` refuses.
+
+    Arrow alone is asked: the import of `datasets` takes longer than the reading.
+    """
+    manifest = load_manifest(folder)
+    read = {side: _side_sizes(folder / side) for side in manifest["sides"]}
+    _check_counts(folder, {side: len(one["length"]) for side, one in read.items()}, manifest)
+    return read, manifest
+
+
+def _side_sizes(side: Path) -> dict[str, np.ndarray]:
+    """Return two columns of a side, from the files that its state.json lists in order."""
+    import pyarrow
+    from pyarrow import ipc
+
+    parts: dict[str, list[np.ndarray]] = {"length": [], "trained": []}
+    for file in files.read_json(side / "state.json")["_data_files"]:
+        with pyarrow.memory_map(str(side / file["filename"])) as source:
+            for batch in ipc.open_stream(source):
+                for name, found in parts.items():
+                    found.append(np.from_dlpack(batch.column(name)).copy())  # to_numpy asks pandas
+    return {n: np.concatenate([np.zeros(0, np.int32), *found]) for n, found in parts.items()}
 
 
 def sha256(folder: Path) -> str:

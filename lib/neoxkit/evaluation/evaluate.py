@@ -5,11 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from neoxkit import files, paths
 from neoxkit.data import tokenized
@@ -17,20 +13,25 @@ from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, normal, own_questions, questions_for
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_models
-from neoxkit.evaluation.scoring import Score, plain_rows, score
 from neoxkit.evaluation.tasks import load_tasks, task_results
 from neoxkit.models import loading, model_names
-from neoxkit.models.generation import ENDINGS, Reply, reply
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import EvaluateSettings
 
+if TYPE_CHECKING:  # torch comes with the first model, so that a notebook's imports take no seconds
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from neoxkit.evaluation.scoring import Score
+    from neoxkit.models.generation import Reply
+
 MODELS = ("base", "tuned")
 SHORT_WORDS = 20  # replies are checked for an exact match with references up to this long
 
 
-def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> PreTrainedModel:
+def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> "PreTrainedModel":
     """Load the base or the tuned model of a finished run, in its precision, on the GPU if any."""
     assert which in MODELS, which
     name = str(folder / "model") if which == "tuned" else _base(facts, folder)
@@ -45,14 +46,16 @@ def _base(facts: Mapping[str, Any], folder: Path) -> str:
 
 def _dtype(facts: Mapping[str, Any]) -> str:
     """Return the run's precision on a GPU; float32 on a CPU."""
+    import torch
+
     return loading.dtype_of(facts["precision"]) if torch.cuda.is_available() else "float32"
 
 
 def scoreboard(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[Question],
-    base: Sequence[Reply],
-    tuned: Sequence[Reply],
+    base: Sequence["Reply"],
+    tuned: Sequence["Reply"],
 ) -> list[dict[str, Any]]:
     """Count exact answers by set and kind, each set's total last; only short references count.
 
@@ -81,8 +84,10 @@ def has_short_reference(question: Question) -> bool:
     return question.reference is not None and len(question.reference.split()) <= SHORT_WORDS
 
 
-def endings(replies: Sequence[Reply]) -> dict[str, int]:
+def endings(replies: Sequence["Reply"]) -> dict[str, int]:
     """Count how the replies ended: by themselves, or cut."""
+    from neoxkit.models.generation import ENDINGS
+
     return {ending: sum(one.ended == ending for one in replies) for ending in ENDINGS}
 
 
@@ -91,9 +96,9 @@ class Examination:
     """One model's score on the held-out set (None if that is empty), its replies, its score on the
     plain text (None if there is none), and its task results (see tasks.rows)."""
 
-    score: Score | None
-    replies: list[Reply]
-    plain: Score | None = None
+    score: "Score | None"
+    replies: list["Reply"]
+    plain: "Score | None" = None
     tasks: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
@@ -109,9 +114,9 @@ class Evaluation:
     settings: EvaluateSettings
     folder: Path
     facts: Mapping[str, Any]
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     names: Names
-    rows: Dataset
+    rows: "Dataset"
     questions: Sequence[Question]
     num_known: int
     source: str
@@ -120,13 +125,16 @@ class Evaluation:
     examined: dict[str, Examination] = field(default_factory=dict)
 
     @cached_property
-    def tuned_model(self) -> PreTrainedModel:
+    def tuned_model(self) -> "PreTrainedModel":
         """The tuned model, which stays loaded for `ask` and the chat box."""
         return self.load("tuned")
 
-    def load(self, which: str) -> PreTrainedModel:
+    def load(self, which: str) -> "PreTrainedModel":
         """Load the base or the tuned model."""
-        return load_side(self.facts, self.folder, which)
+        progress = self.show(f"{which} is loaded")
+        model = load_side(self.facts, self.folder, which)
+        progress(1, 1)
+        return model
 
     def examine(self, which: str) -> None:
         """Score a model on the plain text and the held-out set, let it answer, run the tasks.
@@ -136,6 +144,8 @@ class Evaluation:
         model = self.tuned_model if which == "tuned" else self.load(which)
         plain = None
         if file := self.settings.plain_text_file:
+            from neoxkit.evaluation.scoring import plain_rows
+
             path = paths.find("plain_text_file", file)
             text, size = plain_rows(path, model, self.tokenizer)
             plain = self._score(model, text, f"{which} scores pieces of the plain text", size)
@@ -213,15 +223,17 @@ class Evaluation:
         files.write_json(self.folder / "evaluation.json", results)
         return results
 
-    def ask(self, question: str) -> Reply:
+    def ask(self, question: str) -> "Reply":
         """Let the tuned model answer one question that the user wrote."""
         asked = own_questions([question], self.names)
         return self._reply(self.tuned_model, asked, silent)[0]
 
     def _score(
-        self, model: PreTrainedModel, rows: Dataset, label: str, size: int = 0
-    ) -> Score | None:
+        self, model: "PreTrainedModel", rows: "Dataset", label: str, size: int = 0
+    ) -> "Score | None":
         """Score a model on rows; `size`: the bytes of their text, for the bits per byte."""
+        from neoxkit.evaluation.scoring import score
+
         options = {"batch_size": self.settings.batch_size, "pad_id": loading.pad_id(self.tokenizer)}
         found = score(model, rows, **options, progress=self.show(label))
         return found and replace(
@@ -229,8 +241,10 @@ class Evaluation:
         )
 
     def _reply(
-        self, model: PreTrainedModel, questions: Sequence[Question], progress: Progress
-    ) -> list[Reply]:
+        self, model: "PreTrainedModel", questions: Sequence[Question], progress: Progress
+    ) -> list["Reply"]:
+        from neoxkit.models.generation import reply
+
         given = ("max_new_tokens", "do_sample", "temperature", "batch_size", "seed")
         options = {name: getattr(self.settings, name) for name in given}
         prompts = [question.prompt for question in questions]
@@ -259,13 +273,13 @@ def prepare(
 
 
 def _check_room(
-    longest: int, base: str, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
+    longest: int, base: str, tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question]
 ) -> None:
     """Refuse a longest reply with which no question would fit into the model's positions.
 
     Single questions that don't fit are not answered and counted (generation.reply).
     """
-    positions = loading.positions(loading.config_of(base))
+    positions = loading.positions_by_files(base) or loading.positions(loading.config_of(base))
     sizes = [len(tokenizer(q.prompt, add_special_tokens=False)["input_ids"]) for q in questions]
     shortest = min(sizes, default=1)
     if positions and shortest < positions < shortest + longest:

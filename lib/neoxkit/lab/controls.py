@@ -94,7 +94,7 @@ def _left_out(counts: selection.Counts) -> str:
 def _unknown(base: str) -> str:
     """Say why a base can't be forecast; empty if it can (a folder may hold a tokenizer alone)."""
     try:
-        forecast.model(base)
+        forecast.shape_of(base)
     except UserError as mistake:
         return f"unknown: {mistake.what}"
     return ""

@@ -69,10 +69,11 @@ def schedule_figure(rates: np.ndarray, steps_an_epoch: int) -> Picture:
     return figure
 
 
-def conversations(dataset: str) -> tuple[Any, dict[str, Any]]:
-    """Load the training conversations of a dataset, and its manifest."""
-    data, manifest = tokenized.load(paths.tokenized(dataset))
-    return data["train"], manifest
+def conversations(dataset: str) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    """Return the length and the trained tokens of a dataset's training conversations, and its
+    manifest."""
+    sizes, manifest = tokenized.sizes(paths.tokenized(dataset))
+    return sizes["train"], manifest
 
 
 def dataset_card(manifest: dict[str, Any]) -> Markdown:
@@ -167,7 +168,9 @@ def card(run: str) -> View:
 
 def share(settings: TrainSettings) -> View:
     """Show that the model answers on its own; push it to the hub if hub_model_id names where."""
-    return view.sentence("; ".join(sharing.share(settings.run, settings.hub_model_id)))
+    with view.doing("asking the model in a process of its own"):
+        said = sharing.share(settings.run, settings.hub_model_id)
+    return view.sentence("; ".join(said))
 
 
 def _kernel(start: Mapping[str, Any]) -> str:

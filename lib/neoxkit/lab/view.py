@@ -7,7 +7,8 @@ import html
 import re
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -191,6 +192,15 @@ def alert(lines: Sequence[str]) -> View:
         f'<p style="{_ALERT}"><strong>warning:</strong> {escape(line)}</p>' for line in lines
     )
     return View(html, "\n".join(f"warning: {visible(line)}" for line in lines))
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say at once what a cell does, for as long as the block takes, and then how long it took."""
+    begun = time.monotonic()
+    handle = display(sentence(f"{what} ..."), display_id=True)
+    yield
+    handle.update(sentence(f"{what}: {time.monotonic() - begun:.1f} s"))
 
 
 class ProgressBar:

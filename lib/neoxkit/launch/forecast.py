@@ -6,7 +6,6 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,13 +14,10 @@ from neoxkit import files, machine, paths
 from neoxkit.data import selection, tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command, machines, measured
-from neoxkit.models import loading, memory
+from neoxkit.models import loading, memory, shape
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
 from neoxkit.training import ds_file
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LEAST_SHOWN_GIB = 0.005  # smaller parts are not shown
 MISFIT = "DOES NOT FIT: "
@@ -138,7 +134,7 @@ def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
     config = ds_file.read("ds_config", settings.ds_config)
     precision = place.precision if settings.precision == "auto" else settings.precision
     return memory.Job.of(
-        model(base),
+        shape_of(base),
         settings.lora_rank,
         num_ranks=place.num_ranks,
         zero=config.get("zero_optimization", {}),
@@ -149,9 +145,9 @@ def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
 
 
 @functools.cache
-def model(base: str) -> "PreTrainedModel":
-    """Make a base without its weights, once."""
-    return loading.without_weights(base)
+def shape_of(base: str) -> shape.ModelShape:
+    """Return a base's shape, looked up once."""
+    return shape.look_up(base)
 
 
 def forecast(
@@ -187,9 +183,9 @@ def on_dataset(
 
     `at_once` trainings share the host's memory.
     """
-    data, manifest = tokenized.load(paths.tokenized(settings.dataset))
+    sides, manifest = tokenized.sizes(paths.tokenized(settings.dataset))
     limit = tokenized.check_block_size(settings.block_size, manifest)
-    rows = counts(data["train"]["length"][:], data["train"]["trained"][:], limit)
+    rows = counts(sides["train"]["length"], sides["train"]["trained"], limit)
     base = command.base_of(settings)
     place = elsewhere(settings, there) if there else here(settings, at_once)
     last = None if there else measured.last_run(base, place.num_ranks)

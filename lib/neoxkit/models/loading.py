@@ -5,11 +5,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from neoxkit import paths
+from neoxkit import machine, paths
 from neoxkit.data.questions import normal
 from neoxkit.errors import UserError, shorten
 from neoxkit.files import read_json
-from neoxkit.models import hub, lora, weights
+from neoxkit.models import hub, lora, tiny, tokenizer_class, weights
 from neoxkit.models.model_names import (
     cannot_load,
     local_folder,
@@ -45,10 +45,8 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
     From a folder without a tokenizer transformers makes one that encodes every text as nothing.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=revision(name))
+        tokenizer = tokenizer_class.load(resolve(name), revision(name))
     except Exception as fault:  # whatever a value in its files leads to
         raise cannot_load(name, "tokenizer", fault) from fault
     if not tokenizer.is_fast:
@@ -197,9 +195,7 @@ def check_weights(name: str) -> None:
 
 def best_precision(on_gpu: bool) -> str:
     """Return bf16 where the device is fast at it, else fp32."""
-    import torch
-
-    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(False) else "fp32"
+    return "bf16" if on_gpu and machine.gpus_have_bf16() else "fp32"
 
 
 def dtype_of(precision: str) -> str:
@@ -275,12 +271,19 @@ def positions(config: "PretrainedConfig") -> int | None:
 
 def positions_by_files(name: str) -> int | None:
     """Return the same by a model's config.json alone, if it is on this machine."""
-    place, commit = split(name)
-    folder = local_folder(place) or (hub.snapshot(place, commit) if commit else None)
-    if place == TINY or not folder or not (folder / "config.json").is_file():
-        return None
-    config = read_json(folder / "config.json")
+    file = config_file(name)
+    config = read_json(file) if file else {}
     return config.get("max_position_embeddings") or config.get("n_positions")
+
+
+def config_file(name: str) -> Path | None:
+    """Return a model's config.json, if it is on this machine."""
+    place, commit = split(name)
+    folder = tiny.place() if place == TINY else local_folder(place)
+    if not folder and commit:
+        folder = hub.snapshot(resolve(place), commit)
+    file = folder and folder / "config.json"
+    return file if file and file.is_file() else None
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -53,11 +53,12 @@ def add(
     return adapted
 
 
-def num_trained(model: "PreTrainedModel", rank: int) -> int:
-    """Count the weights of adapters of this rank; the model may be on the meta device."""
-    names = layers(model.config.model_type)
+def sizes(model: "PreTrainedModel") -> int:
+    """Sum up in- and outputs of the layers that get an adapter: the weights of rank 1; the model
+    may be on the meta device."""
+    names = LAYERS.get(model.config.model_type, ())
     chosen = [m for name, m in model.named_modules() if name.rpartition(".")[2] in names]
-    return sum(rank * sum(module.weight.shape) for module in chosen)
+    return sum(sum(module.weight.shape) for module in chosen)
 
 
 def check_filled(adapted: Any, folder: Path) -> None:

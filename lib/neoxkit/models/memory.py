@@ -27,16 +27,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.machine import GIB
 from neoxkit.models import lora
+from neoxkit.models.shape import ModelShape
 from neoxkit.runs import checkpoints
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 OPTIMIZER_BYTES = 12
 LAYER_VALUES = 17  # kept per token and layer, in units of the width
@@ -65,15 +63,16 @@ class Job:
     checkpointing: bool
 
     @classmethod
-    def of(cls, model: "PreTrainedModel", lora_rank: int, **facts: Any) -> "Job":
-        """Make the job that trains a model, which may be on the meta device; LoRA rank 0: whole."""
-        num_parameters = model.num_parameters()
+    def of(cls, shape: ModelShape, lora_rank: int, **facts: Any) -> "Job":
+        """Make the job that trains a model of this shape; LoRA rank 0: whole."""
+        if lora_rank:
+            lora.layers(shape.family)  # refuses a family that gets no adapters
         return cls(
-            width=model.config.hidden_size,
-            layers=model.config.num_hidden_layers,
-            vocabulary=model.config.vocab_size,
-            num_parameters=num_parameters,
-            num_trained=lora.num_trained(model, lora_rank) if lora_rank else num_parameters,
+            width=shape.width,
+            layers=shape.layers,
+            vocabulary=shape.vocabulary,
+            num_parameters=shape.num_parameters,
+            num_trained=lora_rank * shape.lora_sizes if lora_rank else shape.num_parameters,
             **facts,
         )
 

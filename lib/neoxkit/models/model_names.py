@@ -36,8 +36,8 @@ def resolve(name: str) -> str:
 
 
 def _on_the_hub(name: str) -> str:
-    """Return a hub name unchanged; silence the hub's client, as our own error says it in a line."""
-    hub_faults.silence_client()
+    """Return a hub name unchanged; prepare the hub's client for it."""
+    hub_faults.prepare_client()
     return name
 
 

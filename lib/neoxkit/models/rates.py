@@ -10,7 +10,7 @@ thinkingmachines.ai/blog/lora).
 import math
 from dataclasses import dataclass
 
-from neoxkit.models import loading
+from neoxkit.models import shape
 from neoxkit.settings import TINY
 
 TINY_RATE = 2e-3  # with it the built-in model learns the sample in two minutes
@@ -42,7 +42,7 @@ class Fit:
 
 def of(base: str, from_scratch: bool = False, lora: bool = False) -> Fit:
     """Return the rate that fits a base by its name; read its shape unless it is `tiny`."""
-    size = 0 if base == TINY else loading.without_weights(base).num_parameters()
+    size = 0 if base == TINY else shape.look_up(base).num_parameters
     return by_size(base, size, from_scratch, lora)
 
 

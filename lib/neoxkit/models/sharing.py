@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import files, machine, paths
+from neoxkit import files, hub_faults, machine, paths
 from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError, shorten
 from neoxkit.models import loading, lora, model_names
@@ -76,6 +76,7 @@ def push(model: Path, hub_model_id: str) -> str:
     """Upload a model folder to a private repository on the hub; return its address."""
     from huggingface_hub import HfApi
 
+    hub_faults.free_client()
     hub = HfApi()
     try:
         hub.create_repo(hub_model_id, private=True, exist_ok=True)

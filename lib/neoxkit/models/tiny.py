@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 TINY_VOCABULARY, TINY_SEED = 1024, 0
 
 
+def place() -> Path:
+    """Return the folder of the built-in model, which may not be made yet."""
+    return paths.root() / "data" / "models" / TINY
+
+
 def tiny_folder() -> Path:
-    """Return data/models/tiny, made on first use: the same bytes every time."""
-    folder = paths.root() / "data" / "models" / TINY
+    """Return the same, made on first use: the same bytes every time."""
+    folder = place()
     if not (folder / "config.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)  # left incomplete
         with files.whole_folder(folder, replace=False) as part:  # another process may be first

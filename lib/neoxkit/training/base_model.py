@@ -17,6 +17,7 @@ from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.files import whole_folder
 from neoxkit.models import loading, lora, memory, rates
+from neoxkit.models.shape import ModelShape
 from neoxkit.runs.folder import state_of
 from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import arguments, distributed
@@ -140,7 +141,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
             if zero.get("stage") == 3:  # under which load_model can't
                 loading.check_weights(kit.base)
         job = memory.Job.of(
-            loading.without_weights(kit.base),
+            ModelShape.of_model(loading.without_weights(kit.base)),
             kit.lora_rank,
             num_ranks=args.world_size,
             zero=zero,
