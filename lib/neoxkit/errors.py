@@ -57,7 +57,7 @@ class Faults(UserError):
         first: dict[tuple[str, ...], UserError] = {}
         counts: Counter[tuple[str, ...]] = Counter()
         for fault in faults:
-            kind = (re.sub(r":\d+$", "", fault.where), fault.what, fault.remedy)
+            kind = (re.sub(r"(:|, row )\d+$", "", fault.where), fault.what, fault.remedy)
             first.setdefault(kind, fault)
             counts[kind] += 1
         lines = [_counted(fault, counts[kind]) for kind, fault in first.items()]

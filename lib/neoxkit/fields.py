@@ -196,6 +196,8 @@ def example(name: str, kind: Any, default: Any) -> str:
     ('write true or false', 'write for example 280')
     """
     nested = {list: '["Hi"]', dict: "{adam_beta1: 0.9}"}.get(kind)
+    if name == "columns":
+        nested = "{user: ask, agent: say}"
     if nested:
         return f"write {nested}; at a shell: -p {name} '{nested}'"
     number = default or {float: 1e-5}.get(kind, default)

@@ -41,6 +41,9 @@ def find(parameter: str, value: str, file: bool = True) -> Path:
     Search for a relative path in the places of `candidates`: the same value works in JupyterLab,
     under papermill and in a shell.
     """
+    if "://" in value:
+        what, remedy = f"{value!r} is an address, not a path", "write owner/name for the hub"
+        raise UserError(parameter, what, remedy)
     tried = candidates(value)
     for place in tried:
         if place.is_file() if file else place.is_dir():

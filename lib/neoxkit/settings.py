@@ -73,10 +73,12 @@ class TokenizeSettings(Settings):
         object.__setattr__(self, "dataset", self.dataset or _name_of(self.train_file))
         paths.check_name("dataset", self.dataset)
         for role, column in self.columns.items():
-            if role not in COLUMN_ROLES or not isinstance(column, str):
-                raise UserError(
-                    "columns", f"got {role}: {column!r}", "write {user: ask, agent: say}"
-                )
+            if role not in COLUMN_ROLES:
+                remedy = "write {user: ask, agent: say}"
+                raise UserError("columns", f"got {role}: {column!r}", remedy)
+            if not isinstance(column, str):
+                remedy = f'write the column\'s name in double quotes: {{{role}: "..."}}'
+                raise UserError("columns", f"got {role}: {column!r}", remedy)
         if self.columns.get("text"):
             self._check_documents()
         elif self.columns and not {"user", "agent"} <= {*self.columns}:
@@ -105,6 +107,8 @@ def _name_of(file: str) -> str:
     ('sample', 'my-talks-new-.train')
     """
     name = re.sub(r"[^\w.+=-]+", "-", paths.stem(Path(file).name)).strip("-.+=")[:100]
+    if not file.strip():
+        raise UserError("train_file", "is empty", "name a file, a folder or a data set of the hub")
     if not name:
         raise UserError("dataset", f"{Path(file).name!r} gives no name", "set a dataset name")
     return name

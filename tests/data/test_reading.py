@@ -55,9 +55,8 @@ def refusal(path: Path, agent_name: str = "") -> UserError:
         reading.read(path, agent_name)
     for line in str(caught.value).split("\n"):
         more = re.fullmatch(r"\.\.\. and \d+ more", line)
-        assert more or re.fullmatch(rf"{re.escape(path.name)}(:[1-9]\d*)?: \S.+ -- \S.+", line), (
-            line
-        )
+        where = rf"{re.escape(path.name)}((:|, row )[1-9]\d*)?"
+        assert more or re.fullmatch(rf"{where}: \S.+ -- \S.+", line), line
         assert len(line) <= 200, line
     return caught.value
 
@@ -250,7 +249,7 @@ REFUSED = {  # what: (file, content, line or None, parts of the message)
     "json as text": ("t.txt", OK, 1, ["JSON", ".jsonl"]),
     "array as text": ("t.txt", f"[\n {OK}]", 1, ["is JSON", ".json"]),
     "array, broken": ("t.json", f"[\n{OK},\n{{3]", 3, ["not JSON", "one object per line"]),
-    "array of others": ("t.json", f"[{OK}, 3]", 1, ['no list "messages"']),
+    "array of others": ("t.json", f"[\n{OK},\n3]", 3, ['no list "messages"']),
     "text as json": ("t.jsonl", TALK, 1, ["text format", ".txt"]),
     "chatml": ("t.txt", "<|im_start|>user\na<|im_end|>\n", 1, ["ChatML"]),
     "lfs": ("t.txt", LFS, 1, ["Git LFS", "git lfs pull"]),

@@ -1,11 +1,13 @@
 """Rows in the columns of public data sets become the same conversation."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neoxkit.cli import parameters
 from neoxkit.data import reading
 from neoxkit.data.conversation import Turn
 from neoxkit.errors import UserError
@@ -123,7 +125,7 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
         ([{"conversations": ["Hi"]}], 't.jsonl:1: "conversations" is not a list of turns'),
         (
             [{"conversations": [{"from": "tool", "value": "5"}]}],
-            "t.jsonl:1: role 'tool' can't be read -- use system (first), user, assistant",
+            "t.jsonl:1: \"from\" 'tool' can't be read -- use system (first), human, gpt",
         ),
         ([3], "t.jsonl:1: is not an object"),
         ([{"prompt": ["hi"], "completion": ["x"]}], 't.jsonl:1: "prompt" is not a list of turns'),
@@ -135,12 +137,74 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
             't.jsonl:1: "history" holds earlier turns, which are not read -- write all turns',
         ),
         ([{"a": "1", "b": "2", "c": "3"}], "t.jsonl:1: no column is known: a, b, c -- set columns"),
+        (
+            [{"conversations": [{"from": "human", "value": None}]}],
+            't.jsonl:1: "value" is not text -- write each value as one string',
+        ),
+        ([{"messages": "[]"}], 't.jsonl:1: "messages" is text, not a list of messages'),
+        (
+            [{"prompt": ASK, "chosen": SAY, "rejected": "No."}],
+            't.jsonl:1: "chosen" has no turns -- set columns to {user: prompt, agent: chosen}',
+        ),
+        (
+            MESSAGES,
+            't.jsonl:1: is a message, not a conversation -- write each conversation as {"messages"',
+        ),
+        ([{"id": 1, "talk": SENT}], 't.jsonl:1: no column is known: id, talk -- write "conversati'),
+        (
+            [{"data": [{"messages": MESSAGES}]}],
+            't.jsonl:1: no column is known: data -- write the list in "data" alone',
+        ),
     ],
 )
 def test_a_row_that_can_not_be_read_is_refused_by_its_line(
     tmp_path: Path, rows: list, said: str
 ) -> None:
     assert refusal(tmp_path, *rows).startswith(said)
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+@pytest.mark.parametrize("said", [None, "", "Let me look."])
+def test_a_turn_that_calls_a_tool_is_refused_by_that(
+    tmp_path: Path, said: str | None, key: str
+) -> None:
+    """Its text alone would be trained on as the whole turn."""
+    call = {"role": "assistant", "content": said, key: [{"function": {"name": "add"}}]}
+    row = {"messages": [MESSAGES[0], call, {"role": "tool", "content": "5"}, MESSAGES[1]]}
+    assert refusal(tmp_path, row) == (
+        f't.jsonl:1: "{key}" can\'t be read -- leave the row out: bad_rows skip'
+    )
+    assert len(read(tmp_path, ROWS["messages"], row, bad_rows="skip").conversations) == 1
+    without = {"messages": [MESSAGES[0], MESSAGES[1] | {key: None}]}
+    assert len(read(tmp_path, without).conversations) == 1
+
+
+NAMES = ("yes", "1", " answer", "What is up?", "it's: {x}", "1e5", "a#b", "#", 'say "a"', "frage")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mapping_of_odd_names_works_as_it_is_pasted(tmp_path: Path, name: str) -> None:
+    """In a YAML file, and in a shell between the quotes that the README shows."""
+    row = {name: ASK, "antwort": SAY}
+    said = refusal(tmp_path, row)
+    pasted = said.partition("set columns to ")[2].partition(", or the other")[0]
+    assert shlex.split(f"-p columns '{pasted}'")[2] == pasted
+    columns = parameters.read([], [("columns", pasted)])["columns"]
+    assert columns == {"user": name, "agent": "antwort"}
+    (tmp_path / "p.yaml").write_text(f"columns: {pasted}\n", encoding="utf-8")
+    assert parameters.read([str(tmp_path / "p.yaml")], [])["columns"] == columns
+    assert TokenizeSettings(train_file="t.jsonl", columns=columns).columns == columns
+    assert read(tmp_path, row, columns=columns).facts.replies == 1
+
+
+def test_a_column_of_texts_is_named_for_documents(tmp_path: Path) -> None:
+    said = refusal(tmp_path, {"content": "A page."}, documents=True)
+    assert said == "t.jsonl:1: no column is known: content -- set columns to {text: content}"
+
+
+def test_chosen_may_have_line_ends_of_windows(tmp_path: Path) -> None:
+    file = read(tmp_path, {"chosen": HH.replace("\n", "\r\n")})
+    assert file.conversations[0].turns == (Turn("user", ASK), Turn("agent", SAY))
 
 
 def test_rows_of_another_shape_are_left_out_and_counted_if_told_to(tmp_path: Path) -> None:
@@ -162,7 +226,7 @@ def test_rows_of_another_shape_are_left_out_and_counted_if_told_to(tmp_path: Pat
         ),
         ({"user": "frage"}, "columns: got {'user': 'frage'} -- name a column for user and agent"),
         ({"asks": "frage", "agent": "antwort"}, "columns: got asks: 'frage' -- write {user: ask"),
-        ({"user": 3, "agent": "antwort"}, "columns: got user: 3 -- write {user: ask, agent: say}"),
+        ({"user": 3, "agent": "antwort"}, "columns: got user: 3 -- write the column's name in"),
     ],
 )
 def test_columns_that_are_not_there_or_not_named_are_refused(
@@ -187,7 +251,7 @@ def test_nothing_of_a_row_is_lost_without_a_word(tmp_path: Path) -> None:
     trl = {"system": "Be brief.", "prompt": MESSAGES[:1], "completion": MESSAGES[1:]}
     assert read(tmp_path, trl).conversations[0].preamble == "Be brief."
     odd = {"conversations": [SENT[0], {**SENT[1], "loss": False}]}
-    assert read(tmp_path, odd).facts.notes == {'not read: "messages[].loss"': [1]}
+    assert read(tmp_path, odd).facts.notes == {'not read: "conversations[].loss"': [1]}
     later = ({"instruction": ASK, "output": SAY}, {"instruction": ASK, "input": "x", "output": SAY})
     assert read(tmp_path, *later).facts.notes == {}
     assert read(tmp_path, *later).conversations[1].turns[0].text == f"{ASK}\n\nx"
@@ -248,6 +312,24 @@ def test_a_tree_gives_its_best_replies(tmp_path: Path) -> None:
     assert (
         file.facts.notes == {} and file.form.said == "read as OASST trees, the best replies: prompt"
     )
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ({"deleted": True}, "the tree's first message is deleted"),
+        ({"replies": 5}, '"replies" is not a list of turns'),
+        ({"replies": ["x"]}, '"replies" is not a list of turns'),
+        (
+            {"replies": [message("assistant", SAY, rank="first")]},
+            "\"rank\" is 'first', not a number",
+        ),
+        ({"text": None}, '"text" of a message is not text'),
+    ],
+)
+def test_a_tree_that_is_no_tree_is_one_line(tmp_path: Path, root: dict, said: str) -> None:
+    row = {"prompt": message("prompter", ASK, message("assistant", SAY)) | root}
+    assert refusal(tmp_path, row).startswith(f"t.jsonl:1: {said} -- ")
 
 
 def test_rows_of_text_are_documents_where_all_is_trained_on(tmp_path: Path) -> None:

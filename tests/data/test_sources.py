@@ -30,6 +30,8 @@ ROWS = [{"question": f"00{i}", "answer": said} for i, said in enumerate(["NA", "
 TURNS = [(Turn("user", row["question"]), Turn("agent", row["answer"])) for row in ROWS]
 TEXT = "".join(f"User: {r['question']}\n\nAgent: {r['answer']}\n{END}\n" for r in ROWS)
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+ARRAY = json.dumps(ROWS[:1]).encode()
+PACKED_TWICE = gzip.compress(gzip.compress(b"a", mtime=0), mtime=0)  # the same in each process
 DAMAGED = bytearray(gzip.compress(TEXT.encode() * 99))
 DAMAGED[60:80] = bytes(20)
 
@@ -243,7 +245,11 @@ def test_rows_of_a_table_are_named_by_their_number(kit: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("t.txt.gz", gzip.compress(TEXT.encode() * 99)[:-20], "t.txt.gz: is a damaged gzip file"),
+        (
+            "t.txt.gz",
+            gzip.compress(TEXT.encode() * 99, mtime=0)[:-20],
+            "t.txt.gz: is a damaged gzip file",
+        ),
         ("t.txt.gz", DAMAGED, "t.txt.gz: is a damaged gzip file, or cut off -- copy it again"),
         ("t.zst", b"\x28\xb5\x2f\xfd" + b"x" * 40, "t.zst: is a damaged zstd file, or cut off"),
         ("t.parquet", b"PAR1 and no more", "t.parquet: can't be read ("),
@@ -255,6 +261,17 @@ def test_rows_of_a_table_are_named_by_their_number(kit: Path) -> None:
         ("t.csv", b"question,answer\na,\xe9\n", "t.csv:2: not UTF-8 at byte"),
         ("t.csv", b"frage,antwort\na,b\n", "row 1: no column is known: frage, antwort -- set"),
         ("t.jsonl", b'{"text": "a", "parent_id": null}\n', "is a message of OASST"),
+        ("t.csv", b"question,answer,answer\na,b,c\n", "t.csv:1: has 2 columns named answer -- re"),
+        ("t.jsonl.gz", PACKED_TWICE, "t.jsonl.gz:1: is packed by gzip twice"),
+        ("t.jsonl.bz2", b"BZh91AY&SY" + b"x" * 40, "t.jsonl.bz2:1: is packed by bzip2 -- unpack"),
+        ("t.txt", b"PAR1" + b"x" * 40, "t.txt:1: is a Parquet file -- name it .parquet"),
+        ("t.json", b"[]", "t.json: has no rows -- write conversations into it"),
+        ("t.json", ARRAY + b"\n" + ARRAY, "t.json:2: more follows the array's end -- write all"),
+        ("t.json", ARRAY[:-1] + b",\n", "t.json, row 2: the array has no end (])"),
+        ("t.json", b"[\n" + ARRAY[1:-1], "t.json:2: the array has no end (]) -- copy the file"),
+        ("t.json", b'[{"messages": []}, {}]', "t.json, row 1: has no list"),
+        ("t.json", json.dumps(ROWS[0], indent=1).encode(), "t.json:1: an object over several lin"),
+        ("t.jsonl", b'{"data": [\n{"a": 1}\n]}', "t.jsonl:1: an object over several lines -- wri"),
     ],
 )
 def test_what_can_not_be_read_is_refused_in_one_line(
@@ -264,7 +281,32 @@ def test_what_can_not_be_read_is_refused_in_one_line(
     assert said in refusal(name) and "\n" not in refusal(name)
 
 
+def test_columns_without_a_name_are_read_beside_the_others(kit: Path) -> None:
+    """pandas writes its row numbers into one."""
+    (kit / "t.csv").write_text(",question,answer,\n0,007,NA,\n1,a,b,\n")
+    file = read("t.csv")
+    assert file.conversations[0].turns == (Turn("user", "007"), Turn("agent", "NA"))
+    assert file.facts.notes == {'not read: "column 1"': [1, 2], 'not read: "column 4"': [1, 2]}
+
+
+def test_tsv_is_separated_by_tabs_whatever_else_its_header_holds(kit: Path) -> None:
+    (kit / "t.tsv").write_text("asked, by whom, and when\tanswer\na\tb\n")
+    file = read("t.tsv", columns={"user": "asked, by whom, and when", "agent": "answer"})
+    assert file.conversations[0].turns == (Turn("user", "a"), Turn("agent", "b"))
+    (kit / "t.csv").write_text('"a, b, c";answer\nx;y\n')
+    assert "no column is known: a, b, c, answer -- set columns" in refusal("t.csv")
+
+
+def test_equal_faults_of_rows_are_one_line(kit: Path) -> None:
+    table = pyarrow.table({"question": ["a", "c"], "answer": pyarrow.array([None] * 2, "string")})
+    parquet.write_table(table, kit / "t.parquet")
+    said = refusal("t.parquet")
+    assert said.startswith('t.parquet, row 1: "answer" is not text (2 of these, this is the first)')
+    assert "\n" not in said
+
+
 def test_a_mistyped_name_is_no_name_of_the_hub(kit: Path) -> None:
+    assert refusal("tlaks/a.jsonl").startswith("train_file: 'tlaks/a.jsonl' does not exist in")
     (kit / "data").mkdir(exist_ok=True)
     assert refusal("data/tlaks.txt").startswith("train_file: 'data/tlaks.txt' does not exist in")
     assert refusal("data/tlaks").startswith("train_file: 'data/tlaks' does not exist in")

@@ -75,10 +75,8 @@ def old_buffers(folder: Path) -> None:
     change(folder, lambda t: t | buffers)
 
 
-def pointer(folder: Path) -> None:
-    (folder / WEIGHTS).write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    )
+def pointer(folder: Path, name: str = WEIGHTS) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
 
 def cut(share: float) -> Callable[[Path], None]:
@@ -163,6 +161,24 @@ def llama_tokenizer(folder: Path) -> None:
     tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [space]}
     tokenizer["decoder"] = {"type": "Sequence", "decoders": [tokenizer["decoder"], back]}
     path.write_text(json.dumps(tokenizer))
+
+
+def lower_case(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text()) | {"normalizer": {"type": "Lowercase"}}
+    path.write_text(json.dumps(tokenizer))
+
+
+def retyped(kind: torch.dtype) -> Callable[[Path], None]:
+    return lambda folder: change(folder, lambda t: {k: v.to(kind) for k, v in t.items()})
+
+
+def index_of(folder: Path, shard: str) -> None:
+    """Write an index without metadata, of one shard that holds all weights."""
+    names = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).rename(folder / shard)
+    index = {"weight_map": dict.fromkeys(names, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def stale_index(folder: Path) -> None:
@@ -269,10 +285,39 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no heads": (lambda f: configure(f, num_attention_heads=0), "can't be loaded (", "correct"),
     "a word for a width": (lambda f: configure(f, hidden_size="x"), "can't be loaded (", "correct"),
     "quantized": (quantized, "is quantized (gptq)", "start from the model it was made of"),
-    "adapters": (adapters, "holds LoRA adapters", "neoxkit merge"),
+    "adapters": (adapters, "holds LoRA adapters", "merge them into their base"),
     "no tokenizer": (no_tokenizer, "has no tokenizer in its folder", "copy the tokenizer files"),
     "a tokenizer of words": (lossy_tokenizer, "gives ': Hi, it' back as", "byte-level tokenizer"),
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json", "saved model"),
+    "inside another module": (
+        prefixed("net."), "another module: names begin with net.", "neoxkit convert "
+    ),
+    "whole numbers": (retyped(torch.int32), "as I32: it is quantized", "model it was made of"),
+    "8 bits": (retyped(torch.float8_e4m3fn), "as F8_E4M3: it is quantized", "model it was made of"),
+    "an index without metadata": (
+        lambda f: index_of(f, "model-1-of-1.safetensors"), 'has no "metadata"', "download it again"
+    ),
+    "lower case": (lower_case, "gives 'User: Hi' back as 'user: hi'", "byte-level tokenizer"),
+    "a tokenizer's pointer": (
+        lambda f: pointer(f, "tokenizer.json"), "tokenizer.json is a Git LFS pointer", "git lfs"
+    ),
+    "a tokenizer that is cut": (
+        lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json is not JSON", "copy it"
+    ),
+    "half a tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer in its folder", "copy the tok"
+    ),
+    "no causal model": (
+        lambda f: configure(f, model_type="t5"), "is not a causal language model", "use GPT-NeoX"
+    ),
+    "code of its own": (
+        lambda f: configure(f, model_type="own", auto_map={"AutoConfig": "own.Config"}),
+        "is a own, which", "another family",
+    ),
+    "heads that don't divide": (
+        lambda f: configure(f, num_attention_heads=3),
+        "can't be loaded (ValueError: The hidden size", "correct what",
+    ),
     "unknown family": (
         lambda f: configure(f, model_type="neoxx"), "is a neoxx, which", "another family"
     ),

@@ -66,10 +66,25 @@ def test_names_of_the_hub(name: str, opened: str) -> None:
     assert model_names.resolve(name) == opened
 
 
-@pytest.mark.parametrize("name", ["no-such", "./nowhere", "/no/such/folder", "~/nowhere/at/all"])
+@pytest.mark.parametrize(
+    "name",
+    ["no-such", "./nowhere", "/no/such/folder", "~/nowhere/at/all", "a b/c", "owner/",
+     "pythia-70m-",
+     "../../etc/passwd", "a/" + "b" * 200, "x" * 300, "https://huggingface.co/owner/name"],
+)  # fmt: skip
 def test_a_name_that_is_neither_a_folder_nor_a_hub_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"^model_name_or_path: .* -- "):
         model_names.resolve(name)
+
+
+def test_a_revision_behind_the_built_in_model_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^revision: tiny is on this machine: .* -- leave it out$"):
+        model_names.at("tiny@step3", "")
+
+
+def test_an_address_is_told_from_a_path() -> None:
+    with pytest.raises(UserError, match=r"is an address, not a path -- write owner/name for the"):
+        model_names.resolve("https://huggingface.co/owner/name")
 
 
 def test_a_folder_without_weights_is_refused_unless_from_scratch(tmp_path: Path) -> None:
@@ -114,7 +129,7 @@ def test_only_what_failed_is_blamed(
 ) -> None:
     """transformers speaks of the internet connection in each of these cases."""
 
-    def from_pretrained(name: str, revision: str) -> None:
+    def from_pretrained(name: str, revision: str, trust_remote_code: bool) -> None:
         raise OSError("We couldn't connect.") from kind.__new__(kind)
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
@@ -185,7 +200,7 @@ def test_the_chat_template_writes_the_trained_prompt(names: Names) -> None:
 def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
     monkeypatch: pytest.MonkeyPatch, said: str, shown: str
 ) -> None:
-    def fail(name: str, revision: str) -> None:
+    def fail(name: str, revision: str, trust_remote_code: bool) -> None:
         raise OSError(said)
 
     monkeypatch.setattr(tokenizer_class, "load", fail)

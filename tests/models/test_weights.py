@@ -1,5 +1,6 @@
 """A model as it comes: right, or refused in one line with the true cause."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from odd_models import FINE, REFUSED, pickled, prefixed
+from odd_models import FINE, REFUSED, change, pickled, pointer, prefixed
 from safetensors.torch import load_file, save_file
 
 from neoxkit.cli import main
@@ -52,8 +53,11 @@ def test_a_model_that_is_not_is_refused_with_the_true_cause(folder: Path, kind: 
 
 
 @pytest.mark.parametrize(
-    "kind", ["torch.compile", "data parallel", "wrapped", "both", "a pickle", "checkpoint"]
-)
+    "kind",
+    ["torch.compile", "data parallel", "wrapped", "both", "half", "inside another module",
+     "a pickle",
+     "checkpoint"],
+)  # fmt: skip
 def test_what_is_converted_is_the_same_model(folder: Path, kind: str) -> None:
     """Follow the remedy exactly: the command of the refusal gives a model that loads."""
     before = loading.load_model(str(folder)).state_dict()
@@ -62,6 +66,9 @@ def test_what_is_converted_is_the_same_model(folder: Path, kind: str) -> None:
         held = torch.load(folder / "pytorch_model.bin", weights_only=True)
         whole = {"step": 3, "model": held, "optimizer": {"state": {0: torch.ones(2)}}}
         torch.save(whole, folder / "pytorch_model.bin")
+    elif kind == "half":
+        odd = {k: f"module.{k}" for i, k in enumerate(before) if i % 2}
+        change(folder, lambda tensors: {odd.get(k, k): v for k, v in tensors.items()})
     elif kind == "both":
         prefixed("module._orig_mod.")(folder)
     else:
@@ -156,3 +163,78 @@ def test_adapters_that_are_not_whole_are_refused(
         file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(UserError, match=said):
         loading.load_model(str(place))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("[]", "adapter_config.json of {} names no base -- set base_model_name_or_path there"),
+        ({"base_model_name_or_path": None}, "adapter_config.json of {} names no base -- set"),
+        ({"base_model_name_or_path": "{}"}, "adapter_config.json of {} names no base -- set"),
+        ({"r": 4}, "the adapters in {} don't fit their base (size mismatch for "),
+        ({"target_modules": ["x"]}, "the adapters in {} don't fit their base (Target modules"),
+        ({"peft_type": "NOPE"}, "the adapters in {} don't fit their base ('NOPE')"),
+        ("no weights", "{} has no adapter_model.safetensors -- copy the adapters again"),
+    ],
+)
+def test_adapters_that_name_no_base_or_do_not_fit_it_are_one_line(
+    folder: Path, values: dict | str, said: str
+) -> None:
+    place = folder.with_name("brought-adapters")
+    lora.add(loading.load_model("tiny"), 2, "tiny", False).save_pretrained(place)
+    config = place / "adapter_config.json"
+    if values == "no weights":
+        (place / "adapter_model.safetensors").unlink()
+    elif isinstance(values, str):
+        config.write_text(values)
+    else:
+        given = {k: str(place) if v == "{}" else v for k, v in values.items()}
+        config.write_text(json.dumps(json.loads(config.read_text()) | given))
+    with pytest.raises(UserError) as refused:
+        loading.load_model(str(place))
+    wanted = "model_name_or_path: " + said.replace("{}", "data/models/brought-adapters")
+    assert str(refused.value).startswith(wanted) and "\n" not in str(refused.value)
+
+
+def test_adapters_of_a_run_are_merged_by_the_kit_and_others_by_peft(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"-- merge them into their base \(peft: merge_and_unload\)"
+    ):
+        loading.check_base(str(folder))
+    model = folder.parents[2] / "runs" / "one" / "model"
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.copytree(folder, model)
+    with pytest.raises(UserError, match=r"-- neoxkit merge one, and give runs/one/merged$"):
+        loading.check_base("runs/one/model")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        (lambda f: pointer(f, "pytorch_model.bin"), "is a Git LFS pointer -- run git lfs pull"),
+        (
+            lambda f: (f / "pytorch_model.bin").write_text("<html>"),
+            "cut short or damaged (6 bytes)",
+        ),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "cut short or damaged (0 bytes)"),
+        (
+            lambda f: (f / "pytorch_model.bin").write_bytes(
+                (f / "pytorch_model.bin").read_bytes()[:5000]
+            ),
+            "cut short or damaged (5,000 bytes) -- copy or download it again",
+        ),
+        (
+            lambda f: (f / "pytorch_model.bin").unlink(),
+            "has no model.safetensors and no pytorch_mo",
+        ),
+    ],
+)
+def test_what_holds_no_weights_is_not_taken_for_code(
+    folder: Path, spoiled: Callable[[Path], None], said: str
+) -> None:
+    pickled(folder)
+    spoiled(folder)
+    with pytest.raises(UserError) as refused:
+        convert.convert(str(folder))
+    assert said in str(refused.value) and not folder.with_name("brought-converted").exists()

@@ -446,3 +446,16 @@ def test_ranks_find_what_a_shorter_block_size_leaves_before_a_model_is_loaded(
     assert zygote.run(job(settings)) == [2]
     said = (paths.run(settings.run) / LOG).read_text()
     assert "error: warmup_steps: 5 are more than the" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("group_by_length", "use train_sampling_strategy: group_by_length"),
+        ("warmup_ratio", "use warmup_steps"),
+        ("no_cuda", "use use_cpu"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(name: str, remedy: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} is not one of them -- {remedy}$"):
+        honoured.taken({name: True}, "training_arguments")

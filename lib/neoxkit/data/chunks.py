@@ -112,6 +112,11 @@ def _lines_of_one_kind(text: str) -> str:
 
 _BINARY = {
     b"PK\x03\x04": ("is a zip or Office file", "save it as plain UTF-8 text"),
+    b"\x1f\x8b": ("is packed by gzip twice", "unpack it once"),
+    b"BZh9": ("is packed by bzip2", "unpack it, or pack it with gzip"),
+    b"\xfd7zXZ": ("is packed by xz", "unpack it, or pack it with gzip"),
+    b"PAR1": ("is a Parquet file", "name it .parquet"),
+    b"ARROW1": ("is an Arrow file", "name it .arrow"),
     b"%PDF": ("is a PDF file", "save it as plain UTF-8 text"),
     b"\xff\xfe": ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("is UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),

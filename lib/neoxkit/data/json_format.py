@@ -25,6 +25,7 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can contain them, UTF-8 
 _ROLES = {"user": "user", "assistant": "agent", "agent": "agent"}
 _ALWAYS_READ = {"kind", "set"}  # for files of questions
 _READ_IN_A_MESSAGE = {"role", "content", "weight", "train"}
+_TOOL_CALLS = ("tool_calls", "function_call")
 LOOKED_AT = 20  # rows, for one whose shape is known
 
 
@@ -111,29 +112,46 @@ def is_array(text: str) -> bool:
 
 
 def text_rows(places: Places, text: str, first_line: int = 1) -> Iterator[Row]:
-    """Yield the rows of a JSON text; those of an array are already parsed."""
+    """Yield the rows of a JSON text; those of an array are already parsed.
+
+    An array's rows are numbered by the line on which they begin, or one by one (`places`).
+    """
     if not is_array(text):
         for number, row in enumerate(text.split("\n"), start=first_line):
             if row.strip():
                 yield Row(number, row)
         return
-    decoder, space = json.JSONDecoder(), re.compile(r"[\s,]*")
+    decoder, space, rows = json.JSONDecoder(), re.compile(r"[\s,]*"), itertools.count(first_line)
     at, line, counted = text.index("[") + 1, first_line, 0
     while True:
         blank = space.match(text, at)
         assert blank  # the pattern also matches nothing
         at = blank.end()
         line, counted = line + text.count("\n", counted, at), at
-        if at >= len(text) or text[at] == "]":
+        number = next(rows) if places.unit == "row" else line
+        if at >= len(text):
+            raise UserError(places.at(number), "the array has no end (])", "copy the file again")
+        if text[at] == "]":
+            _check_nothing_follows(places, text, at + 1, number)
             return
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as fault:
-            at_line = first_line - 1 + fault.lineno if isinstance(fault, JSONDecodeError) else line
+            if isinstance(fault, JSONDecodeError) and places.unit != "row":
+                number = first_line - 1 + fault.lineno
             what = f"not JSON ({str(getattr(fault, 'msg', fault))[:60]})"
             remedy = "correct it, or write one object per line"
-            raise UserError(places.at(at_line), what, remedy) from None
-        yield Row(line, None, value)
+            raise UserError(places.at(number), what, remedy) from None
+        yield Row(number, None, value)
+
+
+def _check_nothing_follows(places: Places, text: str, end: int, number: int) -> None:
+    """Refuse text after an array's end, which would not be read."""
+    after = text[end:]
+    if after.strip():
+        blank = after[: len(after) - len(after.lstrip())]
+        where = places.at(number + (0 if places.unit == "row" else blank.count("\n")))
+        raise UserError(where, "more follows the array's end", "write all rows in one array")
 
 
 def table_rows(rows: "Dataset", start: int, size: int, first: int) -> Iterator[Row]:
@@ -152,10 +170,24 @@ def _parsed(where: str, line: str) -> Any:
         raise UserError(
             where, f"not JSON at column {fault.colno} ({fault.msg})", "write one object per line"
         ) from None
-    except (ValueError, RecursionError) as fault:
-        raise UserError(
-            where, f"can't be read ({str(fault)[:60]})", "write one object per line"
-        ) from None
+    except (ValueError, RecursionError) as fault:  # a number of 5,000 digits, or too deep
+        raise UserError(where, f"can't be read ({str(fault)[:60]})", "leave the row out") from None
+
+
+def refuse_spread(places: Places, head: str, first_line: int = 1) -> None:
+    """Refuse JSON Lines whose first object is written over several lines."""
+    line, _, after = head.lstrip().partition("\n")
+    if not line.startswith("{") or not after.strip():
+        return
+    try:
+        json.loads(line)
+    except JSONDecodeError as fault:
+        if fault.pos >= len(line.rstrip()):
+            what, remedy = "an object over several lines", "write one per line, or all in one array"
+            blank = head[: len(head) - len(head.lstrip())].count("\n")
+            raise UserError(places.at(first_line + blank), what, remedy) from None
+    except (ValueError, RecursionError):  # its row's fault names it
+        return
 
 
 def _messages(where: str, row: Any, shape: Shape) -> list[Message]:
@@ -173,6 +205,7 @@ def _conversation(
     preamble: list[str] = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
+        _refuse_tools(where, message)
         content = _content(where, message.get("content") if isinstance(message, dict) else None)
         if role in ("system", "developer") and not turns:
             preamble.append(content)
@@ -188,6 +221,13 @@ def _conversation(
         raise UserError(where, "a conversation without turns", "add user and assistant messages")
     extra = {k: v for k, v in row.items() if k in ("kind", "set") and isinstance(v, str)}
     return Conversation(line, tuple(turns), "\n\n".join(preamble), extra)
+
+
+def _refuse_tools(where: str, message: Any) -> None:
+    """Refuse a turn that calls a tool: its text alone would be trained on as the whole turn."""
+    calls = [name for name in _TOOL_CALLS if isinstance(message, dict) and message.get(name)]
+    if calls:
+        raise UserError(where, f'"{calls[0]}" can\'t be read', "leave the row out: bad_rows skip")
 
 
 def _content(where: str, content: Any) -> str:
@@ -219,5 +259,5 @@ def _unread(row: Mapping[str, Any], shape: Shape, messages: list[Message]) -> li
     inside = {key: 0 for message in messages for key, value in message.items() if value is not None}
     given = [key for key, value in row.items() if value is not None]  # tables have all columns
     found = [key for key in given if key not in _ALWAYS_READ and not shape.reads(key)]
-    found += [f"messages[].{key}" for key in inside if key not in _READ_IN_A_MESSAGE]
+    found += [f"{shape.turns}[].{key}" for key in inside if key not in _READ_IN_A_MESSAGE]
     return [f'"{key[:60]}"' for key in found]

@@ -130,8 +130,12 @@ def _open_rows(
     """Return the places of rows, their shape, and chunks of them."""
     if source.reader == "json":
         heads = _heads(source)
-        arrays = map(json_format.is_array, heads)
+        arrays = [*map(json_format.is_array, heads)]
         places, found = _cut(source, [chunks.nowhere if a else chunks.at_lines for a in arrays])
+        if arrays == [True] and "\n" not in heads[0].strip():
+            places = places._replace(unit="row")  # all on one line, whose number says nothing
+        for head, file in zip(heads, source.files, strict=True):
+            json_format.refuse_spread(Places(source.label_of(file)), head)
         number = next(i for i, head in enumerate(heads) if head.strip())
         file = sources.unpacked(source.files[number], source.label_of(source.files[number]))
         first = json_format.first_rows_of_file(places, file, heads[number])
@@ -152,6 +156,8 @@ def _open_rows(
 
 def _leave_out(source: Source, facts: Examined) -> None:
     """Turn the faults of conversations that may be left out into notes."""
+    if not facts.conversations and not facts.faults:
+        raise no_rows(source)
     for line, fault in facts.faults:
         facts.notes.setdefault(f"left out, can't be read: {fault.what}", []).append(line)
     facts.faults = []

@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import functools
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,8 +75,7 @@ def _csv_options(source: Source, copies: Sequence[Path]) -> Mapping[str, object]
     """
     from datasets import Features, Value
 
-    with copies[0].open(encoding="utf-8-sig") as opened:
-        separator = max(",\t;|", key=opened.readline().count)
+    separator = _separator(source.files[0], copies[0])
     columns: list[str] = []
     for file, copy in zip(source.files, copies, strict=True):
         found = _check_csv(source.label_of(file), copy, separator)
@@ -82,8 +83,23 @@ def _csv_options(source: Source, copies: Sequence[Path]) -> Mapping[str, object]
             what = f"has the columns {', '.join(found)}, and another file {', '.join(columns)}"
             raise UserError(source.label_of(file), what, "write all files in the same columns")
         columns = found
-    strings = Features({name: Value("string") for name in columns})
-    return {"sep": separator, "features": strings, "keep_default_na": False}
+    named = [name or f"column {number}" for number, name in enumerate(columns, start=1)]
+    if twice := [name for name, count in Counter(named).items() if count > 1]:
+        what = f"has {Counter(named)[twice[0]]} columns named {twice[0]}"
+        raise UserError(f"{source.label_of(source.files[0])}:1", what, "rename one")
+    return {
+        "sep": separator, "features": Features({name: Value("string") for name in named}),
+        "names": named, "header": 0, "keep_default_na": False,
+    }  # fmt: skip
+
+
+def _separator(file: Path, copy: Path) -> str:
+    """Return what separates the columns of the first line, outside of quotes."""
+    with copy.open(encoding="utf-8-sig") as opened:
+        line = re.sub(r'"[^"]*"', "", opened.readline())
+    if sources.ending(file.name) == ".tsv" and "\t" in line:
+        return "\t"
+    return max(",\t;|", key=line.count)
 
 
 def _check_csv(label: str, copy: Path, separator: str) -> list[str]:

@@ -3,9 +3,12 @@
 Each shape turns a row into messages, `{"role": ..., "content": ...}`.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import yaml
 
 from neoxkit.errors import UserError
 
@@ -49,6 +52,11 @@ class Shape(NamedTuple):
         if self.name == "ShareGPT":
             return "ShareGPT: conversations[].from/value"
         return self.name if self.name in self.read else f"{self.name}: {', '.join(self.read)}"
+
+    @property
+    def turns(self) -> str:
+        """The column that holds a row's turns."""
+        return self.read[0] if self.name in ("ShareGPT", "hh-rlhf") else "messages"
 
     @property
     def holds_documents(self) -> bool:
@@ -130,6 +138,9 @@ def _check_turns(where: str, column: str, turns: Any) -> None:
 
 def _messages(shape: Shape, where: str, row: Row) -> list[Message]:
     messages = row.get("messages")
+    if isinstance(messages, str):
+        what = '"messages" is text, not a list of messages'
+        raise UserError(where, what, 'write JSON Lines: {"messages": [...]}')
     if not isinstance(messages, list) or not messages:
         raise UserError(where, 'has no list "messages"', 'write {"messages": [...]}')
     return messages
@@ -140,9 +151,14 @@ def _sharegpt(shape: Shape, where: str, row: Row) -> list[Message]:
     _check_turns(where, "conversations", turns)
     read = {"from": "role", "value": "content"}
     messages = [{read.get(key, key): value for key, value in turn.items()} for turn in turns]
-    for message in messages:
+    for turn, message in zip(turns, messages, strict=True):
         sender = message.get("role")
         message["role"] = _SENDERS.get(str(sender).lower(), sender)
+        if "from" in turn and str(sender).lower() not in _SENDERS:
+            what = f'"from" {repr(sender)[:40]} can\'t be read'
+            raise UserError(where, what, "use system (first), human, gpt")
+        if "from" in turn and not isinstance(turn.get("value"), str | list):
+            raise UserError(where, '"value" is not text', "write each value as one string")
     return [*_system(where, row), *messages]
 
 
@@ -157,13 +173,20 @@ def _hh(shape: Shape, where: str, row: Row) -> list[Message]:
             what = '"chosen" begins with an answer, and no "prompt" has its question'
             raise UserError(where, what, 'write "prompt" as a list of turns')
         return chosen
-    before, *parts = _HH_TURN.split("\n\n" + _text(where, row, "chosen").lstrip("\n"))
+    before, *parts = _HH_TURN.split("\n\n" + _lines(_text(where, row, "chosen")).lstrip("\n"))
+    if isinstance(prompt, str) and not parts:
+        what, remedy = '"chosen" has no turns', "set columns to {user: prompt, agent: chosen}"
+        raise UserError(where, what, remedy)
     if before.strip() or not parts:
         what = '"chosen" does not begin with "Human:"'
         raise UserError(where, what, "write turns of Human: and Assistant:")
     roles = {"Human": "user", "Assistant": "assistant"}
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": roles[name], "content": text} for name, text in pairs]
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def is_tree(row: Row) -> bool:
@@ -178,17 +201,25 @@ def _best_path(shape: Shape, where: str, row: Row) -> list[Message]:
     if not is_tree(row):
         raise UserError(where, '"prompt" is not a tree of messages', "leave the row out")
     message = row["prompt"]
+    if message.get("deleted"):
+        raise UserError(where, "the tree's first message is deleted", "leave the row out")
     while message:
         role = _SENDERS.get(str(message.get("role")), message.get("role"))
-        messages.append({"role": role, "content": message.get("text")})
-        replies = [r for r in message.get("replies") or () if not r.get("deleted")]
-        message = min(replies, key=_rank, default=None)
+        if not isinstance(message.get("text"), str):
+            raise UserError(where, '"text" of a message is not text', "leave the row out")
+        messages.append({"role": role, "content": message["text"]})
+        replies = message.get("replies") or []
+        _check_turns(where, "replies", replies)
+        kept = [reply for reply in replies if not reply.get("deleted")]
+        message = min(kept, key=lambda reply: _rank(where, reply), default=None)
     return messages
 
 
-def _rank(reply: Message) -> float:
+def _rank(where: str, reply: Message) -> float:
     """Return a reply's rank, 0 for the best; one without a rank comes after the others."""
     rank = reply.get("rank")
+    if not isinstance(rank, int | float | None):
+        raise UserError(where, f'"rank" is {repr(rank)[:40]}, not a number', "leave the row out")
     return float("inf") if rank is None else float(rank)
 
 
@@ -243,10 +274,20 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool =
         return TREE
     if documents and isinstance(row.get("text"), str):
         return DOCUMENTS
-    raise _unknown(where, row)
+    raise _unknown(where, row, documents)
 
 
-def _unknown(where: str, row: Row) -> UserError:
+def _unknown(where: str, row: Row, documents: bool) -> UserError:
+    for keys, right in ((("role", "content"), "messages"), (("from", "value"), "conversations")):
+        if {*keys} <= {*row}:
+            remedy = f'write each conversation as {{"{right}": [...]}}'
+            return UserError(where, "is a message, not a conversation", remedy)
+        for name, value in row.items():
+            if isinstance(value, list) and value and _has(value[0], keys):
+                what = f"no column is known: {_listed(row)}"
+                return UserError(
+                    where, what, f'write "{right}" for "{name[:40]}": it has the turns'
+                )
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if "parent_id" in row and "text" in row:
         what = "is a message of OASST, whose conversations are in the trees"
@@ -255,11 +296,32 @@ def _unknown(where: str, row: Row) -> UserError:
         what = f"has no turns, only a text: {_listed(row)}"
         return UserError(where, what, "set train_on to all: each text is a document")
     remedy = 'write {"messages": [...]}'
-    if len(texts) == 2:
-        remedy = f"set columns to {{user: {texts[0]}, agent: {texts[1]}}}, or the other way round"
+    lists = [name for name, value in row.items() if isinstance(value, list) and value]
+    if len(row) == len(lists) == 1 and isinstance(row[lists[0]][0], dict):
+        remedy = f'write the list in "{lists[0][:40]}" alone, without the object around it'
+    elif documents and len(texts) == 1:
+        remedy = f"set columns to {{text: {quoted(texts[0])}}}"
+    elif len(texts) == 2:
+        both = f"{{user: {quoted(texts[0])}, agent: {quoted(texts[1])}}}"
+        remedy = f"set columns to {both}, or the other way round"
     elif len(texts) > 2:
         remedy = "set columns to {user: COLUMN, agent: COLUMN} with two of these names"
     return UserError(where, f"no column is known: {_listed(row)}", remedy)
+
+
+def _has(turn: Any, keys: tuple[str, ...]) -> bool:
+    return isinstance(turn, dict) and {*keys} <= {*turn}
+
+
+def quoted(name: str) -> str:
+    """Write a column's name so that YAML reads it back, between single quotes of a shell as well.
+
+    >>> quoted("frage"), quoted("yes"), quoted("it's: so")
+    ('frage', '"yes"', '"it\\\\u0027s: so"')
+    """
+    if name.isidentifier() and yaml.safe_load(name) == name:
+        return name
+    return json.dumps(name, ensure_ascii=False).replace("'", "\\u0027")
 
 
 def _listed(row: Row, most: int = 6) -> str:

@@ -73,7 +73,12 @@ def find(parameter: str, value: str) -> Source:
     for place in paths.candidates(name):
         if name and place.is_dir():
             return _of_folder(parameter, place.resolve(), paths.short(place.resolve()), parts)
-    if downloads.is_name(name) and not any(p.parent.is_dir() for p in paths.candidates(name)):
+    is_file = ending(name) in {*_READERS, ".txt"}  # by its name: a slip in a path, say
+    if (
+        downloads.is_name(name)
+        and not is_file
+        and not any(p.parent.is_dir() for p in paths.candidates(name))
+    ):
         folder = downloads.fetch(parameter, name, parts)
         return _of_files(parameter, folder, value, parts, is_fetched=True)
     file = paths.find(parameter, value)  # refuses it
@@ -86,13 +91,13 @@ def of_file(file: Path) -> Source:
 
 
 def _reader(name: str) -> str:
-    return _READERS.get(_ending(name), "text")
+    return _READERS.get(ending(name), "text")
 
 
-def _ending(name: str) -> str:
+def ending(name: str) -> str:
     """Return the end of a file's name before those of a packed file.
 
-    >>> _ending("talks.JSONL.gz"), _ending("talks.txt"), _ending("talks")
+    >>> ending("talks.JSONL.gz"), ending("talks.txt"), ending("talks")
     ('.jsonl', '.txt', '')
     """
     path = Path(name.lower())
@@ -127,7 +132,7 @@ def _of_files(
     chosen = tuple(sorted(map(Path, found.splits[split])))
     read = {Path(file) for listed in found.splits.values() for file in listed}
     unread = [] if is_fetched else [file for file in _visible(folder) if file not in read]
-    mixed = [file for file in unread if _ending(file.name) in {*_READERS, ".txt"}]
+    mixed = [file for file in unread if ending(file.name) in {*_READERS, ".txt"}]
     if mixed:
         what = f"{label} also holds {mixed[0].relative_to(folder)}, which would not be read"
         raise UserError(parameter, what, "move it away, or name one file")
@@ -193,7 +198,7 @@ def _unpacked(file: Path, label: str, when: tuple[int, ...]) -> Path:
     kind = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), "")
     if not kind:
         return file
-    copy = scratch() / f"{files.sha256(file)}{_ending(file.name)}"
+    copy = scratch() / f"{files.sha256(file)}{ending(file.name)}"
     if not copy.exists():
         part = copy.with_suffix(".part")
         try:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def convert(name: str) -> Path:
     `name` is a folder or a model on the hub (`owner/name@revision`), and stays as it is.
     """
     source = _source(name)
+    _check_pickles(name, source)
     loading.without_weights(str(source))  # refuses a configuration that nothing can be loaded with
     target = paths.root() / "data" / "models" / f"{_in_one(name, source)}-converted"
     if target.exists():
@@ -51,6 +53,26 @@ def convert(name: str) -> Path:
             remedy = "use weights and a config.json that belong together"
             raise UserError("MODEL", what, remedy) from None
     return target
+
+
+def _check_pickles(name: str, source: Path) -> None:
+    """Refuse a folder without weights, and files that torch has not written or that are cut."""
+    if any(source.glob("*.safetensors")):
+        return
+    found = sorted(source.glob(weights.PICKLED))
+    if not found:
+        what = f"{name} has no {weights.WHOLE} and no {weights.PICKLED}"
+        raise UserError("MODEL", what, "name a folder that holds weights")
+    for file in found:
+        with file.open("rb") as opened:
+            start = opened.read(30)
+        what = f"{file.name} of {name}"
+        if start.startswith(b"version https://git-lfs"):
+            raise UserError("MODEL", f"{what} is a Git LFS pointer", "run git lfs pull")
+        is_whole = zipfile.is_zipfile(file) if start.startswith(b"PK") else start[:1] == b"\x80"
+        if not is_whole:
+            what = f"{what} is cut short or damaged ({file.stat().st_size:,} bytes)"
+            raise UserError("MODEL", what, "copy or download it again")
 
 
 def _in_one(name: str, source: Path) -> str:
@@ -107,16 +129,21 @@ def _tensors(held: Any) -> dict[str, Any]:
 
 
 def _without_prefix(tensors: Mapping[str, Any], expected: set[str]) -> dict[str, Any]:
-    """Return the tensors by the names that fit the model best."""
-    names = {key: weights.unwrapped(key) for key in tensors}
-    found = [
-        {names[key][min(n, len(names[key]) - 1)]: tensor for key, tensor in tensors.items()}
-        for n in range(max(map(len, names.values())))
-    ]
-    best = max(found, key=lambda one: len(expected & one.keys()))
-    if len(best) < len(tensors):
+    """Return the tensors by the model's names, where a name without its prefix is one of them."""
+    found = {
+        key: next((name for name in weights.unwrapped(key) if name in expected), "")
+        for key in tensors
+    }
+    prefixes = {key.removesuffix(name) for key, name in found.items() if name}
+    # For names that transformers renames as it loads (embed_out), which are not the model's.
+    longest = sorted(prefixes, key=len, reverse=True)
+    named = {
+        found[key] or key.removeprefix(next(filter(key.startswith, longest), "")): tensor
+        for key, tensor in tensors.items()
+    }
+    if len(named) < len(tensors):
         sys.exit("two of its tensors have one name without the prefix")
-    return best
+    return named
 
 
 def main(source: Path, target: Path) -> None:

@@ -1,12 +1,12 @@
 """Load a model and its tokenizer by name or folder, and check that they fit together."""
 
 import fnmatch
+import unicodedata
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from neoxkit import machine, paths
-from neoxkit.data.questions import normal
 from neoxkit.errors import UserError, shorten
 from neoxkit.files import read_json
 from neoxkit.models import hub, lora, tiny, tokenizer_class, weights
@@ -19,6 +19,7 @@ from neoxkit.models.model_names import (
     revision,
     split,
 )
+from neoxkit.models.refusals import said_by
 from neoxkit.settings import TINY
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 def _check_round_trip(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Refuse a tokenizer that loses letters, signs, line ends or spaces of a text."""
-    wanted = normal(tokenizer, _TEXT).replace("▁", " ").strip()
+    wanted = unicodedata.normalize("NFC", _TEXT).strip()
     ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
     got = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip()
     if not ids:
@@ -110,16 +111,7 @@ def load_model(
     disable_progress_bar()  # it leaves a stale bar in every executed notebook
     where = resolve(name)
     if base := lora.base_of(Path(where)):
-        from peft import PeftModel
-
-        model = load_model(base, dtype, attention)
-        weights.check_file(Path(where) / "adapter_model.safetensors")
-        # Ignored: warnings of peft's own calls, and of missing weights, which are refused below.
-        with warnings.catch_warnings(action="ignore"):
-            adapted = PeftModel.from_pretrained(model, where, use_safetensors=True)
-        lora.check_filled(adapted, Path(where))
-        weights.check_finite(portable(name), adapted)
-        return cast("PreTrainedModel", adapted)  # it passes on the model's attributes
+        return _with_adapters(load_model(base, dtype, attention), name)
     if not is_deepspeed_zero3_enabled():  # else base_model.check_needs has done it
         check_weights(name)
     try:
@@ -129,6 +121,7 @@ def load_model(
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             attn_implementation=attention,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, ImportError) as fault:
         if attention and "attention" in str(fault).lower():
@@ -137,6 +130,28 @@ def load_model(
         raise cannot_load(name, "model", fault) from fault
     weights.check_finite(portable(name), model)
     return model
+
+
+def _with_adapters(model: "PreTrainedModel", name: str) -> "PreTrainedModel":
+    """Return a model with the LoRA adapters of a folder, which must fit it."""
+    from peft import PeftModel
+
+    folder = Path(resolve(name))
+    if not (folder / lora.WEIGHTS).is_file():
+        what = f"{portable(name)} has no {lora.WEIGHTS}"
+        raise UserError("model_name_or_path", what, "copy the adapters again")
+    weights.check_file(folder / lora.WEIGHTS)
+    try:
+        # Ignored: warnings of peft's own calls, and of missing weights, which are refused below.
+        with warnings.catch_warnings(action="ignore"):
+            adapted = PeftModel.from_pretrained(model, folder, use_safetensors=True)
+    except Exception as fault:  # whatever a value in adapter_config.json leads to
+        what = f"the adapters in {portable(name)} don't fit their base ({said_by(fault)})"
+        remedy = "copy them again, with their adapter_config.json"
+        raise UserError("model_name_or_path", what, remedy) from fault
+    lora.check_filled(adapted, folder)
+    weights.check_finite(portable(name), adapted)
+    return cast("PreTrainedModel", adapted)  # it passes on the model's attributes
 
 
 def check_base(name: str) -> None:
@@ -148,9 +163,12 @@ def check_base(name: str) -> None:
         _check_on_the_hub(pinned(name))
         return
     if (folder / lora.CONFIG).is_file():
-        run = f" {folder.parent.name}" if folder.name == "model" else ""
         what = f"{paths.short(folder)} holds LoRA adapters, not a whole model"
-        raise UserError("model_name_or_path", what, f"neoxkit merge{run}, and give runs/RUN/merged")
+        remedy = "merge them into their base (peft: merge_and_unload), and give that"
+        if folder.parent.parent == paths.root() / "runs":
+            run = folder.parent.name
+            remedy = f"neoxkit merge {run}, and give runs/{run}/merged"
+        raise UserError("model_name_or_path", what, remedy)
     weights.check_files(folder)
 
 
@@ -211,7 +229,9 @@ def random_model(name: str, seed: int) -> "PreTrainedModel":
     config = config_of(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
 
 
 def without_weights(name: str) -> "PreTrainedModel":
@@ -222,7 +242,7 @@ def without_weights(name: str) -> "PreTrainedModel":
     config = config_of(name)  # outside the meta device: it may make the built-in model
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as fault:  # a model that is not causal, or values that can't be
         raise cannot_load(name, "model", fault) from fault
 
@@ -232,7 +252,11 @@ def config_of(name: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(resolve(name), revision=revision(name))
+        return AutoConfig.from_pretrained(
+            resolve(name),
+            revision=revision(name),
+            trust_remote_code=False,
+        )
     except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 

@@ -5,12 +5,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neoxkit import paths
 from neoxkit.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # The linear layers of attention and MLP, by model family.
 LAYERS = {
     "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
@@ -66,7 +67,7 @@ def check_filled(adapted: Any, folder: Path) -> None:
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+    with safe_open(folder / WEIGHTS, "pt") as file:
         held = {*file.keys()}
     wanted = {*get_peft_model_state_dict(adapted, save_embedding_layers=False)}
     if missing := sorted(wanted - held):
@@ -79,6 +80,12 @@ def base_of(folder: Path) -> str:
     (`name@revision`) if they name one; empty without adapters."""
     if not (folder / CONFIG).is_file():
         return ""
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    base, revision = config["base_model_name_or_path"], config.get("revision")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        base, revision = config["base_model_name_or_path"], config.get("revision")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        base, revision = "", None
+    if not isinstance(base, str) or not base or Path(base).absolute() == folder.absolute():
+        what = f"{CONFIG} of {paths.short(folder)} names no base"
+        raise UserError("model_name_or_path", what, "set base_model_name_or_path there")
     return f"{base}@{revision}" if revision else base

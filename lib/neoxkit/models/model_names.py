@@ -1,5 +1,6 @@
 """Which model a name means: the built-in one, a folder here, or a commit on the hub."""
 
+import os
 from pathlib import Path
 
 from neoxkit import hub_faults, paths
@@ -37,6 +38,13 @@ def resolve(name: str) -> str:
 
 def _on_the_hub(name: str) -> str:
     """Return a hub name unchanged; prepare the hub's client for it."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        what = f"{name!r} is neither a folder here nor a name on the hub"
+        raise UserError("model_name_or_path", what, "write owner/name, or check the path") from None
     hub_faults.prepare_client()
     return name
 
@@ -50,11 +58,11 @@ def at(name: str, revision: str) -> str:
     ('EleutherAI/pythia-70m@step3000', 'tiny')
     """
     place, also = split(name)
-    if also:
+    if also and place != TINY:
         remedy = f"give {place} alone, and set revision to {also}"
         raise UserError("model_name_or_path", f"got {name!r}", remedy)
-    if revision and (name == TINY or local_folder(name)):
-        what = f"{portable(name)} is on this machine: only models on the hub have revisions"
+    if (revision or also) and (place == TINY or local_folder(name)):
+        what = f"{portable(place)} is on this machine: only models on the hub have revisions"
         raise UserError("revision", what, "leave it out")
     return f"{name}@{revision}" if revision else name
 
@@ -113,7 +121,9 @@ def revision(name: str) -> str:
 
 def local_folder(name: str) -> Path | None:
     """Return the folder on this machine that a model's name means, or None."""
-    return next((path.resolve() for path in paths.candidates(name) if name and path.is_dir()), None)
+    # Path.is_dir would raise for a name that is too long.
+    found = (path for path in paths.candidates(name) if name and os.path.isdir(path))  # noqa: PTH112
+    return next((path.resolve() for path in found), None)
 
 
 def base_name(name: str) -> str:

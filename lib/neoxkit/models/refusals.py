@@ -31,7 +31,9 @@ def _of_the_hub(name: str, what: str, fault: Exception) -> tuple[str, str]:
         said = f"{place} has no revision {revision or hub.MAIN} on the hub"
         return said, "see its branches there"
     missing = f"a part of {name}" if what == "weights" else name
-    said = f"the {what} {name!r} can't be loaded ({shorten(str(fault), 90)})"
+    if is_other := _not_causal(fault):
+        return f"{name} {is_other[0]}", is_other[1]
+    said = f"the {what} {name!r} can't be loaded ({said_by(fault)})"
     known = hub_faults.explain(name, fault, missing, _otherwise(place))
     return known or (said, "use another model")
 
@@ -60,5 +62,42 @@ def _of_a_folder(folder: Path, what: str, fault: Exception) -> tuple[str, str]:
     if family not in CONFIG_MAPPING:
         said = f"{place} is a {family}, which transformers {__version__} doesn't know"
         return said, "use GPT-NeoX, GPT-Neo or another family that it knows"
-    said = f"the {what} in {place} can't be loaded ({shorten(str(fault), 90)})"
+    if is_other := _not_causal(fault):
+        return f"{place} {is_other[0]}", is_other[1]
+    if damaged := _damaged(folder):
+        return damaged
+    if what == "tokenizer" and not any(folder.glob("tokenizer.*")):
+        lacks = f"{place} has no tokenizer in its folder (tokenizer.json)"
+        return lacks, "copy the tokenizer files of its base there"
+    said = f"the {what} in {place} can't be loaded ({said_by(fault)})"
     return said, "correct what is named in brackets, or copy the folder again"
+
+
+def _not_causal(fault: Exception) -> tuple[str, str] | None:
+    """Tell a model of another kind, and one that needs code of its own; None for other faults."""
+    if "Unrecognized configuration class" in str(fault):
+        return "is not a causal language model", "use GPT-NeoX, GPT-Neo or another one"
+    if "custom code" in str(fault):
+        what = "needs code of its own, which the kit does not run"
+        return what, "use GPT-NeoX, GPT-Neo or another family that transformers knows"
+    return None
+
+
+def _damaged(folder: Path) -> tuple[str, str] | None:
+    """Name a JSON file of a model's folder that is a Git LFS pointer, or is not JSON."""
+    for file in sorted(folder.glob("*.json")):
+        with file.open("rb") as opened:
+            is_pointer = opened.read(30).startswith(b"version https://git-lfs")
+        if is_pointer:
+            return f"{paths.short(file)} is a Git LFS pointer, not the file", "run git lfs pull"
+        try:
+            read_json(file)
+        except ValueError:
+            return f"{paths.short(file)} is not JSON", "copy it again"
+    return None
+
+
+def said_by(fault: Exception, most: int = 90) -> str:
+    """Return what a fault says in a line: its second one, if the first only announces it."""
+    lines = [line.strip() for line in str(fault).splitlines() if line.strip()] or [""]
+    return shorten(lines[1] if lines[0].endswith(":") and lines[1:] else lines[0], most)

@@ -5,7 +5,7 @@ in which a notebook that only counts tokens shows nothing.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neoxkit.files import read_json
 from neoxkit.models import hub
@@ -29,13 +29,14 @@ def load(place: str, revision: str) -> "PreTrainedTokenizerBase":
     if not folder.is_dir():
         revision = hub.commit(place, revision)
         folder = hub.snapshot(place, revision)
-    return _class(folder).from_pretrained(place, revision=revision)
-
-
-def _class(folder: Path) -> Any:
     import transformers
 
-    return getattr(transformers, name_of(folder) or "AutoTokenizer")
+    if name := name_of(folder):
+        return getattr(transformers, name).from_pretrained(place, revision=revision)
+    # A model's own code is never run, and nobody is asked whether it may be.
+    return transformers.AutoTokenizer.from_pretrained(
+        place, revision=revision, trust_remote_code=False
+    )
 
 
 def name_of(folder: Path) -> str | None:

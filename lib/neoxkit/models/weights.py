@@ -17,6 +17,7 @@ WHERE = "model_name_or_path"
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model*.bin"
+FLOATS = {"F64", "F32", "F16", "BF16"}
 # Buffers that old versions saved, and which a model computes itself.
 HARMLESS = re.compile(r"(^|\.)(attention|attn)\.(bias|masked_bias|rotary_emb\.inv_freq)$")
 # The prefix that a wrapper leaves on every name -> the wrapper.
@@ -65,10 +66,14 @@ def is_pickled(place: str, file: str) -> UserError:
 def _listed(index: Path) -> list[str]:
     """Return the files that an index names."""
     try:
-        return sorted({*map(str, read_json(index)["weight_map"].values())})
+        held = read_json(index)
+        names = sorted({*map(str, held["weight_map"].values())})
     except (ValueError, KeyError, TypeError, AttributeError):
-        what = f"{paths.short(index)} lists no files"
-        raise UserError(WHERE, what, "download it again") from None
+        names = []
+    if not names or "metadata" not in held:
+        lacks = 'has no "metadata", which transformers needs' if names else "lists no files"
+        raise UserError(WHERE, f"{paths.short(index)} {lacks}", "download it again")
+    return names
 
 
 def check_file(file: Path, place: str = "") -> None:
@@ -82,11 +87,20 @@ def check_file(file: Path, place: str = "") -> None:
     if is_pointer:
         raise UserError(WHERE, f"{place} is a Git LFS pointer, not the weights", "run git lfs pull")
     try:
-        with safe_open(file, "pt"):
-            pass
+        with safe_open(file, "pt") as opened:
+            _check_kinds(place, opened)
     except SafetensorError:
         what = f"{place} is cut short or damaged ({file.stat().st_size:,} bytes)"
         raise UserError(WHERE, what, "copy or download it again") from None
+
+
+def _check_kinds(place: str, opened: Any) -> None:
+    """Refuse weights in whole numbers or in 8 bits, which loading would round to others."""
+    for key in opened.keys():  # noqa: SIM118
+        kind = opened.get_slice(key).get_dtype()
+        if kind not in FLOATS and key.endswith(("weight", "bias")) and not HARMLESS.search(key):
+            what = f"{place} holds {key} as {kind}: it is quantized, and can't be trained"
+            raise UserError(WHERE, what, "start from the model it was made of")
 
 
 def check_fit(name: str, where: str, revision: str, config: "PretrainedConfig") -> None:
@@ -107,6 +121,7 @@ def check_fit(name: str, where: str, revision: str, config: "PretrainedConfig") 
     try:
         model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
             where, revision=revision, config=config, device_map="meta", use_safetensors=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
     finally:
@@ -152,7 +167,8 @@ def _cause(
     """Return what is wrong, with the likely cause, and the remedy."""
     inside = [key for key in extra if not expected.isdisjoint(unwrapped(key)[1:])]
     if missing and len(inside) > len(extra) / 2:
-        prefix, wrapper = next(one for one in WRAPPERS.items() if inside[0].startswith(one[0]))
+        known = (one for one in WRAPPERS.items() if inside[0].startswith(one[0]))
+        prefix, wrapper = next(known, (inside[0].partition(".")[0] + ".", "another module"))
         what = f"{name} was saved from inside {wrapper}: names begin with {prefix}"
         return what, f"neoxkit convert {name}"
     layers = _layers(missing) if missing else _layers(extra)
@@ -170,15 +186,13 @@ def _cause(
 
 
 def unwrapped(key: str) -> list[str]:
-    """Return a weight's name, and what is left of it as one prefix of a wrapper after another goes.
+    """Return a weight's name, and what is left of it as one part of a prefix after another goes.
 
-    >>> unwrapped("module._orig_mod.embed_out.weight")[1:]
+    >>> unwrapped("module._orig_mod.embed_out.weight")[1:-1]
     ['_orig_mod.embed_out.weight', 'embed_out.weight']
     """
-    names = [key]
-    while prefix := next((one for one in WRAPPERS if names[-1].startswith(one)), ""):
-        names.append(names[-1].removeprefix(prefix))
-    return names
+    parts = key.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _layer(key: str) -> int | None:

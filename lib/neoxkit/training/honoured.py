@@ -204,6 +204,9 @@ def taken(given: Mapping[str, Any], parameter: str = "") -> dict[str, Any]:
     for name, value in given.items():
         if name not in names():
             remedy = near(name, names(), "see transformers' TrainingArguments")
+            if now := RENAMED.get(name, (None, None))[0]:
+                remedy = f"use {now}"
+                remedy += f": {RENAMED[name][1]}" if RENAMED[name][1] else ""
             raise UserError(parameter or name, f"{name} is not one of them", remedy)
         if name in REFUSED and value not in (None, False, "", {}, [], 0):
             why, remedy = REFUSED[name]
