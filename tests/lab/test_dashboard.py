@@ -146,12 +146,13 @@ def test_the_status_line_says_losses_times_and_when_it_was_so(
     said: list[str] = []
     guard = Process(nothing, lambda: said.append(outputs[0].text), lambda: finish(folder))
     dashboard.watch(process.Training(folder, guard, 0))
-    expected = "eval loss 2.0100 (best 2.0000 at step 10) · 1 s left · 5 min so far · rate"
+    expected = "eval loss 2.0100 (best 2.0000 at step 10) · 1 s left · rate"
     assert said[0].startswith(f"step 20 of 40 · loss 2.0000 · {expected}")
-    assert re.search(STAMP + "$", said[0])
+    assert re.search(f" · 5 min so far{STAMP}$", said[0])
     last = History.of_run(folder).last["time"]
     stamp = time.strftime("at %H:%M:%S on %Y-%m-%d", time.localtime(last))
-    assert "finished · 5 min so far" in outputs[0].text and outputs[0].text.endswith(stamp)
+    assert "finished · rate" in outputs[0].text
+    assert outputs[0].text.endswith(f"5 min in all · {stamp}")
 
 
 def test_the_text_has_a_pace_of_its_own(

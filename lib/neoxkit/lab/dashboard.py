@@ -171,7 +171,7 @@ def status(
 ) -> View:
     """Return the status line, what matters most first, because a narrow terminal cuts its end.
 
-    Step, losses, time so far and left; peak learning rate, batch (conversations per step), block
+    Step, losses, time left; peak learning rate, batch (conversations per step), block
     size; epoch, speed (see flops.py), memory; the stamp. Before the first step: the stage
     (`heartbeat.stage`).
     """
@@ -196,7 +196,6 @@ def status(
             parts.append("finishing the step and saving")
         else:
             parts.append(f"{_left(train, planned)} left")
-        parts.append(f"{_so_far(history, ended)} so far")
     parts += [
         f"rate {start['learning_rate']:g}",
         f"batch {start['conversations_a_step']:,}",
@@ -215,9 +214,14 @@ def status(
 
 
 def _stamp(history: History, ended: int | None) -> str:
-    """Say when what is shown was so (now, or when the run ended): an old output shows its age."""
-    at = history.last.get("time") if ended is not None else None
-    return time.strftime("at %H:%M:%S on %Y-%m-%d", time.localtime(at))
+    """Say when what is shown was so (now, or when the run ended), so that an old output shows its
+    age; and how long after the newest start that was."""
+    at = time.time() if ended is None else history.last.get("time")
+    when = time.strftime("at %H:%M:%S on %Y-%m-%d", time.localtime(at))
+    if at is None or not history.start:
+        return when
+    spent = duration(max(at - history.start["time"], 0))
+    return f"{spent} {'so far' if ended is None else 'in all'} · {when}"
 
 
 def _losses(history: History) -> list[str]:
@@ -231,12 +235,6 @@ def _losses(history: History) -> list[str]:
         before = f" (best {best['loss']:.4f} at step {best['step']:,})" if best != last else ""
         said.append(f"eval loss {last['loss']:.4f}{before}")
     return said
-
-
-def _so_far(history: History, ended: int | None) -> str:
-    """Return how long ago the newest start was, or how long it went."""
-    until = time.time() if ended is None else history.last["time"]
-    return duration(max(until - history.start["time"], 0))
 
 
 def _memory(train: Mapping[str, Any]) -> str:
