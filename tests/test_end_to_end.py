@@ -98,7 +98,8 @@ def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path
     assert rows == ["0", "10", "20", "30"]
     assert "the end of runs/e2e/train.log" in cell.outputs[3].data["text/html"]
     assert re.match(
-        r"step 30 of 30 · loss [\d.]+ · eval loss [^·]+ · finished · rate 0\.002 · batch 16 · block 280 · "
+        r"step 30 of 30 · loss [\d.]+ · eval loss [^·]+ · finished · rate 0\.002 · batch 16 · "
+        r"block 280 · "
         r"epoch [\d.]+ · [\d,]+ useful tokens/s · padding \d+% · MFU \d+% · ",
         cell.outputs[0].data["text/plain"],
     )
