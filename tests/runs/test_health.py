@@ -382,7 +382,7 @@ def test_the_notebooks_status_summary_and_card_show_it_in_red(
         shown = next(c for c in nb.cells if cell in c.source).outputs[0].data
         assert f"warning: {told[0]}" in shown["text/plain"]
         assert view.ALERT_COLOUR in shown["text/html"] and told[0] in shown["text/html"]
-    card = next(c for c in nb.cells if "run_card.rows" in c.source).outputs[0].data
+    card = next(c for c in nb.cells if "training.card(" in c.source).outputs[0].data
     assert told[0] in card["text/plain"]
 
 
