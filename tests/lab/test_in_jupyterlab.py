@@ -290,9 +290,9 @@ def test_the_pages_of_01_have_names_and_need_no_mouse(opened: Open) -> None:
     assert dial.get_attribute("aria-valuetext") == "280"
     number.press("ArrowRight")
     wait_until(lambda: number.get_attribute("aria-valuetext") == "2", tab)
-    tab.outputs(pages).get_by_role("button", name="Next conversation").press("Space")
+    tab.outputs(pages).get_by_role("button", name="Next").press("Space")
     wait_until(lambda: number.get_attribute("aria-valuetext") == "3", tab)
-    tab.outputs(pages).get_by_role("button", name="Previous conversation").press("Enter")
+    tab.outputs(pages).get_by_role("button", name="Previous").press("Enter")
     wait_until(lambda: number.get_attribute("aria-valuetext") == "2", tab)
     assert tab.faults == []
     tab.close()

@@ -40,7 +40,7 @@ class Pager:
         self.kind = widgets.Dropdown(options=options, description="show", **wide)
         self.number = widgets.IntSlider(min=1, max=1, description="conversation", **wide)
         back, on = (
-            widgets.Button(description=f"{way} conversation", layout={"width": "auto"})
+            widgets.Button(description=way, layout={"width": "7em", "min_width": "7em"})
             for way in ("Previous", "Next")
         )
         back.on_click(lambda _: self._step(-1))
