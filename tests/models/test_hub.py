@@ -28,7 +28,9 @@ def shards(*contents: bytes) -> dict[str, bytes]:
     """Return made-up shards with their index."""
     names = [f"model-{i:05}-of-{len(contents):05}.safetensors" for i in range(1, len(contents) + 1)]
     listed = ", ".join(f'"{name}": "{name}"' for name in names)
-    index = {"model.safetensors.index.json": f'{{"weight_map": {{{listed}}}}}'.encode()}
+    index = {
+        "model.safetensors.index.json": f'{{"metadata": {{}}, "weight_map": {{{listed}}}}}'.encode()
+    }
     return index | dict(zip(names, contents, strict=True))
 
 

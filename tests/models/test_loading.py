@@ -200,7 +200,7 @@ def test_the_chat_template_writes_the_trained_prompt(names: Names) -> None:
 def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
     monkeypatch: pytest.MonkeyPatch, said: str, shown: str
 ) -> None:
-    def fail(name: str, revision: str, trust_remote_code: bool) -> None:
+    def fail(name: str, revision: str) -> None:
         raise OSError(said)
 
     monkeypatch.setattr(tokenizer_class, "load", fail)

@@ -78,7 +78,7 @@ def test_a_base_without_a_shape_is_refused_in_one_line(home: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "t5"}')
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"^model_name_or_path: the model in data/models/t5 can"):
+    with pytest.raises(UserError, match=r"^model_name_or_path: data/models/t5 is not a causal"):
         checks.check(SMALL.replace(model_name_or_path="data/models/t5"))
 
 
