@@ -19,7 +19,6 @@ GOING = ("starting", "training", "evaluating", "finishing")  # states of runs th
 HEADER = ("run", "state", "doing", "loss", "eval loss", "left")
 DROPPED = ("left", "eval loss", "loss")
 SHORTEST_NAME = 20  # before a column is left out
-RECENT = 20  # logs: the rate from which the time left is computed
 
 
 class SweepRow(NamedTuple):
@@ -164,16 +163,8 @@ def _training(folder: Path) -> SweepRow:
         f"step {step:,} of {planned:,}",
         f"{train[-1]['loss']:.4f}" if train else "",
         f"{history.evals[-1]['loss']:.4f}" if history.evals else "",
-        _left(history) if train else None,
+        history.seconds_left(),
     )
-
-
-def _left(history: History) -> float:
-    """Return the seconds that a training has left, at the rate of its last steps."""
-    train, planned = history.train, history.start["planned_steps"]
-    before = train[-RECENT - 1]["step"] if len(train) > RECENT else 0
-    recent, step = train[-RECENT:], train[-1]["step"]
-    return sum(e["seconds"] for e in recent) / max(step - before, 1) * (planned - step)
 
 
 def ended(standing: Standing) -> SweepRow:

@@ -195,7 +195,7 @@ def status(
         elif stopping:
             parts.append("finishing the step and saving")
         else:
-            parts.append(f"{_left(train, planned)} left")
+            parts.append(f"{duration(history.seconds_left() or 0)} left")
     parts += [
         f"rate {start['learning_rate']:g}",
         f"batch {start['conversations_a_step']:,}",
@@ -242,13 +242,6 @@ def _memory(train: Mapping[str, Any]) -> str:
     by_rank = [f"{gib:.1f}" for gib in train["memory_gib_by_rank"]]
     least, most = min(by_rank, key=float), max(by_rank, key=float)
     return f"{least} to {most} GiB per rank" if least != most else f"{most} GiB per rank"
-
-
-def _left(train: Sequence[Mapping[str, Any]], planned: int) -> str:
-    recent = train[-20:]
-    steps = recent[-1]["step"] - (train[-21]["step"] if len(train) > 20 else 0)
-    seconds = sum(e["seconds"] for e in recent) / max(steps, 1) * (planned - recent[-1]["step"])
-    return duration(seconds)
 
 
 def _line(parts: Sequence[str], value: int | None, most: int) -> View:

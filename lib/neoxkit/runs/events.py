@@ -98,7 +98,8 @@ class History:
         return self._by_kind.get(kind, [])
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds of training until the planned step from the last 20 logs."""
+        """Estimate the seconds of training until the planned step from the last 20 logs; None
+        before the first."""
         recent, planned = self.train[-20:], self.start.get("planned_steps")
         if not recent or planned is None:
             return None
