@@ -383,7 +383,7 @@ def test_the_training_ends_with_papermill(executed: Path, number: int) -> None:
         )  # fmt: skip
     folder = executed / "runs" / name
     wait_for_a_step(folder, papermill)
-    assert len(training_processes(folder)) >= 4  # guard, runner, launcher, rank
+    assert len(training_processes(folder)) >= 2  # guard, rank
     papermill.send_signal(number)
     papermill.wait(timeout=PATIENCE_SECONDS)
     deadline = time.monotonic() + PATIENCE_SECONDS

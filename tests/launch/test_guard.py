@@ -320,5 +320,6 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
 
 
 def test_every_run_has_its_own_port() -> None:
-    ports = {command.runner_command(1)[3] for _ in range(5)}
+    ports = {command.start_command(2)[0][3] for _ in range(5)}
     assert len(ports) > 1 and all(port.startswith("--master_port=") for port in ports)
+    assert len({command.start_command(1)[1]["MASTER_PORT"] for _ in range(5)}) > 1

@@ -129,7 +129,8 @@ def papermill(settings: TrainSettings) -> Iterator[subprocess.Popen]:
 
 def stop(how: str, where: str, within_seconds: float = PATIENCE_SECONDS) -> str:
     """Start a training and stop it there in this way; return what is wrong afterwards, or ""."""
-    settings = BASE.replace(run=f"{how}-{where}".replace(" ", "-").lower())
+    ranks = 2 if how.startswith(("runner", "launcher")) else 1  # one alone has neither
+    settings = BASE.replace(run=f"{how}-{where}".replace(" ", "-").lower(), num_ranks=ranks)
     folder = paths.run(settings.run)
     begin = papermill if how.startswith("papermill") else kernel
     with begin(settings) as owner:

@@ -567,6 +567,19 @@ def test_the_documented_command_works_with_its_old_flags(home: Path) -> None:
     assert "error: fp16: needs a GPU and there is none" in again.stderr
 
 
+def test_a_rank_alone_trains_the_same_bytes_as_under_deepspeeds_launcher(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = train_to_the_end(BASE.replace(run="rank-alone"))
+    started = process.command
+    monkeypatch.setattr(started, "start_command", lambda ranks: (started.runner_command(ranks), {}))
+    under = train_to_the_end(BASE.replace(run="under-launcher"))
+    logs = [(folder / LOG).read_text() for folder in (alone, under)]
+    assert ["[launch.py:" in log for log in logs] == [False, True]
+    weights = [(folder / "model" / "model.safetensors") for folder in (alone, under)]
+    assert files.sha256(weights[0]) == files.sha256(weights[1])
+
+
 def test_without_deepspeed_one_process_trains(home: Path) -> None:
     flags = ["--dataset", "data/tokenized/small", "--output_dir", "plain", "--max_steps", "2"]
     done = command("neoxkit.train", *flags, "--do_train", cwd=home, env=environment(1))

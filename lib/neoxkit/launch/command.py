@@ -237,6 +237,20 @@ CPU_ENVIRONMENT = {
 }
 
 
+def start_command(ranks: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command for `ranks` ranks here, and what it adds to their environment.
+
+    A single CPU rank gets from here what DeepSpeed's runner and launcher would tell it: each of the
+    two imports torch and DeepSpeed first, and takes as long to start as the rank itself.
+    """
+    if ranks > 1 or machine.num_gpus():
+        return runner_command(ranks), {}
+    port = str(free_port())
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [sys.executable, "-u", "-m", "neoxkit.train"], alone | address
+
+
 def runner_command(ranks: int) -> list[str]:
     """Return the command of DeepSpeed's runner for `ranks` ranks here, on a free port."""
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", f"--master_port={free_port()}"]

@@ -31,7 +31,10 @@ from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, stat
 from neoxkit.settings import TrainSettings
 
 _STOPPED = (STOPPED, -signal.SIGQUIT)  # from the guard, or before it listened
-_KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the runner, or a rank by its launcher
+_KILLED = (
+    128 + signal.SIGKILL,
+    256 - signal.SIGKILL,
+)  # its child, or a launcher's rank
 
 
 @dataclass
@@ -167,14 +170,15 @@ def start(
         as_started = command.as_started(asked.arguments, asked.num_ranks)
         run_card.announce(folder, asked.num_ranks, as_started)
     guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(folder), "--"]
+    started, places = command.start_command(asked.num_ranks)
     process = subprocess.Popen(
-        [*guard, *command.runner_command(asked.num_ranks), str(folder / ARGUMENTS)],
+        [*guard, *started, str(folder / ARGUMENTS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd=paths.root(),
-        env=command.environment(asked.num_ranks) | {lock.GUARDED: "1"},
+        env=command.environment(asked.num_ranks) | places | {lock.GUARDED: "1"},
     )
     _started[folder] = Training(folder, process, since)
     return _started[folder]
