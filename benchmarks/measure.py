@@ -44,10 +44,13 @@ class Size:
     questions: int
     short: int  # optimizer steps through papermill and at a shell
     long: int
+    runs: int  # of a sweep, each of `short` steps
 
 
-FULL = Size(steps=8, batch=32, few=100_000, many=1_000_000, questions=64, short=20, long=200)
-QUICK = Size(steps=3, batch=4, few=2_000, many=8_000, questions=4, short=2, long=4)
+FULL = Size(
+    steps=8, batch=32, few=100_000, many=1_000_000, questions=64, short=20, long=200, runs=10
+)
+QUICK = Size(steps=3, batch=4, few=2_000, many=8_000, questions=4, short=2, long=4, runs=2)
 
 
 def contests(size: Size) -> dict[str, dict[str, list[str]]]:
@@ -81,6 +84,9 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
 
     def notebook(how: str, length: int) -> list[str]:
         return ["notebook_or_shell.py", how, "--steps", str(length)]
+
+    def dial(name: str, cell: str, *given: str) -> list[str]:
+        return ["startup.py", "notebook", name, "--cell", cell, *given]
 
     return {
         "gsm8k": {
@@ -125,6 +131,14 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
         "start": {
             "kit": kit("gsm8k-agent", *first),
             "baseline": baseline("gsm8k", *first),
+        },
+        "dials": {
+            "01": dial("01_tokenize", "controls.block_size("),
+            "02": dial("02_train", "controls.training(", "--given", "run='unstarted'"),
+        },
+        "hub": {how: ["startup.py", "hub", how] for how in ("nobody", "silent")},
+        "sweep": {
+            "sweep": ["startup.py", "sweep", "--runs", str(size.runs), "--steps", str(size.short)]
         },
     }
 
@@ -250,6 +264,41 @@ COMPARISONS = (
         "start",
         "From the command to the first finished step: seconds, kit / bare Trainer",
         "start", summary.start_seconds, "kit", "baseline", most=1.3,
+    ),
+    Comparison(
+        "dial_01",
+        "01: seconds of the cell that shows the dial",
+        "dials", value("seconds"), "01", how="alone", most=3.0, unit="s",
+    ),
+    Comparison(
+        "dial_02",
+        "02: seconds of the cell that shows the dials",
+        "dials", value("seconds"), "02", how="alone", most=3.0, unit="s",
+    ),
+    Comparison(
+        "sign_01",
+        "01, up to the dial: the longest time without a sign in a cell",
+        "dials", value("sign_seconds"), "01", how="alone", most=1.0, unit="s",
+    ),
+    Comparison(
+        "sign_02",
+        "02, up to the dials: the longest time without a sign in a cell",
+        "dials", value("sign_seconds"), "02", how="alone", most=1.0, unit="s",
+    ),
+    Comparison(
+        "hub_nobody",
+        "A hub that nobody serves: seconds to the refusal, the slowest of model, tokenizer, data",
+        "hub", value("seconds"), "nobody", how="alone", most=10.0, unit="s",
+    ),
+    Comparison(
+        "hub_silent",
+        "A hub that never answers: seconds to the refusal, the slowest of the three",
+        "hub", value("seconds"), "silent", how="alone", most=10.0, unit="s",
+    ),
+    Comparison(
+        "sweep_run",
+        f"A sweep of {FULL.runs} runs of {FULL.short} steps, 04 included: seconds per run",
+        "sweep", value("seconds"), "sweep", how="alone", most=30.0, unit="s",
     ),
 )  # fmt: skip
 
