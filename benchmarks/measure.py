@@ -45,12 +45,23 @@ class Size:
     short: int  # optimizer steps through papermill and at a shell
     long: int
     runs: int  # of a sweep, each of `short` steps
+    points: int  # of a curve
 
 
 FULL = Size(
-    steps=8, batch=32, few=100_000, many=1_000_000, questions=64, short=20, long=200, runs=10
+    steps=8,
+    batch=32,
+    few=100_000,
+    many=1_000_000,
+    questions=64,
+    short=20,
+    long=200,
+    runs=10,
+    points=1000,
 )
-QUICK = Size(steps=3, batch=4, few=2_000, many=8_000, questions=4, short=2, long=4, runs=2)
+QUICK = Size(
+    steps=3, batch=4, few=2_000, many=8_000, questions=4, short=2, long=4, runs=2, points=50
+)
 
 
 def contests(size: Size) -> dict[str, dict[str, list[str]]]:
@@ -136,6 +147,7 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
             "01": dial("01_tokenize", "controls.block_size("),
             "02": dial("02_train", "controls.training(", "--given", "run='unstarted'"),
         },
+        "redraw": {"redraw": ["redraw.py", "--points", str(size.points), "--times", "20"]},
         "hub": {how: ["startup.py", "hub", how] for how in ("nobody", "silent")},
         "sweep": {
             "sweep": ["startup.py", "sweep", "--runs", str(size.runs), "--steps", str(size.short)]
@@ -284,6 +296,11 @@ COMPARISONS = (
         "sign_02",
         "02, up to the dials: the longest time without a sign in a cell",
         "dials", value("sign_seconds"), "02", how="alone", most=1.0, unit="s",
+    ),
+    Comparison(
+        "redraw",
+        f"Drawing a curve of {FULL.points:,} logs anew: seconds",
+        "redraw", value("seconds"), "redraw", how="alone", most=0.1, unit="s",
     ),
     Comparison(
         "hub_nobody",
