@@ -18,6 +18,7 @@ from conftest import PATIENCE_SECONDS, command, make_home
 
 from neoxkit.cli import report
 from neoxkit.errors import UserError
+from neoxkit.lab import dashboard
 from neoxkit.runs import checkpoints
 from neoxkit.runs.events import History
 from neoxkit.runs.folder import ARGUMENTS, LOG, finished_facts, standing_of, state_of
@@ -96,7 +97,8 @@ def test_the_training_cell_ends_with_status_curve_replies_and_log(executed: Path
     ]
     rows = re.findall(r"<tr><td[^>]*>(.*?)</td>", cell.outputs[2].data["text/html"])
     assert rows == ["0", "10", "20", "30"]
-    assert "the end of runs/e2e/train.log" in cell.outputs[3].data["text/html"]
+    log = executed / "runs" / "e2e" / LOG
+    assert cell.outputs[3].data["text/html"] == dashboard.log_end(log).html
     assert re.match(
         r"step 30 of 30 · loss [\d.]+ · eval loss [^·]+ · finished · rate 0\.002 · batch 16 · "
         r"block 280 · "

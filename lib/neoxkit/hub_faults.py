@@ -1,7 +1,6 @@
 """Faults of the Hugging Face hub and its client, in words; and a hub that does not answer."""
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -64,8 +63,9 @@ def prepare_client() -> None:
     The client would wait and ask six times for each file, which takes minutes.
     """
     from huggingface_hub import constants
+    from huggingface_hub.utils import logging
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.set_verbosity_error()
     if constants.HF_HUB_OFFLINE and not _cut_off:
         return  # the user's own wish
     endpoint, now = constants.ENDPOINT, time.monotonic()

@@ -95,7 +95,7 @@ def test_a_printed_line_gives_the_same_dataset(home: Path, said: str, number: in
 
 @pytest.mark.parametrize(
     ("settings_say", "dial_says", "stopped_at"),
-    [(64, 64, "from_parameters"), (280, 64, "tokenized.save")],
+    [(64, 64, "from_parameters"), (280, 64, "data.save")],
     ids=["parameters", "dial"],
 )
 def test_01_replaces_no_dataset_that_a_run_was_trained_on(

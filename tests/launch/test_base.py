@@ -82,17 +82,17 @@ def test_02_goes_on_with_the_model_and_revision_of_01(cache: Cache) -> None:
 def test_a_run_keeps_the_commit_of_its_first_start(cache: Cache) -> None:
     old = cache.add(PLACE, "step1", model_files(1))
     main_commit = cache.add(PLACE, "main", model_files(143))
-    start(run="kept", revision="step1")
-    assert command.base_of(settings(run="kept")) == f"{PLACE}@{main_commit}"
+    start(run="keeps-commit", revision="step1")
+    assert command.base_of(settings(run="keeps-commit")) == f"{PLACE}@{main_commit}"
     new = cache.add(PLACE, "step1", model_files(2))
     hub.commit.cache_clear()  # as in a new process
-    again = {"run": "kept", "revision": "step1"}
+    again = {"run": "keeps-commit", "revision": "step1"}
     assert checks.check(settings(**again)).arguments["base_commit"] == old
     restart = checks.check(settings(**again, restart=True))
     assert restart.arguments["base_commit"] == new != old
     for revision in ("", new):
         with pytest.raises(UserError) as refused:
-            checks.check(settings(run="kept", revision=revision))
+            checks.check(settings(run="keeps-commit", revision=revision))
         said = str(refused.value)
         assert f"(revision step1 -> {revision[:12] or '(empty)'}" in said and "commit" not in said
     with pytest.raises(UserError, match="revision can't change within a run"):

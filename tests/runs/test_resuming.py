@@ -178,7 +178,7 @@ def test_the_refusal_names_runs_and_texts_however_many_there_are(started: Path) 
         assert replacing(
             SMALLER.replace(train_file="data/other.txt", too_long="cut", seed=7, eval_share=0.2)
         ) == (
-            "dataset: kept would be replaced (data/tiny.txt -> data/other.txt; eval_share ...), "
+            "dataset: kept would be replaced (data/tiny.txt -> data/other.txt; block_size ...), "
             "and kept and 3 more were trained on it -- "
             "choose another dataset name, or set overwrite"
         )

@@ -46,7 +46,7 @@ def test_a_base_that_asks_for_other_replies_gives_the_same_ones(home: Path, zygo
     one = trained(zygote, "of-tiny", model_name_or_path="tiny")
     other = trained(zygote, "of-odd", model_name_or_path=str(odd))
     told = [[e["replies"] for e in metrics(f) if e["event"] == "replies"] for f in (one, other)]
-    assert told[0] == told[1] and len(told[0]) == 2
+    assert told[0] == told[1] and len(told[0]) == 3  # with the base's
     facts = [finished_facts(folder) for folder in (one, other)]
     assert facts[0]["model_sha256"] == facts[1]["model_sha256"]
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
