@@ -3,7 +3,7 @@
 import copy
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -477,6 +477,30 @@ def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
     assert loaded["eval"]["line"] == evaluation.column("line")[:num_eval].tolist()
     assert [p.name for p in folder.parent.iterdir()] == ["toy"]
     assert not (folder / "stale").exists()
+
+
+def cut(arrow: Path) -> None:
+    arrow.write_bytes(arrow.read_bytes()[:-300])
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (cut, "toy/train is cut short or damaged"),
+        (Path.unlink, "toy/train lacks some of its files"),
+        (lambda arrow: (arrow.parent / "state.json").unlink(), "toy/train lacks some of its files"),
+        (lambda arrow: (arrow.parent / "state.json").write_text("{"), "is cut short or damaged"),
+    ],
+)
+@pytest.mark.parametrize("read", [tokenized.load, tokenized.sizes])
+def test_a_damaged_dataset_is_refused_in_one_line(
+    saved: Saved, read: Callable[[Path], object], damage: Callable[[Path], object], what: str
+) -> None:
+    folder = saved[0]
+    (arrow,) = (folder / "train").glob("*.arrow")
+    damage(arrow)
+    with pytest.raises(UserError, match=rf"^dataset: .*{what} -- run 01_tokenize again$"):
+        read(folder)
 
 
 def test_load_refuses_a_dataset_that_does_not_match_its_manifest_or_text(

@@ -33,7 +33,7 @@ def test_a_long_run_is_thinned(folder: Path) -> None:
     lines = (f'{{"event": "train", "step": {s}, "loss": 1.0}}\n' for s in range(2501))
     (folder / "metrics.jsonl").write_text("".join(lines))
     steps = [p["step"] for p in explore.losses("some").spec["data"]["values"]]
-    assert steps == [*range(0, 2501, 3)]
+    assert steps == [*range(0, 2501, 3), 2500]
 
 
 def test_the_bundle_holds_a_chart_without_addresses_to_fetch_and_a_sentence(folder: Path) -> None:

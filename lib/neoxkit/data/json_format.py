@@ -174,20 +174,24 @@ def _parsed(where: str, line: str) -> Any:
         raise UserError(where, f"can't be read ({str(fault)[:60]})", "leave the row out") from None
 
 
-def refuse_spread(places: Places, head: str, first_line: int = 1) -> None:
-    """Refuse JSON Lines whose first object is written over several lines."""
-    line, _, after = head.lstrip().partition("\n")
-    if not line.startswith("{") or not after.strip():
-        return
+def refuse_spread(places: Places, head: str) -> None:
+    """Refuse JSON Lines whose first object is written over several lines.
+
+    `head` is the file's beginning, which may end within it. A row that is damaged is not meant: it
+    does not go on in the next line, and has a fault of its own.
+    """
+    text = head.strip()
     try:
-        json.loads(line)
+        _, end = json.JSONDecoder().raw_decode(text)
     except JSONDecodeError as fault:
-        if fault.pos >= len(line.rstrip()):
-            what, remedy = "an object over several lines", "write one per line, or all in one array"
-            blank = head[: len(head) - len(head.lstrip())].count("\n")
-            raise UserError(places.at(first_line + blank), what, remedy) from None
+        is_cut = fault.pos >= len(text) or fault.msg.startswith("Unterminated string")
+        end = len(text) if is_cut else 0
     except (ValueError, RecursionError):  # its row's fault names it
         return
+    if text.startswith("{") and "\n" in text[:end]:
+        what, remedy = "an object over several lines", "write one per line, or all in one array"
+        blank = head[: len(head) - len(head.lstrip())].count("\n")
+        raise UserError(places.at(1 + blank), what, remedy)
 
 
 def _messages(where: str, row: Any, shape: Shape) -> list[Message]:

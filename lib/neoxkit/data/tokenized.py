@@ -1,8 +1,9 @@
 """Save and load tokenized datasets: rows, manifest and card; check a training against them."""
 
+import contextlib
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,37 +207,47 @@ def _model(manifest: Mapping[str, Any]) -> str:
 
 
 def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
-    """Load a dataset and its manifest; refuse them if their row counts differ."""
+    """Load a dataset and its manifest; refuse what `sizes` refuses."""
     from datasets import load_from_disk
 
-    manifest = load_manifest(folder)
-    dataset = load_from_disk(folder)
-    _check_counts(folder, {side: len(dataset[side]) for side in manifest["sides"]}, manifest)
-    return dataset, manifest
-
-
-def _check_counts(folder: Path, counts: Mapping[str, int], manifest: Mapping[str, Any]) -> None:
-    """Refuse a dataset whose sides have other numbers of rows than its manifest says."""
-    for side, numbers in manifest["sides"].items():
-        if counts[side] != numbers["conversations"]:
-            raise UserError(
-                "dataset",
-                f"{paths.short(folder)}/{side} has {counts[side]} rows, its manifest says "
-                f"{numbers['conversations']}",
-                "run 01_tokenize again",
-            )
+    _, manifest = sizes(folder)
+    with _readable(folder):
+        return load_from_disk(folder), manifest
 
 
 def sizes(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
     """Return the length and the trained tokens of each conversation, by side, and the manifest;
-    refuse what `load` refuses.
+    refuse a dataset that is damaged, or has other numbers of rows than its manifest says.
 
     Arrow alone is asked: the import of `datasets` takes longer than the reading.
     """
-    manifest = load_manifest(folder)
-    read = {side: _side_sizes(folder / side) for side in manifest["sides"]}
-    _check_counts(folder, {side: len(one["length"]) for side, one in read.items()}, manifest)
+    manifest, read = load_manifest(folder), {}
+    for side, numbers in manifest["sides"].items():
+        with _readable(folder / side):
+            read[side] = _side_sizes(folder / side)
+        if (found := len(read[side]["length"])) != numbers["conversations"]:
+            raise UserError(
+                "dataset",
+                f"{paths.short(folder)}/{side} has {found} rows, its manifest says "
+                f"{numbers['conversations']}",
+                "run 01_tokenize again",
+            )
     return read, manifest
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Refuse a folder of rows that lacks a file, or whose files can't be read."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except FileNotFoundError:
+        what = f"{paths.short(folder)} lacks some of its files"
+        raise UserError("dataset", what, "run 01_tokenize again") from None
+    except (OSError, ValueError, KeyError, TypeError):  # Arrow's, and those of a damaged JSON file
+        what = f"{paths.short(folder)} is cut short or damaged"
+        raise UserError("dataset", what, "run 01_tokenize again") from None
 
 
 def _side_sizes(side: Path) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from neoxkit import files, paths
 from neoxkit.evaluation import compare_runs
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.seeds import means
-from neoxkit.lab import fitting, view
+from neoxkit.lab import fitting, scales, view
 from neoxkit.lab.figure import (
     BLUE,
     GREEN,
@@ -30,7 +30,6 @@ from neoxkit.lab.figure import (
     new_figure,
     styled,
 )
-from neoxkit.runs.events import smoothed
 from neoxkit.settings import CompareSettings
 
 SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, OLIVE)
@@ -50,7 +49,7 @@ def overlay(chosen: Sequence[Run]) -> Picture:
     for i, (run, label) in enumerate(zip(chosen, labels, strict=True)):
         colour, train, evals = _colour(i, len(chosen)), run.history.train, run.evals
         losses = [e["loss"] for e in train]
-        drawn = smoothed(losses) if len(losses) >= SMOOTHED_FROM else losses
+        drawn = scales.centred(losses) if len(losses) >= SMOOTHED_FROM else losses
         at = run.trained_tokens([e["step"] for e in train])
         axes.plot(at, drawn, color=colour, linewidth=1, alpha=0.4)
         axes.plot(

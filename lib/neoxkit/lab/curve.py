@@ -110,7 +110,7 @@ class Curve(Picture):
     @styled
     def set_history(self, history: History) -> None:
         """Show the newest state of the run."""
-        train, evals = _thin(history.train), history.evals
+        train, evals = thin(history.train), history.evals
         steps = _values(train, "step")
         for name in ("loss", "tokens_per_second", "grad_norm", "loss_scale"):
             self._lines[name].set_data(steps, _values(train, name))
@@ -236,6 +236,7 @@ def _values(events: Sequence[Event], name: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in found], float)
 
 
-def _thin(points: list[Event]) -> list[Event]:
+def thin(points: Sequence[Event]) -> list[Event]:
+    """Return at most about MAX_POINTS of the logs, evenly spread, the last one among them."""
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
-    return points[::stride] + (points[-1:] if (len(points) - 1) % stride else [])
+    return [*points[::stride], *(points[-1:] if (len(points) - 1) % stride else [])]

@@ -240,7 +240,7 @@ def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | Vie
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.2)
     axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
-    axes.legend(frameon=False, loc="lower right", ncols=2, bbox_to_anchor=(1, 1), fontsize=8)
+    axes.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from neoxkit import paths
-from neoxkit.lab.curve import MAX_POINTS
+from neoxkit.lab.curve import thin
 from neoxkit.lab.figure import BLUE, GREY, ORANGE
-from neoxkit.runs.events import Event, History
+from neoxkit.runs.events import History
 
 VEGA = "application/vnd.vegalite.v5+json"
 TRAIN, EVAL = "train loss", "eval loss"
@@ -35,21 +35,17 @@ def losses(run: str) -> Chart:
 
 
 def points(history: History) -> list[dict[str, Any]]:
-    """Return the points of both curves, those of a long run thinned to at most MAX_POINTS each.
+    """Return the points of both curves, those of a long run thinned (`curve.thin`).
 
     Losses that are not finite are left out: Vega would draw them as 0.
     """
-    curves = ((TRAIN, _thinned(history.train)), (EVAL, _thinned(history.evals)))
+    curves = ((TRAIN, thin(history.train)), (EVAL, thin(history.evals)))
     return [
         {"curve": name, "step": event["step"], "loss": event["loss"]}
         for name, events in curves
         for event in events
         if event["loss"] is not None
     ]
-
-
-def _thinned(events: Sequence[Event]) -> Sequence[Event]:
-    return events[:: max(-(-len(events) // MAX_POINTS), 1)]
 
 
 def spec(name: str, values: Sequence[dict[str, Any]]) -> dict[str, Any]:

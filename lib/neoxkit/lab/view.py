@@ -133,9 +133,8 @@ def details(title: str, inside: View) -> View:
 
 
 def fold(title: str, shown: View) -> View:
-    """Fold something to show behind its title; in plain text, it follows the title."""
-    html = f"<details><summary>{escape(title)}</summary>{shown.html}</details>"
-    return View(html, f"{visible(title)}:\n{shown.text}")
+    """Fold a view behind its title; in plain text, it follows the title."""
+    return View(details(title, shown).html, f"{visible(title)}:\n{shown.text}")
 
 
 def command(line: str) -> View:

@@ -34,7 +34,7 @@ def check(settings: TrainSettings, dialled: Collection[str] = (), **trial: Any) 
     Refuse a run folder that was started with other settings, other data or other ranks; `dialled`
     names the settings that dials have changed, `trial` are a trial's arguments (trials.py).
     """
-    manifest = tokenized.load_manifest(paths.tokenized(settings.dataset))
+    _, manifest = tokenized.sizes(paths.tokenized(settings.dataset))  # a damaged one is refused
     block_size = tokenized.check_block_size(settings.block_size, manifest)
     arguments = _arguments(settings, block_size) | trial
     return _check_start(settings, arguments, manifest, dialled)

@@ -31,10 +31,7 @@ from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, stat
 from neoxkit.settings import TrainSettings
 
 _STOPPED = (STOPPED, -signal.SIGQUIT)  # from the guard, or before it listened
-_KILLED = (
-    128 + signal.SIGKILL,
-    256 - signal.SIGKILL,
-)  # its child, or a launcher's rank
+_KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the guard's child, or a launcher's rank
 
 
 @dataclass

@@ -79,9 +79,8 @@ class Follower:
                 break
         self._known = {folder: one for folder, one in known.items() if one}
         seen = [one.seen for one in self._known.values() if one.seen]
-        return sorted(seen, key=lambda s: (not s.is_live, -(s.began or s.standing.changed))), len(
-            new
-        )
+        seen.sort(key=lambda s: (not s.is_live, -(s.began or s.standing.changed)))
+        return seen, len(new)
 
     def _look_at(self, folder: Path) -> _Known | None:
         """Look at one run; None if its folder was deleted or renamed meanwhile."""
