@@ -19,7 +19,7 @@ def tokenize_file(
     path: Path, folder: Path, *, model: str, train_on: str = "agent", eval_share: float = 0.0
 ) -> None:
     """Do what 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
-    from neoxkit.data import encoding, reading, selection, tokenized
+    from neoxkit.data import encoding, manifests, reading, selection, tokenized
     from neoxkit.models import loading, model_names
     from neoxkit.settings import TokenizeSettings
 
@@ -37,7 +37,7 @@ def tokenize_file(
     encoded = encoding.encode_file(tokenizer, source, source.names, train_on)
     rows, counts = selection.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
     train, evaluation, _ = selection.split_rows(rows, None, eval_share, settings.seed)
-    manifest = tokenized.make_manifest(
+    manifest = manifests.make_manifest(
         settings.as_dict(),
         model_names.portable(settings.model_name_or_path),
         tokenizer,

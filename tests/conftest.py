@@ -106,7 +106,7 @@ def zygote(session_home: Path) -> Iterator[Zygote]:
 
 def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) -> None:
     """Do what 01_tokenize does, without the notebook."""
-    from neoxkit.data import encoding, reading, selection, tokenized
+    from neoxkit.data import encoding, manifests, reading, selection, tokenized
     from neoxkit.models import loading, model_names
     from neoxkit.settings import TokenizeSettings
 
@@ -119,7 +119,7 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
     encoded = encoding.encode_file(tokenizer, source, source.names, settings.train_on)
     rows, counts = selection.fit(encoded, settings.block_size, settings.too_long)
     train, evaluation, _ = selection.split_rows(rows, None, settings.eval_share, settings.seed)
-    manifest = tokenized.make_manifest(
+    manifest = manifests.make_manifest(
         settings.as_dict(),
         model_names.portable(settings.model_name_or_path),
         tokenizer,

@@ -126,14 +126,19 @@ class TrainingError(RuntimeError):
     _render_traceback_ = UserError._render_traceback_
 
 
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that was probably meant; empty if none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+
+
 def near(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
     """Return the remedy for an unknown name: the known name that was probably meant.
 
     >>> near("lerning_rate", ["learning_rate", "seed"], "see --help")
     'did you mean learning_rate?'
     """
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {prefix}{found[0]}?" if found else otherwise
+    found = closest(name, known)
+    return f"did you mean {prefix}{found}?" if found else otherwise
 
 
 def shorten(text: str, most: int = 120) -> str:

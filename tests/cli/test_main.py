@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from neoxkit import files, paths
-from neoxkit.cli import doctor, notebooks, parameters, sweep, terminal
+from neoxkit.cli import doctor, notebooks, parameters, sweep, terminal, variants
 from neoxkit.cli import main as cli
 from neoxkit.runs import heartbeat, lock
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
@@ -253,7 +253,7 @@ def test_a_sweep_skips_what_is_finished_whatever_03_holds(
     ((_, _, injected),) = papermill.calls
     assert injected == EvaluateSettings().as_dict()
     files.write_json(finished / "evaluation.json", {"settings": injected})
-    variant = sweep.Variant({"run": "demo"}, TrainSettings())
+    variant = variants.Variant({"run": "demo"}, TrainSettings())
     assert sweep._is_done(variant, ["02_train", "03_evaluate"])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neoxkit import files
-from neoxkit.cli import progress, screen, sweep
+from neoxkit.cli import progress, screen, sweep, variants
 from neoxkit.cli.progress import SweepRow
 from neoxkit.errors import UserError
 from neoxkit.runs import heartbeat, lock
@@ -151,7 +151,7 @@ def test_the_table_of_a_sweep_is_there_before_anything_is_checked(
         (tmp_path / name).mkdir()
     monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
     monkeypatch.setattr(progress.sys, "stdout", out)
-    made = sweep.variants({"run": "g"}, {"seed": [1, 2]})
+    made = variants.variants({"run": "g"}, {"seed": [1, 2]})
 
     def refuse(*_: object) -> None:
         assert shown(out)[0] == "0 of 2 finished" and "g.seed=2  waiting" in shown(out)

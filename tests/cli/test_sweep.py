@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from neoxkit import files, machine, paths
-from neoxkit.cli import parameters, sweep
+from neoxkit.cli import parameters, sweep, variants
+from neoxkit.cli.variants import Variant
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.launch import checks, command, forecast
@@ -23,19 +24,19 @@ from neoxkit.runs.folder import FINISHED, finished_facts, state_of
 from neoxkit.settings import EvaluateSettings, TrainSettings
 
 
-def names(made: list[sweep.Variant]) -> list[str]:
+def names(made: list[Variant]) -> list[str]:
     return [variant.settings.run for variant in made]
 
 
 def test_every_combination_or_the_nth_of_each() -> None:
     swept = {"learning_rate": [1e-5, 3e-5], "block_size": [128, 280]}
-    assert names(sweep.variants({"run": "g"}, swept)) == [
+    assert names(variants.variants({"run": "g"}, swept)) == [
         "g.learning_rate=1e-05.block_size=128",
         "g.learning_rate=1e-05.block_size=280",
         "g.learning_rate=3e-05.block_size=128",
         "g.learning_rate=3e-05.block_size=280",
     ]
-    paired = sweep.variants({"run": "g", "seed": 7}, swept, paired=True)
+    paired = variants.variants({"run": "g", "seed": 7}, swept, paired=True)
     assert [(v.settings.learning_rate, v.settings.block_size) for v in paired] == [
         (1e-5, 128),
         (3e-5, 280),
@@ -44,7 +45,7 @@ def test_every_combination_or_the_nth_of_each() -> None:
 
 
 def test_a_name_is_a_run_name_whatever_the_values() -> None:
-    made = sweep.variants({"run": "g"}, {"ds_config": ["a/b.json", f"{'long/' * 40}c.json"]})
+    made = variants.variants({"run": "g"}, {"ds_config": ["a/b.json", f"{'long/' * 40}c.json"]})
     assert names(made)[0] == "g.ds_config=a-b.json" and len(names(made)[1]) == 80
     assert all(paths.check_name("run", f"{name}.range-check-1.0e-03") for name in names(made))
 
@@ -52,7 +53,7 @@ def test_a_name_is_a_run_name_whatever_the_values() -> None:
 def test_a_models_owner_is_left_out_of_names_that_still_differ() -> None:
     """Seeds of a model are repositories of their own; two owners may have models of one name."""
     seeds = [f"EleutherAI/pythia-70m-seed{i}" for i in (1, 2, 3)]
-    made = sweep.variants(
+    made = variants.variants(
         {"run": "g"}, {"model_name_or_path": seeds, "revision": ["main", "step512"]}
     )
     assert names(made)[:3] == [
@@ -62,16 +63,16 @@ def test_a_models_owner_is_left_out_of_names_that_still_differ() -> None:
     ]
     assert [v.settings.model_name_or_path for v in made[::2]] == seeds
     folders = [f"runs/one/checkpoint-{i}" for i in (10, 20)]
-    made = sweep.variants({"run": "g"}, {"model_name_or_path": folders})
+    made = variants.variants({"run": "g"}, {"model_name_or_path": folders})
     assert names(made) == [f"g.model_name_or_path=checkpoint-{i}" for i in (10, 20)]
-    made = sweep.variants({"run": "g"}, {"model_name_or_path": ["one/a", "two/a", "tiny"]})
+    made = variants.variants({"run": "g"}, {"model_name_or_path": ["one/a", "two/a", "tiny"]})
     assert names(made) == [f"g.model_name_or_path={name}" for name in ("one-a", "two-a", "tiny")]
 
 
 def test_revisions_are_swept_as_the_readme_says(capsys: pytest.CaptureFixture) -> None:
     flags = [("run", "night"), ("dataset", "my"), ("revision", "step0,step512,step143000")]
     fixed, swept = parameters.read_swept([], flags)
-    assert names(sweep.variants(fixed, swept)) == [
+    assert names(variants.variants(fixed, swept)) == [
         f"night.revision={revision}" for revision in ("step0", "step512", "step143000")
     ]
 
@@ -106,7 +107,7 @@ def test_what_can_not_be_swept_is_refused(
     fixed: dict, swept: dict, paired: bool, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        sweep.variants({"run": "g", **fixed}, swept, paired)
+        variants.variants({"run": "g", **fixed}, swept, paired)
 
 
 def test_values_come_from_flags_with_commas_and_from_lists_in_files(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_negative_number_at_once_is_refused() -> None:
 
 
 @pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
     """Make two variants whose child only sleeps; nothing is checked or compared."""
     for name in ("notebooks", "ds_configs", "runs"):
         (tmp_path / name).mkdir()
@@ -180,7 +181,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sweep.Variant]:
     monkeypatch.setattr(forecast, "doubts", lambda settings, at_once: [])
     monkeypatch.setattr(command, "same_weights", lambda settings, first: [])
     monkeypatch.setattr(sweep, "_compare", lambda name, made: 0)
-    return sweep.variants({"run": "g"}, {"seed": [1, 2]})
+    return variants.variants({"run": "g"}, {"seed": [1, 2]})
 
 
 def sleeps(seconds: float) -> subprocess.Popen:
@@ -189,12 +190,12 @@ def sleeps(seconds: float) -> subprocess.Popen:
 
 
 def test_no_variant_begins_after_a_signal(
-    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This holds even if the first one ends at that moment, which frees its slot."""
     begun: list[str] = []
 
-    def child(variant: sweep.Variant, *_: object) -> subprocess.Popen:
+    def child(variant: variants.Variant, *_: object) -> subprocess.Popen:
         begun.append(variant.settings.run)
         if len(begun) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -206,7 +207,7 @@ def test_no_variant_begins_after_a_signal(
 
 
 def test_a_signal_reaches_a_child_that_was_just_started(
-    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = []
 
@@ -223,13 +224,13 @@ def test_a_signal_reaches_a_child_that_was_just_started(
 
 
 def test_a_sweep_waits_for_a_variant_that_still_saves(
-    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two[0].folder.mkdir()
     held = lock.hold(two[0].folder)
     begun: list[bool] = []
 
-    def child(variant: sweep.Variant, *_: object) -> subprocess.Popen:
+    def child(variant: variants.Variant, *_: object) -> subprocess.Popen:
         begun.append(bool(lock.locked_by(variant.folder)))
         return sleeps(0)
 
@@ -240,7 +241,7 @@ def test_a_sweep_waits_for_a_variant_that_still_saves(
 
 
 def test_runs_that_may_not_fit_are_named_before_the_first_begins(
-    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Only unfinished runs are named, and they are tried anyway."""
 
@@ -259,7 +260,7 @@ def test_runs_that_may_not_fit_are_named_before_the_first_begins(
 
 
 def test_values_saved_in_the_notebooks_are_named_once_and_never_a_question(
-    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
     held = {"02_train": "seed = 9\nmax_steps = 7", "03_evaluate": 'my_questions = ["Who is Ann?"]'}
@@ -279,11 +280,11 @@ def notes(capsys: pytest.CaptureFixture) -> list[str]:
 
 
 def test_a_rate_far_above_what_fits_is_reported_with_its_run(
-    two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sweep, "_child", lambda *_: sleeps(0))
     fixed = {"run": "g", "model_name_or_path": "tiny"}
-    made = sweep.variants(fixed, {"learning_rate": [0, 2e-3, 0.5]})
+    made = variants.variants(fixed, {"learning_rate": [0, 2e-3, 0.5]})
     assert sweep.run("g", made, ["02_train"]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
     assert notes == [
@@ -296,7 +297,7 @@ def test_a_rate_far_above_what_fits_is_reported_with_its_run(
     ("code", "state"), [(75, "killed"), (130, "killed"), (1, "failed"), (2, "failed")]
 )
 def test_a_run_that_was_interrupted_has_not_failed(
-    two: list[sweep.Variant], code: int, state: str
+    two: list[Variant], code: int, state: str
 ) -> None:
     """Its state comes from its files; here, it has not done anything yet."""
     two[0].folder.mkdir()
@@ -307,7 +308,7 @@ def test_a_run_that_was_interrupted_has_not_failed(
     assert row.doing == ("see runs/g.seed=1/run.log" if state == "failed" else "")
 
 
-def test_a_refusal_names_the_run(two: list[sweep.Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_names_the_run(two: list[Variant], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(settings: TrainSettings) -> None:
         if settings.seed == 2:
             raise UserError("run", "was started with other settings", "restore them")
@@ -318,7 +319,9 @@ def test_a_refusal_names_the_run(two: list[sweep.Variant], monkeypatch: pytest.M
         sweep.run("g", two, ["02_train"])
 
 
-def test_a_run_evaluated_with_other_settings_is_evaluated_again(two: list[sweep.Variant]) -> None:
+def test_a_run_evaluated_with_other_settings_is_evaluated_again(
+    two: list[Variant],
+) -> None:
     both = ["02_train", "03_evaluate"]
     folder = two[0].folder
     folder.mkdir()

@@ -15,7 +15,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from neoxkit import files, paths
-from neoxkit.data import encoding, reading, selection, tokenized
+from neoxkit.data import encoding, manifests, reading, selection, tokenized
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt, render
 from neoxkit.data.table import ReplySpan, Table
 from neoxkit.errors import UserError
@@ -420,7 +420,7 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
         encoding.encode(tiny, sources["train"].conversations, Names("Agent")), 64
     )
     *sides, notes = selection.split_rows(rows, None, 0.2, 0)
-    manifest = tokenized.make_manifest(
+    manifest = manifests.make_manifest(
         settings, "tiny", tiny, sources, {"train": counts}, *sides, notes
     )
     folder = paths.tokenized("toy")

@@ -18,7 +18,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from neoxkit.data import encoding, reading, sources, tokenized
+from neoxkit.data import encoding, manifests, reading, sources
 from neoxkit.data.conversation import Turn
 from neoxkit.errors import UserError
 from neoxkit.models import loading
@@ -127,7 +127,7 @@ def test_a_source_gives_the_conversations_that_were_written(kit: Path, name: str
     file = read(name)
     assert [c.turns for c in file.conversations] == TURNS
     assert len(encoding.encode_file(TOKENIZER, file, file.names)) == 3
-    described = tokenized._source(file)
+    described = manifests._source(file)
     assert described["path"] == name
     assert sources.here(name) == file.source and file.source.sha256() == described["sha256"]
 

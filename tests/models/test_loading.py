@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
 from neoxkit.errors import UserError
-from neoxkit.models import loading, model_names, tiny, tokenizer_class
+from neoxkit.models import configs, loading, model_names, tiny, tokenizer_class
 from neoxkit.models.sharing import chat_template
 
 
@@ -169,9 +169,9 @@ def test_a_vocabulary_too_large_is_refused() -> None:
     model.config.vocab_size = len(tokenizer) - 1
     with pytest.raises(UserError, match="1024 ids, the model 1023 embedding rows"):
         loading.check_vocabulary(model, tokenizer)
-    loading.check_positions(loading.positions(model.config), 2048)
+    configs.check_positions(configs.positions(model.config), 2048)
     with pytest.raises(UserError, match="2049 is above the model's 2048 positions"):
-        loading.check_positions(loading.positions(model.config), 2049)
+        configs.check_positions(configs.positions(model.config), 2049)
 
 
 @pytest.mark.parametrize(

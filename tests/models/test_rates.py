@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from zygote import Zygote, job
 
 from neoxkit import files, paths
-from neoxkit.cli import notebooks, sweep
+from neoxkit.cli import notebooks, variants
 from neoxkit.errors import UserError
 from neoxkit.launch import checks, command, machines
 from neoxkit.models import loading, rates
@@ -121,7 +121,7 @@ def test_a_rate_far_above_is_reported_in_a_sentence(home: Path, pretrained: str)
 
 def test_a_sweep_over_0_has_a_name_and_trains_the_number(home: Path) -> None:
     fixed = {"run": "swept", "dataset": "small"}
-    made = sweep.variants(fixed, {"learning_rate": [0.0, 1e-3]})
+    made = variants.variants(fixed, {"learning_rate": [0.0, 1e-3]})
     assert [v.settings.run for v in made] == [
         "swept.learning_rate=0.0",
         "swept.learning_rate=0.001",

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, BambaConfig, BloomConfig, GP
 
 from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError
-from neoxkit.models import loading, sharing
+from neoxkit.models import configs, loading, sharing
 from neoxkit.models.tiny import tiny_folder
 from neoxkit.settings import TrainSettings
 from neoxkit.training import export
@@ -123,8 +123,8 @@ def test_what_the_export_writes_is_tried_and_leaves_nothing(base: Path) -> None:
 def test_a_family_without_a_limit_of_positions_is_exported(base: Path, tmp_path: Path) -> None:
     BloomConfig(vocab_size=1024, hidden_size=32, n_layer=2, n_head=2).save_pretrained(base)
     rehearse(base)
-    config = loading.config_of(str(base))
-    assert loading.positions(config) is None
+    config = configs.config_of(str(base))
+    assert configs.positions(config) is None
     for limit, length in ((None, int(1e30)), (77, 77)):
         config.max_position_embeddings = limit
         sharing.write_tokenizer(loading.load_tokenizer(str(base)), config, tmp_path)

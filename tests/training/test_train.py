@@ -33,7 +33,7 @@ from zygote import Zygote, job
 from neoxkit import files, machine, paths
 from neoxkit.cli import main as cli
 from neoxkit.cli import notebooks, repeat
-from neoxkit.data import tokenized
+from neoxkit.data import manifests, tokenized
 from neoxkit.errors import STOPPED, Stopped, UserError
 from neoxkit.evaluation import evaluate, scoring
 from neoxkit.launch import process
@@ -100,7 +100,7 @@ def test_a_checkpoint_can_be_the_base_of_another_run(home: Path, unbroken: Path)
     folder = train(run="onwards", model_name_or_path=checkpoint, ds_config="zero3", max_steps=2)
     assert finished_facts(folder)["base"] == checkpoint
     tokenizers = [loading.load_tokenizer(name) for name in ("tiny", checkpoint)]
-    assert len({tokenized.tokenizer_sha256(one) for one in tokenizers}) == 1
+    assert len({manifests.tokenizer_sha256(one) for one in tokenizers}) == 1
 
 
 def test_metrics_hold_each_event_in_its_place(unbroken: Path) -> None:

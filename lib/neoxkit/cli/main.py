@@ -1,6 +1,5 @@
 """Run the neoxkit notebooks through papermill, with checked parameters, and manage runs."""
 
-import difflib
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neoxkit import __version__, paths
-from neoxkit.cli import completion, parameters, screen
+from neoxkit.cli import completion, parameters, screen, words_for
 from neoxkit.errors import UserError
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
 
@@ -62,11 +61,11 @@ def _call(words: Sequence[str]) -> int:
     except click.UsageError as mistake:
         command = mistake.ctx.command_path if mistake.ctx else f"neoxkit {words[0]}"
         what, remedy = " ".join(mistake.format_message().split()), f"see {command} --help"
-        near = getattr(mistake, "possibilities", None)  # of an unknown flag
+        meant = next(iter(getattr(mistake, "possibilities", None) or ()), "")  # an unknown flag
         if isinstance(mistake, click.NoSuchCommand):
-            near = _similar(mistake.command_name)
-        if near:
-            what, remedy = mistake.message, f"did you mean {near[0]}?"
+            meant = words_for.command(mistake.command_name, _neoxkit.commands)
+        if meant:
+            what, remedy = mistake.message, f"did you mean {meant}?"
         what = what[0].lower() + what[1:].rstrip(".")
         raise UserError("command line", what, remedy) from None
 
@@ -85,34 +84,6 @@ def _neoxkit() -> None:
     pass
 
 
-# What people type for a command: what another program has, or a notebook's word.
-_OTHER_WORDS = {"status": "runs", "list": "runs"} | {
-    stage.notebook.partition("_")[2]: f"run --only {stage.notebook}" for stage in NOTEBOOKS
-}
-
-
-def _similar(word: str) -> list[str]:
-    """Return the commands that were probably meant, the most similar first."""
-    meant = dict.fromkeys(_neoxkit.commands) | _OTHER_WORDS
-    return [meant[one] or one for one in difflib.get_close_matches(word, meant)]
-
-
-class _Notebook(click.Choice):
-    """A notebook, by its number or the beginning of its name: 02, 2, 02_train, train, tr."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = [name for name in self.choices if _means(value, name)]
-        if len(found) > 1:
-            self.fail(f"{value!r} may be {' or '.join(found)}", param, ctx)
-        return super().convert(found[0] if found else value, param, ctx)
-
-
-def _means(said: str, notebook: str) -> bool:
-    number, _, word = notebook.partition("_")
-    begins = notebook.startswith(said) or word.startswith(said)
-    return bool(said) and (begins or said == number.lstrip("0"))
-
-
 _about_a_run = click.argument("run", shell_complete=completion.runs)
 
 
@@ -129,7 +100,7 @@ def _takes_parameters(
 
 @_neoxkit.command("run", short_help="Execute the notebooks in order into runs/<run>/.")
 @_takes_parameters()
-@click.option("--only", type=_Notebook([s.notebook for s in NOTEBOOKS]), multiple=True,
+@click.option("--only", type=words_for.Notebook([s.notebook for s in NOTEBOOKS]), multiple=True,
               help="only this notebook: 02, 02_train or train (repeat for more)")  # fmt: skip
 def _run(flags: Flags, files: Sequence[str], only: Sequence[str]) -> int:
     """Execute the three notebooks in order through papermill into runs/<run>/. A parameter goes to
@@ -143,7 +114,7 @@ def _run(flags: Flags, files: Sequence[str], only: Sequence[str]) -> int:
 
 @_neoxkit.command("sweep", short_help="Make one run per combination of values, and a table of all.")
 @click.argument("notebooks", nargs=-1, required=True, metavar="NOTEBOOK...",
-                type=_Notebook([TrainSettings.notebook, EvaluateSettings.notebook]),
+                type=words_for.Notebook([TrainSettings.notebook, EvaluateSettings.notebook]),
                 help="02_train, 03_evaluate; or 02, 03")  # fmt: skip
 @_takes_parameters("V1,V2,...", "a YAML file; a list in it means: sweep these values")
 @click.option("--paired", is_flag=True, help="combine the n-th values, not all with all")
@@ -157,10 +128,11 @@ def _sweep(
     finished runs and resumes the rest.
     """
     with screen.busy("importing"):
-        from neoxkit.cli import sweep
+        from neoxkit.cli import sweep, variants
     fixed, swept = parameters.read_swept(files, flags)
     name = fixed.setdefault("run", "sweep")
-    return sweep.run(name, sweep.variants(fixed, swept, paired, notebooks), notebooks, at_once)
+    made = variants.variants(fixed, swept, paired, notebooks)
+    return sweep.run(name, made, notebooks, at_once)
 
 
 @_neoxkit.command("doctor", short_help="Show what this machine has and what is missing.")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neoxkit.data.chunks import HEAD_BYTES
 from neoxkit.data.conversation import Conversation, Fault, Notes, Turn
 from neoxkit.data.places import Places
-from neoxkit.data.shapes import MESSAGES, Message, Shape, shape_of
+from neoxkit.data.recognising import shape_of
+from neoxkit.data.shapes import MESSAGES, Message, Shape
 from neoxkit.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,12 +3,9 @@
 Each shape turns a row into messages, `{"role": ..., "content": ...}`.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-
-import yaml
 
 from neoxkit.errors import UserError
 
@@ -16,7 +13,7 @@ Row = Mapping[str, Any]
 Message = dict[str, Any]
 
 # The columns of a question and of its answer.
-_PAIRS = {
+PAIRS = {
     "Alpaca": ("instruction", "output"),
     "Dolly": ("instruction", "response"),
     "prompt and completion": ("prompt", "completion"),
@@ -26,7 +23,7 @@ _PAIRS = {
     "query and response": ("query", "response"),
     "input and output": ("input", "output"),
 }
-_MORE = ("input", "context")  # follows the question after a blank line
+MORE = ("input", "context")  # follows the question after a blank line
 _SYSTEM = ("system", "system_prompt")
 _SENDERS = {
     "human": "user", "user": "user", "prompter": "user",
@@ -65,8 +62,8 @@ class Shape(NamedTuple):
     def reads(self, column: str) -> bool:
         """Tell whether a column of a row is read."""
         beside: tuple[str, ...] = ()
-        if self.name in _PAIRS:
-            beside = (*_MORE, *_SYSTEM)
+        if self.name in PAIRS:
+            beside = (*MORE, *_SYSTEM)
         elif self.name == "ShareGPT":
             beside = _SYSTEM
         elif self.name == TREE.name:
@@ -75,7 +72,7 @@ class Shape(NamedTuple):
 
     def messages(self, where: str, row: Row) -> list[Message]:
         """Return a row's messages; refuse a row of another shape."""
-        needed = _PAIRS.get(self.name, self.read)
+        needed = PAIRS.get(self.name, self.read)
         if self.name != "messages" and (missing := [name for name in needed if name not in row]):
             what = f'has no "{missing[0]}", by which the file is read as {self.name}'
             raise UserError(where, what, "write all rows in the same columns")
@@ -86,14 +83,14 @@ class Shape(NamedTuple):
 
 
 def _pair(shape: Shape, where: str, row: Row) -> list[Message]:
-    question, answer = _PAIRS[shape.name]
+    question, answer = PAIRS[shape.name]
     asked, said = row[question], row[answer]
     if isinstance(asked, list) and isinstance(said, list):  # TRL's conversational kind
         _check_turns(where, question, asked)
         _check_turns(where, answer, said)
         return [*_system(where, row), *_context(asked), *said]
     texts = [_text(where, row, question)]
-    texts += [_text(where, row, name) for name in _MORE if _is_given(row, name, shape.read)]
+    texts += [_text(where, row, name) for name in MORE if _is_given(row, name, shape.read)]
     turns = _turns("\n\n".join(texts), _text(where, row, answer))
     return [*_system(where, row), *turns]
 
@@ -234,96 +231,9 @@ _READERS: dict[str, Callable[[Shape, str, Row], list[Message]]] = {
     "columns": _mapped,
     "OASST trees, the best replies": _best_path,
     "documents": _document,
-    **dict.fromkeys(_PAIRS, _pair),
+    **dict.fromkeys(PAIRS, _pair),
 }
 MESSAGES = Shape("messages", ("messages",))
 TREE = Shape("OASST trees, the best replies", ("prompt",))
 DOCUMENTS = Shape("documents", ("text",))
 SHAREGPT = Shape("ShareGPT", ("conversations",))
-
-
-def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool = False) -> Shape:
-    """Return the shape of a row, which all rows of its file must have.
-
-    `columns` (role -> column) explains rows that are not known by the names of their columns.
-    `documents`: a row that holds only a text is a document.
-    """
-    if not isinstance(row, dict):
-        raise UserError(where, "is not an object", 'write {"messages": [...]}')
-    if columns:
-        if missing := [name for name in columns.values() if name not in row]:
-            what = f"{missing[0]!r}, named in columns, is not among {_listed(row)}"
-            raise UserError(where, what, "name columns of this file")
-        if "text" in columns:
-            return Shape(DOCUMENTS.name, (columns["text"],))
-        return Shape("columns", tuple(columns.values()), tuple(columns.items()))
-    if isinstance(row.get("messages"), list):
-        return MESSAGES
-    if isinstance(row.get("conversations"), list):
-        return SHAREGPT
-    if isinstance(row.get("chosen"), list | str):
-        apart = ("prompt",) if isinstance(row.get("prompt"), list) else ()
-        return Shape("hh-rlhf", ("chosen", *apart))
-    for name, (question, answer) in _PAIRS.items():
-        if question in row and answer in row:
-            more = [name for name in _MORE if name in row and name != question]
-            return Shape(name, (question, *more, answer))
-    if "messages" in row:
-        return MESSAGES
-    if is_tree(row):
-        return TREE
-    if documents and isinstance(row.get("text"), str):
-        return DOCUMENTS
-    raise _unknown(where, row, documents)
-
-
-def _unknown(where: str, row: Row, documents: bool) -> UserError:
-    for keys, right in ((("role", "content"), "messages"), (("from", "value"), "conversations")):
-        if {*keys} <= {*row}:
-            remedy = f'write each conversation as {{"{right}": [...]}}'
-            return UserError(where, "is a message, not a conversation", remedy)
-        for name, value in row.items():
-            if isinstance(value, list) and value and _has(value[0], keys):
-                what = f"no column is known: {_listed(row)}"
-                return UserError(
-                    where, what, f'write "{right}" for "{name[:40]}": it has the turns'
-                )
-    texts = [name for name, value in row.items() if isinstance(value, str)]
-    if "parent_id" in row and "text" in row:
-        what = "is a message of OASST, whose conversations are in the trees"
-        return UserError(where, what, "read the file of trees: ..._ready.trees.jsonl.gz")
-    if "text" in texts and not {"user", "agent"} <= {*row}:
-        what = f"has no turns, only a text: {_listed(row)}"
-        return UserError(where, what, "set train_on to all: each text is a document")
-    remedy = 'write {"messages": [...]}'
-    lists = [name for name, value in row.items() if isinstance(value, list) and value]
-    if len(row) == len(lists) == 1 and isinstance(row[lists[0]][0], dict):
-        remedy = f'write the list in "{lists[0][:40]}" alone, without the object around it'
-    elif documents and len(texts) == 1:
-        remedy = f"set columns to {{text: {quoted(texts[0])}}}"
-    elif len(texts) == 2:
-        both = f"{{user: {quoted(texts[0])}, agent: {quoted(texts[1])}}}"
-        remedy = f"set columns to {both}, or the other way round"
-    elif len(texts) > 2:
-        remedy = "set columns to {user: COLUMN, agent: COLUMN} with two of these names"
-    return UserError(where, f"no column is known: {_listed(row)}", remedy)
-
-
-def _has(turn: Any, keys: tuple[str, ...]) -> bool:
-    return isinstance(turn, dict) and {*keys} <= {*turn}
-
-
-def quoted(name: str) -> str:
-    """Write a column's name so that YAML reads it back, between single quotes of a shell as well.
-
-    >>> quoted("frage"), quoted("yes"), quoted("it's: so")
-    ('frage', '"yes"', '"it\\\\u0027s: so"')
-    """
-    if name.isidentifier() and yaml.safe_load(name) == name:
-        return name
-    return json.dumps(name, ensure_ascii=False).replace("'", "\\u0027")
-
-
-def _listed(row: Row, most: int = 6) -> str:
-    names = [str(name)[:30] for name in row]
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

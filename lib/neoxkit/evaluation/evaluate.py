@@ -14,7 +14,7 @@ from neoxkit.data.questions import Question, normal, own_questions, questions_fo
 from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_models
 from neoxkit.evaluation.tasks import load_tasks, task_results
-from neoxkit.models import loading, model_names
+from neoxkit.models import configs, loading, model_names
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints
 from neoxkit.runs.folder import finished_facts
@@ -279,7 +279,7 @@ def _check_room(
 
     Single questions that don't fit are not answered and counted (generation.reply).
     """
-    positions = loading.positions_by_files(base) or loading.positions(loading.config_of(base))
+    positions = configs.positions_by_files(base) or configs.positions(configs.config_of(base))
     sizes = [len(tokenizer(q.prompt, add_special_tokens=False)["input_ids"]) for q in questions]
     shortest = min(sizes, default=1)
     if positions and shortest < positions < shortest + longest:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
-from neoxkit.models import loading
+from neoxkit.models import configs
 from neoxkit.models.batches import padded
 from neoxkit.models.losses import token_losses
 from neoxkit.parallel import Progress, silent
@@ -96,5 +96,5 @@ def plain_rows(path: Path, model: PreTrainedModel, tokenizer: Any) -> tuple[Data
         raise UserError("plain_text_file", "is not UTF-8 text", "save it as UTF-8") from None
     if not text.strip():
         raise UserError("plain_text_file", "is empty", "give some pages of text")
-    longest = loading.positions(model.config) or WINDOW_TOKENS
+    longest = configs.positions(model.config) or WINDOW_TOKENS
     return text_rows(text, tokenizer, min(WINDOW_TOKENS, longest)), len(text.encode())

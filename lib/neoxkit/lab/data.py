@@ -9,7 +9,7 @@ from IPython.display import Markdown, display
 from matplotlib.ticker import MaxNLocator
 
 from neoxkit import paths
-from neoxkit.data import tokenized
+from neoxkit.data import manifests, tokenized
 from neoxkit.data.audit import Check, Finding
 from neoxkit.data.places import NO_PLACES, Places
 from neoxkit.data.table import Encoded, Table
@@ -135,7 +135,7 @@ def save(
     """Write a dataset and show its card, below the notes."""
     folder = paths.tokenized(manifest["settings"]["dataset"])
     tokenized.save(train, evaluation, folder, manifest)
-    return Markdown("\n\n".join([*notes, tokenized.card(manifest)]))
+    return Markdown("\n\n".join([*notes, manifests.card(manifest)]))
 
 
 def findings(found: Sequence[Finding]) -> View:

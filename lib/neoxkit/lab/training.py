@@ -9,7 +9,7 @@ from IPython.display import Markdown, display
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from neoxkit import paths
-from neoxkit.data import tokenized
+from neoxkit.data import manifests, tokenized
 from neoxkit.lab import view
 from neoxkit.lab.figure import (
     BLUE,
@@ -78,7 +78,7 @@ def conversations(dataset: str) -> tuple[Mapping[str, np.ndarray], dict[str, Any
 
 def dataset_card(manifest: dict[str, Any]) -> Markdown:
     """Show a dataset's card."""
-    return Markdown(tokenized.card(manifest))
+    return Markdown(manifests.card(manifest))
 
 
 def probe(settings: TrainSettings) -> View:

@@ -7,7 +7,7 @@ from neoxkit import machine, paths
 from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
-from neoxkit.models import loading, model_names
+from neoxkit.models import configs, loading, model_names
 from neoxkit.runs import heartbeat, resuming
 from neoxkit.runs.resuming import Start
 from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
@@ -54,7 +54,7 @@ def _arguments(settings: TrainSettings, block_size: int, first: str = "") -> dic
     base = command.base_of(settings, first)
     if not settings.from_scratch:
         loading.check_base(base)
-    loading.check_positions(loading.positions_by_files(base), block_size)
+    configs.check_positions(configs.positions_by_files(base), block_size)
     return command.trainer_arguments(settings, first)
 
 

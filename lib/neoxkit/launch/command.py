@@ -1,6 +1,5 @@
 """The command that starts a training: arguments, environment and DeepSpeed's runner."""
 
-import difflib
 import importlib.util
 import json
 import os
@@ -13,7 +12,7 @@ from typing import Any
 
 from neoxkit import files, machine, paths
 from neoxkit.data import tokenized
-from neoxkit.errors import UserError, near
+from neoxkit.errors import UserError, closest, near
 from neoxkit.models import model_names, rates
 from neoxkit.runs import lock, resuming
 from neoxkit.runs.folder import ARGUMENTS, state_of
@@ -200,9 +199,9 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
             remedy = f"use {new[0]}" if new[0] else "leave it out"
             raise UserError(where, f"transformers 5 no longer has {name}", remedy)
         if name not in honoured.names():
-            meant = difflib.get_close_matches(name, honoured.names(), n=1)
-            if {*meant} & values.keys():
-                what, remedy = f"{name} is not one of them", f"did you mean the setting {meant[0]}?"
+            meant = closest(name, honoured.names())
+            if meant in values:
+                what, remedy = f"{name} is not one of them", f"did you mean the setting {meant}?"
                 raise UserError(where, what, remedy)
     return honoured.taken(settings.training_arguments, where)
 

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import decode
-from neoxkit.models import loading
+from neoxkit.models import configs, loading
 from neoxkit.parallel import Progress, silent
 
 ENDINGS = ("end mark", "next turn", "ran on", "too long")
@@ -73,7 +73,7 @@ def reply(
     encoded = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
-    positions = loading.positions(model.config) or 10**9
+    positions = configs.positions(model.config) or 10**9
     fits = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens <= positions]
     # In place of the folder's, whose values transformers takes where a call gives none.
     model.generation_config = plain(tokenizer)

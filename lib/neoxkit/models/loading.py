@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from neoxkit import machine, paths
 from neoxkit.errors import UserError, shorten
-from neoxkit.files import read_json
-from neoxkit.models import hub, lora, tiny, tokenizer_class, weights
+from neoxkit.models import configs, hub, lora, tokenizer_class, weights
 from neoxkit.models.model_names import (
     cannot_load,
     local_folder,
@@ -23,7 +22,7 @@ from neoxkit.models.refusals import said_by
 from neoxkit.settings import TINY
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 _TEXT = 'User: Hi, it\'s 3.5 - é, ß, 中 or 🙂?\n\nAgent: Yes:\n  1. a_b = {"c": [~d]}\n\tE!'
@@ -91,7 +90,7 @@ def attention(name: str, wanted: str, half: bool) -> str | None:
     from transformers.utils import is_flash_attn_2_available
 
     if half and torch.cuda.is_available() and is_flash_attn_2_available():
-        return "flash_attention_2" if config_of(name).model_type == "gpt_neox" else None
+        return "flash_attention_2" if configs.config_of(name).model_type == "gpt_neox" else None
     return None
 
 
@@ -197,7 +196,7 @@ def check_weights(name: str) -> None:
 
     Only headers are read.
     """
-    config = config_of(name)
+    config = configs.config_of(name)
     if folder := local_folder(name):
         weights.check_files(folder)
     try:
@@ -226,7 +225,7 @@ def random_model(name: str, seed: int) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = config_of(name)
+    config = configs.config_of(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
@@ -239,25 +238,11 @@ def without_weights(name: str) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = config_of(name)  # outside the meta device: it may make the built-in model
+    config = configs.config_of(name)  # outside the meta device: it may make the built-in model
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as fault:  # a model that is not causal, or values that can't be
-        raise cannot_load(name, "model", fault) from fault
-
-
-def config_of(name: str) -> "PretrainedConfig":
-    """Load a model's configuration."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(
-            resolve(name),
-            revision=revision(name),
-            trust_remote_code=False,
-        )
-    except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 
 
@@ -278,36 +263,6 @@ def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
             f"the tokenizer has {ids} ids, the model {rows} embedding rows",
             "use the model's own tokenizer",
         )
-
-
-def check_positions(most: int | None, block_size: int) -> None:
-    """Refuse a block size above the number of positions that a model knows."""
-    if most and block_size > most:
-        raise UserError(
-            "block_size", f"{block_size} is above the model's {most} positions", "lower it"
-        )
-
-
-def positions(config: "PretrainedConfig") -> int | None:
-    """Return how many positions a model knows; None for a family without a limit."""
-    return getattr(config, "max_position_embeddings", None)
-
-
-def positions_by_files(name: str) -> int | None:
-    """Return the same by a model's config.json alone, if it is on this machine."""
-    file = config_file(name)
-    config = read_json(file) if file else {}
-    return config.get("max_position_embeddings") or config.get("n_positions")
-
-
-def config_file(name: str) -> Path | None:
-    """Return a model's config.json, if it is on this machine."""
-    place, commit = split(name)
-    folder = tiny.place() if place == TINY else local_folder(place)
-    if not folder and commit:
-        folder = hub.snapshot(resolve(place), commit)
-    file = folder and folder / "config.json"
-    return file if file and file.is_file() else None
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neoxkit.files import read_json
-from neoxkit.models import loading, lora
+from neoxkit.models import configs, loading, lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,7 +64,7 @@ def look_up(name: str) -> ModelShape:
 
 def by_files(name: str) -> ModelShape | None:
     """Return the same by a config.json on this machine, where that alone is enough."""
-    file = loading.config_file(name)
+    file = configs.config_file(name)
     try:
         return by_config(read_json(file)) if file else None
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neoxkit import files, hub_faults, machine, paths
 from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import loading, lora, model_names
+from neoxkit.models import configs, loading, lora, model_names
 from neoxkit.models.rope import older_rope
 from neoxkit.runs import card as run_card
 from neoxkit.runs.folder import finished_facts
@@ -250,7 +250,7 @@ def write_tokenizer(
     """Write a tokenizer that knows how many positions its model has, if it has a limit."""
     from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-    tokenizer.model_max_length = loading.positions(config) or VERY_LARGE_INTEGER
+    tokenizer.model_max_length = configs.positions(config) or VERY_LARGE_INTEGER
     tokenizer.save_pretrained(folder)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from neoxkit import files
 from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError, shorten
-from neoxkit.models import generation, loading, sharing
+from neoxkit.models import configs, generation, sharing
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import History, append_event
@@ -25,7 +25,7 @@ _CHAT = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Y
 def rehearse(name: str, tokenizer: Any, names: Names) -> None:
     """Write a model folder without its weights and read it again, as `finish` will; refuse a base
     with which that fails."""
-    config, own = loading.config_of(name), copy.deepcopy(tokenizer)
+    config, own = configs.config_of(name), copy.deepcopy(tokenizer)
     rope = copy.deepcopy(getattr(config, "rope_parameters", None))
     try:
         with tempfile.TemporaryDirectory() as place:

@@ -14,7 +14,7 @@ from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import UserError
-from neoxkit.models import flops, loading, model_names, sharing
+from neoxkit.models import configs, flops, loading, model_names, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock, resuming
@@ -67,7 +67,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     with base_model.counting_weights(signs):
         model = base_model.load(parsed, folder)
     loading.check_vocabulary(model, tokenizer)
-    loading.check_positions(loading.positions(model.config), kit.block_size)
+    configs.check_positions(configs.positions(model.config), kit.block_size)
     sharing.make_own(model, tokenizer)
     same_weights = [] if kit.from_scratch else model_names.same_weights(kit.base)
     parsed.notices += same_weights
