@@ -19,6 +19,10 @@ _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # types a param
 # One wrong letter in seven is above this ratio, and so is one letter too many or too few in four.
 _NEAR = 0.85
 UNSET: Any = object()
+_NOUNS: Mapping[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", list: "a list",
+    dict: "a mapping", str: "text",
+}  # fmt: skip
 
 
 def setting(
@@ -225,15 +229,16 @@ def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
         return list(value)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
+    if isinstance(kind, tuple):
+        noun = " or ".join(_NOUNS[one] for one in kind)
+        raise UserError(name, f"must be {noun}, got {value!r}", "correct it")
     if kind is str and isinstance(value, int | float):
         raise UserError(
             name,
             f"got the number {value!r} for a text",
             f"quote it in YAML; with papermill: -r {name} TEXT",
         )
-    nouns = {int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
-    noun = nouns.get(kind, "a mapping" if kind is dict else "text")
-    raise UserError(name, f"must be {noun}, got {value!r}", example(name, kind, default))
+    raise UserError(name, f"must be {_NOUNS[kind]}, got {value!r}", example(name, kind, default))
 
 
 def check(name: str, value: Any, rule: Mapping[str, Any]) -> None:

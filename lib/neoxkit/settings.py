@@ -17,7 +17,8 @@ END_MARK = "<|endoftext|>"
 
 TINY = "tiny"
 
-COLUMN_ROLES = ("user", "agent", "system", "text")
+COLUMN_ROLES = ("user", "agent", "system", "messages", "text")
+_PAIRS = ({"user", "agent"}, {"user", "agent", "system"})  # the roles of columns with single turns
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
@@ -81,8 +82,9 @@ class TokenizeSettings(Settings):
                 raise UserError("columns", f"got {role}: {column!r}", remedy)
         if self.columns.get("text"):
             self._check_documents()
-        elif self.columns and not {"user", "agent"} <= {*self.columns}:
-            raise UserError("columns", f"got {self.columns}", "name a column for user and agent")
+        elif {*self.columns} not in (set(), {"messages"}, *_PAIRS):
+            remedy = "name columns for user and agent, or one for messages"
+            raise UserError("columns", f"got {self.columns}", remedy)
         if len({*self.columns.values()}) < len(self.columns):
             raise UserError("columns", f"got {self.columns}", "name each column once")
         if not self.end_mark.strip():

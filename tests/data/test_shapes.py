@@ -21,6 +21,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "messages": {"messages": MESSAGES},
     "ShareGPT: conversations[].from/value": {"conversations": SENT},
     "hh-rlhf: chosen": {"chosen": HH},
+    "Guanaco: text": {"text": f"### Human: {ASK}### Assistant: {SAY}"},
     "Alpaca: instruction, output": {"instruction": ASK, "output": SAY},
     "Dolly: instruction, response": {"instruction": ASK, "response": SAY},
     "prompt and completion: prompt, completion": {"prompt": ASK, "completion": SAY},
@@ -112,6 +113,11 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
             [{"text": "A page."}],
             "t.jsonl:1: has no turns, only a text: text -- set train_on to all: each text is a",
         ),
+        (
+            [{"text": f"<|im_start|>user\n{ASK}<|im_end|>"}],
+            't.jsonl:1: its turns are inside a text: text -- write {"messages": [...]}, or set',
+        ),
+        ([{"text": "### Human: Hi"}, {"text": ASK}], 't.jsonl:2: "text" does not begin with "##'),
         ([{"n": 1}], 't.jsonl:1: no column is known: n -- write {"messages": [...]}'),
         (
             [{"instruction": ASK, "output": SAY}, {"instruction": ASK}],
@@ -150,7 +156,6 @@ def test_unknown_columns_are_refused_with_a_mapping_that_works(tmp_path: Path) -
             MESSAGES,
             't.jsonl:1: is a message, not a conversation -- write each conversation as {"messages"',
         ),
-        ([{"id": 1, "talk": SENT}], 't.jsonl:1: no column is known: id, talk -- write "conversati'),
         (
             [{"data": [{"messages": MESSAGES}]}],
             't.jsonl:1: no column is known: data -- write the list in "data" alone',
@@ -177,6 +182,33 @@ def test_a_turn_that_calls_a_tool_is_refused_by_that(
     assert len(read(tmp_path, ROWS["messages"], row, bad_rows="skip").conversations) == 1
     without = {"messages": [MESSAGES[0], MESSAGES[1] | {key: None}]}
     assert len(read(tmp_path, without).conversations) == 1
+
+
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [(MESSAGES, "messages: talk"), (SENT, "ShareGPT: talk[].from/value")],
+)
+def test_turns_in_a_column_of_another_name_are_read_as_the_refusal_proposes(
+    tmp_path: Path, turns: list, said: str
+) -> None:
+    row = {"id": 1, "talk": [turns[0] | {"language": "English"}, turns[1]]}
+    assert refusal(tmp_path, row) == (
+        "t.jsonl:1: no column is known: id, talk -- set columns to {messages: talk}"
+    )
+    columns = TokenizeSettings(train_file="t.jsonl", columns={"messages": "talk"}).columns
+    file = read(tmp_path, row, columns=columns)
+    assert file.conversations[0].turns == (Turn("user", ASK), Turn("agent", SAY))
+    assert f"(read as {said})" in file.sentences()[0]
+    assert file.facts.notes == {'not read: "id"': [1], 'not read: "talk[].language"': [1]}
+    other = refusal(tmp_path, row, {"talk": "Hi"}, columns=columns)
+    assert other.startswith('t.jsonl:2: "talk" is ')
+
+
+def test_a_text_with_turns_in_it_is_read_as_turns_whatever_is_trained_on(tmp_path: Path) -> None:
+    text = f"### Human: {ASK}\n### Assistant: {SAY}### Human: Sure?### Assistant: Yes."
+    file = read(tmp_path, {"text": text}, documents=True)
+    assert [turn.text for turn in file.conversations[0].turns] == [ASK, SAY, "Sure?", "Yes."]
+    assert not file.form.holds_documents
 
 
 NAMES = ("yes", "1", " answer", "What is up?", "it's: {x}", "1e5", "a#b", "#", 'say "a"', "frage")
@@ -224,7 +256,11 @@ def test_rows_of_another_shape_are_left_out_and_counted_if_told_to(tmp_path: Pat
             {"user": "frage", "agent": "frage"},
             "columns: got {'user': 'frage', 'agent': 'frage'} --",
         ),
-        ({"user": "frage"}, "columns: got {'user': 'frage'} -- name a column for user and agent"),
+        ({"user": "frage"}, "columns: got {'user': 'frage'} -- name columns for user and agent"),
+        (
+            {"user": "frage", "messages": "antwort"},
+            "columns: got {'user': 'frage', 'messages': 'antwort'} -- name columns for user and ag",
+        ),
         ({"asks": "frage", "agent": "antwort"}, "columns: got asks: 'frage' -- write {user: ask"),
         ({"user": 3, "agent": "antwort"}, "columns: got user: 3 -- write the column's name in"),
     ],

@@ -269,6 +269,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "another width": (wider, "256", "use the config.json of these weights"),
     "NaN": (not_finite(float("nan")), "NaN or infinite", "earlier checkpoint"),
     "infinite": (not_finite(float("inf")), "NaN or infinite", "earlier checkpoint"),
+    "tied by name alone": (
+        lambda f: configure(f, tie_word_embeddings=True),
+        "output layer of its own, and its config.json ties it", "set tie_word_embeddings to false",
+    ),
     "Git LFS pointer": (pointer, "is a Git LFS pointer", "run git lfs pull"),
     "cut in the header": (cut(0.001), "is cut short or damaged", "copy or download it again"),
     "cut in the middle": (cut(0.5), "is cut short or damaged", "copy or download it again"),

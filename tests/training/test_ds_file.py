@@ -134,6 +134,17 @@ def refusal(home: Path, config: Any, **changes: Any) -> str:
         ),
         ({"log_level": "auto"}, 'log_level is "auto", which nothing fills in -- write a value'),
         (
+            {"wall_clock_breakdown": "yes"},
+            "wall_clock_breakdown must be true or false, got 'yes' -- correct it",
+        ),
+        ({"flops_profiler": True}, "flops_profiler must be a mapping, got True -- write {...}"),
+        ({"bf16": None}, "bf16 must be a mapping, got None -- write {...}"),
+        ({"gradient_clipping": "1"}, "gradient_clipping must be a number, got '1' -- correct it"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "gpu"}}},
+            'zero_optimization.offload_optimizer.device is "gpu" -- choose none, cpu or nvme',
+        ),
+        (
             {"train_batch_size": 16},
             "train_batch_size is 16, but batch size x accumulation x 1 rank(s) is 8 -- write ",
         ),
@@ -206,6 +217,7 @@ def test_values_that_agree_and_notes_pass(home: Path) -> None:
     config = {
         "train_batch_size": 8, "train_micro_batch_size_per_gpu": 8, "gradient_clipping": 1,
         "bf16": {"enabled": True}, "fp16": {"enabled": False}, "steps_per_print": 100,
+        "log_level": None, "wall_clock_breakdown": False,
         "zero_optimization": {"stage": 2, "reduce_bucket_size": 2e7, "offload_param": None},
     }  # fmt: skip
     parsed = taken(home, config, precision="bf16")

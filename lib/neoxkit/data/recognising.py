@@ -1,14 +1,23 @@
 """Recognise the shape of rows, or say what to set for rows of an unknown one."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from neoxkit.data import shapes
-from neoxkit.data.shapes import DOCUMENTS, MESSAGES, SHAREGPT, TREE, Row, Shape
+from neoxkit.data.shapes import DOCUMENTS, GUANACO, MESSAGES, SHAREGPT, TREE, Row, Shape
 from neoxkit.errors import UserError
+
+# How chat templates begin a turn, and how people write one.
+_TURNS_INSIDE = re.compile(
+    r"<\|im_start\|>|<\|(user|assistant|start_header_id)\|>|<start_of_turn>|\[INST\]"
+    r"|### ?(Human|User|Instruction|Assistant|Response|Input)\b"
+    r"|^(User|Human|Question|Q|Assistant|Agent|Answer|A|Bot): ",
+    re.MULTILINE,
+)
 
 
 def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool = False) -> Shape:
@@ -25,6 +34,8 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool =
             raise UserError(where, what, "name columns of this file")
         if "text" in columns:
             return Shape(DOCUMENTS.name, (columns["text"],))
+        if "messages" in columns:
+            return _of_turns(columns["messages"], row)
         return Shape("columns", tuple(columns.values()), tuple(columns.items()))
     if isinstance(row.get("messages"), list):
         return MESSAGES
@@ -41,9 +52,18 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool =
         return MESSAGES
     if shapes.is_tree(row):
         return TREE
+    if shapes.is_guanaco(row):
+        return GUANACO
     if documents and isinstance(row.get("text"), str):
         return DOCUMENTS
     raise _unknown(where, row, documents)
+
+
+def _of_turns(column: str, row: Row) -> Shape:
+    """Return the shape of rows whose turns are in a column of their own name."""
+    turns = row[column]
+    is_sharegpt = isinstance(turns, list) and turns and _has(turns[0], ("from", "value"))
+    return (SHAREGPT if is_sharegpt else MESSAGES)._replace(read=(column,))
 
 
 def _unknown(where: str, row: Row, documents: bool) -> UserError:
@@ -54,16 +74,18 @@ def _unknown(where: str, row: Row, documents: bool) -> UserError:
         for name, value in row.items():
             if isinstance(value, list) and value and _has(value[0], keys):
                 what = f"no column is known: {_listed(row)}"
-                return UserError(
-                    where, what, f'write "{right}" for "{name[:40]}": it has the turns'
-                )
+                return UserError(where, what, f"set columns to {{messages: {quoted(name)}}}")
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if "parent_id" in row and "text" in row:
         what = "is a message of OASST, whose conversations are in the trees"
         return UserError(where, what, "read the file of trees: ..._ready.trees.jsonl.gz")
     if "text" in texts and not {"user", "agent"} <= {*row}:
         what = f"has no turns, only a text: {_listed(row)}"
-        return UserError(where, what, "set train_on to all: each text is a document")
+        remedy = "set train_on to all: each text is a document"
+        if _TURNS_INSIDE.search(row["text"]):
+            what = f"its turns are inside a text: {_listed(row)}"
+            remedy = 'write {"messages": [...]}, or set train_on to all: questions are trained too'
+        return UserError(where, what, remedy)
     remedy = 'write {"messages": [...]}'
     lists = [name for name, value in row.items() if isinstance(value, list) and value]
     if len(row) == len(lists) == 1 and isinstance(row[lists[0]][0], dict):

@@ -31,6 +31,7 @@ _SENDERS = {
     "bing": "assistant", "model": "assistant", "bot": "assistant", "system": "system",
 }  # fmt: skip
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+_GUANACO_TURN = re.compile(r"### (Human|Assistant):")
 
 
 class Shape(NamedTuple):
@@ -47,13 +48,14 @@ class Shape(NamedTuple):
     def said(self) -> str:
         """What is read, in words: ShareGPT: conversations[].from/value."""
         if self.name == "ShareGPT":
-            return "ShareGPT: conversations[].from/value"
+            return f"ShareGPT: {self.turns}[].from/value"
         return self.name if self.name in self.read else f"{self.name}: {', '.join(self.read)}"
 
     @property
     def turns(self) -> str:
         """The column that holds a row's turns."""
-        return self.read[0] if self.name in ("ShareGPT", "hh-rlhf") else "messages"
+        of_turns = ("messages", "ShareGPT", "hh-rlhf")
+        return self.read[0] if self.name in of_turns else "messages"
 
     @property
     def holds_documents(self) -> bool:
@@ -73,7 +75,7 @@ class Shape(NamedTuple):
     def messages(self, where: str, row: Row) -> list[Message]:
         """Return a row's messages; refuse a row of another shape."""
         needed = PAIRS.get(self.name, self.read)
-        if self.name != "messages" and (missing := [name for name in needed if name not in row]):
+        if self != MESSAGES and (missing := [name for name in needed if name not in row]):
             what = f'has no "{missing[0]}", by which the file is read as {self.name}'
             raise UserError(where, what, "write all rows in the same columns")
         if row.get("history") and not self.reads("history"):
@@ -134,18 +136,18 @@ def _check_turns(where: str, column: str, turns: Any) -> None:
 
 
 def _messages(shape: Shape, where: str, row: Row) -> list[Message]:
-    messages = row.get("messages")
+    messages = row.get(shape.turns)
     if isinstance(messages, str):
-        what = '"messages" is text, not a list of messages'
+        what = f'"{shape.turns}" is text, not a list of messages'
         raise UserError(where, what, 'write JSON Lines: {"messages": [...]}')
     if not isinstance(messages, list) or not messages:
-        raise UserError(where, 'has no list "messages"', 'write {"messages": [...]}')
+        raise UserError(where, f'has no list "{shape.turns}"', 'write {"messages": [...]}')
     return messages
 
 
 def _sharegpt(shape: Shape, where: str, row: Row) -> list[Message]:
-    turns = row["conversations"]
-    _check_turns(where, "conversations", turns)
+    turns = row[shape.turns]
+    _check_turns(where, shape.turns, turns)
     read = {"from": "role", "value": "content"}
     messages = [{read.get(key, key): value for key, value in turn.items()} for turn in turns]
     for turn, message in zip(turns, messages, strict=True):
@@ -170,13 +172,31 @@ def _hh(shape: Shape, where: str, row: Row) -> list[Message]:
             what = '"chosen" begins with an answer, and no "prompt" has its question'
             raise UserError(where, what, 'write "prompt" as a list of turns')
         return chosen
-    before, *parts = _HH_TURN.split("\n\n" + _lines(_text(where, row, "chosen")).lstrip("\n"))
-    if isinstance(prompt, str) and not parts:
+    text = "\n\n" + _lines(_text(where, row, "chosen")).lstrip("\n")
+    if isinstance(prompt, str) and not _HH_TURN.search(text):
         what, remedy = '"chosen" has no turns', "set columns to {user: prompt, agent: chosen}"
         raise UserError(where, what, remedy)
+    return _labelled(where, "chosen", _HH_TURN.split(text), "Human:", "Assistant:")
+
+
+def is_guanaco(row: Row) -> bool:
+    """Return whether a row's turns are in one text, as Guanaco publishes them."""
+    text = row.get("text")
+    return isinstance(text, str) and bool(_GUANACO_TURN.match(text.lstrip()))
+
+
+def _guanaco(shape: Shape, where: str, row: Row) -> list[Message]:
+    parts = _GUANACO_TURN.split(_text(where, row, "text"))
+    return _labelled(where, "text", parts, "### Human:", "### Assistant:")
+
+
+def _labelled(where: str, column: str, parts: list[str], asks: str, says: str) -> list[Message]:
+    """Return the turns of a text that is split at its labels: what is before the first, then
+    names and texts by turns."""
+    before, *parts = parts
     if before.strip() or not parts:
-        what = '"chosen" does not begin with "Human:"'
-        raise UserError(where, what, "write turns of Human: and Assistant:")
+        what = f'"{column}" does not begin with "{asks}"'
+        raise UserError(where, what, f"write turns of {asks} and {says}")
     roles = {"Human": "user", "Assistant": "assistant"}
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": roles[name], "content": text} for name, text in pairs]
@@ -228,6 +248,7 @@ _READERS: dict[str, Callable[[Shape, str, Row], list[Message]]] = {
     "messages": _messages,
     "ShareGPT": _sharegpt,
     "hh-rlhf": _hh,
+    "Guanaco": _guanaco,
     "columns": _mapped,
     "OASST trees, the best replies": _best_path,
     "documents": _document,
@@ -236,4 +257,5 @@ _READERS: dict[str, Callable[[Shape, str, Row], list[Message]]] = {
 MESSAGES = Shape("messages", ("messages",))
 TREE = Shape("OASST trees, the best replies", ("prompt",))
 DOCUMENTS = Shape("documents", ("text",))
+GUANACO = Shape("Guanaco", ("text",))
 SHAREGPT = Shape("ShareGPT", ("conversations",))

@@ -128,6 +128,7 @@ def load_model(
             raise UserError("attn_implementation", what, "choose auto") from fault
         raise cannot_load(name, "model", fault) from fault
     weights.check_finite(portable(name), model)
+    weights.check_tied(portable(name), model)
     return model
 
 

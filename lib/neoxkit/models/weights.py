@@ -11,7 +11,7 @@ from neoxkit.files import read_json
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 WHERE = "model_name_or_path"
 WHOLE = "model.safetensors"
@@ -139,6 +139,16 @@ def check_finite(name: str, model: "torch.nn.Module") -> None:
         if not torch.isfinite(own).all():
             what = f"{name} holds NaN or infinite weights ({key})"
             raise UserError(WHERE, what, "use an earlier checkpoint or a fresh copy")
+
+
+def check_tied(name: str, model: "PreTrainedModel") -> None:
+    """Refuse two matrices where the configuration ties them: transformers 5 computes with both,
+    and version 4 with one."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    ties = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if ties and head is not None and head.weight is not embedding.weight:
+        what = f"{name} holds an output layer of its own, and its config.json ties it to the input"
+        raise UserError(WHERE, what, "set tie_word_embeddings to false there")
 
 
 def check_report(

@@ -14,15 +14,24 @@ from neoxkit.errors import UserError, near
 
 AUTO = "auto"
 
-# What DeepSpeed reads, and does, in a training by the kit.
-READ = {
-    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
-    "gradient_clipping", "bf16", "fp16", "zero_optimization", "zero_allow_untested_optimizer",
-    "zero_force_ds_cpu_optimizer", "communication_data_type", "data_types", "prescale_gradients",
-    "gradient_predivide_factor", "disable_allgather", "disable_python_gc", "aio", "checkpoint",
-    "compile", "comms_logger", "csv_monitor", "comet", "tensorboard", "wandb", "flops_profiler",
-    "wall_clock_breakdown", "memory_breakdown", "dump_state", "timers", "log_level",
-    "vocabulary_size",
+# What DeepSpeed reads, and does, in a training by the kit; each with its type.
+READ: dict[str, type] = {
+    **dict.fromkeys(
+        ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+         "vocabulary_size"), int,
+    ),
+    **dict.fromkeys(("gradient_clipping", "gradient_predivide_factor"), float),
+    **dict.fromkeys(("communication_data_type", "log_level"), str),
+    **dict.fromkeys(
+        ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "prescale_gradients",
+         "disable_allgather", "disable_python_gc", "wall_clock_breakdown", "memory_breakdown",
+         "dump_state"), bool,
+    ),
+    **dict.fromkeys(
+        ("bf16", "fp16", "zero_optimization", "data_types", "aio", "checkpoint", "compile",
+         "comms_logger", "csv_monitor", "comet", "tensorboard", "wandb", "flops_profiler",
+         "timers"), dict,
+    ),
 }  # fmt: skip
 # Without an effect here, said once.
 NOTED = {"steps_per_print": "metrics.jsonl has every step"}
@@ -64,9 +73,13 @@ REFUSED = {
     "use_data_before_expert_parallelism": _PARALLEL,
 }
 
-_OFFLOAD = {"device": str, "nvme_path": str, "buffer_count": int, "pin_memory": bool}
-# The blocks that a file for the kit usually has, with their keys' types.
-BLOCKS: dict[str, dict[str, type]] = {
+_DEVICES = ("none", "cpu", "nvme")
+# The blocks that a file for the kit usually has, with their keys' types or choices.
+_Kinds = dict[str, type | tuple[str, ...]]
+_OFFLOAD: _Kinds = {
+    "device": _DEVICES, "nvme_path": str, "buffer_count": int, "pin_memory": bool,
+}  # fmt: skip
+BLOCKS: dict[str, _Kinds] = {
     "bf16": {
         "enabled": bool,
         "immediate_grad_update": bool,
@@ -191,17 +204,15 @@ def _check_keys(config: Any, file: str) -> None:
         if key not in READ and key not in NOTED:
             remedy = near(key, READ, "delete it: DeepSpeed would ignore it")
             raise UserError(file, f"{key} is not a key of DeepSpeed", remedy)
-        if value == AUTO and key not in FILLED:
-            raise _no_auto(file, key)
+        if key in READ and (value is not None or READ[key] is dict):  # null: the default
+            _check_value(key, value, READ[key], file)
     for block in BLOCKS:
         outer, _, inner = block.partition(".")
-        held = config.get(outer, {})
+        held = config.get(outer) or {}
         _check_block((held.get(inner) or {}) if inner else held, block, file)
 
 
 def _check_block(held: Any, block: str, file: str) -> None:
-    if not isinstance(held, dict):
-        raise UserError(file, f"{block} must be a mapping, got {held!r}", "write {...}")
     known = BLOCKS[block]
     for key, value in held.items():
         name = f"{block}.{key}"
@@ -210,14 +221,27 @@ def _check_block(held: Any, block: str, file: str) -> None:
         if key not in known:
             remedy = near(key, known, "delete it")
             raise UserError(file, f"{name} is not a key of DeepSpeed", remedy)
-        if value == AUTO and name not in FILLED:
-            raise _no_auto(file, name)
-        if value not in (None, AUTO) and not _is_a(value, known[key]):
-            nouns = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-            noun = nouns.get(known[key], "a mapping")
-            raise UserError(file, f"{name} must be {noun}, got {value!r}", "correct it")
+        if value is not None:
+            _check_value(name, value, known[key], file)
     if block == "zero_optimization" and not 0 <= (held.get("stage") or 0) <= MOST_STAGE:
         raise UserError(file, f"{block}.stage is {held['stage']}", "choose 0, 1, 2 or 3")
+
+
+def _check_value(name: str, value: Any, kind: type | tuple[str, ...], file: str) -> None:
+    """Refuse a value of another type, or one that is not among the choices."""
+    if value == AUTO and name in FILLED:
+        return
+    if isinstance(kind, tuple):
+        if value not in kind:
+            what = f"{name} is {json.dumps(value)[:40]}"
+            raise UserError(file, what, f"choose {', '.join(kind[:-1])} or {kind[-1]}")
+    elif value == AUTO and kind is not dict:
+        what = f'{name} is "auto", which nothing fills in'
+        raise UserError(file, what, "write a value there")
+    elif not _is_a(value, kind):
+        nouns = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        what = f"{name} must be {nouns.get(kind, 'a mapping')}, got {repr(value)[:40]}"
+        raise UserError(file, what, "write {...}" if kind is dict else "correct it")
 
 
 def _is_a(value: Any, kind: type) -> bool:
@@ -225,10 +249,6 @@ def _is_a(value: Any, kind: type) -> bool:
         return isinstance(value, kind)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # 5e8
     return not isinstance(value, bool) and (whole or (kind is float and isinstance(value, float)))
-
-
-def _no_auto(file: str, name: str) -> UserError:
-    return UserError(file, f'{name} is "auto", which nothing fills in', "write a value there")
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:

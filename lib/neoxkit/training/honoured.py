@@ -38,13 +38,15 @@ _INTERVALS = ("no", "steps", "epoch")
 _BETA = _of(float, least=0, most=0.999999)
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
 
-# Read by the kit's trainer. `object`: transformers takes several types.
+_MAPPING = (dict, str)  # a shell's text is JSON
+
+# Read by the kit's trainer. Several types: one of them.
 READ: dict[str, dict[str, Any]] = {
     "output_dir": _of(str),
     "do_train": _of(bool),
     "do_eval": _of(bool),
     "use_cpu": _of(bool),
-    "deepspeed": _of(object),
+    "deepspeed": _of(_MAPPING),
     # What a step is.
     "per_device_train_batch_size": _of(int, least=1),
     "gradient_accumulation_steps": _of(int, least=1),
@@ -52,7 +54,7 @@ READ: dict[str, dict[str, Any]] = {
     "max_steps": _of(int, least=-1),
     "learning_rate": _of(float, least=0),
     "lr_scheduler_type": _of(str),
-    "lr_scheduler_kwargs": _of(object),
+    "lr_scheduler_kwargs": _of(_MAPPING),
     "warmup_steps": _of(float, least=0),
     "optim": _of(str),
     "optim_args": _of(str),
@@ -70,9 +72,9 @@ READ: dict[str, dict[str, Any]] = {
     "fp16": _of(bool),
     "tf32": _of(bool),
     "activation_checkpointing": _of(bool),
-    "activation_checkpointing_kwargs": _of(object),
+    "activation_checkpointing_kwargs": _of(_MAPPING),
     "gradient_checkpointing": _of(bool),
-    "gradient_checkpointing_kwargs": _of(object),
+    "gradient_checkpointing_kwargs": _of(_MAPPING),
     "torch_compile": _of(bool),
     "torch_compile_backend": _of(str),
     "torch_compile_mode": _of(str),
@@ -103,15 +105,16 @@ READ: dict[str, dict[str, Any]] = {
     "logging_strategy": _of(str, choices=_INTERVALS),
     "logging_steps": _of(float, above=0),
     "logging_first_step": _of(bool),
-    "include_num_input_tokens_seen": _of(object),  # in trainer_state.json and what report_to names
+    # In trainer_state.json and what report_to names.
+    "include_num_input_tokens_seen": _of((bool, str)),
     "log_level": _of(str, choices=_LOG_LEVELS),
     "log_level_replica": _of(str, choices=_LOG_LEVELS),
-    "report_to": _of(object),
+    "report_to": _of((str, list)),
     "run_name": _of(str),
     "project": _of(str),
     "trackio_space_id": _of(str),
     "trackio_bucket_id": _of(str),
-    "trackio_static_space_id": _of(object),
+    "trackio_static_space_id": _of((str, bool)),
 }
 
 # The kit sets these itself, whatever the caller says.
