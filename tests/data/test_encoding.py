@@ -99,6 +99,24 @@ def assert_same_as_piece_by_piece(
 # --- ids and labels ---
 
 
+def test_a_token_is_found_in_a_few_looks_however_long_the_text() -> None:
+    """Two characters a token; the first has its space in the token's text."""
+
+    class Long:
+        looks = 0
+
+        def __len__(self) -> int:
+            return 10**6
+
+        def token_to_chars(self, token: int) -> tuple[int, int]:
+            self.looks += 1
+            return 2 * token + 1, 2 * token + 2
+
+    long = Long()
+    found = [encoding._first_token(long, char) for char in (0, 1, 2, 1_999_998, 2_000_000)]
+    assert found == [0, 0, 1, 999_999, 10**6] and long.looks < 5 * 22
+
+
 def test_ids_and_labels_by_hand(tiny: Tokenizer) -> None:
     (row,) = encoding.encode(
         tiny, [talk("hi", "reply", "more", "reply2", line=4)], Names("Dr. Rosey")

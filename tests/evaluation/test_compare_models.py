@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from scipy import stats
 
 from neoxkit import paths
 from neoxkit.data.conversation import Names
@@ -38,6 +39,23 @@ def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
         found = compare_models.difference(*simulated(chance, 60, -0.3), seed=case)
         covered += found.low <= -0.3 <= found.high
     assert 90 <= covered <= 99
+
+
+@pytest.mark.parametrize("num", [20, 300])
+def test_the_interval_is_that_of_scipy(num: int) -> None:
+    """Which takes the square of the number of conversations, and so is not asked for it."""
+    chance = np.random.default_rng(num)
+    base, tuned = simulated(chance, num, -0.3)
+    tuned[0] = tuned[0] + 40  # far from symmetric
+    found = compare_models.difference(base, tuned, seed=3)
+    theirs = stats.bootstrap(
+        ([b.sum() - a.sum() for a, b in zip(base, tuned, strict=True)], [len(a) for a in base]),
+        lambda gained, tokens, axis: gained.sum(axis) / tokens.sum(axis),
+        paired=True,
+        n_resamples=compare_models.RESAMPLES,
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_a_difference_is_weighted_by_token_and_paired() -> None:

@@ -1,6 +1,7 @@
 """Encode conversations as token ids and labels, using character offsets."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ def _encode(
         rendered = [render(c, names) for c in batch]
         encodings = backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
         for conversation, (text, spans), encoding in zip(batch, rendered, encodings, strict=True):
-            token = partial(_first_token, encoding, len(text))
+            token = partial(_first_token, encoding)
             learnt = [turn.role == "agent" and turn.trained for turn in conversation.turns]
             found = _replies(spans, learnt, token, len(encoding))
             replies += found
@@ -115,28 +116,18 @@ def _encode(
     return columns | {"ids": np.concatenate(ids), "replies": replies_array}
 
 
-def _first_token(encoding: "Encoding", num_chars: int, char: int) -> int:
+def _first_token(encoding: "Encoding", char: int) -> int:
     """Return the first token that begins at or after a character, or the number of tokens.
 
-    Looking up the few characters that matter is much faster than listing all offsets.
+    A search for the few characters that matter is much faster than listing all offsets.
     """
-    for at in range(char, num_chars):
-        token = encoding.char_to_token(at)
-        if token is not None:  # None: white space that some tokenizers assign to no token
-            break
-    else:
-        token = len(encoding)
-    while token < len(encoding) and _begin(encoding, token) < char:
-        token += 1
-    while token > 0 and _begin(encoding, token - 1) >= char:
-        token -= 1
-    return token
 
+    def begin(token: int) -> int:
+        chars = encoding.token_to_chars(token)
+        assert chars  # None only for special tokens, and none were added
+        return chars[0]
 
-def _begin(encoding: "Encoding", token: int) -> int:
-    chars = encoding.token_to_chars(token)
-    assert chars  # None only for special tokens, and none were added
-    return chars[0]
+    return bisect_left(range(len(encoding)), char, key=begin)
 
 
 def _replies(
