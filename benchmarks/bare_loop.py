@@ -7,7 +7,7 @@ import torch
 import inputs
 from neoxkit import paths
 from neoxkit.data import tokenized
-from neoxkit.models import loading
+from neoxkit.models import attention, loading
 from neoxkit.models.batches import Collator
 from neoxkit.models.losses import token_losses
 from stepclock import StepClock
@@ -19,14 +19,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--row-tokens", type=int, help="of a packed row; the kit's: block size")
+    parser.add_argument("--attention", help="varlen, sdpa or eager; by default transformers'")
+    parser.add_argument("--bf16", action="store_true", help="weights and optimizer, too")
     options = parser.parse_args()
     dataset, manifest = tokenized.load(paths.tokenized(options.dataset))
     rows = dataset["train"]
-    model = loading.load_model(str(inputs.MODEL)).train()
+    dtype = "bfloat16" if options.bf16 else "float32"
+    model = loading.load_model(str(inputs.MODEL), dtype, options.attention).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
     pad_id = loading.pad_id(loading.load_tokenizer(str(inputs.MODEL)))
     block_size = manifest["block_size"]
-    collate = Collator("packed", block_size, pad_id, options.row_tokens or block_size)
+    is_varlen = options.attention == attention.VARLEN
+    row_tokens = 0 if is_varlen else options.row_tokens or block_size
+    collate = Collator("packed", block_size, pad_id, row_tokens, is_varlen)
     clock = StepClock()
     for step in range(options.steps):
         at = step * options.batch

@@ -17,6 +17,7 @@ WORK = REPOSITORY / "benchmarks" / "work"
 HOME = WORK / "home"
 MODEL = HOME / "models" / "pythia-70m"
 SEED = 0  # of the random weights
+BLOCK_SIZE, BLOCK_SIZES = 280, (512, 1024, 2048)  # tokens; the others are of joined conversations
 END, AGENT = "<|endoftext|>\n", "\n\nAgent: "
 COLUMNS = ("instruction", "output")  # of rows
 Pair = tuple[str, str]  # a question and its reply
@@ -86,6 +87,25 @@ def many_conversations(count: int) -> Path:
         with part.open("w", encoding="utf-8") as file:
             file.writelines(f"{text}{END}" for text in numbered(texts, count))
         part.rename(path)
+    return path
+
+
+def joined(block_size: int) -> Path:
+    """Return a file of GSM8K's conversations joined to ones of nearly `block_size` tokens."""
+    from tokenizers import Tokenizer
+
+    path = WORK / f"joined-{block_size}.txt"
+    if not path.exists():
+        tokenizer = Tokenizer.from_file(str(data_folder() / "gpt-neox-tokenizer/tokenizer.json"))
+        texts = conversations(data_file("gsm8k").read_text("utf-8"))
+        long: list[str] = []
+        for text in texts:
+            more = f"{long[-1]}\n\n{text}" if long else text
+            if long and len(tokenizer.encode(more)) < block_size:  # the end mark is one more
+                long[-1] = more
+            else:
+                long.append(text)
+        path.write_text("".join(f"{text}{END}" for text in long), encoding="utf-8")
     return path
 
 
@@ -175,6 +195,10 @@ def main() -> None:
         folder = paths.tokenized(f"{name}-{train_on}")
         if not folder.is_dir():
             tokenize_file(data_file(name), folder, model=str(MODEL), train_on=train_on)
+    for size in BLOCK_SIZES:
+        folder = paths.tokenized(f"joined-{size}")
+        if not folder.is_dir():
+            tokenize_file(joined(size), folder, model=str(MODEL), block_size=size)
     if not (folder := paths.tokenized("sample")).is_dir():
         tokenize_file(HOME / "data" / "sample.txt", folder, model="tiny", eval_share=0.05)
 

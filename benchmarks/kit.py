@@ -20,14 +20,15 @@ NEVER = 10**6
 
 
 def settings(options: argparse.Namespace) -> TrainSettings:
-    """Return settings: fp32, ZeRO-2, rows in the order of the file, only the last checkpoint."""
+    """Return settings: ZeRO-2, rows in the order of the file, only the last checkpoint."""
     return TrainSettings(
         run=f"{options.dataset}-{options.ranks}",
         dataset=options.dataset,
         model_name_or_path=str(inputs.MODEL),
         ds_config="zero2",
         num_ranks=options.ranks,
-        precision="fp32",
+        precision=options.precision,
+        attn_implementation=options.attention,
         per_device_train_batch_size=options.batch // options.ranks,
         max_steps=options.steps,
         learning_rate=1e-5,
@@ -48,6 +49,8 @@ def main() -> None:
         "--batch", type=int, required=True, help="conversations per step, all ranks"
     )
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--attention", default="auto")
     options = parser.parse_args()
     chosen = settings(options)
     shutil.rmtree(paths.run(chosen.run), ignore_errors=True)

@@ -76,10 +76,28 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
     def baseline(data: str, *more: str) -> list[str]:
         return ["under_deepspeed.py", "baseline.py", "--data", data, *(more or steps)]
 
-    def trl(dataset: str) -> list[str]:
+    def trl(dataset: str, *more: str) -> list[str]:
         folder = inputs.HOME / "data" / "tokenized" / dataset
         of = ["--dataset", str(folder), "--model", str(inputs.MODEL)]
-        return ["trl_peer.py", *of, *work, *steps]
+        return ["trl_peer.py", *of, *work, *(more or steps)]
+
+    def long() -> dict[str, list[str]]:
+        """Return trainings of equally many tokens a step, in conversations of other lengths."""
+
+        def of(block: int) -> list[str]:
+            batch = max(size.batch * inputs.BLOCK_SIZE // block, 1)
+            return ["--steps", str(size.steps), "--batch", str(batch)]
+
+        longest = max(inputs.BLOCK_SIZES)
+        by_size = {f"{n:,}": kit(f"joined-{n}", *of(n)) for n in inputs.BLOCK_SIZES}
+        return {
+            f"{inputs.BLOCK_SIZE}": kit("gsm8k-agent"),
+            **by_size,
+            "by masks": [*by_size[f"{longest:,}"], "--attention", "sdpa"],
+            "trl": [
+                *trl(f"joined-{longest}", *of(longest)), "--row-tokens", str(longest)
+            ],
+        }  # fmt: skip
 
     def replies(model: str, batch: int) -> list[str]:
         count = str(size.questions)
@@ -112,6 +130,7 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
             "baseline": baseline("taskmaster"),
             "trl": trl("taskmaster-agent"),
         },
+        "long": long(),
         "gsm8k_all": {
             "kit": kit("gsm8k-all"),
             "baseline": baseline("gsm8k", *steps, "--train-on", "all"),
@@ -201,6 +220,29 @@ COMPARISONS = (
         "taskmaster_memory",
         "Taskmaster: peak memory in training, kit / baseline (GiB)",
         "taskmaster", MEMORY, "kit", "baseline", most=0.45,
+    ),
+    *(
+        Comparison(
+            f"long_{block}",
+            f"Conversations of {block:,} tokens: the kit's useful FLOP/s, by that of up to 280",
+            "long", summary.mfu, f"{block:,}", "280", least=0.95,
+        )
+        for block in inputs.BLOCK_SIZES
+    ),
+    Comparison(
+        "long_memory",
+        "Conversations of 2,048 tokens: peak memory in training, by that of up to 280 (GiB)",
+        "long", MEMORY, "2,048", "280", most=1.3,
+    ),
+    Comparison(
+        "long_masks",
+        "Conversations of 2,048 tokens: useful tokens/s, attention by conversation / by masks",
+        "long", SPEED, "2,048", "by masks", least=1.0,
+    ),
+    Comparison(
+        "long_trl",
+        "Conversations of 2,048 tokens: useful tokens/s, kit / TRL packed",
+        "long", SPEED, "2,048", "trl", least=2.5,
     ),
     Comparison(
         "gsm8k_ranks",

@@ -11,12 +11,17 @@ from pathlib import Path
 import inputs
 from stepclock import print_result
 
-BLOCK_SIZE = 280
 BATCH = 1000  # texts per call of encode_batch; what it returns is dropped at once
 
 
 def tokenize_file(
-    path: Path, folder: Path, *, model: str, train_on: str = "agent", eval_share: float = 0.0
+    path: Path,
+    folder: Path,
+    *,
+    model: str,
+    train_on: str = "agent",
+    eval_share: float = 0.0,
+    block_size: int = inputs.BLOCK_SIZE,
 ) -> None:
     """Do what 01_tokenize does with a file: read, encode, keep what fits, write the dataset."""
     from neoxkit.data import encoding, manifests, reading, selection, tokenized
@@ -28,14 +33,14 @@ def tokenize_file(
         dataset=folder.name,
         model_name_or_path=model,
         train_on=train_on,
-        block_size=BLOCK_SIZE,
+        block_size=block_size,
         eval_share=eval_share,
     )
     sources = reading.read_sides(settings)
     tokenizer = loading.load_tokenizer(model)
     source = sources["train"]
     encoded = encoding.encode_file(tokenizer, source, source.names, train_on)
-    rows, counts = selection.fit_sides({"train": encoded}, BLOCK_SIZE, settings.too_long)["train"]
+    rows, counts = selection.fit_sides({"train": encoded}, block_size, settings.too_long)["train"]
     train, evaluation, _ = selection.split_rows(rows, None, eval_share, settings.seed)
     manifest = manifests.make_manifest(
         settings.as_dict(),

@@ -37,6 +37,15 @@ def test_packed_rows_train_as_padded_ones_do(home: Path, precision: str) -> None
     assert losses(one) == pytest.approx(losses(other), rel=1e-4 if precision == "fp32" else 0.02)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_attention_by_conversation_trains_as_by_masks(home: Path, precision: str) -> None:
+    """In half precision by torch's own kernel."""
+    given = {"num_ranks": 1, "precision": precision}
+    one = train(run=f"varlen-{precision}", attn_implementation="varlen", **given)
+    other = train(run=f"sdpa-{precision}", attn_implementation="sdpa", **given)
+    assert losses(one) == pytest.approx(losses(other), rel=1e-4 if precision == "fp32" else 0.02)
+
+
 @pytest.mark.parametrize("config", ["zero2_offload", "zero3", "zero3_offload"])
 def test_each_configuration_trains_to_the_same_losses(home: Path, config: str) -> None:
     plain = train(run=f"plain-{config}", num_ranks=1, precision="fp32")

@@ -19,7 +19,7 @@ TINY = "tiny"
 
 COLUMN_ROLES = ("user", "agent", "system", "messages", "text")
 _PAIRS = ({"user", "agent"}, {"user", "agent", "system"})  # the roles of columns with single turns
-ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
+ATTENTIONS = ("auto", "sdpa", "eager", "varlen", "flash_attention_2", "flex_attention")
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class TrainSettings(Settings):
     )
     attn_implementation: str = setting(
         "auto",
-        "auto: flash attention if it is installed, else sdpa",
+        "auto: by machine and lengths; varlen: by conversation; sdpa, ...",
         choices=ATTENTIONS,
         resume="named",
     )

@@ -208,23 +208,6 @@ def test_a_hub_failure_is_cut_at_a_sentence_or_a_word(
         loading.load_tokenizer("owner/name")
 
 
-@pytest.mark.parametrize(
-    ("wanted", "half", "installed", "expected"),
-    [
-        ("auto", True, True, "flash_attention_2"),
-        ("auto", False, True, None),  # flash attention needs half precision
-        ("auto", True, False, None),
-        ("eager", True, True, "eager"),
-    ],
-)
-def test_flash_attention_is_used_where_it_is_installed(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, half: bool, installed: bool, expected: str | None
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: installed)
-    assert loading.attention("tiny", wanted, half) == expected
-
-
 def test_a_missing_attention_kernel_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"^attn_implementation: .* -- choose auto$"):
         loading.load_model("tiny", attention="flash_attention_2")

@@ -234,6 +234,21 @@ def test_padded_rows_train_to_the_same_losses(home: Path, zygote: Zygote, unbrok
     assert losses(padded, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"ds_config": "zero3", "gradient_checkpointing": True}], ids=["zero2", "zero3"]
+)
+def test_attention_by_conversation_trains_to_the_same_losses(
+    home: Path, zygote: Zygote, unbroken: Path, more: dict
+) -> None:
+    name = more.get("ds_config", "zero2")
+    folder = forked(zygote, run=f"varlen-{name}", attn_implementation="varlen", **more)
+    start = metrics(folder)[0]
+    assert (start["attention"], start["layout"], start["row_tokens"]) == ("varlen", "packed", 0)
+    assert {e["padding_share"] for e in History(metrics(folder)).train} == {0}
+    assert losses(folder) == pytest.approx(losses(unbroken), rel=1e-4)
+    assert losses(folder, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_ranks_train_to_the_same_losses(
     home: Path, zygote: Zygote, unbroken: Path, stage: int
@@ -276,25 +291,32 @@ def test_accumulation_with_checkpointing_trains_to_the_same_losses(
     assert losses(four) == pytest.approx(losses(unbroken), rel=1e-4)
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(home: Path, zygote: Zygote, unbroken: Path) -> None:
-    training = process.start(BASE.replace(run="killed"))
+@pytest.mark.parametrize(
+    "more", [{}, {"precision": "bf16"}, {"attn_implementation": "varlen"}], ids=str
+)
+def test_a_killed_run_resumes_to_the_same_bytes(
+    home: Path, zygote: Zygote, unbroken: Path, more: dict
+) -> None:
+    name = "-".join(["killed", *more.values()])
+    whole = forked(zygote, run=f"{name}-not", **more) if more else unbroken
+    training = process.start(BASE.replace(run=name, **more))
     reader = EventReader(training.folder)
     while not any(e["event"] == "checkpoint" for e in reader.poll()):
         assert training.poll() is None
         time.sleep(0.02)
     training.stop()
-    with pytest.raises(Stopped, match="killed: stopped, step 4 is saved"):
+    with pytest.raises(Stopped, match=f"{name}: stopped, step 4 is saved"):
         training.check()
     assert not (training.folder / "FINISHED.json").exists()
     damaged = training.folder / "checkpoint-6"  # a newer one without a manifest is not used
     shutil.copytree(training.folder / "checkpoint-4", damaged)
     (damaged / files.MANIFEST).unlink()
-    folder = forked(zygote, run="killed")
+    folder = forked(zygote, run=name, **more)
     assert metrics(folder)[-1]["event"] == "done"
     assert [e["resumed_step"] for e in metrics(folder) if e["event"] == "start"] == [0, 4]
     assert len(run_card.read(folder)["starts"]) == 2
-    assert weights_sha256(folder) == weights_sha256(unbroken)
-    counted = [finished_facts(f)["trained_tokens"] for f in (folder, unbroken)]
+    assert weights_sha256(folder) == weights_sha256(whole)
+    counted = [finished_facts(f)["trained_tokens"] for f in (folder, whole)]
     assert counted[0] == counted[1]
 
 

@@ -149,6 +149,7 @@ def test_packing_that_leaks_stops_the_run(
         ("sdpa", True, 0, 128),
         ("eager", False, 100, 100),
         ("flash_attention_2", True, 0, 0),  # one row: in several, conversations would leak
+        ("varlen", False, 0, 0),
     ],
 )
 def test_the_length_of_rows_depends_on_the_attention_kernel(
@@ -160,7 +161,9 @@ def test_the_length_of_rows_depends_on_the_attention_kernel(
     assert kit.row_tokens == expected
 
 
-@pytest.mark.parametrize(("attention", "given"), [("sdpa", 63), ("flash_attention_2", 640)])
+@pytest.mark.parametrize(
+    ("attention", "given"), [("sdpa", 63), ("flash_attention_2", 640), ("varlen", 640)]
+)
 def test_impossible_row_lengths_are_refused(attention: str, given: int) -> None:
     with pytest.raises(UserError, match=r"^row_tokens: "):
         base_model.set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)

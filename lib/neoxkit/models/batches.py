@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
 from neoxkit.data.table import NOT_TRAINED
+from neoxkit.models.attention import ENDS
 
 Row = Mapping[str, Sequence[int]]
 
@@ -82,12 +83,13 @@ def padded(rows: Sequence[Row], width: int, pad_id: int) -> dict[str, torch.Tens
 
 
 def packed(
-    rows: Sequence[Row], places: Sequence[Sequence[int]], pad_id: int
+    rows: Sequence[Row], places: Sequence[Sequence[int]], pad_id: int, ends: bool = False
 ) -> dict[str, torch.Tensor]:
     """Make input_ids, position_ids and labels of shape (packed rows, longest packed row).
 
     `places`: the rows of each packed row, from `place` or `even_rows`. The few padding tokens at
-    the end of a packed row form a sequence of their own that is not trained on.
+    the end of a packed row form a sequence of their own that is not trained on. `ends`: also say
+    where the conversations of a single row end (attention.ENDS, and their number plus 1 of int32).
 
     >>> rows = [{"input_ids": [7, 8], "labels": [-100, 8]}, {"input_ids": [5], "labels": [-100]}]
     >>> packed(rows, [[0, 1]], 1)["position_ids"]
@@ -106,7 +108,12 @@ def packed(
             position_ids[r, at : at + n] = torch.arange(n)
             at += n
         position_ids[r, at:] = torch.arange(width - at)
-    return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+    batch = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+    if ends:
+        (items,) = places
+        lengths = [0, *(len(rows[i]["input_ids"]) for i in items)]
+        batch[ENDS] = torch.tensor(lengths).cumsum(0).to(torch.int32)
+    return batch
 
 
 @dataclass(frozen=True)
@@ -116,20 +123,21 @@ class Collator:
     The layout only changes how they lie in memory: conversations, loss and gradients are the same.
     Padded rows have `block_size` tokens; packed ones about `row_tokens`, which the base's attention
     decides (training/base_model.py), or up to twice that where it saves padding; 0 puts a
-    micro-batch into one row. `counts` (shape (2,)): tokens without the padding, and pairs
-    of a token and one that it may attend to.
+    micro-batch into one row. `by_conversation`: that row says where conversations end. `counts`
+    (shape (2,)): tokens without the padding, and pairs of a token and one that it may attend to.
     """
 
     layout: str
     block_size: int
     pad_id: int
     row_tokens: int = 0
+    by_conversation: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
         if self.layout == "packed":
             places = place(lengths, self.row_tokens or sum(lengths))
-            batch = packed(rows, places, self.pad_id)
+            batch = packed(rows, places, self.pad_id, self.by_conversation)
         else:
             batch = padded(rows, self.block_size, self.pad_id)
         counts = torch.tensor([sum(lengths), sum(n * (n + 1) // 2 for n in lengths)])

@@ -77,23 +77,6 @@ def _check_round_trip(name: str, tokenizer: "PreTrainedTokenizerBase") -> None:
         raise UserError("model_name_or_path", what, "use a model with a byte-level tokenizer")
 
 
-def attention(name: str, wanted: str, half: bool) -> str | None:
-    """Choose the attention kernel to load a model with; None leaves the choice to transformers.
-
-    "auto": flash attention where it is installed and exact (GPT-NeoX in half precision on a GPU),
-    else transformers' choice: sdpa where the family has it, eager where not. flex_attention is
-    never chosen: it compiles at every start and gains little at the lengths of conversations.
-    """
-    if wanted != "auto":
-        return wanted
-    import torch
-    from transformers.utils import is_flash_attn_2_available
-
-    if half and torch.cuda.is_available() and is_flash_attn_2_available():
-        return "flash_attention_2" if configs.config_of(name).model_type == "gpt_neox" else None
-    return None
-
-
 def load_model(
     name: str, dtype: str = "float32", attention: str | None = None
 ) -> "PreTrainedModel":

@@ -1,7 +1,7 @@
 """The model a training starts from: its memory, its weights, the layout of its rows."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,33 @@ from transformers.utils import logging
 from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.files import whole_folder
-from neoxkit.models import loading, lora, memory, rates
+from neoxkit.models import attention, configs, loading, lora, memory, rates
 from neoxkit.models.shape import ModelShape
 from neoxkit.runs.folder import state_of
 from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import arguments, distributed
 
-# Model families whose packed rows are known to be exact; each run also checks its own model.
-PACKS_EXACTLY = {"gpt_neox", "gpt_neo", "gpt2"}
 
-
-def load(parsed: arguments.Parsed, folder: Path) -> PreTrainedModel:
-    """Load the base; set layout to padded for a family that is not known to pack exactly."""
-    kit = parsed.kit
+def load(parsed: arguments.Parsed, folder: Path, lengths: Sequence[int]) -> PreTrainedModel:
+    """Load the base with the attention that fits the conversations' `lengths`; set layout to padded
+    for a family that is not known to pack exactly."""
+    kit, family = parsed.kit, configs.config_of(parsed.kit.base).model_type
     name = kit.base
     if kit.from_scratch:
         name = str(_random_base(folder, name, parsed.training))
-    half = kit.precision != "fp32"
-    model = loading.load_model(
-        name, attention=loading.attention(name, kit.attn_implementation, half)
-    )
-    if kit.layout == "packed" and model.config.model_type not in PACKS_EXACTLY:
+    by_rows = kit.layout != "packed" or parsed.training.torch_compile or kit.row_tokens > 0
+    kernel = attention.choose(family, kit.attn_implementation, kit.precision, lengths, by_rows)
+    model = loading.load_model(name, attention=kernel)
+    kernel = model.config._attn_implementation
+    if kit.layout == "packed" and not attention.packs_exactly(family, kernel):
         kit.layout = "padded"
-        family = model.config.model_type
         parsed.notices.append(f"rows are padded: {family} is not known to pack exactly")
-    if kit.precision == "fp16" and model.config.model_type == "gpt_neo":
+    if kit.precision == "fp16" and family == "gpt_neo":
         # transformers#11076
         parsed.notices.append(
             "GPT-Neo overflows in fp16 on long rows: prefer bf16 where the GPU has it"
         )
-    set_row_tokens(kit, model.config._attn_implementation)
+    set_row_tokens(kit, kernel)
     _find_fitting_rate(parsed, model)
     if kit.lora_rank:
         set_seed(parsed.training.seed)  # adapters begin with random weights: the same in a repeat
@@ -93,17 +90,18 @@ def files(kit: arguments.KitArguments, folder: Path) -> Path:
     return folder / "base" if kit.from_scratch else loading.files(kit.base)
 
 
-def set_row_tokens(kit: arguments.KitArguments, attention: str) -> None:
+def set_row_tokens(kit: arguments.KitArguments, kernel: str) -> None:
     """Set the length of packed rows, by the attention kernel.
 
-    Flash attention sees where conversations begin only if a micro-batch is one row; in more rows
-    they would leak into each other. The other kernels build masks that grow with the square of a
-    row: on a CPU rows of one block size were fastest (benchmarks/bare_loop.py --row-tokens); a GPU
-    is faster with fewer and longer ones.
+    Kernels that go by conversation take a micro-batch as one row: with flash attention,
+    conversations of several rows would leak into each other. The other kernels build masks that
+    grow with the square of a row: on a CPU rows of one block size were fastest
+    (benchmarks/bare_loop.py --row-tokens); a GPU is faster with fewer and longer ones.
     """
-    if attention.startswith("flash"):
+    if kernel.startswith("flash") or kernel == attention.VARLEN:
         if kit.row_tokens:
-            raise UserError("row_tokens", "flash attention takes a micro-batch as one row", "use 0")
+            what = f"{kernel} attention takes a micro-batch as one row"
+            raise UserError("row_tokens", what, "use 0")
     elif not kit.row_tokens:
         kit.row_tokens = kit.block_size * (2 if torch.cuda.is_available() else 1)
     elif kit.row_tokens < kit.block_size:

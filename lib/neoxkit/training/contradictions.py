@@ -73,9 +73,19 @@ def check_together(values: Mapping[str, Any]) -> None:
     for name in ("torch_compile_backend", "torch_compile_mode"):
         if values.get(name) and not values.get("torch_compile"):
             raise UserError(name, "would compile the model", "set torch_compile, too")
+    if values.get("attn_implementation") == "varlen":
+        _check_varlen(values)
     if values.get("neftune_noise_alpha") and values.get("layout", "packed") == "packed":
         what = "scales its noise by a row's length, and packed rows hold several conversations"
         raise UserError("neftune_noise_alpha", what, "set layout to padded")
+
+
+def _check_varlen(values: Mapping[str, Any]) -> None:
+    for name, wrong, right in (("layout", "padded", "packed"), ("torch_compile", True, "false")):
+        if values.get(name) == wrong:
+            what = f"varlen is for packed rows that are not compiled, and {name} is "
+            remedy = f"set {name} to {right}, or choose auto"
+            raise UserError("attn_implementation", what + str(wrong).lower(), remedy)
 
 
 def _check_schedule(values: Mapping[str, Any]) -> None:

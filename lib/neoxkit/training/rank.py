@@ -14,7 +14,7 @@ from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import UserError
-from neoxkit.models import configs, flops, loading, model_names, sharing
+from neoxkit.models import attention, configs, flops, loading, model_names, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock, resuming
@@ -65,7 +65,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     if distributed.is_first() and not kit.trial:
         export.rehearse(kit.base, tokenizer, Names.of(manifest))
     with base_model.counting_weights(signs):
-        model = base_model.load(parsed, folder)
+        model = base_model.load(parsed, folder, sides["train"]["length"][:])
     loading.check_vocabulary(model, tokenizer)
     configs.check_positions(configs.positions(model.config), kit.block_size)
     sharing.make_own(model, tokenizer)
@@ -108,7 +108,11 @@ def _trainer(
         model=model,
         args=args,
         data_collator=Collator(
-            kit.layout, kit.block_size, loading.pad_id(tokenizer), kit.row_tokens
+            kit.layout,
+            kit.block_size,
+            loading.pad_id(tokenizer),
+            kit.row_tokens,
+            by_conversation=model.config._attn_implementation == attention.VARLEN,
         ),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],

@@ -169,7 +169,7 @@ class KitTrainer(Trainer):
         together, side_by_side, *alone = (
             token_losses(model, self.model, self._prepare_inputs(batch))
             for batch in (
-                packed(chosen, places, pad_id),
+                packed(chosen, places, pad_id, self.data_collator.by_conversation),
                 padded(in_order, max(lengths), pad_id),
                 *(padded([row], len(row["input_ids"]), pad_id) for row in in_order),
             )

@@ -1,0 +1,137 @@
+"""The attention of a training: which kernel, and one that goes conversation by conversation.
+
+A mask over packed rows grows with the square of a row. Without one, each conversation of a row gets
+a causal call of its own: nothing is computed between conversations, and memory grows with tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import is_flash_attn_2_available
+
+from neoxkit.errors import UserError
+
+VARLEN = "varlen"
+# What a packed row tells the model: where its conversations begin and end, (conversations + 1,).
+ENDS = "cu_seq_lens_q"
+# The reach from which calls by conversation are faster on a CPU. Half precision gains more where
+# conversations are long, and loses more where they are short.
+LONG = {"fp32": 700, "bf16": 1100, "fp16": 1100}
+
+# Families (model_type) whose packed rows are exact by conversation; a test holds each to it.
+BY_CONVERSATION = {
+    "biogpt", "cohere", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama",
+    "mistral", "olmo2", "olmo3", "opt", "persimmon", "phi", "qwen2", "qwen3", "smollm3",
+    "starcoder2",
+}  # fmt: skip
+# Of these, the ones whose masks leave conversations apart only there.
+_ONLY_THERE = {"biogpt", "opt"}
+# The same by masks.
+BY_MASK = BY_CONVERSATION - _ONLY_THERE | {
+    "codegen", "gemma2", "gpt_neo", "gpt_neox_japanese", "gptj", "stablelm",
+}  # fmt: skip
+
+
+def packs_exactly(family: str, kernel: str) -> bool:
+    """Tell whether conversations of a packed row are known not to change each other's loss."""
+    return family in (BY_CONVERSATION if kernel == VARLEN else BY_MASK)
+
+
+def choose(
+    family: str, wanted: str, precision: str, lengths: Sequence[int], by_rows: bool = False
+) -> str | None:
+    """Choose the attention kernel to load a model with; None leaves the choice to transformers.
+
+    "auto": flash attention where it is installed and exact (GPT-NeoX in half precision on a GPU);
+    by conversation where a CPU is faster so, or where rows can't be packed otherwise; else
+    transformers' choice: sdpa where the family has it, eager where not. flex_attention is never
+    chosen: it compiles at every start and gains little at the lengths of conversations.
+
+    `lengths`: the tokens of each conversation. `by_rows`: rows are padded, or compiled, or have a
+    length of their own, which "auto" heeds.
+    """
+    if wanted == VARLEN and family not in BY_CONVERSATION:
+        what = f"{VARLEN} is not known to be exact for {family}"
+        raise UserError("attn_implementation", what, "choose auto")
+    if wanted != "auto":
+        return wanted
+    on_gpu = torch.cuda.is_available()
+    if on_gpu and precision != "fp32" and is_flash_attn_2_available() and family == "gpt_neox":
+        return "flash_attention_2"
+    if by_rows or family not in BY_CONVERSATION:
+        return None
+    is_long = not on_gpu and reach(lengths) >= LONG[precision]
+    return VARLEN if is_long or family in _ONLY_THERE else None
+
+
+def reach(lengths: Sequence[int]) -> float:
+    """Return the length of the conversation that a token is in, on average.
+
+    >>> reach([1, 3])
+    2.5
+    """
+    tokens = np.asarray(lengths, float)
+    return float((tokens**2).sum() / tokens.sum())
+
+
+def by_conversation(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute causal attention within each conversation of a packed row.
+
+    `query`, `key` and `value` have shape (1, heads, tokens, size of a head), `options` the bounds
+    of the conversations (ENDS). Where they or a mask decide otherwise it is plain sdpa: in padded
+    rows and replies, and in layers that see a window of tokens.
+    """
+    ends = options.pop(ENDS, None)
+    if ends is None or attention_mask is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    for name in ("softcap", "s_aux", "position_bias"):
+        if options.get(name) is not None:
+            raise ValueError(f"{VARLEN} attention has no {name}")
+    if query.is_cuda and query.dtype != torch.float32 and not options.get("dropout"):
+        return _on_gpu(query, key, value, ends, options), None
+    lengths = ends.diff().tolist()
+    parts = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
+    made = [
+        sdpa_attention_forward(module, q, k, v, None, **options)[0]
+        for q, k, v in zip(*parts, strict=True)
+    ]
+    return torch.cat(made, dim=1), None
+
+
+def _on_gpu(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, options: Any
+) -> torch.Tensor:
+    """Do the same in one call of torch's own kernel, for half precision without dropout."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = int(ends.diff().max())
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    made: Any = varlen_attn(
+        q, k, v, ends, ends, longest, longest, scale=options.get("scaling"), window_size=(-1, 0),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )  # fmt: skip
+    return torch.as_tensor(made[None])
+
+
+def _no_mask(*args: Any, **options: Any) -> torch.Tensor | None:
+    """Make no mask for a packed row, which has none of its own; else that of sdpa."""
+    is_row = options["attention_mask"] is None and options["q_length"] == options["kv_length"]
+    if is_row and not options.get("local_size"):
+        return None
+    return sdpa_mask(*args, **options)
+
+
+AttentionInterface.register(VARLEN, by_conversation)
+AttentionMaskInterface.register(VARLEN, _no_mask)
