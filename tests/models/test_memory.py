@@ -49,6 +49,7 @@ def test_a_20b_model_in_bf16_needs_what_the_papers_say() -> None:
 def test_the_hosts_memory() -> None:
     on_cpu = job(GIB, 2, 2)
     assert on_cpu.host_gib() == {"loading": 8, "training": 2 * (4 + 2 + 6)}
+    assert job(GIB, 4, 2, half=True).host_gib()["loading"] == 8  # read in the training's precision
     on_gpu = job(GIB, 4, 3, half=True, on_gpu=True, zero=OFFLOADED)
     assert on_gpu.host_gib() == {"loading": 4, "offloading": 16}
 

@@ -140,7 +140,9 @@ class Job:
 
     def host_gib(self) -> dict[str, float]:
         """Return the host memory of all ranks together, while loading and later."""
-        loading = self.num_parameters * 4 * (1 if self.zero_stage == 3 else self.num_ranks) / GIB
+        # Each rank reads its own, in the training's precision; under ZeRO 3 they are shared out.
+        by_rank = self.num_parameters * self.weight_bytes * self.num_ranks
+        loading = (self.num_parameters * 4 if self.zero_stage == 3 else by_rank) / GIB
         if not self.on_gpu:
             return {"loading": loading, "training": self.num_ranks * sum(self.least_gib().values())}
         states = OPTIMIZER_BYTES + self.weight_bytes

@@ -32,7 +32,10 @@ def load(parsed: arguments.Parsed, folder: Path, lengths: Sequence[int]) -> PreT
         name = str(_random_base(folder, name, parsed.training))
     by_rows = kit.layout != "packed" or parsed.training.torch_compile or kit.row_tokens > 0
     kernel = attention.choose(family, kit.attn_implementation, kit.precision, lengths, by_rows)
-    model = loading.load_model(name, attention=kernel)
+    # DeepSpeed casts the weights and takes its fp32 copy from the cast ones: the same training for
+    # half the host's memory. Without it autocast needs them in fp32.
+    dtype = loading.dtype_of(kit.precision) if parsed.training.deepspeed else "float32"
+    model = loading.load_model(name, dtype, kernel)
     kernel = model.config._attn_implementation
     if kit.layout == "packed" and not attention.packs_exactly(family, kernel):
         kit.layout = "padded"
