@@ -224,14 +224,14 @@ COMPARISONS = (
     *(
         Comparison(
             f"long_{block}",
-            f"Conversations of {block:,} tokens: the kit's useful FLOP/s, by that of up to 280",
+            f"Conversations of {block:,} tokens: the kit's useful FLOP/s / that at up to 280",
             "long", summary.mfu, f"{block:,}", "280", least=0.95,
         )
         for block in inputs.BLOCK_SIZES
     ),
     Comparison(
         "long_memory",
-        "Conversations of 2,048 tokens: peak memory in training, by that of up to 280 (GiB)",
+        "Conversations of 2,048 tokens: peak memory in training / that at up to 280 (GiB)",
         "long", MEMORY, "2,048", "280", most=1.3,
     ),
     Comparison(

@@ -96,7 +96,7 @@ class TokenizeSettings(Settings):
     def _check_documents(self) -> None:
         """Refuse columns of documents beside those of turns, or to train on their turns."""
         if len(self.columns) > 1:
-            raise UserError("columns", f"got {self.columns}", "name text, or user and agent")
+            raise UserError("columns", f"got {self.columns}", "name text alone, or other roles")
         if self.train_on != "all":
             what = "names the text of documents, which have no turns"
             raise UserError("columns", what, "set train_on to all")
@@ -234,7 +234,7 @@ class TrainSettings(Settings):
     )
     attn_implementation: str = setting(
         "auto",
-        "auto: by machine and lengths; varlen: by conversation; sdpa, ...",
+        "auto: by machine and lengths; or varlen, sdpa, eager, ...",
         choices=ATTENTIONS,
         resume="named",
     )

@@ -200,6 +200,9 @@ def test_turns_in_a_column_of_another_name_are_read_as_the_refusal_proposes(
     assert file.conversations[0].turns == (Turn("user", ASK), Turn("agent", SAY))
     assert f"(read as {said})" in file.sentences()[0]
     assert file.facts.notes == {'not read: "id"': [1], 'not read: "talk[].language"': [1]}
+    for nothing in (None, []):  # in the first row: the next one says how turns are written
+        file = read(tmp_path, {"talk": nothing}, row, columns=columns, bad_rows="skip")
+        assert file.facts.conversations == 1
     other = refusal(tmp_path, row, {"talk": "Hi"}, columns=columns)
     assert other.startswith('t.jsonl:2: "talk" is ')
 
@@ -386,7 +389,7 @@ def test_a_column_of_documents_is_named(tmp_path: Path) -> None:
     assert TokenizeSettings(columns=columns, train_on="all").columns == columns
     with pytest.raises(UserError, match=r"^columns: names the text of documents, .* to all"):
         TokenizeSettings(columns=columns)
-    with pytest.raises(UserError, match=r"name text, or user and agent"):
+    with pytest.raises(UserError, match=r"name text alone, or other roles"):
         TokenizeSettings(columns={**columns, "user": "a", "agent": "b"}, train_on="all")
     file = read(tmp_path, {"body": "A page.", "title": "x"}, columns=columns, documents=True)
     assert file.conversations[0].turns == (Turn("document", "A page."),)

@@ -118,6 +118,11 @@ def test_a_fault_in_the_row_is_noticed(monkeypatch: pytest.MonkeyPatch, fault: s
     assert not equal(by_collator(model, ROW), expected)
 
 
+def test_other_kernels_are_trusted_with_three_families() -> None:
+    trusted = {f for f in PACKED if attention.packs_exactly(f, "flash_attention_2")}
+    assert trusted == {"gpt2", "gpt_neo", "gpt_neox"}
+
+
 def test_replies_are_those_of_sdpa(tmp_path: Path) -> None:
     """Several at once, padded on the left; and nothing of the kernel is saved with the model."""
     ids = torch.randint(2, 97, (2, 9), generator=torch.Generator().manual_seed(2))
@@ -133,22 +138,30 @@ def test_replies_are_those_of_sdpa(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "wanted", "precision", "lengths", "by_rows", "expected"),
+    ("family", "wanted", "tokens", "by_rows", "on_cpu", "on_gpu"),
     [
-        ("gpt_neox", "auto", "fp32", [200] * 9, False, None),
-        ("gpt_neox", "auto", "fp32", [2000] * 9, False, VARLEN),
-        ("gpt_neox", "auto", "fp32", [2000] * 9, True, None),
-        ("gpt_neox", "sdpa", "fp32", [2000] * 9, False, "sdpa"),
-        ("gpt_neox", "varlen", "fp32", [20] * 9, False, VARLEN),
-        ("gpt_neo", "auto", "fp32", [2000] * 9, False, None),
-        ("opt", "auto", "fp32", [20] * 9, False, VARLEN),  # else it would be padded
-        ("opt", "auto", "fp32", [20] * 9, True, None),
+        ("gpt_neox", "auto", 200, False, None, None),
+        ("gpt_neox", "auto", 2000, False, VARLEN, None),
+        ("gpt_neox", "auto", 2000, True, None, None),
+        ("gpt_neox", "sdpa", 2000, False, "sdpa", "sdpa"),
+        ("gpt_neox", "varlen", 20, False, VARLEN, VARLEN),
+        ("gpt_neo", "auto", 2000, False, None, None),
+        ("opt", "auto", 20, False, VARLEN, VARLEN),  # else it would be padded
+        ("opt", "auto", 20, True, None, None),
     ],
 )
 def test_the_kernel_is_chosen_by_family_and_lengths(
-    family: str, wanted: str, precision: str, lengths: list, by_rows: bool, expected: str | None
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    wanted: str,
+    tokens: int,
+    by_rows: bool,
+    on_cpu: str | None,
+    on_gpu: str | None,
 ) -> None:
-    assert attention.choose(family, wanted, precision, lengths, by_rows) == expected
+    for there, expected in ((False, on_cpu), (True, on_gpu)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert attention.choose(family, wanted, "fp32", [tokens] * 9, by_rows) == expected
 
 
 @pytest.mark.parametrize("family", ["gpt_neo", "bloom", "gptj"])

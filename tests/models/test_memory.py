@@ -50,6 +50,7 @@ def test_the_hosts_memory() -> None:
     on_cpu = job(GIB, 2, 2)
     assert on_cpu.host_gib() == {"loading": 8, "training": 2 * (4 + 2 + 6)}
     assert job(GIB, 4, 2, half=True).host_gib()["loading"] == 8  # read in the training's precision
+    assert job(GIB, 1, 2, half=True, from_scratch=True).host_gib()["loading"] == 4  # made in fp32
     on_gpu = job(GIB, 4, 3, half=True, on_gpu=True, zero=OFFLOADED)
     assert on_gpu.host_gib() == {"loading": 4, "offloading": 16}
 

@@ -9,6 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from neoxkit.errors import UserError
@@ -73,6 +74,25 @@ def test_this_machines_disk_is_known_and_a_network_file_system_is_not(
     monkeypatch.setattr(extensions.psutil, "disk_partitions", lambda all: parts)
     places = [Path("/"), tmp_path / "a", tmp_path / "scratch" / "a"]
     assert [extensions._is_local(place) for place in places] == [True, False, True]
+
+
+def test_a_holder_that_hides_its_files_for_a_moment_is_seen(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does while it begins another program."""
+    seen: set[int] = set()
+    open_files = psutil.Process.open_files
+
+    def hidden_at_first(self: psutil.Process) -> list:
+        if self.pid not in seen:
+            seen.add(self.pid)
+            raise psutil.AccessDenied(self.pid)
+        return open_files(self)
+
+    monkeypatch.setattr(psutil.Process, "open_files", hidden_at_first)
+    with lock.open("w") as held:
+        assert extensions.why_stale(lock) == "" and not held.closed
+    assert extensions.why_stale(lock) == "no process holds it"
 
 
 def acquired(lock: Path, notices: list[str]) -> bool:

@@ -193,6 +193,19 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "neftune_noise_alpha: scales its noise by a row's length, and packed rows hold several "
         "conversations -- set layout to padded",
     ),
+    "varlen, padded": (
+        {"attn_implementation": "varlen", "layout": "padded"},
+        "attn_implementation: varlen takes packed rows as they come, and layout is padded -- set "
+        "layout to packed, or choose auto",
+    ),
+    "varlen, compiled": (
+        {"attn_implementation": "varlen", "torch_compile": True},
+        "attn_implementation: varlen takes packed rows as they come, and torch_compile is True --",
+    ),
+    "varlen, in rows": (
+        {"attn_implementation": "varlen", "row_tokens": 560},
+        "attn_implementation: varlen takes packed rows as they come, and row_tokens is 560 -- set",
+    ),
     "no step": (
         more(dataloader_drop_last=True) | {"per_device_train_batch_size": 500},
         "dataloader_drop_last: 380 conversations are less than a batch of 500: there is no step",
@@ -220,6 +233,7 @@ FOLLOWED: dict[str, dict[str, Any]] = {  # their remedies
     "no step": more(dataloader_drop_last=True) | {"per_device_train_batch_size": 380},
     "precision": {"precision": "bf16"},
     "ds_config": {"ds_config": "zero3"},
+    "varlen, in rows": {"attn_implementation": "varlen"},
     "warm-up": {"warmup_steps": 0.9},
     "numpy's seed": {"seed": 2**32 - 1},
 }

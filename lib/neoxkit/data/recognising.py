@@ -35,7 +35,7 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool =
         if "text" in columns:
             return Shape(DOCUMENTS.name, (columns["text"],))
         if "messages" in columns:
-            return _of_turns(columns["messages"], row)
+            return _of_turns(where, columns["messages"], row)
         return Shape("columns", tuple(columns.values()), tuple(columns.items()))
     if isinstance(row.get("messages"), list):
         return MESSAGES
@@ -59,10 +59,12 @@ def shape_of(where: str, row: Any, columns: Mapping[str, str], documents: bool =
     raise _unknown(where, row, documents)
 
 
-def _of_turns(column: str, row: Row) -> Shape:
+def _of_turns(where: str, column: str, row: Row) -> Shape:
     """Return the shape of rows whose turns are in a column of their own name."""
     turns = row[column]
-    is_sharegpt = isinstance(turns, list) and turns and _has(turns[0], ("from", "value"))
+    if turns is None or turns == []:  # it says nothing of the others
+        raise UserError(where, f'"{column}" has no turns', "leave the row out")
+    is_sharegpt = isinstance(turns, list) and _has(turns[0], ("from", "value"))
     return (SHAREGPT if is_sharegpt else MESSAGES)._replace(read=(column,))
 
 

@@ -196,7 +196,10 @@ def _labelled(where: str, column: str, parts: list[str], asks: str, says: str) -
     before, *parts = parts
     if before.strip() or not parts:
         what = f'"{column}" does not begin with "{asks}"'
-        raise UserError(where, what, f"write turns of {asks} and {says}")
+        remedy = f"write turns of {asks} and {says}"
+        if column == "text":
+            remedy += ", or set columns to {text: text} for documents"
+        raise UserError(where, what, remedy)
     roles = {"Human": "user", "Assistant": "assistant"}
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": roles[name], "content": text} for name, text in pairs]

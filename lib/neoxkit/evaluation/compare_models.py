@@ -85,6 +85,8 @@ def _interval(gained: np.ndarray, tokens: np.ndarray, seed: int) -> tuple[float,
     """
     from scipy import stats
 
+    if not np.isfinite(gained).all():  # a logit that overflowed
+        return math.nan, math.nan
     n = len(tokens)
     made = stats.bootstrap(
         (gained, tokens),

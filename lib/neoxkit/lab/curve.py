@@ -167,30 +167,16 @@ class Curve(Picture):
         scales.set_scale(self.loss, "log" if kind == "log" else "linear", low, high, 5)
         said = {"linear": "loss", "log": "loss, log scale", "zoom": "loss, zoomed"}[kind]
         self.loss.set_ylabel(f"{said}\n{NATS}")
-        began = (
-            losses[np.argmin(np.where(np.isfinite(losses), steps, np.inf))] if kind == "zoom" else 0
-        )
+        began = _first(steps, losses) if kind == "zoom" else 0.0
         self._began.set_text(f" began at {began:.4g}" if began > high else "")
-        scales.set_scale(self.rate, "linear", 0, scales.up(scales.most(data["rate"])), 5, "{x:.2g}")
-        scales.set_scale(
-            self.speed,
-            "linear",
-            0,
-            scales.up(scales.most(data["tokens_per_second"])),
-            3,
-            "{x:,.0f}",
-        )
-        share = (
-            max(100.0, scales.up(scales.most(data["mfu"])))
-            if scales.most(data["mfu"]) > 100
-            else 105
-        )
+        top = {name: scales.up(scales.most(values)) for name, values in data.items()}
+        scales.set_scale(self.rate, "linear", 0, top["rate"], 5, "{x:.2g}")
+        scales.set_scale(self.speed, "linear", 0, top["tokens_per_second"], 3, "{x:,.0f}")
+        share = max(100.0, top["mfu"]) if scales.most(data["mfu"]) > 100 else 105
         scales.set_scale(self.share, "linear", 0, share, 3)
         scales.set_scale(self.norm, *scales.of_positive(data["grad_norm"]), 3)
         self.loss_scale.set_visible(self._has("loss_scale"))
-        scales.set_scale(
-            self.loss_scale, "linear", 0, scales.up(scales.most(data["loss_scale"])), 2, "{x:,.0f}"
-        )
+        scales.set_scale(self.loss_scale, "linear", 0, top["loss_scale"], 2, "{x:,.0f}")
 
     def _mark(self, marks: dict[str, list[int]]) -> None:
         """Mark where the run was resumed, or has stopped."""
@@ -228,6 +214,11 @@ def _marked(history: History) -> dict[str, list[int]]:
         "resumed": [e["resumed_step"] for e in history.of("start") if e["resumed_step"]],
         "stopped": [e["step"] for e in history.of("stop")],
     }
+
+
+def _first(steps: np.ndarray, losses: np.ndarray) -> float:
+    """Return the loss of the earliest step that has one."""
+    return float(losses[np.argmin(np.where(np.isfinite(losses), steps, np.inf))])
 
 
 def _values(events: Sequence[Event], name: str) -> np.ndarray:

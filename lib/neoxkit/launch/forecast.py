@@ -141,6 +141,7 @@ def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
         half=precision != "fp32",
         on_gpu=place.on_gpu,
         checkpointing=settings.gradient_checkpointing,
+        from_scratch=settings.from_scratch,
     )
 
 
@@ -166,10 +167,8 @@ def forecast(
     size = min(settings.per_device_train_batch_size, per_rank)
     parts = job.rank_gib(size * one[0], size * one[1])
     correction, run = correction_by(last, base, place)
-    device_gib, host = place.device_gib, job.host_gib()
-    if not job.on_gpu:  # the ranks' parts are in it as well, and loading is over by then
-        loads_more = host["loading"] > place.num_ranks * sum(parts.values()) * correction
-        host = {"loading": host["loading"]} if loads_more else {}
+    device_gib = place.device_gib
+    host = job.host_gib() if job.on_gpu else {}  # else the ranks' parts are in it, and are more
     largest = None
     if device_gib is not None:
         largest = job.largest_micro_batch(*one, device_gib / correction)

@@ -37,9 +37,14 @@ BY_MASK = BY_CONVERSATION - _ONLY_THERE | {
 }  # fmt: skip
 
 
+# The same by flash attention and flex_attention.
+_BY_OTHERS = {"gpt2", "gpt_neo", "gpt_neox"}
+
+
 def packs_exactly(family: str, kernel: str) -> bool:
     """Tell whether conversations of a packed row are known not to change each other's loss."""
-    return family in (BY_CONVERSATION if kernel == VARLEN else BY_MASK)
+    by_kernel = {VARLEN: BY_CONVERSATION, "sdpa": BY_MASK, "eager": BY_MASK}
+    return family in by_kernel.get(kernel, _BY_OTHERS)
 
 
 def choose(
@@ -52,8 +57,9 @@ def choose(
     transformers' choice: sdpa where the family has it, eager where not. flex_attention is never
     chosen: it compiles at every start and gains little at the lengths of conversations.
 
-    `lengths`: the tokens of each conversation. `by_rows`: rows are padded, or compiled, or have a
-    length of their own, which "auto" heeds.
+    `lengths`: the tokens of each conversation. `by_rows`: "auto" keeps to rows, which are padded,
+    compiled, of a given length, or seen through a window (whose masks one long row would make
+    large).
     """
     if wanted == VARLEN and family not in BY_CONVERSATION:
         what = f"{VARLEN} is not known to be exact for {family}"
@@ -99,7 +105,7 @@ def by_conversation(
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise ValueError(f"{VARLEN} attention has no {name}")
-    if query.is_cuda and query.dtype != torch.float32 and not options.get("dropout"):
+    if _is_for_flash(query) and not options.get("dropout"):
         return _on_gpu(query, key, value, ends, options), None
     lengths = ends.diff().tolist()
     parts = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
@@ -110,10 +116,17 @@ def by_conversation(
     return torch.cat(made, dim=1), None
 
 
+def _is_for_flash(query: torch.Tensor) -> bool:
+    """Return whether torch's kernel takes it: half precision on a GPU from Ampere on."""
+    size = query.shape[-1]
+    fits = query.is_cuda and query.dtype != torch.float32 and size % 8 == 0 and size <= 256
+    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
 def _on_gpu(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, options: Any
 ) -> torch.Tensor:
-    """Do the same in one call of torch's own kernel, for half precision without dropout."""
+    """Do the same in one call of torch's own kernel, which has no dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
     longest = int(ends.diff().max())
@@ -126,9 +139,9 @@ def _on_gpu(
 
 
 def _no_mask(*args: Any, **options: Any) -> torch.Tensor | None:
-    """Make no mask for a packed row, which has none of its own; else that of sdpa."""
+    """Make no mask for a packed row; that of sdpa for other batches, windows and special masks."""
     is_row = options["attention_mask"] is None and options["q_length"] == options["kv_length"]
-    if is_row and not options.get("local_size"):
+    if is_row and not options.get("local_size") and not options.get("use_vmap"):
         return None
     return sdpa_mask(*args, **options)
 

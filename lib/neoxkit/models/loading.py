@@ -110,8 +110,7 @@ def load_model(
             what = f"{attention} can't be used ({shorten(str(fault))})"
             raise UserError("attn_implementation", what, "choose auto") from fault
         raise cannot_load(name, "model", fault) from fault
-    weights.check_finite(portable(name), model)
-    weights.check_tied(portable(name), model)
+    weights.check_finite(portable(name), model, dtype)
     return model
 
 
@@ -184,12 +183,9 @@ def check_weights(name: str) -> None:
     if folder := local_folder(name):
         weights.check_files(folder)
     try:
-        weights.check_fit(
-            portable(name),
-            resolve(name),
-            revision(name),
-            config,
-        )
+        ties = weights.check_fit(portable(name), resolve(name), revision(name), config)
+        if ties:
+            weights.check_tied(portable(name), files(name))
     except Exception as fault:  # whatever a value in config.json leads to
         raise cannot_load(name, "model", fault) from fault
 

@@ -61,6 +61,7 @@ class Job:
     half: bool
     on_gpu: bool
     checkpointing: bool
+    from_scratch: bool = False
 
     @classmethod
     def of(cls, shape: ModelShape, lora_rank: int, **facts: Any) -> "Job":
@@ -140,9 +141,12 @@ class Job:
 
     def host_gib(self) -> dict[str, float]:
         """Return the host memory of all ranks together, while loading and later."""
-        # Each rank reads its own, in the training's precision; under ZeRO 3 they are shared out.
-        by_rank = self.num_parameters * self.weight_bytes * self.num_ranks
-        loading = (self.num_parameters * 4 if self.zero_stage == 3 else by_rank) / GIB
+        num_bytes = []
+        if self.zero_stage == 3 or self.from_scratch:  # shared out from one; made by one in fp32
+            num_bytes.append(4 * self.num_parameters)
+        if self.zero_stage != 3:  # each rank reads its own, in the training's precision
+            num_bytes.append(self.weight_bytes * self.num_ranks * self.num_parameters)
+        loading = max(num_bytes) / GIB
         if not self.on_gpu:
             return {"loading": loading, "training": self.num_ranks * sum(self.least_gib().values())}
         states = OPTIMIZER_BYTES + self.weight_bytes

@@ -11,7 +11,7 @@ from neoxkit.files import read_json
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 WHERE = "model_name_or_path"
 WHOLE = "model.safetensors"
@@ -20,6 +20,11 @@ PICKLED = "pytorch_model*.bin"
 FLOATS = {"F64", "F32", "F16", "BF16"}
 # Buffers that old versions saved, and which a model computes itself.
 HARMLESS = re.compile(r"(^|\.)(attention|attn)\.(bias|masked_bias|rotary_emb\.inv_freq)$")
+# The output layer and the embedding, as families name them.
+TIED = (
+    "embed_out.weight", "lm_head.weight",
+    "embed_in.weight", "wte.weight", "embed_tokens.weight", "word_embeddings.weight",
+)  # fmt: skip
 # The prefix that a wrapper leaves on every name -> the wrapper.
 WRAPPERS = {
     "_orig_mod.": "torch.compile",
@@ -103,8 +108,9 @@ def _check_kinds(place: str, opened: Any) -> None:
             raise UserError(WHERE, what, "start from the model it was made of")
 
 
-def check_fit(name: str, where: str, revision: str, config: "PretrainedConfig") -> None:
-    """Refuse weights, in a folder or at a revision on the hub, that don't fit a configuration.
+def check_fit(name: str, where: str, revision: str, config: "PretrainedConfig") -> bool:
+    """Refuse weights, in a folder or at a revision on the hub, that don't fit a configuration;
+    return whether that ties some of them.
 
     transformers loads them onto the meta device, which reads headers alone, and reports.
     """
@@ -128,25 +134,34 @@ def check_fit(name: str, where: str, revision: str, config: "PretrainedConfig") 
         logging.set_verbosity(loudness)
     num_layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     check_report(name, report, {*model.state_dict()}, num_layers)
+    return bool(model.all_tied_weights_keys)
 
 
-def check_finite(name: str, model: "torch.nn.Module") -> None:
-    """Refuse NaN and infinite weights: every loss would be NaN."""
+def check_finite(name: str, model: "torch.nn.Module", dtype: str = "float32") -> None:
+    """Refuse weights that are NaN or infinite, once read in `dtype`: every loss would be NaN."""
     import torch
 
     for key, parameter in model.named_parameters():
         own = getattr(parameter, "ds_tensor", parameter)  # under ZeRO 3 this rank's part
         if not torch.isfinite(own).all():
             what = f"{name} holds NaN or infinite weights ({key})"
-            raise UserError(WHERE, what, "use an earlier checkpoint or a fresh copy")
+            remedy = "use an earlier checkpoint or a fresh copy"
+            if dtype == "float16":
+                what, remedy = f"{what} in fp16", f"set precision to bf16 or fp32, or {remedy}"
+            raise UserError(WHERE, what, remedy)
 
 
-def check_tied(name: str, model: "PreTrainedModel") -> None:
-    """Refuse two matrices where the configuration ties them: transformers 5 computes with both,
-    and version 4 with one."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    ties = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if ties and head is not None and head.weight is not embedding.weight:
+def check_tied(name: str, folder: Path) -> None:
+    """Refuse an output layer that is not the embedding, in a folder whose configuration ties them:
+    transformers 5 would compute with both, version 4 and ZeRO 3 with one."""
+    from safetensors import safe_open
+
+    held: list[torch.Tensor] = []
+    for file in files(folder):
+        with safe_open(file, "pt") as opened:
+            keys = [key for key in opened.keys() if key.endswith(TIED)]  # noqa: SIM118
+            held += [opened.get_tensor(key) for key in keys]
+    if len(held) == 2 and not held[0].equal(held[1]):
         what = f"{name} holds an output layer of its own, and its config.json ties it to the input"
         raise UserError(WHERE, what, "set tie_word_embeddings to false there")
 

@@ -164,7 +164,8 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     said = {name: value for name, value in training.items() if value != defaults.get(name)}
     training |= honoured.taken(said) | honoured.FIXED
     notices += honoured.notices(said)
-    ours = {name: getattr(kit, name) for name in ("trial", "layout", "attn_implementation")}
+    kept = ("trial", "layout", "row_tokens", "attn_implementation")
+    ours = {name: getattr(kit, name) for name in kept}
     contradictions.check_together(defaults | training | ours)
     if kit.trial:
         training |= {"save_strategy": "no", "load_best_model_at_end": False}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import (
     set_hf_deepspeed_config,
     unset_hf_deepspeed_config,
@@ -26,12 +26,12 @@ from neoxkit.training import arguments, distributed
 def load(parsed: arguments.Parsed, folder: Path, lengths: Sequence[int]) -> PreTrainedModel:
     """Load the base with the attention that fits the conversations' `lengths`; set layout to padded
     for a family that is not known to pack exactly."""
-    kit, family = parsed.kit, configs.config_of(parsed.kit.base).model_type
+    kit, config = parsed.kit, configs.config_of(parsed.kit.base)
+    family = config.model_type
     name = kit.base
     if kit.from_scratch:
         name = str(_random_base(folder, name, parsed.training))
-    by_rows = kit.layout != "packed" or parsed.training.torch_compile or kit.row_tokens > 0
-    kernel = attention.choose(family, kit.attn_implementation, kit.precision, lengths, by_rows)
+    kernel = _kernel(parsed, config, lengths)
     # DeepSpeed casts the weights and takes its fp32 copy from the cast ones: the same training for
     # half the host's memory. Without it autocast needs them in fp32.
     dtype = loading.dtype_of(kit.precision) if parsed.training.deepspeed else "float32"
@@ -53,6 +53,18 @@ def load(parsed: arguments.Parsed, folder: Path, lengths: Sequence[int]) -> PreT
         name = kit.model_name_or_path
         return lora.add(model, kit.lora_rank, name, checkpointing, kit.base_commit)
     return model
+
+
+def _kernel(
+    parsed: arguments.Parsed, config: PretrainedConfig, lengths: Sequence[int]
+) -> str | None:
+    """Choose the attention for conversations of these lengths."""
+    kit = parsed.kit
+    by_rows = kit.layout != "packed" or parsed.training.torch_compile or kit.row_tokens > 0
+    by_rows |= bool(getattr(config, "sliding_window", None))
+    return attention.choose(
+        config.model_type, kit.attn_implementation, kit.precision, lengths, by_rows
+    )
 
 
 @contextlib.contextmanager
@@ -146,7 +158,8 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
             kit.lora_rank,
             num_ranks=args.world_size,
             zero=zero,
-            half=kit.precision != "fp32",
+            half=kit.precision != "fp32" and bool(args.deepspeed),  # else autocast
+            from_scratch=kit.from_scratch,
             on_gpu=args.device.type == "cuda",
             checkpointing=bool(args.activation_checkpointing),
         )

@@ -81,11 +81,12 @@ def check_together(values: Mapping[str, Any]) -> None:
 
 
 def _check_varlen(values: Mapping[str, Any]) -> None:
-    for name, wrong, right in (("layout", "padded", "packed"), ("torch_compile", True, "false")):
-        if values.get(name) == wrong:
-            what = f"varlen is for packed rows that are not compiled, and {name} is "
+    """Refuse rows that attention by conversation can't take."""
+    for name, right in (("layout", "packed"), ("torch_compile", False), ("row_tokens", 0)):
+        if values.get(name, right) != right:
+            what = f"varlen takes packed rows as they come, and {name} is {values[name]}"
             remedy = f"set {name} to {right}, or choose auto"
-            raise UserError("attn_implementation", what + str(wrong).lower(), remedy)
+            raise UserError("attn_implementation", what, remedy)
 
 
 def _check_schedule(values: Mapping[str, Any]) -> None:

@@ -52,13 +52,12 @@ class Lock(FileBaton):
         self.signs.begin(heartbeat.COMPILING, extension)
         begun, looks = time.monotonic(), 0
         while not super().try_acquire():
-            if time.monotonic() < begun + looks * LOOK_SECONDS:
-                time.sleep(self.wait_seconds)
-                continue
             if not looks:  # one heartbeat, so that the guard sees a wait that does not end
                 self.signs.begin(heartbeat.COMPILING, f"{extension}, waiting for {self.path}")
-            looks += 1
-            self._remove_if_stale()
+            if time.monotonic() >= begun + looks * LOOK_SECONDS:
+                looks += 1
+                self._remove_if_stale()
+            time.sleep(self.wait_seconds)  # also where a look takes longer than LOOK_SECONDS
         self.path.write_text(f"{platform.node()} {os.getpid()}\n")
         self.signs.begin(heartbeat.COMPILING, extension)
         return True
@@ -111,11 +110,15 @@ def why_stale(lock: Path) -> str:
 
 
 def _is_open(path: Path, likely: int) -> bool:
-    """Return whether a process on this machine has a file open; look at the likely one first."""
-    for pid in (likely, *psutil.pids()):
-        with contextlib.suppress(psutil.Error, OSError):
-            if any(path.samefile(file.path) for file in psutil.Process(pid).open_files()):
-                return True
+    """Return whether a process on this machine has a file open; look at the likely one first.
+
+    All are looked at twice: one that begins another program hides its files for a moment.
+    """
+    for _ in range(2):
+        for pid in (likely, *psutil.pids()):
+            with contextlib.suppress(psutil.Error, OSError):
+                if any(path.samefile(file.path) for file in psutil.Process(pid).open_files()):
+                    return True
     return False
 
 
