@@ -20,12 +20,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--row-tokens", type=int, help="of a packed row; the kit's: block size")
     parser.add_argument("--attention", help="varlen, sdpa or eager; by default transformers'")
-    parser.add_argument("--bf16", action="store_true", help="weights and optimizer, too")
     options = parser.parse_args()
     dataset, manifest = tokenized.load(paths.tokenized(options.dataset))
     rows = dataset["train"]
-    dtype = "bfloat16" if options.bf16 else "float32"
-    model = loading.load_model(str(inputs.MODEL), dtype, options.attention).train()
+    model = loading.load_model(str(inputs.MODEL), attention=options.attention).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
     pad_id = loading.pad_id(loading.load_tokenizer(str(inputs.MODEL)))
     block_size = manifest["block_size"]

@@ -105,7 +105,9 @@ def joined(block_size: int) -> Path:
                 long[-1] = more
             else:
                 long.append(text)
-        path.write_text("".join(f"{text}{END}" for text in long), encoding="utf-8")
+        part = path.with_suffix(".part")
+        part.write_text("".join(f"{text}{END}" for text in long), encoding="utf-8")
+        part.rename(path)
     return path
 
 

@@ -20,14 +20,14 @@ NEVER = 10**6
 
 
 def settings(options: argparse.Namespace) -> TrainSettings:
-    """Return settings: ZeRO-2, rows in the order of the file, only the last checkpoint."""
+    """Return settings: fp32, ZeRO-2, rows in the order of the file, only the last checkpoint."""
     return TrainSettings(
         run=f"{options.dataset}-{options.ranks}",
         dataset=options.dataset,
         model_name_or_path=str(inputs.MODEL),
         ds_config="zero2",
         num_ranks=options.ranks,
-        precision=options.precision,
+        precision="fp32",
         attn_implementation=options.attention,
         per_device_train_batch_size=options.batch // options.ranks,
         max_steps=options.steps,
@@ -49,7 +49,6 @@ def main() -> None:
         "--batch", type=int, required=True, help="conversations per step, all ranks"
     )
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--attention", default="auto")
     options = parser.parse_args()
     chosen = settings(options)

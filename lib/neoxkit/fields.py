@@ -19,7 +19,7 @@ _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))  # types a param
 # One wrong letter in seven is above this ratio, and so is one letter too many or too few in four.
 _NEAR = 0.85
 UNSET: Any = object()
-_NOUNS: Mapping[Any, str] = {
+NOUNS: Mapping[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", list: "a list",
     dict: "a mapping", str: "text",
 }  # fmt: skip
@@ -230,7 +230,7 @@ def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     if isinstance(kind, tuple):
-        noun = " or ".join(_NOUNS[one] for one in kind)
+        noun = " or ".join(NOUNS[one] for one in kind)
         raise UserError(name, f"must be {noun}, got {value!r}", "correct it")
     if kind is str and isinstance(value, int | float):
         raise UserError(
@@ -238,7 +238,7 @@ def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
             f"got the number {value!r} for a text",
             f"quote it in YAML; with papermill: -r {name} TEXT",
         )
-    raise UserError(name, f"must be {_NOUNS[kind]}, got {value!r}", example(name, kind, default))
+    raise UserError(name, f"must be {NOUNS[kind]}, got {value!r}", example(name, kind, default))
 
 
 def check(name: str, value: Any, rule: Mapping[str, Any]) -> None:

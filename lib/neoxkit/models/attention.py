@@ -22,7 +22,7 @@ ENDS = "cu_seq_lens_q"
 # The reach from which calls by conversation are faster on a CPU: in fp32 with conversations
 # joined to 512 tokens (benchmarks/bare_loop.py --attention), and not with those of up to 280. Half
 # precision gains more where they are long, and loses more where they are short.
-LONG = {"fp32": 400, "bf16": 1100, "fp16": 1100}
+LONG = {"fp32": 400, "bf16": 1100}
 
 # Families (model_type) whose packed rows are exact by conversation; a test holds each to it.
 BY_CONVERSATION = {
@@ -36,8 +36,6 @@ _ONLY_THERE = {"biogpt", "opt"}
 BY_MASK = BY_CONVERSATION - _ONLY_THERE | {
     "codegen", "gemma2", "gpt_neo", "gpt_neox_japanese", "gptj", "stablelm",
 }  # fmt: skip
-
-
 # The same by flash attention and flex_attention.
 _BY_OTHERS = {"gpt2", "gpt_neo", "gpt_neox"}
 

@@ -153,15 +153,20 @@ def check_finite(name: str, model: "torch.nn.Module", dtype: str = "float32") ->
 
 def check_tied(name: str, folder: Path) -> None:
     """Refuse an output layer that is not the embedding, in a folder whose configuration ties them:
-    transformers 5 would compute with both, version 4 and ZeRO 3 with one."""
+    transformers 5 would compute with both, version 4 and ZeRO 3 with one. Read them only if the
+    files hold both."""
     from safetensors import safe_open
 
-    held: list[torch.Tensor] = []
+    held: list[tuple[Path, str]] = []
     for file in files(folder):
         with safe_open(file, "pt") as opened:
-            keys = [key for key in opened.keys() if key.endswith(TIED)]  # noqa: SIM118
-            held += [opened.get_tensor(key) for key in keys]
-    if len(held) == 2 and not held[0].equal(held[1]):
+            held += [(file, key) for key in opened.keys() if key.endswith(TIED)]  # noqa: SIM118
+
+    def read(file: Path, key: str) -> "torch.Tensor":
+        with safe_open(file, "pt") as opened:
+            return cast("torch.Tensor", opened.get_tensor(key))
+
+    if len(held) == 2 and not read(*held[0]).equal(read(*held[1])):
         what = f"{name} holds an output layer of its own, and its config.json ties it to the input"
         raise UserError(WHERE, what, "set tie_word_embeddings to false there")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near
+from neoxkit.fields import NOUNS
 
 AUTO = "auto"
 
@@ -73,12 +74,11 @@ REFUSED = {
     "use_data_before_expert_parallelism": _PARALLEL,
 }
 
-_DEVICES = ("none", "cpu", "nvme")
-# The blocks that a file for the kit usually has, with their keys' types or choices.
-_Kinds = dict[str, type | tuple[str, ...]]
+_Kinds = dict[str, type | tuple[str, ...]]  # types, or choices
 _OFFLOAD: _Kinds = {
-    "device": _DEVICES, "nvme_path": str, "buffer_count": int, "pin_memory": bool,
+    "device": ("none", "cpu", "nvme"), "nvme_path": str, "buffer_count": int, "pin_memory": bool,
 }  # fmt: skip
+# The blocks that a file for the kit usually has, with their keys' types or choices.
 BLOCKS: dict[str, _Kinds] = {
     "bf16": {
         "enabled": bool,
@@ -239,8 +239,7 @@ def _check_value(name: str, value: Any, kind: type | tuple[str, ...], file: str)
         what = f'{name} is "auto", which nothing fills in'
         raise UserError(file, what, "write a value there")
     elif not _is_a(value, kind):
-        nouns = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        what = f"{name} must be {nouns.get(kind, 'a mapping')}, got {repr(value)[:40]}"
+        what = f"{name} must be {NOUNS[kind]}, got {repr(value)[:40]}"
         raise UserError(file, what, "write {...}" if kind is dict else "correct it")
 
 
