@@ -90,6 +90,17 @@ def many_conversations(count: int) -> Path:
     return path
 
 
+def one_conversation(count: int) -> Path:
+    """Return a file of one conversation, `count` of GSM8K's in turn, made on first use."""
+    path = WORK / f"one-conversation-{count}.txt"
+    if not path.exists():
+        texts = conversations(data_file("gsm8k").read_text("utf-8"))
+        part = path.with_suffix(".part")
+        part.write_text("\n\n".join(numbered(texts, count)) + END, encoding="utf-8")
+        part.rename(path)
+    return path
+
+
 def joined(block_size: int) -> Path:
     """Return a file of GSM8K's conversations joined to ones of nearly `block_size` tokens."""
     from tokenizers import Tokenizer

@@ -41,6 +41,7 @@ class Size:
     batch: int  # conversations per optimizer step, in every program that trains
     few: int  # conversations to tokenize
     many: int
+    in_one: int  # of GSM8K's conversations in one of 4 MB
     questions: int
     short: int  # optimizer steps through papermill and at a shell
     long: int
@@ -53,6 +54,7 @@ FULL = Size(
     batch=32,
     few=100_000,
     many=1_000_000,
+    in_one=7_100,
     questions=64,
     short=20,
     long=200,
@@ -60,7 +62,16 @@ FULL = Size(
     points=1000,
 )
 QUICK = Size(
-    steps=3, batch=4, few=2_000, many=8_000, questions=4, short=2, long=4, runs=2, points=50
+    steps=3,
+    batch=4,
+    few=2_000,
+    many=8_000,
+    in_one=100,
+    questions=4,
+    short=2,
+    long=4,
+    runs=2,
+    points=50,
 )
 
 
@@ -138,6 +149,9 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
         "tokenize": {
             "kit": tokenize("kit", size.few),
             "encode_batch": tokenize("encode_batch", size.few),
+        },
+        "one_large": {
+            what: [*tokenize(what, size.in_one), "--in-one"] for what in ("kit", "encode_batch")
         },
         "tokenize_memory": {
             "few": tokenize("kit", size.few),
@@ -253,6 +267,11 @@ COMPARISONS = (
         "tokenize_speed",
         "Tokenizing 100,000 conversations: seconds, kit / encode_batch alone",
         "tokenize", value("seconds"), "kit", "encode_batch", most=1.5,
+    ),
+    Comparison(
+        "one_large",
+        "Tokenizing one conversation of 4 MB: seconds, kit / encode_batch alone",
+        "one_large", value("seconds"), "kit", "encode_batch", most=1.5,
     ),
     Comparison(
         "tokenize_memory",

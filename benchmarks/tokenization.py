@@ -1,6 +1,6 @@
 """Tokenize many conversations: the kit from file to dataset, or the tokenizer alone.
 
-python benchmarks/tokenization.py kit|encode_batch --count N [--one-reply-each .csv]
+python benchmarks/tokenization.py kit|encode_batch --count N [--one-reply-each .csv] [--in-one]
 """
 
 import argparse
@@ -55,7 +55,7 @@ def tokenize_file(
     tokenized.save(train, evaluation, folder, manifest)
 
 
-def kit_seconds(path: Path) -> float:
+def kit_seconds(path: Path, block_size: int) -> float:
     """Return the seconds from the file to the dataset on disk; imports are done before."""
     import datasets  # noqa: F401
     import transformers  # noqa: F401
@@ -67,7 +67,7 @@ def kit_seconds(path: Path) -> float:
     folder = paths.tokenized(path.stem)
     shutil.rmtree(folder, ignore_errors=True)
     begun = time.perf_counter()
-    tokenize_file(path, folder, model=str(inputs.MODEL))
+    tokenize_file(path, folder, model=str(inputs.MODEL), block_size=block_size)
     seconds = time.perf_counter() - begun
     shutil.rmtree(folder)
     return seconds
@@ -91,13 +91,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--one-reply-each", metavar="ENDING", default="",
                         help="conversations of one reply, in this kind of file (.csv)")  # fmt: skip
+    parser.add_argument("--in-one", action="store_true", help="one conversation of all turns")
     options = parser.parse_args()
-    if options.one_reply_each:
+    if options.in_one:
+        path = inputs.one_conversation(options.count)
+    elif options.one_reply_each:
         path = inputs.one_reply_each(options.count, options.one_reply_each)
     else:
         path = inputs.many_conversations(options.count)
-    run = {"kit": kit_seconds, "encode_batch": encode_batch_seconds}[options.what]
-    print_result(seconds=run(path))
+    if options.what == "encode_batch":
+        print_result(seconds=encode_batch_seconds(path))
+    else:
+        block_size = path.stat().st_size if options.in_one else inputs.BLOCK_SIZE
+        print_result(seconds=kit_seconds(path, block_size))
 
 
 if __name__ == "__main__":
