@@ -7,7 +7,7 @@ import torch
 import inputs
 from neoxkit import paths
 from neoxkit.data import tokenized
-from neoxkit.models import attention, loading
+from neoxkit.models import loading, packing
 from neoxkit.models.batches import Collator
 from neoxkit.models.losses import token_losses
 from stepclock import StepClock
@@ -27,7 +27,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
     pad_id = loading.pad_id(loading.load_tokenizer(str(inputs.MODEL)))
     block_size = manifest["block_size"]
-    is_varlen = options.attention == attention.VARLEN
+    is_varlen = options.attention == packing.VARLEN
     row_tokens = 0 if is_varlen else options.row_tokens or block_size
     collate = Collator("packed", block_size, pad_id, row_tokens, is_varlen)
     clock = StepClock()

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from neoxkit.errors import UserError
 from neoxkit.models import attention
-from neoxkit.models.attention import BY_CONVERSATION, BY_MASK, ENDS, VARLEN
+from neoxkit.models.attention import ENDS
 from neoxkit.models.batches import Collator
 from neoxkit.models.losses import token_losses
+from neoxkit.models.packing import BY_CONVERSATION, BY_MASK, VARLEN, packs_exactly
 
 LENGTHS = (11, 29, 5, 23, 17, 8)
 ROW = Collator("packed", 29, pad_id=1, by_conversation=True)
@@ -119,7 +120,7 @@ def test_a_fault_in_the_row_is_noticed(monkeypatch: pytest.MonkeyPatch, fault: s
 
 
 def test_other_kernels_are_trusted_with_three_families() -> None:
-    trusted = {f for f in PACKED if attention.packs_exactly(f, "flash_attention_2")}
+    trusted = {f for f in PACKED if packs_exactly(f, "flash_attention_2")}
     assert trusted == {"gpt2", "gpt_neo", "gpt_neox"}
 
 

@@ -9,7 +9,7 @@ from small_families import PACKED
 
 from neoxkit import paths
 from neoxkit.launch import command
-from neoxkit.models.attention import VARLEN
+from neoxkit.models.packing import VARLEN
 from neoxkit.settings import TrainSettings
 from neoxkit.training import arguments, base_model
 

@@ -7,7 +7,7 @@ from neoxkit import machine, paths
 from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError
 from neoxkit.launch import command
-from neoxkit.models import configs, loading, model_names
+from neoxkit.models import configs, loading, model_names, packing
 from neoxkit.runs import heartbeat, resuming
 from neoxkit.runs.resuming import Start
 from neoxkit.settings import TINY, TokenizeSettings, TrainSettings
@@ -55,6 +55,8 @@ def _arguments(settings: TrainSettings, block_size: int, first: str = "") -> dic
     if not settings.from_scratch:
         loading.check_base(base)
     configs.check_positions(configs.positions_by_files(base), block_size)
+    if family := configs.by_file(base).get("model_type"):
+        packing.check_varlen(settings.attn_implementation, family)
     return command.trainer_arguments(settings, first)
 
 

@@ -14,36 +14,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import is_flash_attn_2_available
 
-from neoxkit.errors import UserError
+from neoxkit.models import packing
+from neoxkit.models.packing import VARLEN
 
-VARLEN = "varlen"
 # What a packed row tells the model: where its conversations begin and end, (conversations + 1,).
 ENDS = "cu_seq_lens_q"
 # The reach from which calls by conversation are faster on a CPU: in fp32 with conversations
 # joined to 512 tokens (benchmarks/bare_loop.py --attention), and not with those of up to 280. Half
 # precision gains more where they are long, and loses more where they are short.
 LONG = {"fp32": 400, "bf16": 1100}
-
-# Families (model_type) whose packed rows are exact by conversation; a test holds each to it.
-BY_CONVERSATION = {
-    "biogpt", "cohere", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama",
-    "mistral", "olmo2", "olmo3", "opt", "persimmon", "phi", "qwen2", "qwen3", "smollm3",
-    "starcoder2",
-}  # fmt: skip
-# Of these, the ones whose masks leave conversations apart only there.
-_ONLY_THERE = {"biogpt", "opt"}
-# The same by masks.
-BY_MASK = BY_CONVERSATION - _ONLY_THERE | {
-    "codegen", "gemma2", "gpt_neo", "gpt_neox_japanese", "gptj", "stablelm",
-}  # fmt: skip
-# The same by flash attention and flex_attention.
-_BY_OTHERS = {"gpt2", "gpt_neo", "gpt_neox"}
-
-
-def packs_exactly(family: str, kernel: str) -> bool:
-    """Tell whether conversations of a packed row are known not to change each other's loss."""
-    by_kernel = {VARLEN: BY_CONVERSATION, "sdpa": BY_MASK, "eager": BY_MASK}
-    return family in by_kernel.get(kernel, _BY_OTHERS)
 
 
 def choose(
@@ -60,18 +39,16 @@ def choose(
     compiled, of a given length, or seen through a window (whose masks one long row would make
     large).
     """
-    if wanted == VARLEN and family not in BY_CONVERSATION:
-        what = f"{VARLEN} is not known to be exact for {family}"
-        raise UserError("attn_implementation", what, "choose auto")
+    packing.check_varlen(wanted, family)
     if wanted != "auto":
         return wanted
     on_gpu = torch.cuda.is_available()
     if on_gpu and precision != "fp32" and is_flash_attn_2_available() and family == "gpt_neox":
         return "flash_attention_2"
-    if by_rows or family not in BY_CONVERSATION:
+    if by_rows or family not in packing.BY_CONVERSATION:
         return None
     is_long = not on_gpu and reach(lengths) >= LONG[precision]
-    return VARLEN if is_long or family in _ONLY_THERE else None
+    return VARLEN if is_long or family in packing.ONLY_BY_CONVERSATION else None
 
 
 def reach(lengths: Sequence[int]) -> float:

@@ -1,7 +1,7 @@
 """A model's configuration: loaded, or its config.json alone, and the positions that it knows."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neoxkit.errors import UserError
 from neoxkit.files import read_json
@@ -40,11 +40,27 @@ def positions(config: "PretrainedConfig") -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def positions_by_files(name: str) -> int | None:
-    """Return the same by a model's config.json alone, if it is on this machine."""
+def by_file(name: str) -> dict[str, Any]:
+    """Return what a model's config.json holds, if it is on this machine, else nothing; refuse one
+    that names no family."""
     file = config_file(name)
-    config = read_json(file) if file else {}
-    return config.get("max_position_embeddings") or config.get("n_positions")
+    if not file:
+        return {}
+    try:
+        config = read_json(file)
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ValueError("no model_type")
+    except ValueError as fault:
+        raise cannot_load(name, "model", fault) from fault
+    return config
+
+
+def positions_by_files(name: str) -> int | None:
+    """Return the positions by a model's config.json alone, if it is on this machine."""
+    config = by_file(name)
+    most = config.get("max_position_embeddings") or config.get("n_positions")
+    is_number = isinstance(most, int | None)
+    return most if is_number else positions(config_of(name))  # transformers says what is wrong
 
 
 def config_file(name: str) -> Path | None:

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from neoxkit import machine
 from neoxkit.errors import UserError
 from neoxkit.files import whole_folder
-from neoxkit.models import attention, configs, loading, lora, memory, rates
+from neoxkit.models import attention, configs, loading, lora, memory, packing, rates
 from neoxkit.models.shape import ModelShape
 from neoxkit.runs.folder import state_of
 from neoxkit.runs.heartbeat import Signs
@@ -37,7 +37,7 @@ def load(parsed: arguments.Parsed, folder: Path, lengths: Sequence[int]) -> PreT
     dtype = loading.dtype_of(kit.precision) if parsed.training.deepspeed else "float32"
     model = loading.load_model(name, dtype, kernel)
     kernel = model.config._attn_implementation
-    if kit.layout == "packed" and not attention.packs_exactly(family, kernel):
+    if kit.layout == "packed" and not packing.packs_exactly(family, kernel):
         kit.layout = "padded"
         parsed.notices.append(f"rows are padded: {family} is not known to pack exactly")
     if kit.precision == "fp16" and family == "gpt_neo":
@@ -113,7 +113,7 @@ def set_row_tokens(kit: arguments.KitArguments, kernel: str) -> None:
     grow with the square of a row: on a CPU rows of one block size were fastest
     (benchmarks/bare_loop.py --row-tokens); a GPU is faster with fewer and longer ones.
     """
-    if kernel.startswith("flash") or kernel == attention.VARLEN:
+    if kernel.startswith("flash") or kernel == packing.VARLEN:
         if kit.row_tokens:
             what = f"{kernel} attention takes a micro-batch as one row"
             raise UserError("row_tokens", what, "use 0")

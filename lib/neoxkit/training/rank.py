@@ -14,7 +14,7 @@ from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import UserError
-from neoxkit.models import attention, configs, flops, loading, model_names, sharing
+from neoxkit.models import configs, flops, loading, model_names, packing, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
 from neoxkit.runs import heartbeat, lock, resuming
@@ -112,7 +112,7 @@ def _trainer(
             kit.block_size,
             loading.pad_id(tokenizer),
             kit.row_tokens,
-            by_conversation=model.config._attn_implementation == attention.VARLEN,
+            by_conversation=model.config._attn_implementation == packing.VARLEN,
         ),
         train_dataset=sides["train"],
         eval_dataset=sides["eval"],
