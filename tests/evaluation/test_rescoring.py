@@ -97,6 +97,10 @@ def test_the_distance_to_the_best_run_has_an_interval() -> None:
     above = facts["high"]["above_the_first"]
     assert 0.15 < above["low"] < above["mean"] < above["high"] < 0.25
     lines = comparison.same_conversations(facts).text.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["low", "high", "none"]
+    assert [line.split()[0] for line in lines[1:4]] == ["low", "high", "none"]
     said = f"{above['mean']:.4f} ({above['low']:+.4f} to {above['high']:+.4f})"
     assert said in lines[2] and "to" not in lines[1].split()
+    assert lines[-1].startswith("The 95 % intervals hold for the two models, on conversations like")
+    third = rescoring.ranked(scored | {"third": scored["high"]})
+    assert "together for all 3 differences between the 3 models" in rescoring.holds_for(third)
+    assert rescoring.holds_for({"none": "is stopped"}) == ""

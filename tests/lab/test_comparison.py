@@ -16,7 +16,7 @@ from neoxkit.runs.folder import ARGUMENTS, FINISHED
 from neoxkit.settings import CompareSettings
 
 STARTED_WITH = {
-    "output_dir": "", "dataset": "data/tokenized/small", "dataset_sha256": "d", "use_cpu": True,
+    "output_dir": "", "dataset": "data/tokenized/small", "dataset_sha256": "d",
     "report_to": ["none"], "deepspeed": "zero2", "learning_rate": 1e-3, "block_size": 0,
     "adam_beta1": 0.9,
 }  # fmt: skip
@@ -216,7 +216,8 @@ def test_runs_that_differ_only_in_their_seed_are_one_line(home: Path) -> None:
     assert (first.differs, first.by_seed) == ({"learning_rate": 1e-3}, {1: 1.0, 2: 2.0})
     assert (second.differs, second.mean) == ({"learning_rate": 2e-3}, pytest.approx(2.1))
     assert first.interval() == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), abs=1e-3)
-    assert second.above(first) == pytest.approx((0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1), abs=1e-3)
+    _, above = seeds.above_the_first([first, second])
+    assert above == pytest.approx((0.6 - 12.706 * 0.1, 0.6 + 12.706 * 0.1), abs=1e-3)
     lines = comparison.seeds(chosen).text.splitlines()
     assert lines[1].split() == ["0.001", "1,", "2", "1.5000", "-4.8531", "to", "7.8531"]
     assert lines[2].endswith("+0.6000 (-0.6706 to +1.8706)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
-from neoxkit.evaluation import compare_models
+from neoxkit.evaluation import families
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.parallel import Progress
 from neoxkit.runs.folder import FINISHED
@@ -68,11 +68,25 @@ def _score(
 
 def ranked(scored: "Mapping[str, Score | str]") -> dict[str, Any]:
     """Return the reasons of runs without a score, then the figures of the others, the lowest loss
-    first, each with its difference to that one (None for the first)."""
+    first, each with its difference to that one (None for the first; see families)."""
     found: dict[str, Any] = {name: why for name, why in scored.items() if isinstance(why, str)}
     scores = [(name, one) for name, one in scored.items() if not isinstance(one, str)]
     scores.sort(key=lambda pair: pair[1].loss)
-    for i, (name, one) in enumerate(scores):
-        above = compare_models.difference(scores[0][1].losses, one.losses) if i else None
-        found[name] = {**one.facts(), "above_the_first": above and asdict(above)}
+    above = [None, *map(asdict, families.above_the_first([one.losses for _, one in scores]))]
+    for (name, one), further in zip(scores, above, strict=False):
+        found[name] = {**one.facts(), "above_the_first": further}
     return found
+
+
+def holds_for(scored: Mapping[str, Any]) -> str:
+    """Say what the intervals of `ranked` hold for; empty without any."""
+    above = [one["above_the_first"] for one in scored.values() if not isinstance(one, str)]
+    if not any(one and one["low"] is not None for one in above):
+        return ""
+    num = len(above)
+    pairs = f"all {num * (num - 1) // 2} differences between the {num} models"
+    together = f"hold together for {pairs}" if num > 2 else "hold for the two models"
+    return (
+        f"The 95 % intervals {together}, on conversations like these: for these models, not for "
+        "their settings, which another seed might put in another order."
+    )

@@ -1,5 +1,6 @@
 """Runs that differ only in their seed: the mean of their eval losses, and how sure it is."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,14 +42,6 @@ class Group:
         """Return the 95 % interval of the mean."""
         return mean_interval([*self.by_seed.values()])
 
-    def above(self, other: "Group") -> tuple[float, float] | None:
-        """Return the 95 % interval of the difference to another group's mean, paired by seed; None
-        if their seeds differ."""
-        one, two = self.by_seed, other.by_seed
-        if one.keys() != two.keys():
-            return None
-        return mean_interval([one[seed] - two[seed] for seed in one])
-
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % confidence interval of a mean (Student's t); None for fewer than two values.
@@ -63,6 +56,44 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     mean, error = np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
     half = stats.t.ppf(0.975, len(values) - 1) * error
     return float(mean - half), float(mean + half)
+
+
+def half_width(losses: np.ndarray) -> float:
+    """Return half the width of the 95 % intervals that hold together for the differences of all
+    pairs of means: Tukey's, with seeds as blocks.
+
+    `losses` has shape (groups, seeds). All groups' losses are taken to vary as much over the seeds.
+    Of two groups it is Student's paired interval.
+    """
+    groups, seeds = losses.shape
+    rest = losses - losses.mean(0) - losses.mean(1, keepdims=True) + losses.mean()
+    freedom = (groups - 1) * (seeds - 1)
+    error = np.sqrt((rest**2).sum() / freedom / seeds)
+    return float(_largest_range(groups, freedom) * error)
+
+
+@functools.cache
+def _largest_range(groups: int, freedom: int) -> float:
+    """Return the studentized range of equal groups that is exceeded in 5 % of cases."""
+    from scipy import stats
+
+    return float(stats.studentized_range.ppf(0.95, groups, freedom))
+
+
+def above_the_first(groups: Sequence[Group]) -> list[tuple[float, float] | None]:
+    """Return the interval of each group's difference to the first's mean (`half_width`); None for
+    one with another held-out set or other seeds, and where there is one seed alone."""
+    first = groups[0].by_seed.keys()
+    alike = [one.side == groups[0].side and one.by_seed.keys() == first for one in groups]
+    if sum(alike) < 2 or len(first) < 2:
+        return [None] * len(groups)
+    compared = [[*one.by_seed.values()] for one, is_alike in zip(groups, alike, strict=True)
+                if is_alike]  # fmt: skip
+    half = half_width(np.array(compared))
+    return [
+        (mean - half, mean + half) if is_alike else None
+        for mean, is_alike in zip((g.mean - groups[0].mean for g in groups), alike, strict=True)
+    ]
 
 
 def over_seeds(chosen: Sequence[Run]) -> list[Group]:
@@ -104,7 +135,7 @@ def means(chosen: Sequence[Run]) -> list[dict[str, Any]]:
             **asdict(group),
             "mean": group.mean,
             "interval": group.interval(),
-            "above_the_first": group.above(groups[0]) if group.side == groups[0].side else None,
+            "above_the_first": above,
         }
-        for group in groups
+        for group, above in zip(groups, above_the_first(groups) if groups else [], strict=True)
     ]

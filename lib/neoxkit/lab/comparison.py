@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
 from neoxkit import files, paths
-from neoxkit.evaluation import compare_runs
+from neoxkit.evaluation import compare_runs, rescoring
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.seeds import means
 from neoxkit.lab import fitting, scales, view
@@ -33,6 +33,10 @@ from neoxkit.lab.figure import (
 from neoxkit.settings import CompareSettings
 
 SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, OLIVE)
+_TOGETHER = (
+    "The last column's intervals hold together for all differences between these {} lines: for the "
+    "settings, over their seeds, on this held-out set."
+)
 OFF = "score_again is off: each eval loss above is on the run's own held-out set."
 
 
@@ -113,7 +117,7 @@ def _more_figures(lines: Sequence[Mapping[str, Any]]) -> view.View:
 
 def seeds(chosen: Sequence[Run]) -> view.View:
     """Show the groups of runs that differ only in their seed: the mean eval loss with its 95 %
-    interval, and how far it is above the best mean on the same held-out set."""
+    interval, and how far it is above the best mean on the same held-out set (seeds.half_width)."""
     groups = means(chosen)
     at = f"{compare_runs.equal_tokens(chosen):,.0f} tokens"
     if not groups:
@@ -131,7 +135,9 @@ def seeds(chosen: Sequence[Run]) -> view.View:
         for group in groups
     ]
     header = (*names, "seeds", f"mean eval loss at {at}", "95 % interval", "above the first")
-    return view.table(rows, header)
+    shown = view.table(rows, header)
+    compared = sum(group["above_the_first"] is not None for group in groups)
+    return shown + view.sentence(_TOGETHER.format(compared)) if compared > 1 else shown
 
 
 def _seed(seed: int, losses: Sequence[float]) -> str:
@@ -228,7 +234,7 @@ def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, 
 
 def same_conversations(scored: Mapping[str, Any]) -> view.View:
     """Show the runs' losses on the same conversations (rescoring.scores), the lowest first, and how
-    far each one is above it: the paired difference with its interval (see compare_models)."""
+    far each one is above it: the paired difference with its interval (see families)."""
     if not scored:
         return view.sentence(OFF)
     rows: list[tuple[str, ...]] = [
@@ -245,7 +251,8 @@ def same_conversations(scored: Mapping[str, Any]) -> view.View:
     ]
     rows += [(name, why, *[""] * 4) for name, why in scored.items() if isinstance(why, str)]
     header = ("run", "eval loss", "perplexity", "above the first", "trained tokens", "rows")
-    return view.table(rows, header)
+    shown, said = view.table(rows, header), rescoring.holds_for(scored)
+    return shown + view.sentence(said) if said else shown
 
 
 def _said(above: Mapping[str, Any] | None) -> str:
