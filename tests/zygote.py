@@ -61,6 +61,7 @@ class Job:
     ranks: int = 1
     sabotage: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    bf16_gain: float = 0.0  # what the ranks measure of this CPU; 0: it has no bf16
     seconds: float = 300.0  # only what hangs takes this long
 
 
@@ -166,6 +167,7 @@ def _fork(job: Job, rank: int, port: int) -> int:
     }
     code = 70
     try:
+        _pretend(job.bf16_gain)
         if job.sabotage and Sabotage(**job.sabotage).rank == rank:
             _sabotage(Sabotage(**job.sabotage))
         from neoxkit import train
@@ -177,6 +179,16 @@ def _fork(job: Job, rank: int, port: int) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _pretend(bf16_gain: float) -> None:
+    from neoxkit import machine
+    from neoxkit.models import flops
+    from neoxkit.training import precision
+
+    machine.cpu_has_bf16 = lambda: bf16_gain > 0
+    flops.bf16_gain = lambda _: bf16_gain
+    precision.NARROWEST = 0
 
 
 def _sabotage(plan: Sabotage) -> None:

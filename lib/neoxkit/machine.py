@@ -141,6 +141,16 @@ def gpus_have_bf16() -> bool:
     return torch.cuda.is_bf16_supported(False)
 
 
+@functools.cache
+def cpu_has_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 itself (AMX, AVX-512 or Arm), by what Linux says."""
+    try:
+        said = Path("/proc/cpuinfo").read_text("ascii", "ignore")
+    except OSError:
+        return False
+    return bool(re.search(r"^(flags|Features)\s*:.*\b(amx_bf16|avx512_bf16|bf16)\b", said, re.M))
+
+
 def num_ranks(settings: TrainSettings) -> int:
     """Return the number of ranks; `num_ranks` 0 means all GPUs, or one CPU process."""
     gpus = num_gpus()

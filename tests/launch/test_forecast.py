@@ -120,9 +120,18 @@ def test_a_forecast_for_another_machine_depends_only_on_its_gpus(
         of(machines.machine("2x24"), num_ranks=3)
 
 
-@pytest.mark.parametrize("text", ["24", "2*24", "0x24", "2x", "2x24GB", "-1x24", "2x0"])
+def test_a_forecast_for_nodes_counts_the_memory_of_each_host() -> None:
+    four = of(machines.machine("4x8x80"), per_device_train_batch_size=1)
+    one = of(machines.machine("1x32x80"), per_device_train_batch_size=1)
+    assert four.parts == one.parts and four.device_gib == 80.0
+    assert four.host["loading"] == one.host["loading"] / 4
+    with pytest.raises(UserError, match="num_ranks: got 33, 4 x 8 x 80 GiB has 32 GPUs"):
+        of(machines.machine("4x8x80"), num_ranks=33)
+
+
+@pytest.mark.parametrize("text", ["24", "2*24", "0x24", "2x", "2x24GB", "-1x24", "2x0", "1x2x3x4"])
 def test_text_that_names_no_machine_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"--machine: got .* -- write GPUs x GiB, like 4x24"):
+    with pytest.raises(UserError, match=r"--machine: got .* -- write GPUs x GiB, like 4x24, or"):
         machines.machine(text)
 
 

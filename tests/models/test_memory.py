@@ -33,8 +33,10 @@ def test_bytes_per_weight_by_stage_and_precision() -> None:
 
     assert rank(0) == {"weights": 4, "gradients": 4, "optimizer": 12}
     assert rank(1, half=True) == {"weights": 2, "gradients": 2, "optimizer": 3}
-    assert rank(2, half=True) == {"weights": 2, "gradients": 0.5, "optimizer": 3}
-    assert rank(3, half=True) == {"weights": 0.5, "gradients": 0.5, "optimizer": 3}
+    assert rank(2, half=True) == {"weights": 2, "gradients": 1, "optimizer": 3}
+    on_gpu = {"half": True, "on_gpu": True}
+    assert rank(2, **on_gpu) == {"weights": 2, "gradients": 0.5, "optimizer": 3}
+    assert rank(3, **on_gpu) == {"weights": 0.5, "gradients": 0.5, "optimizer": 3}
     offloaded = rank(3, half=True, on_gpu=True, zero=OFFLOADED)
     assert offloaded == {"weights": 0, "gradients": 0, "optimizer": 0}
 
@@ -53,6 +55,14 @@ def test_the_hosts_memory() -> None:
     assert job(GIB, 1, 2, half=True, from_scratch=True).host_gib()["loading"] == 4  # made in fp32
     on_gpu = job(GIB, 4, 3, half=True, on_gpu=True, zero=OFFLOADED)
     assert on_gpu.host_gib() == {"loading": 4, "offloading": 16}
+
+
+def test_hosts_share_out_what_their_ranks_hold() -> None:
+    """Each of 4 hosts loads for its own 8 ranks, and holds a quarter of what is offloaded."""
+    stage2 = job(GIB, 32, 2, half=True, on_gpu=True, zero=OFFLOADED, num_nodes=4)
+    assert stage2.host_gib() == {"loading": 2 * 8, "offloading": 16 / 4}
+    on_cpu = job(GIB, 4, 2, num_nodes=2)
+    assert on_cpu.host_gib() == {"loading": 4 * 2, "training": 2 * (4 + 1 + 3)}
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def _repeat(run: str) -> int:
 @click.option("--lora-rank", type=int, default=0, metavar="N",
               help="for the table: train adapters only")  # fmt: skip
 @click.option("--machine", multiple=True, metavar="GPUSxGIB",
-              help="another machine: 4x24 (repeat for more in the table)")  # fmt: skip
+              help="another machine: 4x24, nodes: 4x8x80 (repeat for more columns)")  # fmt: skip
 def _fit(flags: Flags, files: Sequence[str], lora_rank: int, machine: Sequence[str]) -> int:
     """Given parameters of 02_train, show the memory that training needs per rank here, and its
     largest micro-batch (-p probe_steps 3 measures); exit code 1 if it does not fit. The flags of

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neoxkit import files, paths
+from neoxkit import files, machine, paths
 from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, normal, own_questions, questions_for
@@ -45,10 +45,12 @@ def _base(facts: Mapping[str, Any], folder: Path) -> str:
 
 
 def _dtype(facts: Mapping[str, Any]) -> str:
-    """Return the run's precision on a GPU; float32 on a CPU."""
+    """Return the run's precision; float32 on a CPU that does not multiply bf16 itself."""
     import torch
 
-    return loading.dtype_of(facts["precision"]) if torch.cuda.is_available() else "float32"
+    precision = facts["precision"]
+    fast = torch.cuda.is_available() or (precision == "bf16" and machine.cpu_has_bf16())
+    return loading.dtype_of(precision if fast else "fp32")
 
 
 def scoreboard(

@@ -43,7 +43,7 @@ _ELSEWHERE = {
     "hub_model_id": "set it there",
     "use_cpu": "start the kit with CUDA_VISIBLE_DEVICES= (empty), so that it sees no GPU",
 }
-_NOT_SETTINGS = {*_ALWAYS, *_TRIALS, "dataset_sha256", "base_commit", "use_cpu"}
+_NOT_SETTINGS = {*_ALWAYS, *_TRIALS, "dataset_sha256", "base_commit"}
 
 
 def base_of(settings: TrainSettings, first: str = "") -> str:
@@ -114,7 +114,6 @@ def trainer_arguments(settings: TrainSettings, first: str = "") -> dict[str, Any
         "dataset": paths.short(data),
         "dataset_sha256": tokenized.sha256(data),
         "base_commit": model_names.split(base_of(settings, first))[1],
-        "use_cpu": machine.num_gpus() == 0,
     }
     config = paths.ds_config("ds_config", settings.ds_config)
     if config != paths.root() / "ds_configs" / f"{settings.ds_config}.json":
@@ -208,7 +207,7 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
 
 def deepspeed_command(settings: TrainSettings) -> str:
     """Return the command line that does the same at a shell, in the kit's root folder."""
-    unneeded = ("dataset_sha256", "base_commit", "use_cpu")
+    unneeded = ("dataset_sha256", "base_commit")
     flags: list[str] = []
     for name, value in trainer_arguments(settings).items():
         if value is False or value in ("", None, []) or name in unneeded:

@@ -28,7 +28,7 @@ class Place:
     """A place to run a training: a number of ranks, on GPUs or in CPU processes.
 
     `precision` is the meaning of "auto" there; `device_gib` is the memory that a rank can have,
-    `host_gib` the memory that all share; None if unknown.
+    `host_gib` the memory that all of a node share; None if unknown.
     """
 
     num_ranks: int
@@ -36,6 +36,7 @@ class Place:
     precision: str
     device_gib: float | None
     host_gib: float | None
+    num_nodes: int = 1
 
 
 def here(settings: TrainSettings, at_once: int = 1) -> Place:
@@ -52,7 +53,9 @@ def elsewhere(settings: TrainSettings, there: machines.Machine) -> Place:
     if settings.num_ranks > there.num_gpus:
         what = f"got {settings.num_ranks}, {there} has {there.num_gpus} GPUs"
         raise UserError("num_ranks", what, "lower it")
-    return Place(settings.num_ranks or there.num_gpus, True, "bf16", float(there.gib), None)
+    num_ranks = settings.num_ranks or there.num_gpus
+    num_nodes = min(there.num_nodes, num_ranks)
+    return Place(num_ranks, True, "bf16", float(there.gib), None, num_nodes)
 
 
 def counts(lengths: ArrayLike, trained: ArrayLike, block_size: int) -> selection.Counts:
@@ -137,6 +140,7 @@ def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
         shape_of(base),
         settings.lora_rank,
         num_ranks=place.num_ranks,
+        num_nodes=place.num_nodes,
         zero=config.get("zero_optimization", {}),
         half=precision != "fp32",
         on_gpu=place.on_gpu,

@@ -34,27 +34,32 @@ ROOMY = 8  # conversations
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with `num_gpus` GPUs of `gib` GiB each."""
+    """A machine with `num_gpus` GPUs of `gib` GiB each, or `num_nodes` that have them together."""
 
     num_gpus: int
     gib: int
+    num_nodes: int = 1
 
     def __str__(self) -> str:
-        return f"{self.num_gpus} x {self.gib} GiB"
+        nodes = f"{self.num_nodes} x " if self.num_nodes > 1 else ""
+        return f"{nodes}{self.num_gpus // self.num_nodes} x {self.gib} GiB"
 
 
 MACHINES = tuple(Machine(*of) for of in ((1, 16), (1, 24), (1, 80), (4, 24), (8, 24), (8, 80)))
 
 
 def machine(text: str) -> Machine:
-    """Parse a machine written as GPUs x GiB.
+    """Parse a machine written as GPUs x GiB, or several as nodes x GPUs x GiB.
 
-    >>> str(machine("4x24"))
-    '4 x 24 GiB'
+    >>> str(machine("4x24")), str(machine("4x8x80")), machine("4x8x80").num_gpus
+    ('4 x 24 GiB', '4 x 8 x 80 GiB', 32)
     """
-    if not (found := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)):
-        raise UserError("--machine", f"got {text!r}", "write GPUs x GiB, like 4x24")
-    return Machine(*map(int, found.groups()))
+    if not re.fullmatch(r"([1-9]\d{0,3}x){1,2}[1-9]\d{0,3}", text):
+        remedy = "write GPUs x GiB, like 4x24, or nodes x GPUs x GiB, like 4x8x80"
+        raise UserError("--machine", f"got {text!r}", remedy)
+    *nodes, gpus, gib = map(int, text.split("x"))
+    num_nodes = nodes[0] if nodes else 1
+    return Machine(num_nodes * gpus, gib, num_nodes)
 
 
 def num_parameters(width: int, layers: int, vocabulary: int) -> int:
@@ -66,12 +71,15 @@ def num_parameters(width: int, layers: int, vocabulary: int) -> int:
     return 2 * vocabulary * width + layers * (12 * width**2 + 13 * width) + 2 * width
 
 
-def job_of(shape: Shape, zero: Mapping[str, Any], num_gpus: int, lora_rank: int = 0) -> Job:
+def job_of(
+    shape: Shape, zero: Mapping[str, Any], num_gpus: int, lora_rank: int = 0, num_nodes: int = 1
+) -> Job:
     """Return a bf16 training with checkpointing on `num_gpus` GPUs, under a configuration's
     `zero_optimization`."""
     width, layers, _ = shape
     total, adapters = num_parameters(*shape), 16 * lora_rank * layers * width  # 4 + 2 + 5 + 5
-    return Job(*shape, total, adapters or total, num_gpus, zero, True, True, checkpointing=True)
+    kinds = {"half": True, "on_gpu": True, "checkpointing": True}
+    return Job(*shape, total, adapters or total, num_gpus, zero, num_nodes=num_nodes, **kinds)
 
 
 def configurations() -> dict[str, dict[str, Any]]:
@@ -87,7 +95,7 @@ def choices(
 ) -> list[tuple[str, ...]]:
     """Choose a configuration for each model and machine: the first with room for ROOMY
     conversations, else the one with the most room. Give its largest micro-batch and the GiB that
-    the host must have.
+    each host must have.
 
     Conversations have BLOCK_SIZE tokens, half of them trained, with gradient checkpointing.
     """
@@ -100,7 +108,10 @@ def choices(
 def _choice(
     shape: Shape, configs: Mapping[str, Mapping[str, Any]], lora_rank: int, where: Machine
 ) -> str:
-    jobs = {name: job_of(shape, zero, where.num_gpus, lora_rank) for name, zero in configs.items()}
+    jobs = {
+        name: job_of(shape, zero, where.num_gpus, lora_rank, where.num_nodes)
+        for name, zero in configs.items()
+    }
     sizes = {
         name: job.largest_micro_batch(BLOCK_SIZE, BLOCK_SIZE // 2, where.gib)
         for name, job in jobs.items()

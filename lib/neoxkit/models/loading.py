@@ -191,8 +191,12 @@ def check_weights(name: str) -> None:
 
 
 def best_precision(on_gpu: bool) -> str:
-    """Return bf16 where the device is fast at it, else fp32."""
-    return "bf16" if on_gpu and machine.gpus_have_bf16() else "fp32"
+    """Return bf16 where the device multiplies it itself, else fp32.
+
+    A training on a CPU that does measures how fast (training/precision.py).
+    """
+    has_bf16 = machine.gpus_have_bf16() if on_gpu else machine.cpu_has_bf16()
+    return "bf16" if has_bf16 else "fp32"
 
 
 def dtype_of(precision: str) -> str:

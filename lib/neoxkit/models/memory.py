@@ -3,7 +3,7 @@
 `Job.rank_gib` gives the parts of one rank:
 
 weights      4 bytes each in fp32, 2 in half precision; under ZeRO 3 shared out over the ranks
-gradients    as many for each trained weight; shared out from ZeRO 2
+gradients    as many for each trained weight; shared out from ZeRO 2, and then 4 on a CPU
 optimizer    12 for each trained weight: an fp32 copy and Adam's two moments; shared out from ZeRO 1
 step         a second copy of the averaged gradient, 4 bytes for each weight whose optimizer is on
              this rank; with AdamW's temporaries on a CPU 12 bytes, measured
@@ -46,7 +46,7 @@ ALLGATHER_BUCKET = 5 * 10**8  # the same
 
 @dataclass(frozen=True)
 class Job:
-    """The facts that decide the needs of a training on one machine.
+    """The facts that decide the needs of a training.
 
     `zero` is the DeepSpeed configuration's `zero_optimization`.
     """
@@ -62,6 +62,7 @@ class Job:
     on_gpu: bool
     checkpointing: bool
     from_scratch: bool = False
+    num_nodes: int = 1  # of as many ranks each
 
     @classmethod
     def of(cls, shape: ModelShape, lora_rank: int, **facts: Any) -> "Job":
@@ -86,6 +87,11 @@ class Job:
     def weight_bytes(self) -> int:
         """The bytes of one weight in the training's precision."""
         return 2 if self.half else 4
+
+    @property
+    def gradient_bytes(self) -> int:
+        """The bytes of one gradient; on a CPU ZeRO 2 and 3 add them up in fp32 (ds_file)."""
+        return self.weight_bytes if self.on_gpu or self.zero_stage < 2 else 4
 
     def checkpoint_gib(self) -> float:
         """Return a checkpoint's size: model, DeepSpeed's copy of it below ZeRO 3, optimizer.
@@ -117,7 +123,7 @@ class Job:
         weights = 0 if self._offloads("param") else self.num_parameters
         num_bytes = {
             "weights": size * weights / self._sharers(3),
-            "gradients": size * of_optimizer / self._sharers(2),
+            "gradients": self.gradient_bytes * of_optimizer / self._sharers(2),
             "optimizer": OPTIMIZER_BYTES * of_optimizer / self._sharers(1),
             "step": STEP_BYTES[self.on_gpu] * of_optimizer / self._sharers(1),
             "gathered": size * gathered,
@@ -140,19 +146,19 @@ class Job:
         return max(int((device_gib - least) / (first - least)), 0)
 
     def host_gib(self) -> dict[str, float]:
-        """Return the host memory of all ranks together, while loading and later."""
-        num_bytes = []
+        """Return the memory of a host, for all its ranks together, while loading and later."""
+        num_bytes, ranks_here = [], -(-self.num_ranks // self.num_nodes)
         if self.zero_stage == 3 or self.from_scratch:  # shared out from one; made by one in fp32
             num_bytes.append(4 * self.num_parameters)
         if self.zero_stage != 3:  # each rank reads its own, in the training's precision
-            num_bytes.append(self.weight_bytes * self.num_ranks * self.num_parameters)
+            num_bytes.append(self.weight_bytes * ranks_here * self.num_parameters)
         loading = max(num_bytes) / GIB
         if not self.on_gpu:
-            return {"loading": loading, "training": self.num_ranks * sum(self.least_gib().values())}
+            return {"loading": loading, "training": ranks_here * sum(self.least_gib().values())}
         states = OPTIMIZER_BYTES + self.weight_bytes
         optimizer = self.num_trained * states * self._offloads("optimizer")
         weights = self.num_parameters * self.weight_bytes * self._offloads("param")
-        return {"loading": loading, "offloading": (optimizer + weights) / GIB}
+        return {"loading": loading, "offloading": (optimizer + weights) / self.num_nodes / GIB}
 
     def _sharers(self, stage: int) -> int:
         """Return how many ranks share out what ZeRO shares out from this stage."""

@@ -10,6 +10,7 @@ from neoxkit import files, paths
 from neoxkit.data import sources, tokenized
 from neoxkit.errors import UserError, shorten
 from neoxkit.runs import checkpoints
+from neoxkit.runs.events import History
 from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, is_trial, state_of
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
@@ -93,6 +94,11 @@ def base_commit(folder: Path, model: str, revision: str) -> str:
     was = files.read_json(path) if path.is_file() else {}
     same = (was.get("model_name_or_path"), was.get("revision")) == (model, revision)
     return was.get(_OF_THE_BASE, "") if same else ""
+
+
+def precision(folder: Path) -> str:
+    """Return the precision that a run has trained in, on whatever machine; "" for a new one."""
+    return "" if state_of(folder) == "new" else History.of_run(folder).start.get("precision", "")
 
 
 def _names(changed: Sequence[str]) -> str:

@@ -12,10 +12,11 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
-from neoxkit import paths
+from neoxkit import machine, paths
 from neoxkit.errors import UserError, near
 from neoxkit.fields import check
 from neoxkit.models import loading, model_names
+from neoxkit.runs import resuming
 from neoxkit.settings import TrainSettings
 from neoxkit.training import contradictions, ds_file, honoured
 
@@ -75,6 +76,7 @@ class Parsed:
     training: TrainingArguments
     notices: list[str]
     given: dict[str, Any] = field(default_factory=dict)  # in a file, or by flags and defaults
+    values: dict[str, Any] = field(default_factory=dict)  # what `training` was made of
     fitting_rate: float | None = None  # the rate that fits the base, once known
 
 
@@ -176,21 +178,34 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
         raise UserError("do_train", "is missing", "add --do_train (03_evaluate only evaluates)")
     file = training.get("deepspeed")
     training["deepspeed"] = config = _deepspeed(file, notices)
+    if kit.precision == "auto":
+        kit.precision = resuming.precision(Path(training["output_dir"])) or "auto"
     _set_precision(kit, training, notices)
     if not torch.cuda.is_available():
         training["use_cpu"] = True  # otherwise accelerate takes every rank for the only one
         training["dataloader_pin_memory"] = False
-    try:
-        args = TrainingArguments(**training)
-    except (TypeError, ValueError) as fault:
-        message = " ".join(str(fault).split())[:120]
-        raise UserError("arguments", message, "correct the named argument") from fault
+    args = _made(training)
     _check_processes(args)
-    parsed = Parsed(kit, args, notices)
+    parsed = Parsed(kit, args, notices, values=training)
     if config:
         named = paths.short(paths.ds_config("deepspeed", str(file)))
         ds_file.check_values(config, together(parsed), args.world_size, named)
     return parsed
+
+
+def _made(values: Mapping[str, Any]) -> TrainingArguments:
+    try:
+        return TrainingArguments(**values)
+    except (TypeError, ValueError) as fault:
+        message = " ".join(str(fault).split())[:120]
+        raise UserError("arguments", message, "correct the named argument") from fault
+
+
+def settle_precision(parsed: Parsed, precision: str) -> None:
+    """Say what a precision of auto means on this CPU: make the training arguments anew with it."""
+    parsed.kit.precision = precision
+    _use_precision(precision, parsed.values, on_gpu=False)
+    parsed.training = _made(parsed.values)
 
 
 def _evaluates_first(values: Mapping[str, Any]) -> bool:
@@ -248,22 +263,33 @@ def _defaults() -> dict[str, Any]:
 
 
 def _set_precision(kit: KitArguments, training: dict[str, Any], notices: list[str]) -> None:
-    """Set auto to bf16 where the device is fast at it, else fp32; keep or refuse a choice."""
+    """Set auto to bf16 where the device is fast at it, else fp32; keep or refuse a choice.
+
+    On a CPU that multiplies bf16 itself auto is left, as fp32: precision.settle measures it.
+    """
     for name in ("bf16", "fp16"):
         if training.get(name):
             kit.precision = name
     on_gpu = torch.cuda.is_available() and not training.get("use_cpu")
-    if kit.precision == "auto":
+    if kit.precision == "auto" and (on_gpu or not machine.cpu_has_bf16()):
         kit.precision = loading.best_precision(on_gpu)
     if kit.precision == "fp16" and not on_gpu:
         raise UserError(
             "fp16", "needs a GPU and there is none", "leave it out, or use precision fp32"
         )
-    if kit.precision == "bf16" and not on_gpu:
+    if kit.precision == "bf16" and not on_gpu and not machine.cpu_has_bf16():
         notices.append("bf16 is several times slower than fp32 on a CPU without AMX")
-    if kit.precision != "fp32" and on_gpu and is_torch_tf32_available():
+    _use_precision(kit.precision, training, on_gpu)
+
+
+def _use_precision(precision: str, training: dict[str, Any], on_gpu: bool) -> None:
+    """Set the trainer's arguments for a precision; on a CPU gradients are added up in fp32."""
+    training["bf16"], training["fp16"] = precision == "bf16", precision == "fp16"
+    if precision in ("bf16", "fp16") and on_gpu and is_torch_tf32_available():
         training.setdefault("tf32", True)  # still finer than the half precision of the rest
-    training["bf16"], training["fp16"] = kit.precision == "bf16", kit.precision == "fp16"
+    config = training.get("deepspeed")
+    if config and precision == "bf16" and not on_gpu:
+        training["deepspeed"] = ds_file.summing_in_fp32(config)
 
 
 def zero_stage(args: TrainingArguments) -> int | None:

@@ -157,6 +157,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
             ModelShape.of_model(loading.without_weights(kit.base)),
             kit.lora_rank,
             num_ranks=args.world_size,
+            num_nodes=distributed.num_nodes(),
             zero=zero,
             half=kit.precision != "fp32" and bool(args.deepspeed),  # else autocast
             from_scratch=kit.from_scratch,

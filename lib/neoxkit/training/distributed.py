@@ -23,6 +23,13 @@ def is_alone() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
+def num_nodes() -> int:
+    """Return on how many machines the ranks are, as many on each, by what their launcher says."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or ranks)
+    return max(ranks // here, 1)
+
+
 def signs(folder: Path) -> Signs:
     """Return the heartbeats of this rank."""
     rank, num_ranks = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))

@@ -263,6 +263,18 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def summing_in_fp32(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `complete` file with gradients added up and reduced in fp32 where they are computed
+    in half precision, unless it names other types.
+
+    Under ZeRO 2 and 3: without ZeRO, DeepSpeed 0.19 refuses it.
+    """
+    if config["zero_optimization"]["stage"] not in (2, 3):
+        return dict(config)
+    types = {"grad_accum_dtype": "fp32"} | config.get("data_types", {})
+    return {"communication_data_type": "fp32"} | dict(config) | {"data_types": types}
+
+
 def check_values(
     config: Mapping[str, Any], values: Mapping[str, Any], num_ranks: int, file: str
 ) -> None:

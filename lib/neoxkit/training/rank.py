@@ -26,6 +26,7 @@ from neoxkit.training import (
     distributed,
     export,
     extensions,
+    precision,
     resume,
 )
 from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
@@ -37,10 +38,10 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
 
     Return False if it was asked to stop: its last step is saved, and it can be resumed.
     """
-    kit, args = parsed.kit, parsed.training
+    kit = parsed.kit
     signs = distributed.signs(folder)
     extensions.take_over_locks(signs, parsed.notices)
-    if args.deepspeed:
+    if parsed.training.deepspeed:
         distributed.check_launcher()
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
         if not torch.cuda.is_available():
@@ -50,6 +51,10 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     signs.begin(heartbeat.READING)
     sides, manifest = _load_rows(parsed)
     _pin(parsed, folder, manifest)
+    precision.settle(parsed)
+    if not len(sides["eval"]):
+        _leave_out_evaluations(parsed)
+    args = parsed.training
     tokenizer = loading.load_tokenizer(kit.base)
     tokenized.check_tokenizer(tokenizer, manifest, kit.revision)
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +133,8 @@ def _trainer(
         asked, _ = questions_for(manifest, sides["eval"].select(some), tokenizer)
         some_asked = spread(asked, kit.num_replies)
         trainer.add_callback(Replies(folder, some_asked, tokenizer, Names.of(manifest)))
-    trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, kit.precision)))
+    dtype = getattr(torch, loading.dtype_of(kit.precision))
+    trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, dtype)))
     trainer.add_callback(SaveWhole(folder, parsed, limit))
     trainer.add_callback(Alive(signs))
     return trainer, check
@@ -168,10 +174,12 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
         raise UserError("block_size", "no conversation is this short", "raise it")
     num_ranks, values = parsed.training.world_size, arguments.together(parsed)
     contradictions.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
-    if not len(sides["eval"]):
-        parsed.training.eval_strategy, parsed.training.eval_on_start = "no", False
-        parsed.notices.append("the held-out set is empty: no eval loss will be shown")
     return sides, manifest
+
+
+def _leave_out_evaluations(parsed: arguments.Parsed) -> None:
+    parsed.training.eval_strategy, parsed.training.eval_on_start = "no", False
+    parsed.notices.append("the held-out set is empty: no eval loss will be shown")
 
 
 def _pin(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -189,9 +197,8 @@ def _pin(parsed: arguments.Parsed, folder: Path, manifest: Mapping[str, Any]) ->
     (kit.base_commit,) = distributed.of_first([commit])
 
 
-def _matmul_peak(trainer: KitTrainer, precision: str) -> float:
-    """Measure the FLOP/s of matrix products, over all ranks, in the training's precision."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+def _matmul_peak(trainer: KitTrainer, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of matrix products in the training's precision, over all ranks."""
     peak = flops.matmul_peak(trainer.args.device, dtype)
     here = torch.tensor([peak], dtype=torch.float64, device=trainer.args.device)
     return trainer.accelerator.reduce(here, "sum").item()
