@@ -17,27 +17,68 @@ from neoxkit.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+ROWS_AT_ONCE, BUFFER_BYTES = 1000, 1 << 20
+
 
 def open_rows(source: Source) -> "Dataset":
-    """Open the rows of a table or of a saved data set; the values of CSV stay the text they are."""
-    return _open_rows(source, sources.stamp(source.files))
+    """Open the rows of a table or of a saved data set; the values of CSV stay the text they are.
+
+    They are in mapped files, whose pages stay in memory once they were read, for as long as the
+    rows are open: open them anew for each part.
+    """
+    import datasets
+
+    if source.reader == "saved":
+        with _reading(source):
+            return datasets.load_from_disk(source.files[0].parent)
+    parts = map(datasets.Dataset.from_file, _as_arrow(source, sources.stamp(source.files)))
+    return datasets.concatenate_datasets([*parts])
 
 
 @functools.cache
-def _open_rows(source: Source, when: tuple[int, ...]) -> "Dataset":
+def _as_arrow(source: Source, when: tuple[int, ...]) -> list[str]:
+    """Write a table as Arrow files of this process, once; return their paths."""
     import datasets
 
     copies = [sources.unpacked(file, source.label_of(file)) for file in source.files]
+    cache = sources.scratch() / source.sha256()
     options = _csv_options(source, copies) if source.reader == "csv" else {}
+    with _reading(source):
+        if source.reader == "parquet":
+            return [*map(str, _from_parquet(copies, cache))]
+        rows = datasets.load_dataset(
+            source.reader, data_files=[*map(str, copies)], split="train", cache_dir=str(cache),
+            **options,
+        )  # fmt: skip
+    return [file["filename"] for file in rows.cache_files]
+
+
+def _from_parquet(copies: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """Write Parquet files as Arrow files, some rows at a time: `datasets` would hold a row group in
+    memory, which may have all rows."""
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    folder.mkdir(exist_ok=True)
+    for number, copy in enumerate(copies):
+        target = folder / f"{number}.arrow"
+        with (
+            parquet.ParquetFile(copy, buffer_size=BUFFER_BYTES) as table,
+            pyarrow.OSFile(str(target), "wb") as file,
+            ipc.new_stream(file, table.schema_arrow) as out,
+        ):
+            for batch in table.iter_batches(ROWS_AT_ONCE):
+                out.write_batch(batch)
+        yield target
+    pyarrow.default_memory_pool().release_unused()
+
+
+@contextlib.contextmanager
+def _reading(source: Source) -> Iterator[None]:
+    """Refuse what `datasets` can't read, in one line."""
     with _quiet_datasets():
         try:
-            if source.reader == "saved":
-                return datasets.load_from_disk(source.files[0].parent)
-            cache = str(sources.scratch() / source.sha256())
-            return datasets.load_dataset(
-                source.reader, data_files=[*map(str, copies)], split="train", cache_dir=cache,
-                **options,
-            )  # fmt: skip
+            yield
         except Exception as fault:  # whatever a damaged file leads to
             if "corresponds to no data" in str(fault):
                 raise no_rows(source) from None
