@@ -1,6 +1,7 @@
 """Every kind of source gives the same conversations, and what can't be read is named."""
 
 import csv
+import gc
 import gzip
 import json
 import os
@@ -20,6 +21,7 @@ from pyarrow import parquet
 
 from neoxkit.data import encoding, manifests, reading, sources
 from neoxkit.data.conversation import Turn
+from neoxkit.data.rows import open_rows
 from neoxkit.errors import UserError
 from neoxkit.models import loading
 from neoxkit.settings import TINY, TokenizeSettings
@@ -232,6 +234,52 @@ def test_lines_of_a_folder_are_named_by_their_file(kit: Path) -> None:
     assert [file.places.at(c.line) for c in file.conversations] == [
         f"f/{name}.txt:{line}" for name in "ab" for line in (1, 5, 9)
     ]
+
+
+def mapped(name: str) -> bool:
+    """Tell whether this process has a file of this kind mapped."""
+    gc.collect()
+    return f"{name}\n" in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone lists its mappings")
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "saved"])
+def test_rows_are_in_memory_only_while_they_are_read(kit: Path, name: str) -> None:
+    """A million rows of a mapped file would stay: half a gigabyte."""
+    SOURCES[name](kit / name)
+    source = sources.find("train_file", name)
+    read(name)
+    assert not mapped(".arrow")
+    rows = open_rows(source)
+    assert mapped(".arrow") and len(rows) == len(ROWS)
+    del rows
+    assert not mapped(".arrow")
+
+
+def test_a_row_group_is_read_in_parts(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neoxkit.data.rows.ROWS_AT_ONCE", 10)
+    many = [{"question": f"{i}?", "answer": f"{i}."} for i in range(25)]
+    parquet.write_table(pyarrow.Table.from_pylist(many), kit / "t.parquet")
+    rows = open_rows(sources.find("train_file", "t.parquet"))
+    assert [len(batch) for batch in rows.data.to_batches()] == [10, 10, 5]
+    assert rows["question"][:] == [row["question"] for row in many]
+
+
+def test_parquet_files_of_other_columns_are_named(kit: Path) -> None:
+    (kit / "many").mkdir()
+    for name, column in (("a", "answer"), ("b", "response")):
+        table = pyarrow.table({"question": ["a"], column: ["b"]})
+        parquet.write_table(table, kit / "many" / f"{name}.parquet")
+    assert refusal("many") == (
+        "many/b.parquet: has the columns question, response, and another file question, answer -- "
+        "write all files in the same columns"
+    )
+    in_other_order = pyarrow.table({"answer": ["d"], "question": ["c"]})
+    parquet.write_table(in_other_order, kit / "many" / "b.parquet")
+    assert open_rows(sources.find("train_file", "many"))[:] == {
+        "question": ["a", "c"],
+        "answer": ["b", "d"],
+    }
 
 
 def test_rows_of_a_table_are_named_by_their_number(kit: Path) -> None:

@@ -28,11 +28,11 @@ def open_rows(source: Source) -> "Dataset":
     """
     import datasets
 
-    if source.reader == "saved":
-        with _reading(source):
+    with _reading(source):
+        if source.reader == "saved":
             return datasets.load_from_disk(source.files[0].parent)
-    parts = map(datasets.Dataset.from_file, _as_arrow(source, sources.stamp(source.files)))
-    return datasets.concatenate_datasets([*parts])
+        parts = map(datasets.Dataset.from_file, _as_arrow(source, sources.stamp(source.files)))
+        return datasets.concatenate_datasets([*parts])
 
 
 @functools.cache
@@ -42,24 +42,27 @@ def _as_arrow(source: Source, when: tuple[int, ...]) -> list[str]:
 
     copies = [sources.unpacked(file, source.label_of(file)) for file in source.files]
     cache = sources.scratch() / source.sha256()
+    if source.reader == "parquet":
+        return [*map(str, _from_parquet(source, copies, cache))]
     options = _csv_options(source, copies) if source.reader == "csv" else {}
-    with _reading(source):
-        if source.reader == "parquet":
-            return [*map(str, _from_parquet(copies, cache))]
-        rows = datasets.load_dataset(
-            source.reader, data_files=[*map(str, copies)], split="train", cache_dir=str(cache),
-            **options,
-        )  # fmt: skip
+    rows = datasets.load_dataset(
+        source.reader,
+        data_files=[*map(str, copies)],
+        split="train",
+        cache_dir=str(cache),
+        **options,
+    )
     return [file["filename"] for file in rows.cache_files]
 
 
-def _from_parquet(copies: Sequence[Path], folder: Path) -> Iterator[Path]:
+def _from_parquet(source: Source, copies: Sequence[Path], folder: Path) -> Iterator[Path]:
     """Write Parquet files as Arrow files, some rows at a time: `datasets` would hold a row group in
     memory, which may have all rows."""
     import pyarrow
     from pyarrow import ipc, parquet
 
     folder.mkdir(exist_ok=True)
+    columns: list[str] = []
     for number, copy in enumerate(copies):
         target = folder / f"{number}.arrow"
         with (
@@ -67,10 +70,20 @@ def _from_parquet(copies: Sequence[Path], folder: Path) -> Iterator[Path]:
             pyarrow.OSFile(str(target), "wb") as file,
             ipc.new_stream(file, table.schema_arrow) as out,
         ):
+            found = table.schema_arrow.names
+            columns = columns or found
+            if {*found} != {*columns}:  # their order may differ
+                raise _other_columns(source.label_of(source.files[number]), found, columns)
             for batch in table.iter_batches(ROWS_AT_ONCE):
                 out.write_batch(batch)
         yield target
     pyarrow.default_memory_pool().release_unused()
+
+
+def _other_columns(label: str, found: Sequence[str], columns: Sequence[str]) -> UserError:
+    """Return the refusal of a file with other columns than the first one's."""
+    what = f"has the columns {', '.join(found)}, and another file {', '.join(columns)}"
+    return UserError(label, what, "write all files in the same columns")
 
 
 @contextlib.contextmanager
@@ -79,6 +92,8 @@ def _reading(source: Source) -> Iterator[None]:
     with _quiet_datasets():
         try:
             yield
+        except UserError:
+            raise
         except Exception as fault:  # whatever a damaged file leads to
             if "corresponds to no data" in str(fault):
                 raise no_rows(source) from None
@@ -121,8 +136,7 @@ def _csv_options(source: Source, copies: Sequence[Path]) -> Mapping[str, object]
     for file, copy in zip(source.files, copies, strict=True):
         found = _check_csv(source.label_of(file), copy, separator)
         if columns and found != columns:
-            what = f"has the columns {', '.join(found)}, and another file {', '.join(columns)}"
-            raise UserError(source.label_of(file), what, "write all files in the same columns")
+            raise _other_columns(source.label_of(file), found, columns)
         columns = found
     named = [name or f"column {number}" for number, name in enumerate(columns, start=1)]
     if twice := [name for name, count in Counter(named).items() if count > 1]:
