@@ -12,8 +12,9 @@ TOKENIZER := $(or $(BENCH_DATA),../shared/data)/gpt-neox-tokenizer
 GGUF_READY := .venv-gguf/ready
 OLDER := .venv-transformers4
 INTEROP := .venv-interop
+LITGPT := .venv-litgpt
 
-.PHONY: help setup demo test test-fast test-demo test-slow test-browser test-gguf gguf-data test-interop test-crash lint lab picture bench bench-data doctor clean
+.PHONY: help setup demo test test-fast test-demo test-slow test-browser test-gguf gguf-data test-interop test-crash lint lab picture bench bench-gpu bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -31,6 +32,7 @@ help:
 	@echo "make lint    ruff over everything, mypy over the library"
 	@echo "make picture the README's pictures (needs chromium)"
 	@echo "make bench   the benchmark, beside the usual way and TRL (needs BENCH_DATA; BENCH_FLAGS=--list)"
+	@echo "make bench-gpu  the same on a GPU, unattended; writes benchmarks/GPU.md"
 	@echo "make clean   delete the demo's run and dataset"
 
 setup: $(READY)
@@ -133,8 +135,19 @@ $(TRL_READY): benchmarks/trl-requirements.txt constraints.txt
 bench-data: $(READY)
 	@$(BIN)/python benchmarks/measure.py --check
 
-bench: $(READY) bench-data $(TRL_READY)
+# LitGPT as well: it takes an older huggingface_hub.
+$(LITGPT)/ready: benchmarks/litgpt-requirements.txt constraints.txt
+	@echo "Setting up $(LITGPT) (once) ..."
+	@test -x $(LITGPT)/bin/pip || $(PYTHON) -m venv $(LITGPT)
+	@$(LITGPT)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(LITGPT)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/litgpt-requirements.txt
+	@touch $(LITGPT)/ready
+
+bench: $(READY) bench-data $(TRL_READY) $(LITGPT)/ready
 	@$(BIN)/python benchmarks/measure.py $(BENCH_FLAGS)
+
+bench-gpu: $(READY) bench-data $(TRL_READY)
+	@$(BIN)/python benchmarks/gpu.py $(BENCH_FLAGS)
 
 doctor: $(READY)
 	@$(BIN)/neoxkit doctor

@@ -15,7 +15,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORK = REPOSITORY / "benchmarks" / "work"
 HOME = WORK / "home"
-MODEL = HOME / "models" / "pythia-70m"
+MODELS = HOME / "models"
+MODEL = MODELS / "pythia-70m"
 SEED = 0  # of the random weights
 BLOCK_SIZE, BLOCK_SIZES = 280, (512, 1024, 2048)  # tokens; the others are of joined conversations
 END, AGENT = "<|endoftext|>\n", "\n\nAgent: "
@@ -122,6 +123,20 @@ def joined(block_size: int) -> Path:
     return path
 
 
+def rows_file(name: str) -> Path:
+    """Return a file of the tokens and labels of a dataset's rows, for programs without `datasets`,
+    made on first use."""
+    from datasets import load_from_disk
+
+    path = WORK / f"rows-{name}.json"
+    if not path.exists():
+        rows = load_from_disk(HOME / "data" / "tokenized" / name)["train"]
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps([*zip(rows["input_ids"], rows["labels"], strict=True)]), "utf-8")
+        part.rename(path)
+    return path
+
+
 def one_reply_each(count: int, ending: str) -> Path:
     """Return a file of `count` conversations of one question and one reply, made on first use.
 
@@ -183,16 +198,16 @@ def make_home() -> None:
             link.symlink_to(REPOSITORY / name)
 
 
-def make_model() -> None:
-    """Make a model of Pythia-70m's shape with random weights, and the real tokenizer."""
+def make_model(shape: str, dtype: str = "float32") -> None:
+    """Make a model of a Pythia's shape with random weights, and the real tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
     set_seed(SEED)
-    config = AutoConfig.from_pretrained(data_folder() / "pythia-configs" / "pythia-70m")
-    part = MODEL.with_name("pythia-70m.part")
-    AutoModelForCausalLM.from_config(config).save_pretrained(part)
+    config = AutoConfig.from_pretrained(data_folder() / "pythia-configs" / shape)
+    part = MODELS / f"{shape}.part"
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(part)
     AutoTokenizer.from_pretrained(data_folder() / "gpt-neox-tokenizer").save_pretrained(part)
-    part.rename(MODEL)
+    part.rename(MODELS / shape)
 
 
 def main() -> None:
@@ -202,12 +217,13 @@ def main() -> None:
 
     make_home()
     if not MODEL.is_dir():
-        make_model()
+        make_model("pythia-70m")
     sets = [("gsm8k", "agent"), ("gsm8k", "all"), ("taskmaster", "agent")]
     for name, train_on in sets:
         folder = paths.tokenized(f"{name}-{train_on}")
         if not folder.is_dir():
             tokenize_file(data_file(name), folder, model=str(MODEL), train_on=train_on)
+    rows_file("gsm8k-agent")
     for size in BLOCK_SIZES:
         folder = paths.tokenized(f"joined-{size}")
         if not folder.is_dir():

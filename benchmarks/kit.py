@@ -8,10 +8,11 @@ as well.
 import argparse
 import shutil
 import time
+from dataclasses import replace
 
 import inputs
 from neoxkit import paths
-from neoxkit.launch import checks, process
+from neoxkit.launch import checks, forecast, process
 from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
 from stepclock import SKIPPED, StepClock
@@ -20,14 +21,14 @@ NEVER = 10**6
 
 
 def settings(options: argparse.Namespace) -> TrainSettings:
-    """Return settings: fp32, ZeRO-2, rows in the order of the file, only the last checkpoint."""
+    """Return settings: ZeRO-2, rows in the order of the file, only the last checkpoint."""
     return TrainSettings(
         run=f"{options.dataset}-{options.ranks}",
         dataset=options.dataset,
-        model_name_or_path=str(inputs.MODEL),
+        model_name_or_path=str(inputs.MODELS / options.model),
         ds_config="zero2",
         num_ranks=options.ranks,
-        precision="fp32",
+        precision=options.precision,
         attn_implementation=options.attention,
         per_device_train_batch_size=options.batch // options.ranks,
         max_steps=options.steps,
@@ -49,6 +50,8 @@ def main() -> None:
         "--batch", type=int, required=True, help="conversations per step, all ranks"
     )
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--model", default=inputs.MODEL.name, help="a shape below home/models")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--attention", default="auto")
     options = parser.parse_args()
     chosen = settings(options)
@@ -59,11 +62,20 @@ def main() -> None:
     while training.poll() is None:
         time.sleep(0.1)
     training.check()
-    report(History.of_run(training.folder), started)
+    report(History.of_run(training.folder), started, chosen)
     shutil.rmtree(training.folder)
 
 
-def report(history: History, started: float) -> None:
+def forecast_gib(history: History, chosen: TrainSettings) -> float:
+    """Return the memory of a rank by the formulas, for the run's largest micro-batch."""
+    there = replace(forecast.here(chosen), precision=history.start["precision"])
+    job = forecast.job_of(chosen, chosen.model_name_or_path, there)
+    tokens = max(e["tokens"] / (1 - e["padding_share"]) for e in history.train)
+    trained = max(e["trained_tokens"] for e in history.train)
+    return sum(job.rank_gib(tokens / chosen.num_ranks, trained / chosen.num_ranks).values())
+
+
+def report(history: History, started: float, chosen: TrainSettings) -> None:
     """Print the result line of a run, from its events."""
     steps = history.train
     clock = StepClock([e["time"] for e in steps], [e["tokens"] for e in steps])
@@ -72,6 +84,8 @@ def report(history: History, started: float) -> None:
         started=started,
         mfu=[e["mfu"] for e in steps[SKIPPED:]],
         matmul_peak_tflops=history.start["matmul_peak_tflops"],
+        precision=history.start["precision"],
+        forecast_gib=forecast_gib(history, chosen),
     )
 
 

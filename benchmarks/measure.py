@@ -25,6 +25,8 @@ from summary import Comparison, value
 
 HERE = inputs.REPOSITORY / "benchmarks"
 TRL_PYTHON = inputs.REPOSITORY / ".venv-trl" / "bin" / "python"
+LITGPT_PYTHON = inputs.REPOSITORY / ".venv-litgpt" / "bin" / "python"
+PEERS = {"trl_peer.py": TRL_PYTHON, "litgpt_peer.py": LITGPT_PYTHON}
 RESULTS, README = HERE / "results.json", HERE / "README.md"
 MEMORY_IS_WATCHED = (
     "tokenize_memory",
@@ -92,6 +94,10 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
         of = ["--dataset", str(folder), "--model", str(inputs.MODEL)]
         return ["trl_peer.py", *of, *work, *(more or steps)]
 
+    def litgpt(dataset: str) -> list[str]:
+        of = ["--rows", str(inputs.WORK / f"rows-{dataset}.json"), "--model", str(inputs.MODEL)]
+        return ["litgpt_peer.py", *of, *work, *steps]
+
     def long() -> dict[str, list[str]]:
         """Return trainings of equally many tokens a step, in conversations of other lengths."""
 
@@ -133,6 +139,7 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
             "kit": kit("gsm8k-agent"),
             "baseline": baseline("gsm8k"),
             "trl": trl("gsm8k-agent"),
+            "litgpt": litgpt("gsm8k-agent"),
             "bare loop": ["bare_loop.py", "--dataset", "gsm8k-agent", *steps],
             "two ranks": kit("gsm8k-agent", *steps, "--ranks", "2"),
         },
@@ -204,6 +211,11 @@ COMPARISONS = (
         "gsm8k_trl",
         "GSM8K: useful tokens/s, kit / TRL packed",
         "gsm8k", SPEED, "kit", "trl", least=2.5,
+    ),
+    Comparison(
+        "gsm8k_litgpt",
+        "GSM8K: useful tokens/s, kit / LitGPT's full fine-tuning",
+        "gsm8k", SPEED, "kit", "litgpt", least=1.0,
     ),
     Comparison(
         "taskmaster_trl",
@@ -403,7 +415,7 @@ def environment() -> dict[str, str]:
 
 def run_program(contest: str, name: str, command: Sequence[str]) -> dict[str, Any] | None:
     """Return a program's result; if it failed, say so and return None."""
-    python = str(TRL_PYTHON) if command[0] == "trl_peer.py" else sys.executable
+    python = str(PEERS.get(command[0], sys.executable))
     log = inputs.WORK / f"{contest}-{name.replace(' ', '-')}.log"
     script = [python, str(HERE / command[0]), *command[1:]]
     env = environment() | (CPU_ENVIRONMENT if command[0] == "bare_loop.py" else {})
@@ -475,21 +487,24 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory),
         "system": f"{release}, Linux {platform.release().split('-')[0]}",
-        "versions": {**versions, **trl_versions()},
+        "versions": {
+            **versions,
+            **peer_versions("TRL", TRL_PYTHON),
+            **peer_versions("LitGPT", LITGPT_PYTHON),
+        },
     }
 
 
-def trl_versions() -> dict[str, str]:
-    """Return TRL's version, and which other versions differ in its environment."""
-    if not TRL_PYTHON.exists():
+def peer_versions(name: str, python: Path) -> dict[str, str]:
+    """Return a peer's version, and that of torch and transformers beside it where they differ."""
+    if not python.exists():
         return {}
-    code = "from importlib.metadata import version as v; import json; "
-    code += "print(json.dumps([v('trl'), v('torch'), v('transformers')]))"
-    said = subprocess.run([TRL_PYTHON, "-c", code], capture_output=True, text=True, check=True)
-    trl, torch, transformers = json.loads(said.stdout)
-    own = {"torch beside TRL": torch, "transformers beside TRL": transformers}
-    mine = {version("torch"), version("transformers")}
-    return {"TRL": trl, **{name: v for name, v in own.items() if v not in mine}}
+    code = "import importlib.metadata as m, json; "
+    code += "print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    there = {n.lower(): v for n, v in json.loads(said.stdout).items()}
+    shared = [p for p in ("torch", "transformers") if there.get(p, version(p)) != version(p)]
+    return {name: there[name.lower()], **{f"{p} beside {name}": there[p] for p in shared}}
 
 
 def write_report(made: Sequence[Mapping[str, Any]], rounds: Rounds, quick: bool) -> None:

@@ -45,23 +45,32 @@ class Ticks(TrainerCallback):
 
 
 def sft_config(options: argparse.Namespace, num_tokens: int) -> SFTConfig:
-    """Return settings: fp32 on the CPU, one packed row per micro-batch.
+    """Return settings: fp32 on the CPU, bf16 on a GPU; one packed row per micro-batch, or all.
 
-    TRL lays a micro-batch out as one row, and a CPU pays for the square of its length.
+    TRL lays a micro-batch out as one row, and without flash attention its mask grows with the
+    square of its length.
     """
-    rows_a_step = num_tokens / options.row_tokens / options.steps
+    rows_a_step = math.ceil(num_tokens / options.row_tokens / options.steps)
+    at_once = rows_a_step if options.rows_at_once else 1
     return SFTConfig(
         output_dir=str(options.work / "trl"),
-        bf16=False,
+        bf16=options.on_gpu,
         packing=True,
         packing_strategy="bfd",
         max_length=options.row_tokens,
         gradient_checkpointing=False,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=math.ceil(rows_a_step),
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=rows_a_step // at_once,
         max_steps=options.steps,
-        **inputs.TRAINER,
+        **inputs.TRAINER | {"use_cpu": not options.on_gpu},
     )
+
+
+def peak_memory() -> dict[str, float]:
+    """Return a GPU's peak memory, which then counts instead of the process's."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"peak_rss_gib": torch.cuda.max_memory_allocated() / 2**30}
 
 
 def check_packing(model: torch.nn.Module, trainer: SFTTrainer, rows: Dataset) -> float:
@@ -93,13 +102,18 @@ def main() -> None:
         "--batch", type=int, required=True, help="conversations per step, on average"
     )
     parser.add_argument("--row-tokens", type=int, default=280, help="TRL's max_length")
+    parser.add_argument("--rows-at-once", action="store_true", help="a step's in one micro-batch")
+    parser.add_argument("--attention", default=None, help="transformers' attn_implementation")
+    parser.add_argument("--on-gpu", action="store_true", help="and in bf16")
     options = parser.parse_args()
     rows = load_from_disk(options.dataset)["train"].select_columns(["input_ids", "labels"])
     rows = rows.select(range(options.steps * options.batch))
     num_tokens = sum(map(len, rows["input_ids"]))
     clock = StepClock()
     ticks = Ticks(clock)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(
+        options.model, dtype="float32", attn_implementation=options.attention
+    )
     trainer = CountingTrainer(
         model=model,
         args=sft_config(options, num_tokens),
@@ -110,7 +124,11 @@ def main() -> None:
     ticks.trainer = trainer
     difference = check_packing(model, trainer, rows)
     trainer.train()
-    clock.report(packing_changes_log_probs_by=difference, packed_rows=len(trainer.train_dataset))
+    clock.report(
+        packing_changes_log_probs_by=difference,
+        packed_rows=len(trainer.train_dataset),
+        **peak_memory(),
+    )
 
 
 if __name__ == "__main__":

@@ -150,3 +150,32 @@ def test_a_program_is_run_and_its_result_read(
     with pytest.raises(running.Failed, match="exit code 3"):
         running.run([sys.executable, "-c", "exit(3)"], os.environ, tmp_path, tmp_path / "log")
     assert json.loads(json.dumps(made)) == made
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    return gpu
+
+
+def test_the_table_of_a_gpu_has_medians_of_rounds_and_says_what_failed(gpu) -> None:
+    kit = [result([100], [s]) | {"peak_rss_gib": g, "forecast_gib": 9.0}
+           for s, g in ((1.0, 8.0), (0.5, 8.5), (2.0, 8.0))]  # fmt: skip
+    trl = [result([100], [2.0]) | {"peak_rss_gib": 20.0}] * 2
+    results = {"shape": {"kit": kit, "TRL": [*trl, "failed: exit code 1"], "flash": ["none"] * 3}}
+    assert gpu.table(results).splitlines()[2:] == [
+        "| shape | kit | 100 (50 to 200) | 1.00 | 8.5 | 9 |",
+        "| shape | TRL | 50 (50 to 50) | 3.00 | 20 |  |",
+        "| shape | flash | none |  |  |  |",
+    ]
+
+
+@pytest.mark.process
+def test_without_a_gpu_there_is_one_line(tmp_path: Path) -> None:
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "BENCH_DATA": str(tmp_path)}
+    script = [sys.executable, str(BENCHMARKS / "gpu.py")]
+    done = subprocess.run(script, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: BENCH_DATA: no gpt-neox-tokenizer")

@@ -189,9 +189,9 @@ class KitTrainer(Trainer):
         """Return the held-out set's mean loss per trained token, however it is batched."""
         self.model_wrapped.eval()
         rank, world = self.args.process_index, self.args.world_size
-        # The longest first: memory that they took serves the others, not the other way round.
-        lengths = self.eval_dataset["length"][:]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        order = sorted(
+            range(len(self.eval_dataset)), key=self.eval_dataset["length"][:].__getitem__
+        )
         size = self.args.per_device_eval_batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
