@@ -257,11 +257,11 @@ def test_rows_are_in_memory_only_while_they_are_read(kit: Path, name: str) -> No
 
 
 def test_a_row_group_is_read_in_parts(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neoxkit.data.rows.ROWS_AT_ONCE", 10)
+    monkeypatch.setattr("neoxkit.data.rows.BYTES_AT_ONCE", 1)
     many = [{"question": f"{i}?", "answer": f"{i}."} for i in range(25)]
     parquet.write_table(pyarrow.Table.from_pylist(many), kit / "t.parquet")
     rows = open_rows(sources.find("train_file", "t.parquet"))
-    assert [len(batch) for batch in rows.data.to_batches()] == [10, 10, 5]
+    assert [len(batch) for batch in rows.data.to_batches()] == [1] * 25
     assert rows["question"][:] == [row["question"] for row in many]
 
 

@@ -16,8 +16,10 @@ from neoxkit.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pyarrow.parquet import FileMetaData
 
-ROWS_AT_ONCE, BUFFER_BYTES = 1000, 1 << 20
+# A part that is written at once. Opening Arrow files reads a page or more of every part.
+BYTES_AT_ONCE, ROWS_AT_ONCE = 4 << 20, 10_000
 
 
 def open_rows(source: Source) -> "Dataset":
@@ -38,21 +40,29 @@ def open_rows(source: Source) -> "Dataset":
 @functools.cache
 def _as_arrow(source: Source, when: tuple[int, ...]) -> list[str]:
     """Write a table as Arrow files of this process, once; return their paths."""
-    import datasets
+    import pyarrow
 
     copies = [sources.unpacked(file, source.label_of(file)) for file in source.files]
-    cache = sources.scratch() / source.sha256()
-    if source.reader == "parquet":
-        return [*map(str, _from_parquet(source, copies, cache))]
+    convert = _from_parquet if source.reader == "parquet" else _by_datasets
+    made = [*convert(source, copies, sources.scratch() / source.sha256())]
+    pyarrow.default_memory_pool().release_unused()
+    return [*map(str, made)]
+
+
+def _by_datasets(source: Source, copies: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """Have `datasets` write CSV, or copy Arrow, as Arrow files."""
+    import datasets
+
     options = _csv_options(source, copies) if source.reader == "csv" else {}
     rows = datasets.load_dataset(
         source.reader,
         data_files=[*map(str, copies)],
         split="train",
-        cache_dir=str(cache),
+        cache_dir=str(folder),
+        writer_batch_size=ROWS_AT_ONCE,
         **options,
     )
-    return [file["filename"] for file in rows.cache_files]
+    yield from (Path(file["filename"]) for file in rows.cache_files)
 
 
 def _from_parquet(source: Source, copies: Sequence[Path], folder: Path) -> Iterator[Path]:
@@ -66,7 +76,7 @@ def _from_parquet(source: Source, copies: Sequence[Path], folder: Path) -> Itera
     for number, copy in enumerate(copies):
         target = folder / f"{number}.arrow"
         with (
-            parquet.ParquetFile(copy, buffer_size=BUFFER_BYTES) as table,
+            parquet.ParquetFile(copy, buffer_size=1 << 20, pre_buffer=False) as table,
             pyarrow.OSFile(str(target), "wb") as file,
             ipc.new_stream(file, table.schema_arrow) as out,
         ):
@@ -74,10 +84,16 @@ def _from_parquet(source: Source, copies: Sequence[Path], folder: Path) -> Itera
             columns = columns or found
             if {*found} != {*columns}:  # their order may differ
                 raise _other_columns(source.label_of(source.files[number]), found, columns)
-            for batch in table.iter_batches(ROWS_AT_ONCE):
+            for batch in table.iter_batches(_rows_at_once(table.metadata)):
                 out.write_batch(batch)
         yield target
-    pyarrow.default_memory_pool().release_unused()
+
+
+def _rows_at_once(metadata: "FileMetaData") -> int:
+    """Return how many rows of a Parquet file have about BYTES_AT_ONCE, by its row groups' sizes."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    size = sum(group.total_byte_size for group in groups)
+    return min(max(BYTES_AT_ONCE * metadata.num_rows // max(size, 1), 1), ROWS_AT_ONCE)
 
 
 def _other_columns(label: str, found: Sequence[str], columns: Sequence[str]) -> UserError:
