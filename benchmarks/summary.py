@@ -152,6 +152,7 @@ def into_readme(readme: str, report: Mapping[str, Any]) -> str:
     _, mark, after = rest.partition(END)
     if not mark:
         raise ValueError(f"README.md: has no {BEGIN} ... {END} -- put them where the table belongs")
-    num_rounds = min((len(c["rounds"]) for c in report["comparisons"] if c["rounds"]), default=0)
-    made = f"Medians of {num_rounds} rounds. {machine_line(report['machine'])}"
+    rounds = {len(c["rounds"]) for c in report["comparisons"] if c["rounds"]}
+    one = " (a range of one figure: a single round)" if min(rounds, default=0) == 1 else ""
+    made = f"Medians of {max(rounds, default=0)} rounds{one}. {machine_line(report['machine'])}"
     return f"{before}{BEGIN}\n{made}\n\n{table(report['comparisons'])}\n{END}{after}"
