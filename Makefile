@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 TASKS := .venv/tasks
-TRL_BIN := .venv-trl/bin
 TRL_READY := .venv-trl/ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 GGUF := .venv-gguf
@@ -90,20 +89,21 @@ $(GGUF_READY): tests/gguf-requirements.txt constraints.txt
 test-gguf: gguf-data $(READY) $(GGUF_READY)
 	@$(BIN)/python -m pytest -m gguf
 
-# Each in an environment of its own, so that none can change the kit's packages.
+# Each in an environment of its own, so that none can change the kit's packages: its folder, and what pip installs
+# beside torch.
+define environment
+	@echo "Setting up $(1) (once) ..."
+	@test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
+	@$(1)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(1)/bin/pip install --quiet --disable-pip-version-check $(2)
+	@touch $(1)/ready
+endef
+
 $(OLDER)/ready: tests/transformers4-requirements.txt constraints.txt
-	@echo "Setting up $(OLDER) (once) ..."
-	@test -x $(OLDER)/bin/pip || $(PYTHON) -m venv $(OLDER)
-	@$(OLDER)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(OLDER)/bin/pip install --quiet --disable-pip-version-check -r tests/transformers4-requirements.txt
-	@touch $(OLDER)/ready
+	$(call environment,$(OLDER),-r tests/transformers4-requirements.txt)
 
 $(INTEROP)/ready: tests/interop-requirements.txt constraints.txt
-	@echo "Setting up $(INTEROP) (once) ..."
-	@test -x $(INTEROP)/bin/pip || $(PYTHON) -m venv $(INTEROP)
-	@$(INTEROP)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(INTEROP)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/interop-requirements.txt
-	@touch $(INTEROP)/ready
+	$(call environment,$(INTEROP),-c constraints.txt -r tests/interop-requirements.txt)
 
 test-interop: $(READY) $(OLDER)/ready $(INTEROP)/ready $(TRL_READY)
 	@$(BIN)/python -m pytest -m interop
@@ -126,22 +126,14 @@ picture: $(READY)
 
 # TRL has an environment of its own, with the same torch and transformers, so that it can't disturb the kit's.
 $(TRL_READY): benchmarks/trl-requirements.txt constraints.txt
-	@echo "Setting up .venv-trl (once) ..."
-	@test -x $(TRL_BIN)/pip || $(PYTHON) -m venv .venv-trl
-	@$(TRL_BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(TRL_BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/trl-requirements.txt
-	@touch $(TRL_READY)
+	$(call environment,.venv-trl,-c constraints.txt -r benchmarks/trl-requirements.txt)
 
 bench-data: $(READY)
 	@$(BIN)/python benchmarks/measure.py --check
 
 # LitGPT as well: it takes an older huggingface_hub.
 $(LITGPT)/ready: benchmarks/litgpt-requirements.txt constraints.txt
-	@echo "Setting up $(LITGPT) (once) ..."
-	@test -x $(LITGPT)/bin/pip || $(PYTHON) -m venv $(LITGPT)
-	@$(LITGPT)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(LITGPT)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/litgpt-requirements.txt
-	@touch $(LITGPT)/ready
+	$(call environment,$(LITGPT),-r benchmarks/litgpt-requirements.txt)
 
 bench: $(READY) bench-data $(TRL_READY) $(LITGPT)/ready
 	@$(BIN)/python benchmarks/measure.py $(BENCH_FLAGS)

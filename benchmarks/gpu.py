@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import inputs
@@ -53,7 +52,7 @@ def run(shape: str, name: str, command: Sequence[str], env: Mapping[str, str]) -
     """Return a program's result, or why it has none."""
     if "flash_attention_2" in command and not has_flash_attention():
         return "flash-attn is not installed"
-    python = str(measure.TRL_PYTHON) if command[0] == "trl_peer.py" else sys.executable
+    python = str(measure.PEERS.get(command[0], sys.executable))
     log = inputs.WORK / f"gpu-{shape}-{name.replace(' ', '-').replace(',', '')}.log"
     script = [python, str(measure.HERE / command[0]), *command[1:]]
     try:
@@ -175,7 +174,7 @@ def main() -> int:
             inputs.make_model(shape, "float16")  # as Pythia's own files
     target = inputs.WORK / "GPU-rehearsed.md" if options.rehearse else REPORT
     target.write_text(report(said, tests(), train(shapes, options, on_gpu), options), "utf-8")
-    measure.say(f"written: {Path(target).relative_to(inputs.REPOSITORY)}")
+    measure.say(f"written: {target.relative_to(inputs.REPOSITORY)}")
     return 0
 
 

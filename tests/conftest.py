@@ -15,7 +15,7 @@ import pytest
 from crashes import crashes  # noqa: F401 - a fixture
 from zygote import Zygote, job
 
-from neoxkit import errors, hub_faults, paths
+from neoxkit import errors, hub_faults, machine, paths
 from neoxkit.launch import checks, process
 from neoxkit.launch.command import environment
 from neoxkit.runs.events import History, read_events
@@ -71,6 +71,12 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("NEOXKIT_HOME", str(folder))
         tokenize("small.txt", "small")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every CPU for one without bf16, so that `precision auto` means the same on all."""
+    monkeypatch.setattr(machine, "cpu_has_bf16", lambda: False)
 
 
 @pytest.fixture

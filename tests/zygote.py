@@ -183,12 +183,11 @@ def _fork(job: Job, rank: int, port: int) -> int:
 
 def _pretend(bf16_gain: float) -> None:
     from neoxkit import machine
-    from neoxkit.models import flops
-    from neoxkit.training import precision
+    from neoxkit.models import flops, loading
 
     machine.cpu_has_bf16 = lambda: bf16_gain > 0
     flops.bf16_gain = lambda _: bf16_gain
-    precision.NARROWEST = 0
+    loading.NARROWEST = 0
 
 
 def _sabotage(plan: Sabotage) -> None:

@@ -274,11 +274,11 @@ def test_parquet_files_of_other_columns_are_named(kit: Path) -> None:
         "many/b.parquet: has the columns question, response, and another file question, answer -- "
         "write all files in the same columns"
     )
-    in_other_order = pyarrow.table({"answer": ["d"], "question": ["c"]})
-    parquet.write_table(in_other_order, kit / "many" / "b.parquet")
+    in_another_way = pyarrow.table({"answer": [7], "question": ["c"]})  # order and type
+    parquet.write_table(in_another_way, kit / "many" / "b.parquet")
     assert open_rows(sources.find("train_file", "many"))[:] == {
         "question": ["a", "c"],
-        "answer": ["b", "d"],
+        "answer": ["b", "7"],
     }
 
 

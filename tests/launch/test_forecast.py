@@ -120,6 +120,18 @@ def test_a_forecast_for_another_machine_depends_only_on_its_gpus(
         of(machines.machine("2x24"), num_ranks=3)
 
 
+def test_auto_on_a_cpu_with_bf16_is_fp32_for_a_narrow_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As training.precision settles it."""
+    place = forecast.Place(1, False, "bf16", None, None)
+    settings = TrainSettings(dataset="small")
+    assert not forecast.job_of(settings, "tiny", place).half
+    assert forecast.job_of(settings.replace(precision="bf16"), "tiny", place).half
+    monkeypatch.setattr(loading, "NARROWEST", 128)  # the built-in model's width
+    assert forecast.job_of(settings, "tiny", place).half
+
+
 def test_a_forecast_for_nodes_counts_the_memory_of_each_host() -> None:
     four = of(machines.machine("4x8x80"), per_device_train_batch_size=1)
     one = of(machines.machine("1x32x80"), per_device_train_batch_size=1)

@@ -10,7 +10,7 @@ from zygote import Zygote, job
 
 from neoxkit import files, machine, paths
 from neoxkit.launch import command
-from neoxkit.models import flops
+from neoxkit.models import flops, loading
 from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import TrainSettings
 from neoxkit.training import arguments, precision
@@ -24,7 +24,7 @@ def settled(
     """Parse the settings of a new run on a CPU that is `gain` times as fast in bf16."""
     monkeypatch.setattr(machine, "cpu_has_bf16", lambda: has_bf16)
     monkeypatch.setattr(flops, "bf16_gain", lambda width: gain if width == WIDTH else 0)
-    monkeypatch.setattr(precision, "NARROWEST", narrowest)
+    monkeypatch.setattr(loading, "NARROWEST", narrowest)
     settings = TrainSettings(run="settled", dataset="small")
     parsed = arguments.build(
         command.trainer_arguments(settings) | {"model_name_or_path": "tiny"}, []

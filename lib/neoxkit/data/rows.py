@@ -66,26 +66,23 @@ def _by_datasets(source: Source, copies: Sequence[Path], folder: Path) -> Iterat
 
 
 def _from_parquet(source: Source, copies: Sequence[Path], folder: Path) -> Iterator[Path]:
-    """Write Parquet files as Arrow files, some rows at a time: `datasets` would hold a row group in
-    memory, which may have all rows."""
+    """Write Parquet files as Arrow files of the first one's types, some rows at a time: `datasets`
+    would hold a row group in memory, which may have all rows."""
     import pyarrow
+    from datasets.table import table_cast
     from pyarrow import ipc, parquet
 
     folder.mkdir(exist_ok=True)
-    columns: list[str] = []
+    schema = None
     for number, copy in enumerate(copies):
         target = folder / f"{number}.arrow"
-        with (
-            parquet.ParquetFile(copy, buffer_size=1 << 20, pre_buffer=False) as table,
-            pyarrow.OSFile(str(target), "wb") as file,
-            ipc.new_stream(file, table.schema_arrow) as out,
-        ):
-            found = table.schema_arrow.names
-            columns = columns or found
-            if {*found} != {*columns}:  # their order may differ
-                raise _other_columns(source.label_of(source.files[number]), found, columns)
-            for batch in table.iter_batches(_rows_at_once(table.metadata)):
-                out.write_batch(batch)
+        with parquet.ParquetFile(copy, buffer_size=1 << 20, pre_buffer=False) as table:
+            found, schema = table.schema_arrow.names, schema or table.schema_arrow
+            if {*found} != {*schema.names}:  # their order may differ
+                raise _other_columns(source.label_of(source.files[number]), found, schema.names)
+            with pyarrow.OSFile(str(target), "wb") as file, ipc.new_stream(file, schema) as out:
+                for batch in table.iter_batches(_rows_at_once(table.metadata)):
+                    out.write_table(table_cast(pyarrow.Table.from_batches([batch]), schema))
         yield target
 
 

@@ -19,7 +19,7 @@ from neoxkit.evaluation.compare_models import CONFIDENCE, ROUNDING, Difference, 
 DRAWS = 20_000  # of the largest t among all pairs
 
 
-def above_the_first(models: Sequence[Losses], seed: int = 0) -> list[Difference]:
+def above_the_first(models: Sequence[Losses]) -> list[Difference]:
     """Return how far each later model's loss is above the first's, in nats per trained token.
 
     `models`: for each its losses on the same conversations. With probability 95 % all intervals of
@@ -31,7 +31,7 @@ def above_the_first(models: Sequence[Losses], seed: int = 0) -> list[Difference]
     tokens = np.array([len(one) for one in models[0] if len(one)], dtype=float)
     means = sums.sum(0) / tokens.sum()
     shares = (sums - tokens[:, None] * means) / tokens.sum()  # of each conversation in the error
-    half = _half_widths(shares, seed) if len(tokens) >= LEAST_HELD_OUT else None
+    half = _half_widths(shares) if len(tokens) >= LEAST_HELD_OUT else None
     found = []
     for i in range(1, len(models)):
         mean, low, high = float(means[i] - means[0]), None, None
@@ -42,7 +42,7 @@ def above_the_first(models: Sequence[Losses], seed: int = 0) -> list[Difference]
     return found
 
 
-def _half_widths(shares: np.ndarray, seed: int) -> np.ndarray:
+def _half_widths(shares: np.ndarray) -> np.ndarray:
     """Return half the width of each pair's interval; shape (models, models).
 
     `shares` has shape (conversations, models): what each conversation adds to a mean's error.
@@ -56,7 +56,7 @@ def _half_widths(shares: np.ndarray, seed: int) -> np.ndarray:
     if not differ.any() or not np.isfinite(errors).all():
         return errors
     one, other = one[differ], other[differ]
-    chance = np.random.default_rng(seed)
+    chance = np.random.default_rng(0)
     drawn = chance.multivariate_normal(np.zeros(len(covariance)), covariance, DRAWS, method="eigh")
     t = np.abs(drawn[:, one] - drawn[:, other]) / errors[one, other]
     student = np.sqrt(chance.chisquare(num - 1, DRAWS) / (num - 1))  # the errors are estimates

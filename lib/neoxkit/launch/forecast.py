@@ -135,9 +135,12 @@ def _beside(gib: float, there: float | None, parts: str = "") -> str:
 def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
     """Return the job that a training of this base is at a place."""
     config = ds_file.read("ds_config", settings.ds_config)
-    precision = place.precision if settings.precision == "auto" else settings.precision
+    of_base, precision = shape_of(base), settings.precision
+    if precision == "auto":
+        narrow = not place.on_gpu and of_base.width < loading.NARROWEST
+        precision = "fp32" if narrow else place.precision
     return memory.Job.of(
-        shape_of(base),
+        of_base,
         settings.lora_rank,
         num_ranks=place.num_ranks,
         num_nodes=place.num_nodes,

@@ -190,6 +190,11 @@ def check_weights(name: str) -> None:
         raise cannot_load(name, "model", fault) from fault
 
 
+NARROWEST = (
+    256  # of the width of a model that is worth bf16 on a CPU: its products take a step's time
+)
+
+
 def best_precision(on_gpu: bool) -> str:
     """Return bf16 where the device multiplies it itself, else fp32.
 

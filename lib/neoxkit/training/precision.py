@@ -1,10 +1,9 @@
 """What a precision of auto means on a CPU: bf16 where it multiplies the model's matrices faster."""
 
-from neoxkit.models import configs, flops
+from neoxkit.models import configs, flops, loading
 from neoxkit.training import arguments, distributed
 
 WORTH = 1.5  # times fp32's speed; the rest of a step gains less than the products do
-NARROWEST = 256  # of a model's width: narrower products are too short to tell
 
 
 def settle(parsed: arguments.Parsed) -> None:
@@ -12,7 +11,7 @@ def settle(parsed: arguments.Parsed) -> None:
     if parsed.kit.precision != "auto":
         return
     width = configs.config_of(parsed.kit.base).hidden_size
-    measured = width >= NARROWEST and distributed.is_first()
+    measured = width >= loading.NARROWEST and distributed.is_first()
     (gain,) = distributed.of_first([flops.bf16_gain(width) if measured else 0.0])
     precision = "bf16" if gain >= WORTH else "fp32"
     arguments.settle_precision(parsed, precision)
