@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from conftest import BASE, STEPS, losses, metrics
@@ -28,6 +28,7 @@ from neoxkit.training import arguments, contradictions, honoured
 
 BASIC = {"output_dir": "out", "do_train": True, "dataset": "data"}
 FIELDS = {f.name: f for f in fields(TrainingArguments)}
+TYPES = get_type_hints(TrainingArguments)  # a field's own type is changed by HfArgumentParser
 SMALL = TrainSettings(run="honoured", dataset="small", max_steps=8)
 KINDS = {  # of the fields whose type in transformers is not a plain one
     "lr_scheduler_type": str, "optim": str, "eval_strategy": str, "save_strategy": str,
@@ -63,7 +64,7 @@ def test_each_field_of_transformers_is_read_fixed_noted_or_refused() -> None:
 
 def test_the_kinds_of_arguments_are_those_of_transformers() -> None:
     for name, rule in honoured.READ.items():
-        theirs = FIELDS[name].type
+        theirs = TYPES[name]
         kinds = {get_origin(kind) or kind for kind in get_args(theirs)} - {type(None)} or {theirs}
         ours = rule["kind"] if isinstance(rule["kind"], tuple) else (rule["kind"],)
         assert KINDS.get(name) == rule["kind"] or kinds == {*ours}, name
@@ -96,7 +97,7 @@ def test_each_default_of_transformers_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", honoured.REFUSED)
 def test_what_is_refused_is_refused_in_a_notebook_and_at_a_shell(home: Path, name: str) -> None:
-    value = {int: 3, float: 0.5, str: "some"}.get(FIELDS[name].type, True)
+    value = {int: 3, float: 0.5, str: "some"}.get(TYPES[name], True)
     if name != "hub_model_id":  # a setting of the same name
         why, remedy = honoured.REFUSED[name]
         assert refusal(**more(**{name: value})) == f"training_arguments: {name} {why} -- {remedy}"
@@ -106,7 +107,7 @@ def test_what_is_refused_is_refused_in_a_notebook_and_at_a_shell(home: Path, nam
 
 @pytest.mark.parametrize("name", honoured.NOTED)
 def test_what_has_no_effect_is_said_once(home: Path, tmp_path: Path, name: str) -> None:
-    value = {bool: not FIELDS[name].default, list[str]: ["loss"]}.get(FIELDS[name].type, 3)
+    value = {bool: not FIELDS[name].default, list[str]: ["loss"]}.get(TYPES[name], 3)
     checks.check(SMALL.replace(**more(**{name: value})))
     said = parse(tmp_path, **{name: value}, deepspeed="zero2").notices
     assert said == [f"{name} has no effect: {honoured.NOTED[name]}"]
