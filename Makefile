@@ -6,14 +6,14 @@ TASKS := .venv/tasks
 TRL_READY := .venv-trl/ready
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 GGUF := .venv-gguf
-FAST := not process and not demo and not slow and not browser and not gguf and not crash and not interop
+FAST := not process and not demo and not slow and not browser and not gguf and not crash and not interop and not cluster
 TOKENIZER := $(or $(BENCH_DATA),../shared/data)/gpt-neox-tokenizer
 GGUF_READY := .venv-gguf/ready
 OLDER := .venv-transformers4
 INTEROP := .venv-interop
 LITGPT := .venv-litgpt
 
-.PHONY: help setup demo test test-fast test-demo test-slow test-browser test-gguf gguf-data test-interop test-crash lint lab picture bench bench-gpu bench-data doctor clean
+.PHONY: help setup demo test test-fast test-demo test-slow test-browser test-gguf gguf-data test-interop test-crash test-cluster lint lab picture bench bench-gpu bench-data doctor clean
 
 help:
 	@echo "make setup   .venv alone; the others do it on first use"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-gguf  a model converted for llama.cpp (compiles that once; needs a C++ compiler)"
 	@echo "make test-interop  a model in transformers 4, TransformerLens, nnsight and TRL (sets up three environments)"
 	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
+	@echo "make test-cluster  jobs on test hosts with a real SLURM (needs root, and Debian's slurmctld slurmd slurm-client munge)"
 	@echo "make lab     JupyterLab in this folder: open notebooks/01_tokenize.ipynb"
 	@echo "make doctor  what this machine has and what is missing"
 	@echo "make lint    ruff over everything, mypy over the library"
@@ -110,6 +111,9 @@ test-interop: $(READY) $(OLDER)/ready $(INTEROP)/ready $(TRL_READY)
 
 test-crash: $(READY)
 	@$(BIN)/python -m pytest -m crash
+
+test-cluster: $(READY)
+	@$(BIN)/python -m pytest -m cluster
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

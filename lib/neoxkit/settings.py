@@ -242,6 +242,31 @@ class TrainSettings(Settings):
         False, "compile the model: a slower start, faster steps on a GPU", resume="named"
     )
 
+    # Rarely changed: where it runs
+    launcher: str = setting(
+        "local",
+        "local: this machine; slurm: a job on the cluster's nodes",
+        choices=("local", "slurm"),
+        resume="free",
+        trainer=None,
+        memory=True,
+    )
+    num_nodes: int = setting(
+        1,
+        "nodes of the job, each with num_ranks ranks",
+        least=1,
+        resume="free",
+        trainer=None,
+        memory=True,
+    )
+    slurm: dict = setting(
+        {},
+        "the job's options by sbatch's long names: {partition: gpu, time: '8:00:00'}",
+        resume="free",
+        trainer=None,
+        memory=True,
+    )
+
     # Rarely changed: the schedule
     max_steps: int = setting(
         -1,

@@ -13,7 +13,7 @@ from neoxkit.data import selection
 from neoxkit.data.table import COLUMNS, Table, from_parts
 from neoxkit.errors import UserError
 from neoxkit.lab import controls, dials, frontend, view
-from neoxkit.launch import command, forecast, measured
+from neoxkit.launch import command, forecast, measured, nodes
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
@@ -412,7 +412,7 @@ def test_01_forecasts_what_02_would_with_its_defaults(
         run.mkdir(parents=True, exist_ok=True)
         arguments = command.trainer_arguments(plain.replace(run=run.name, dataset="small"))
         files.write_json(run / ARGUMENTS, arguments)
-        job = forecast.job_of(plain, "tiny", forecast.here(plain))
+        job = forecast.job_of(plain, "tiny", nodes.of(plain))
         took = correction * sum(job.rank_gib(1600, 800).values())
         last = measured.Measured(run, 1, False, 100.0, took, 1600.0, 800.0)
         monkeypatch.setattr(measured, "last_run", lambda *_: last)

@@ -9,7 +9,7 @@ import pytest
 from neoxkit import files, machine
 from neoxkit.cli import main as cli
 from neoxkit.errors import UserError
-from neoxkit.launch import command, forecast, machines, measured
+from neoxkit.launch import command, forecast, machines, measured, nodes
 from neoxkit.models import loading, memory, shape
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
@@ -30,7 +30,7 @@ def of(
     **changes: object,
 ) -> forecast.Forecast:
     settings = TrainSettings(**changes)
-    place = forecast.elsewhere(settings, there) if there else forecast.here(settings)
+    place = nodes.elsewhere(settings, there) if there else nodes.of(settings)
     limit = settings.block_size or 100
     rows = forecast.counts(LENGTHS, TRAINED, limit)
     return forecast.forecast(settings, "tiny", rows, limit, place, last)
@@ -124,7 +124,7 @@ def test_auto_on_a_cpu_with_bf16_is_fp32_for_a_narrow_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As training.precision settles it."""
-    place = forecast.Place(1, False, "bf16", None, None)
+    place = nodes.Place(1, False, "bf16", None, None)
     settings = TrainSettings(dataset="small")
     assert not forecast.job_of(settings, "tiny", place).half
     assert forecast.job_of(settings.replace(precision="bf16"), "tiny", place).half
@@ -167,7 +167,7 @@ class Config:
 
 
 def job_of_a_rank(
-    settings: TrainSettings, place: forecast.Place, monkeypatch: pytest.MonkeyPatch
+    settings: TrainSettings, place: nodes.Place, monkeypatch: pytest.MonkeyPatch
 ) -> memory.Job:
     """Return the job that a rank checks before loading; it must be the same in each check."""
     from transformers.integrations import deepspeed
@@ -221,7 +221,7 @@ def test_a_refusal_names_the_forecasts_numbers(
     settings = TrainSettings(
         model_name_or_path=base, ds_config=ds_config, lora_rank=lora_rank, precision=precision
     )
-    place = forecast.Place(2, on_gpu, "bf16" if on_gpu else "fp32", 0.05, 0.1)
+    place = nodes.Place(2, on_gpu, "bf16" if on_gpu else "fp32", 0.05, 0.1)
     rows = forecast.counts(LENGTHS, TRAINED, 100)
     found = forecast.forecast(settings, base, rows, 100, place, None)
     with monkeypatch.context() as patch:
@@ -250,7 +250,7 @@ def test_the_disk_is_checked_by_the_forecasts_parts(
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     parts, settings = of().parts, TrainSettings()
     with pytest.raises(UserError) as refused:
-        memory.check_disk(tmp_path, forecast.job_of(settings, "tiny", forecast.here(settings)), 2)
+        memory.check_disk(tmp_path, forecast.job_of(settings, "tiny", nodes.of(settings)), 2)
     need = 3 * (2 * parts["weights"] + parts["optimizer"]) + parts["weights"]
     assert f"3 checkpoints and the model need {need:.3g} GiB" in str(refused.value)
 
@@ -262,7 +262,7 @@ def test_a_cpu_rank_needs_most_while_it_trains(monkeypatch: pytest.MonkeyPatch) 
     for more in ({"lora_rank": 1}, {"lora_rank": 1, "ds_config": "zero3"}, {"from_scratch": True}):
         for precision in ("fp32", "bf16"):
             settings = TrainSettings(precision=precision, **small, **more)
-            job = forecast.job_of(settings, "tiny", forecast.here(settings))
+            job = forecast.job_of(settings, "tiny", nodes.of(settings))
             found = of(precision=precision, **small, **more)
             assert found.host == {} and found.gib >= job.host_gib()["loading"]
 
@@ -274,7 +274,7 @@ def test_the_last_run_on_this_device_corrects_the_forecast(monkeypatch: pytest.M
     folder = forecast.paths.run("corrects")
     folder.mkdir(parents=True)
     files.write_json(folder / ARGUMENTS, command.trainer_arguments(settings))
-    then = forecast.job_of(settings, "tiny", forecast.here(settings)).rank_gib(160.0, 80.0)
+    then = forecast.job_of(settings, "tiny", nodes.of(settings)).rank_gib(160.0, 80.0)
     took = 1.5 * sum(then.values())
     last = run(folder, took)
     found = of(last=last)
@@ -412,9 +412,14 @@ CHANGED = {  # what a rank's memory depends on, besides the dataset and the mode
 }  # fmt: skip
 
 
+ON_NODES = {"launcher": "slurm", "num_nodes": 2, "slurm": {"gpus-per-node": 1}}
+
+
 def test_memory_depends_on_the_settings_with_that_role_and_on_no_others() -> None:
-    assert {*CHANGED, "dataset", "model_name_or_path"} == {*TrainSettings.with_role("memory")}
+    named = {*CHANGED, *ON_NODES, "dataset", "model_name_or_path"}
+    assert named == {*TrainSettings.with_role("memory")}
     plain = of()
+    assert of(**ON_NODES) != plain
     assert [name for name, value in CHANGED.items() if of(**{name: value}) == plain] == []
     others = TrainSettings().as_dict().keys() - {*TrainSettings.with_role("memory")}
     others -= {"learning_rate"}  # may be 1 at most

@@ -16,7 +16,7 @@ from deepspeed.runtime.zero.offload_config import (
 )
 
 from neoxkit.errors import MOST_CHARACTERS, UserError
-from neoxkit.launch import checks, forecast
+from neoxkit.launch import checks, forecast, nodes
 from neoxkit.settings import TrainSettings
 from neoxkit.training import arguments, ds_file
 
@@ -203,7 +203,7 @@ def test_the_dials_refuse_such_a_file_too(home: Path) -> None:
     """They estimate the memory before a start is checked."""
     (home / "mine.json").write_text('{"zero_optimization": true}', "utf-8")
     with pytest.raises(UserError, match=r"^mine\.json: zero_optimization must be a mapping"):
-        forecast.job_of(SMALL.replace(ds_config="mine.json"), "tiny", forecast.here(SMALL))
+        forecast.job_of(SMALL.replace(ds_config="mine.json"), "tiny", nodes.of(SMALL))
 
 
 def taken(home: Path, config: dict[str, Any], **changes: Any) -> arguments.Parsed:

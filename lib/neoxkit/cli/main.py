@@ -149,7 +149,7 @@ def _doctor() -> int:
 @click.option("--json", "as_json", is_flag=True, help="as a JSON array of objects")
 def _runs(as_json: bool) -> int:
     """List every run with its state, step and losses, the one that changed last first. With --json,
-    each object has run, state (training, finished, stopped, failed or killed), step and
+    each object has run, state (queued, training, finished, stopped, failed or killed), step and
     planned_steps, train_loss and eval_loss (the newest; null before the first), changed (UTC, as
     2026-01-31T09:00:00Z), says (the error, or warnings about its losses) and trial (true for
     a range test or a probe, which leaves no model).
@@ -280,10 +280,21 @@ def _stop(run: str, now: bool) -> int:
     command that started it resumes from there.
     """
     from neoxkit.cli import terminal
-    from neoxkit.runs import lock
-    from neoxkit.runs.folder import standing_of
+    from neoxkit.launch import slurm
+    from neoxkit.runs import jobs, lock
+    from neoxkit.runs.folder import live_state, standing_of
 
     folder = paths.run(run)
+    if job := jobs.look(folder):
+        slurm.stop(folder, now)
+        does = "is cancelled" if now or job.is_waiting else "finishes its step and saves"
+        print(f"{run}: job {job.id} ({job.says}) {does} ...", flush=True)
+        with screen.busy("waiting until it has ended"):
+            while live_state(folder):
+                time.sleep(0.2)
+        lock.answer_stop(folder)
+        print(terminal.how_it_stands(standing_of(folder)))
+        return 0
     for _ in range(100):
         if (pid := lock.locked_by(folder)) != lock.UNKNOWN:
             break

@@ -18,7 +18,7 @@ from neoxkit.data import tokenized
 from neoxkit.errors import KINDS, STOPPED, Stopped, UserError
 from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
-from neoxkit.launch import checks, command
+from neoxkit.launch import checks, command, process, slurm
 from neoxkit.machine import duration
 from neoxkit.models import model_names
 from neoxkit.runs import heartbeat, lock, resuming
@@ -150,7 +150,7 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
     if first:
         checks.check_files(first, last.questions_file if last else "")
     if train:
-        lock.refuse_locked(paths.run(train.run))
+        process.refuse_running(paths.run(train.run))
         checks.check_before_tokenizing(first, train) if first else checks.check(train)
     if last:
         for name in ("questions_file", "plain_text_file"):
@@ -197,15 +197,18 @@ def on_signals(ask: Callable[[int, Any], None]) -> Iterator[None]:
 def _signals_stop(folder: Path) -> Iterator[None]:
     """While the block runs, let the first Ctrl-C or TERM ask the training to save and stop.
 
-    A training without a finished step has nothing to save, and is ended at once.
+    A training without a finished step has nothing to save, and is ended at once; a job that waits
+    is cancelled.
     """
     asked = False
 
     def ask(*_: Any) -> None:
         nonlocal asked
         if asked or not (lock.locked_by(folder) and heartbeat.Watch(folder).ranks()):
+            slurm.stop(folder, now=True)
             raise KeyboardInterrupt
         asked = True
+        slurm.stop(folder)
         lock.ask_to_stop(folder)
         _say("finishing the step and saving; interrupt again to end it at once")
 

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, TextIO
 
 from neoxkit.cli import screen, terminal
 from neoxkit.machine import duration
-from neoxkit.runs import heartbeat, lock
+from neoxkit.runs import heartbeat
 from neoxkit.runs.events import History
-from neoxkit.runs.folder import FINISHED, Standing, state_of
+from neoxkit.runs.folder import FINISHED, Standing, doing, live_state, state_of
 from neoxkit.settings import EvaluateSettings
 
-GOING = ("starting", "training", "evaluating", "finishing")  # states of runs that have a process
+# States of runs that have a process, or a job.
+GOING = ("starting", "queued", "training", "evaluating", "finishing")
 HEADER = ("run", "state", "doing", "loss", "eval loss", "left")
 DROPPED = ("left", "eval loss", "loss")
 SHORTEST_NAME = 20  # before a column is left out
@@ -139,8 +140,8 @@ def seconds_left(
 def going(folder: Path, since: float) -> SweepRow:
     """Return the row of a run whose process was started `since` seconds ago, from its files."""
     name = folder.name
-    if lock.locked_by(folder):
-        return _training(folder)
+    if live := live_state(folder):
+        return _training(folder, live)
     if state_of(folder) != "finished":
         return SweepRow(name, "starting", f"its notebook, {since:.0f} s")
     notebook = folder / f"{EvaluateSettings.notebook}.ipynb"
@@ -149,17 +150,17 @@ def going(folder: Path, since: float) -> SweepRow:
     return SweepRow(name, "finishing", f"its notebook, {since:.0f} s")
 
 
-def _training(folder: Path) -> SweepRow:
-    stage, lasts = heartbeat.stage(folder)
+def _training(folder: Path, state: str) -> SweepRow:
+    stage, lasts = doing(folder)
     history = History.of_run(folder)
     train = history.train
     if not history.start or (stage and not (train and stage.startswith(heartbeat.FIRST_STEP))):
-        return SweepRow(folder.name, "training", f"{stage or heartbeat.IMPORTING}, {lasts:.0f} s")
+        return SweepRow(folder.name, state, f"{stage or heartbeat.IMPORTING}, {lasts:.0f} s")
     planned = history.start["planned_steps"]
     step = train[-1]["step"] if train else history.start["resumed_step"]
     return SweepRow(
         folder.name,
-        "training",
+        state,
         f"step {step:,} of {planned:,}",
         f"{train[-1]['loss']:.4f}" if train else "",
         f"{history.evals[-1]['loss']:.4f}" if history.evals else "",

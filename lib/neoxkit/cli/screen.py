@@ -20,6 +20,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "finished": {"fg": "green"},
     "failed": {"fg": "red"},
     "training": {"fg": "cyan", "bold": True},
+    "queued": {"fg": "cyan"},
     "warning:": {"fg": "yellow"},
     "error:": {"fg": "red", "bold": True},
 }

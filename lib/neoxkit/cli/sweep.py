@@ -19,14 +19,14 @@ from neoxkit.cli.variants import Variant
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
-from neoxkit.launch import checks, command, forecast
-from neoxkit.runs import lock
+from neoxkit.launch import checks, command, forecast, nodes
 from neoxkit.runs.events import METRICS
-from neoxkit.runs.folder import standing_of, state_of
+from neoxkit.runs.folder import live_state, standing_of, state_of
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 
 LOG = "run.log"  # the output of a variant's `neoxkit run`
 LOOK_SECONDS = 1.0
+JOBS_AT_ONCE = 4  # each has a notebook here that waits for it
 INTERRUPTED = 130  # `neoxkit run` after Ctrl-C, if no training was asked to stop
 
 
@@ -57,7 +57,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
             return 0
         part = slots.get()
         try:
-            while lock.locked_by(variant.folder) and not asked:
+            while live_state(variant.folder) and not asked:
                 time.sleep(LOOK_SECONDS)  # the training of a killed sweep still saves
             if asked:
                 return STOPPED
@@ -121,9 +121,14 @@ def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSe
 
 
 def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[str, str]]:
-    """Return the environment of each training that shares the machine: its GPUs or cores."""
+    """Return the environment of each training that shares the machine: its GPUs or cores.
+
+    Jobs share nothing here but the memory of their notebooks.
+    """
     if at_once < 0:
         raise UserError("--at-once", f"got {at_once}", "give 0 or more")
+    if all(one.launcher == nodes.SLURM for one in settings):
+        return [{}] * (at_once or JOBS_AT_ONCE)
     ranks = max(one.num_ranks for one in settings)
     gpus = machine.num_gpus()
     if not gpus:
@@ -216,7 +221,7 @@ def _row(variant: Variant, end: Future, begun: float | None) -> progress.SweepRo
         if end.result() in (0, STOPPED, INTERRUPTED):
             return progress.ended(standing_of(folder))
         return progress.SweepRow(name, "failed", f"see {paths.short(folder / LOG)}")
-    if begun is None and not lock.locked_by(folder):  # by the training of a killed sweep
+    if begun is None and not live_state(folder):  # by the training of a killed sweep
         return progress.SweepRow(name, "waiting")
     return progress.going(folder, time.monotonic() - (begun or time.monotonic()))
 

@@ -14,9 +14,9 @@ from neoxkit import files, paths
 from neoxkit.cli import screen
 from neoxkit.data.places import Places
 from neoxkit.machine import duration
-from neoxkit.runs import checkpoints, health, heartbeat, lock
+from neoxkit.runs import checkpoints, health
 from neoxkit.runs.events import METRICS, EventReader, History
-from neoxkit.runs.folder import Standing, finished_facts, state_of
+from neoxkit.runs.folder import Standing, doing, finished_facts, live_state, state_of
 
 REWRITE_SECONDS = 1.0  # on a terminal: one line, overwritten
 LINE_SECONDS = 30.0  # into a file or a pipe: at most one line in this time
@@ -72,13 +72,13 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
     while not over.wait(pause):
         if new := reader.poll():
             history = History([*history.events, *new])
-        locked = lock.locked_by(reader.folder)
-        if not history.events and not locked:  # trials may come first
+        live = live_state(reader.folder)
+        if not history.events and not live:  # trials may come first
             begun = time.monotonic()
             if on_terminal:
                 _show(f"In its notebook ... {begun - entered:.0f} s", out)
             continue
-        stage = heartbeat.stage(reader.folder) if locked else dashboard.NO_STAGE
+        stage = doing(reader.folder) if live else dashboard.NO_STAGE
         said = dashboard.status(history, time.monotonic() - begun, stage=stage).text
         if not warned and (lines := health.warnings(history)):
             warned = True  # once: its figures change with every log

@@ -15,7 +15,7 @@ from neoxkit.lab import data, figure, view
 from neoxkit.lab.dials import Controls, Dial
 from neoxkit.lab.training import schedule, schedule_figure
 from neoxkit.lab.view import View
-from neoxkit.launch import command, forecast, measured
+from neoxkit.launch import command, forecast, measured, nodes
 from neoxkit.models import model_names, rates
 from neoxkit.settings import TokenizeSettings, TrainSettings
 
@@ -31,13 +31,13 @@ def block_size(settings: TokenizeSettings, encoded: Table) -> Controls:
     longest = int(encoded.length.max(initial=0))
     base = model_names.at(settings.model_name_or_path, settings.revision)
     planned = TrainSettings()  # 02's defaults
-    last = measured.last_run(base, machine.num_ranks(planned)) or measured.last_run(base)
+    last = measured.last_run(base, nodes.of(planned).num_ranks) or measured.last_run(base)
     unknown = _unknown(base)
 
     def memory(counts: selection.Counts, limit: int) -> tuple[list[Row], list[Row]]:
         if unknown:
             return [("memory", unknown)], []
-        found = forecast.forecast(planned, base, counts, limit, forecast.here(planned), last)
+        found = forecast.forecast(planned, base, counts, limit, nodes.of(planned), last)
         return _in_brief(found, planned.per_device_train_batch_size)
 
     def consequences(chosen: TokenizeSettings) -> tuple[View, figure.Picture]:
@@ -147,7 +147,7 @@ def training(
     `lengths` and `trained`: tokens and trained tokens of each training conversation.
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
-    ranks = machine.num_ranks(settings)
+    ranks = nodes.of(settings).num_ranks
     first = model_names.at(manifest["model_name_or_path"], manifest["revision"])
     base = command.base_of(settings, first)
     last = measured.last_run(base, ranks)
@@ -165,7 +165,7 @@ def training(
         )
         a_step = min(conversations, kept) * counts.tokens / max(kept, 1)
         packed, padded = _rows(counts, limit)
-        found = forecast.forecast(chosen, base, counts, limit, forecast.here(chosen), last)
+        found = forecast.forecast(chosen, base, counts, limit, nodes.of(chosen), last)
         rate = ("learning rate", rates.beside(chosen.learning_rate, fit))
         doubtful = bool(rates.doubt(chosen.learning_rate, fit))
         more = "" if conversations <= kept else ", all there are"

@@ -18,7 +18,7 @@ from neoxkit.launch.process import Training
 from neoxkit.machine import duration
 from neoxkit.runs import health, heartbeat
 from neoxkit.runs.events import EventReader, History
-from neoxkit.runs.folder import LOG
+from neoxkit.runs.folder import LOG, doing
 
 REDRAW_SECONDS = 1.0  # between two texts, and at least between two pictures
 DRAWING_SHARE = 0.05  # of one core at most, for the picture: on a CPU, drawing slows training
@@ -112,7 +112,7 @@ class _Screen:
             self.history, self.is_drawn = History([*self.history.events, *new]), False
             self.alert = view.alert(health.warnings(self.history))
             self.replies.update(replies(self.history))
-        stage = heartbeat.stage(self.folder) if ended is None else NO_STAGE
+        stage = doing(self.folder) if ended is None else NO_STAGE
         seconds = time.monotonic() - self.begun
         stamp = _stamp(self.history, ended)
         line = status(self.history, seconds, ended, self.training.asked_to_stop, stage, stamp)
@@ -173,7 +173,7 @@ def status(
 
     Step, losses, time left; peak learning rate, batch (conversations per step), block
     size; epoch, speed (see flops.py), memory; the stamp. Before the first step: the stage
-    (`heartbeat.stage`).
+    (`doing`).
     """
     start, train = history.start, history.train
     doing, lasts = stage

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from neoxkit import machine, paths
+from neoxkit import paths
 from neoxkit.data import reading, tokenized
 from neoxkit.errors import UserError
-from neoxkit.launch import command
+from neoxkit.launch import command, nodes
 from neoxkit.models import configs, loading, model_names, packing
 from neoxkit.runs import heartbeat, resuming
 from neoxkit.runs.resuming import Start
@@ -67,10 +67,12 @@ def _check_start(
     dialled: Collection[str] = (),
 ) -> Start:
     heartbeat.least_seconds()  # refuses an environment variable that is not a number
-    if settings.precision == "fp16" and not machine.num_gpus():
+    where = nodes.of(settings)
+    if settings.precision == "fp16" and not where.on_gpu:
         raise UserError("precision", "fp16 needs a GPU and there is none", "use auto or fp32")
-    config, num_ranks = _ds_config(settings, arguments), machine.num_ranks(settings)
-    contradictions.check_together(arguments)
+    num_ranks = where.num_ranks
+    config = _ds_config(settings, arguments, num_ranks)
+    contradictions.check_together(arguments, where.on_gpu)
     if sides := data.get("sides"):  # not before 01_tokenize
         kept, held_out = (sides[side]["conversations"] for side in ("train", "eval"))
         contradictions.check_rows(arguments, kept, held_out, num_ranks)
@@ -88,9 +90,11 @@ def _check_start(
     return start
 
 
-def _ds_config(settings: TrainSettings, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _ds_config(
+    settings: TrainSettings, arguments: Mapping[str, Any], num_ranks: int
+) -> dict[str, Any]:
     """Read the DeepSpeed file; refuse what it would ignore, and what contradicts the settings."""
     config = ds_file.read("ds_config", settings.ds_config)
     file = paths.short(paths.ds_config("ds_config", settings.ds_config))
-    ds_file.check_values(config, arguments, machine.num_ranks(settings), file)
+    ds_file.check_values(config, arguments, num_ranks, file)
     return config

@@ -218,7 +218,7 @@ def deepspeed_command(settings: TrainSettings) -> str:
             flags += [f"--{name}", *map(str, value)]
         else:
             flags += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    gpus = f"--num_gpus={machine.num_ranks(settings)}"
+    gpus = f"--num_gpus={settings.num_ranks or machine.num_ranks(settings)}"
     return shlex.join(["deepspeed", gpus, "--module", "neoxkit.train", *flags])
 
 

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from neoxkit import files, machine, paths
 from neoxkit.data import selection, tokenized
-from neoxkit.errors import UserError
-from neoxkit.launch import command, machines, measured
+from neoxkit.launch import command, machines, measured, nodes
+from neoxkit.launch.nodes import Place
 from neoxkit.models import loading, memory, shape
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.settings import TrainSettings
@@ -21,41 +21,6 @@ from neoxkit.training import ds_file
 
 LEAST_SHOWN_GIB = 0.005  # smaller parts are not shown
 MISFIT = "DOES NOT FIT: "
-
-
-@dataclass(frozen=True)
-class Place:
-    """A place to run a training: a number of ranks, on GPUs or in CPU processes.
-
-    `precision` is the meaning of "auto" there; `device_gib` is the memory that a rank can have,
-    `host_gib` the memory that all of a node share; None if unknown.
-    """
-
-    num_ranks: int
-    on_gpu: bool
-    precision: str
-    device_gib: float | None
-    host_gib: float | None
-    num_nodes: int = 1
-
-
-def here(settings: TrainSettings, at_once: int = 1) -> Place:
-    """Return this machine, with the ranks that the settings mean here; `at_once` trainings share
-    the host's memory."""
-    ranks, on_gpu = machine.num_ranks(settings), machine.num_gpus() > 0
-    precision = loading.best_precision(on_gpu)
-    device_gib = machine.device_gib(on_gpu, ranks if on_gpu else ranks * at_once)
-    return Place(ranks, on_gpu, precision, device_gib, machine.available_gib() / at_once)
-
-
-def elsewhere(settings: TrainSettings, there: machines.Machine) -> Place:
-    """Return another machine, with GPUs assumed to be fast at bf16 and an unknown host."""
-    if settings.num_ranks > there.num_gpus:
-        what = f"got {settings.num_ranks}, {there} has {there.num_gpus} GPUs"
-        raise UserError("num_ranks", what, "lower it")
-    num_ranks = settings.num_ranks or there.num_gpus
-    num_nodes = min(there.num_nodes, num_ranks)
-    return Place(num_ranks, True, "bf16", float(there.gib), None, num_nodes)
 
 
 def counts(lengths: ArrayLike, trained: ArrayLike, block_size: int) -> selection.Counts:
@@ -193,16 +158,16 @@ def on_dataset(
     limit = tokenized.check_block_size(settings.block_size, manifest)
     rows = counts(sides["train"]["length"], sides["train"]["trained"], limit)
     base = command.base_of(settings)
-    place = elsewhere(settings, there) if there else here(settings, at_once)
+    place = nodes.elsewhere(settings, there) if there else nodes.of(settings, at_once)
     last = None if there else measured.last_run(base, place.num_ranks)
     return forecast(settings, base, rows, limit, place, last)
 
 
 def doubts(settings: Sequence[TrainSettings], at_once: int = 1) -> list[str]:
     """Name the trainings that may not fit, in words; one for each distinct need of memory."""
-    first: dict[tuple, TrainSettings] = {}
+    first: dict[str, TrainSettings] = {}
     for one in settings:
-        first.setdefault(tuple(getattr(one, name) for name in one.with_role("memory")), one)
+        first.setdefault(repr([getattr(one, name) for name in one.with_role("memory")]), one)
     found = {one.run: on_dataset(one, at_once=at_once).misfit for one in first.values()}
     return [f"{run}, {misfit}" for run, misfit in found.items() if misfit]
 

@@ -21,11 +21,11 @@ from neoxkit.errors import (
     from_fields,
     sentence,
 )
-from neoxkit.launch import checks, command
+from neoxkit.launch import checks, command, nodes, slurm
 from neoxkit.launch.guard import GRACE_SECONDS
 from neoxkit.models import memory
 from neoxkit.runs import card as run_card
-from neoxkit.runs import checkpoints, heartbeat, lock, resuming
+from neoxkit.runs import checkpoints, heartbeat, jobs, lock, resuming
 from neoxkit.runs.events import METRICS, EventReader
 from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, state_of
 from neoxkit.settings import TrainSettings
@@ -36,24 +36,39 @@ _KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the guard's child, or 
 
 @dataclass
 class Training:
-    """A training, started by this process, by another one (`process` is None), or ended already."""
+    """A training, started by this process, by another one (`process` is None), or ended already.
+
+    `job`: the id of the SLURM job that this process has submitted, or watches. Nobody owns a job:
+    it goes on without the process that has submitted it.
+    """
 
     folder: Path
     process: subprocess.Popen | None
     since: int  # the size of metrics.jsonl before the start, in bytes
     asked_to_stop: bool = False
+    job: str = ""
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while it runs; 0 for another process's training."""
-        if self.process is None:
-            return None if lock.locked_by(self.folder) else 0
-        return self.process.poll()
+        """Return the exit code, or None while it runs or waits in a queue.
+
+        For another process's training, and for a job, it is 2 after a mistake and else 0.
+        """
+        if self.process is not None:
+            return self.process.poll()
+        if jobs.look(self.folder) or lock.locked_by(self.folder):
+            return None
+        return 2 if self.job and self._error().get("kind") in KINDS else 0
 
     def interrupt(self) -> None:
         """Ask it to finish the step, save and stop; the second time, end the whole tree at once.
 
-        A training that has not started its steps is ended at once. Another process's continues.
+        A training that has not started its steps is ended at once, and so is a job that waits.
+        Another process's continues.
         """
+        if self.job:
+            slurm.stop(self.folder, now=self.asked_to_stop)
+            self.asked_to_stop = True
+            return
         if self.process is None:
             what = "it keeps training without this cell"
             remedy = f"run the cell again to watch it, neoxkit stop {self.folder.name} to stop it"
@@ -66,7 +81,7 @@ class Training:
             lock.ask_to_stop(self.folder)
 
     def stop(self) -> None:
-        """End the whole tree; return when it is gone."""
+        """End the whole tree; return when it is gone. A job is not of this tree."""
         if self.process is None:
             return
         deadline = time.monotonic() + 2 * GRACE_SECONDS + 5
@@ -79,12 +94,10 @@ class Training:
 
     def check(self) -> dict[str, Any]:
         """Return the facts of FINISHED.json; raise unless the run really finished."""
-        code, events = self.poll(), self._events()
-        last = events[-1] if events else {}
-        error = last if last.get("event") == "error" else {}
+        code, last, error = self.poll(), self._last(), self._error()
         if code == LOCKED:
             lock.refuse_locked(self.folder)
-        if code in _STOPPED or last.get("event") == "stop":
+        if code in _STOPPED or last.get("event") == "stop" or (self.job and self._is_cancelled()):
             raise Stopped(self.folder.name, *self._where_it_stopped())
         if code == 2 and error.get("kind") in KINDS:
             raise from_fields(error)
@@ -96,8 +109,15 @@ class Training:
         log = paths.short(self.folder / LOG)
         raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
 
+    def _is_cancelled(self) -> bool:
+        """Return whether the job was cancelled, before it could save or report anything."""
+        return not self._error() and jobs.fate(self.job).startswith("CANCELLED")
+
     def _reason(self, code: int | None) -> str:
         """Explain an exit code of a training that reported no error."""
+        if self.job:
+            ended = jobs.fate(self.job)
+            return f"job {self.job} has ended{f': {ended}' if ended else ''}, no result was written"
         if code in _KILLED:
             arguments = files.read_json(self.folder / ARGUMENTS)
             remedy = memory.half_the_memory(arguments)
@@ -108,6 +128,13 @@ class Training:
 
     def _events(self) -> list[dict[str, Any]]:
         return EventReader(self.folder, self.since).poll()
+
+    def _last(self) -> dict[str, Any]:
+        return next(reversed(self._events()), {})
+
+    def _error(self) -> dict[str, Any]:
+        last = self._last()
+        return last if last.get("event") == "error" else {}
 
     def _where_it_stopped(self) -> tuple[str, str]:
         step = checkpoints.saved_step(self.folder)
@@ -125,9 +152,10 @@ def attach(run: str) -> Training:
     own = _started.get(folder)
     if own and own.poll() is None:
         return own
-    if state_of(folder) == "new" and not lock.locked_by(folder):
+    job = jobs.look(folder)
+    if state_of(folder) == "new" and not (job or lock.locked_by(folder)):
         raise UserError("run", f"{paths.short(folder)} was not started", "see neoxkit runs")
-    return Training(folder, None, 0)
+    return Training(folder, None, 0, job=job.id if job else "")
 
 
 def start(
@@ -135,7 +163,8 @@ def start(
     dialled: Mapping[str, tuple[Any, Any]] | None = None,
     **trial: Any,
 ) -> Training:
-    """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree.
+    """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree, or
+    submit it as a job, as the settings say.
 
     `dialled`: the parameters that dials have changed (`Controls.overrides`), kept with the run in
     case it is resumed without them. `trial`: the trainer's arguments of a trial (trials.py).
@@ -149,11 +178,15 @@ def start(
     if own and own.poll() is None:
         resuming.refuse_changes(asked)
         return own
-    if lock.locked_by(folder) and not trial and not settings.restart:
+    on = lock.locked_by(folder) or jobs.look(folder)
+    if on and not trial and not settings.restart:
         if (folder / ARGUMENTS).is_file():
             resuming.refuse_changes(asked)
         return attach(settings.run)
-    lock.refuse_locked(folder)
+    refuse_running(folder)
+    place = nodes.of(settings)
+    if place.launcher == nodes.SLURM:
+        slurm.require()
     state = state_of(folder)
     if settings.restart and state != "new":
         set_aside(folder)
@@ -166,10 +199,18 @@ def start(
     if state == "new":
         as_started = command.as_started(asked.arguments, asked.num_ranks)
         run_card.announce(folder, asked.num_ranks, as_started)
-    guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(folder), "--"]
+    if place.launcher == nodes.SLURM:
+        return Training(folder, None, since, job=slurm.submit(folder, place, settings))
+    _started[folder] = Training(folder, _under_guard(asked), since)
+    return _started[folder]
+
+
+def _under_guard(asked: resuming.Start) -> subprocess.Popen:
+    """Start the ranks on this machine under a guard, which ends them with this process."""
+    guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(asked.folder), "--"]
     started, places = command.start_command(asked.num_ranks)
-    process = subprocess.Popen(
-        [*guard, *started, str(folder / ARGUMENTS)],
+    return subprocess.Popen(
+        [*guard, *started, str(asked.folder / ARGUMENTS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -177,15 +218,22 @@ def start(
         cwd=paths.root(),
         env=command.environment(asked.num_ranks) | places | {lock.GUARDED: "1"},
     )
-    _started[folder] = Training(folder, process, since)
-    return _started[folder]
+
+
+def refuse_running(folder: Path) -> None:
+    """Refuse a folder in which a training is running, or for which a job waits."""
+    lock.refuse_locked(folder)
+    if job := jobs.look(folder):
+        remedy = f'wait, watch("{folder.name}"), or neoxkit stop {folder.name}'
+        raise UserError("run", f"{folder.name} has job {job.id} ({job.says})", remedy)
 
 
 def _write(asked: resuming.Start, dialled: Mapping[str, tuple[Any, Any]]) -> None:
     """Write what a start leaves in the run folder for the trainer, and for a later start."""
     asked.folder.mkdir(parents=True, exist_ok=True)
     files.write_json(asked.folder / ARGUMENTS, asked.arguments)
-    (asked.folder / DIALS).unlink(missing_ok=True)
+    for left in (DIALS, jobs.JOB):  # of an earlier start
+        (asked.folder / left).unlink(missing_ok=True)
     if dialled:
         files.write_json(asked.folder / DIALS, dialled)
     lock.answer_stop(asked.folder)

@@ -9,7 +9,6 @@ from neoxkit import files, paths
 from neoxkit.errors import NotFinite
 from neoxkit.launch import command, process
 from neoxkit.parallel import Progress
-from neoxkit.runs import lock
 from neoxkit.runs.events import EventReader
 from neoxkit.runs.folder import ARGUMENTS, is_trial
 from neoxkit.settings import TrainSettings
@@ -66,6 +65,6 @@ def _forget(settings: TrainSettings, unless: dict[str, Any] | None = None) -> No
     folder = paths.run(settings.run)
     if not is_trial(folder):
         return
-    lock.refuse_locked(folder)
+    process.refuse_running(folder)
     if files.read_json(folder / ARGUMENTS) != unless:
         shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """Read a run folder: its files, its metrics, and whether it is finished."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 from neoxkit import paths
 from neoxkit.errors import UserError, sentence
 from neoxkit.files import read_json
-from neoxkit.runs import lock
-from neoxkit.runs.events import History, read_events
+from neoxkit.runs import heartbeat, jobs, lock
+from neoxkit.runs.events import Event, History, read_events
 
 LOG = "train.log"
 ARGUMENTS = "arguments.json"
@@ -23,6 +24,25 @@ def state_of(folder: Path) -> str:
         return "finished"
     made = any(e.get("step") for e in read_events(folder)) or any(folder.glob("checkpoint-*"))
     return "started" if made else "new"
+
+
+def live_state(folder: Path) -> str:
+    """Return "training", "queued" if the run's job waits for its nodes, or "" if neither."""
+    job = jobs.look(folder)
+    if job and job.is_waiting:
+        return "queued"
+    return "training" if job or lock.locked_by(folder) else ""
+
+
+def doing(folder: Path) -> tuple[str, float]:
+    """Return what a run does besides its steps, and for how many seconds; "" if nothing.
+
+    It is a job that waits in a queue, or the stage of the rank furthest behind.
+    """
+    job = jobs.look(folder)
+    if job and job.is_waiting:
+        return job.says, max(time.time() - (folder / jobs.JOB).stat().st_mtime, 0.0)
+    return heartbeat.stage(folder)
 
 
 def is_trial(folder: Path) -> bool:
@@ -56,7 +76,8 @@ def finished_facts(folder: Path) -> dict[str, Any]:
 class Standing:
     """The status of a run.
 
-    `state`: training, finished, stopped (on request), failed, or killed (ended without an event).
+    `state`: queued (a job that waits), training, finished, stopped (on request), failed, or killed
+    (ended without an event).
     `step`, `planned` and the newest losses are None until the first is logged; `changed` is in
     seconds since 1970; `says` is what stopped it, or warnings about its losses. A trial (trials.py)
     leaves no model, and its losses don't matter.
@@ -93,21 +114,29 @@ def standing_of(folder: Path, history: History | None = None) -> Standing:
         train_loss=newest.get("train", {}).get("loss"),
         eval_loss=newest.get("eval", {}).get("loss"),
         changed=last["time"],
-        says=sentence(last) if last["event"] == "error" else "; ".join(warnings),
+        says=_says(folder, last) or "; ".join(warnings),
         is_trial=trial,
     )
 
 
 def _state(folder: Path, last_event: str) -> str:
-    if lock.locked_by(folder):
-        return "training"
+    if live := live_state(folder):
+        return live
     if (folder / FINISHED).exists():
         return "finished"
     return {"stop": "stopped", "error": "failed"}.get(last_event, "killed")
 
 
+def _says(folder: Path, last: Event) -> str:
+    """Say why the run's job waits, or what its newest event says went wrong."""
+    job = jobs.look(folder)
+    if job and job.is_waiting:
+        return job.says
+    return sentence(last) if last["event"] == "error" else ""
+
+
 def all_runs() -> list[Standing]:
     """List every run below runs/, most recently changed first."""
     folders = (paths.root() / "runs").glob("*/")
-    started = [f for f in folders if lock.locked_by(f) or state_of(f) != "new"]
+    started = [f for f in folders if live_state(f) or state_of(f) != "new"]
     return sorted(map(standing_of, started), key=lambda s: -s.changed)

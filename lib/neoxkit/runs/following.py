@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from neoxkit import paths
-from neoxkit.runs import heartbeat, lock
+from neoxkit.runs import jobs, lock
 from neoxkit.runs.events import METRICS, EventReader, History
-from neoxkit.runs.folder import FINISHED, Standing, standing_of
+from neoxkit.runs.folder import FINISHED, Standing, doing, live_state, standing_of
 
 POINTS = 60  # of a small curve, between its ends
 
@@ -24,7 +24,8 @@ class Seen:
 
     `losses`: the first train loss, at most POINTS means, the last. `tokens_per_second`: of the last
     log if it is training, else the mean of the run. `doing`: its stage before the end of the first
-    step. `began`: when the training that is on now took the lock (seconds since 1970).
+    step, or its place in a queue. `began`: when the training that is on now took the lock, or its
+    job was submitted (seconds since 1970).
     """
 
     folder: Path
@@ -38,7 +39,7 @@ class Seen:
 
     @property
     def is_live(self) -> bool:
-        return self.standing.state == "training"
+        return self.standing.state in ("training", "queued")
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Follower:
         try:
             mark = _mark(folder)  # before reading: what is written meanwhile is for the next look
             if before and not before.is_live:
-                if before.mark == mark and not lock.locked_by(folder):
+                if before.mark == mark and not live_state(folder):
                     return before
                 before = None
             return _read(folder, mark, before)
@@ -117,8 +118,8 @@ def _read(folder: Path, mark: Mark, before: _Known | None) -> _Known:
     if new := before.reader.poll():
         before.history = History([*before.history.events, *new])
         before.has_steps |= any(event.get("step") for event in new)
-    elif before.seen and lock.locked_by(folder):
-        seen = replace(before.seen, doing=heartbeat.stage(folder)[0])
+    elif before.seen and before.seen.standing.state == live_state(folder):
+        seen = replace(before.seen, doing=doing(folder)[0])
         return replace(before, mark=mark, seen=seen)
     seen = _seen(folder, before.history)
     is_started = before.has_steps or mark[-1] or any(folder.glob("checkpoint-*"))
@@ -145,9 +146,15 @@ def _seen(folder: Path, history: History) -> Seen:
         seen,
         tokens_per_second=train[-1]["tokens_per_second"] if train else None,
         seconds_left=history.seconds_left(),
-        doing=heartbeat.stage(folder)[0],
-        began=(folder / lock.LOCK).stat().st_mtime,
+        doing=doing(folder)[0],
+        began=_began(folder),
     )
+
+
+def _began(folder: Path) -> float:
+    """Return when the training took the lock, or its job was submitted (seconds since 1970)."""
+    marks = [folder / name for name in (lock.LOCK, jobs.JOB) if (folder / name).exists()]
+    return max((mark.stat().st_mtime for mark in marks), default=0.0)
 
 
 def _curve(losses: Sequence[float]) -> tuple[float, ...]:

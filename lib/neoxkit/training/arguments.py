@@ -168,7 +168,7 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     notices += honoured.notices(said)
     kept = ("trial", "layout", "row_tokens", "attn_implementation")
     ours = {name: getattr(kit, name) for name in kept}
-    contradictions.check_together(defaults | training | ours)
+    contradictions.check_together(defaults | training | ours, machine.num_gpus() > 0)
     if kit.trial:
         training |= {"save_strategy": "no", "load_best_model_at_end": False}
     training.setdefault("eval_on_start", _evaluates_first(training) and not kit.trial)

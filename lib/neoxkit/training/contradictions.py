@@ -59,8 +59,11 @@ _OPTIM_ARGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_together(values: Mapping[str, Any]) -> None:
-    """Refuse arguments that contradict each other; `values` are the trainer's, by its names."""
+def check_together(values: Mapping[str, Any], on_gpu: bool) -> None:
+    """Refuse arguments that contradict each other; `values` are the trainer's, by its names.
+
+    `on_gpu`: whether the training has GPUs, where it runs.
+    """
     _check_schedule(values)
     _check_optimizer(values)
     _check_workers(values)
@@ -68,7 +71,7 @@ def check_together(values: Mapping[str, Any]) -> None:
         _check_warm_up(values, values["max_steps"])
     if values.get("load_best_model_at_end") and not values.get("trial"):
         _check_best(values)
-    if values.get("tf32") and (values.get("use_cpu") or not machine.num_gpus()):
+    if values.get("tf32") and (values.get("use_cpu") or not on_gpu):
         raise UserError("tf32", "needs a GPU and there is none", LEAVE)
     for name in ("torch_compile_backend", "torch_compile_mode"):
         if values.get(name) and not values.get("torch_compile"):

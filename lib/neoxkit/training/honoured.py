@@ -122,6 +122,7 @@ FIXED: dict[str, Any] = {
     "remove_unused_columns": False,
     "logging_nan_inf_filter": False,  # otherwise a NaN is logged as loss 0.0
     "disable_tqdm": True,
+    "log_on_each_node": False,  # all ranks of a job write to one log
     "label_names": ["labels"],
     "average_tokens_across_devices": True,
 }
@@ -140,7 +141,6 @@ NOTED = {
     "skip_memory_metrics": "metrics.jsonl has the memory of each rank in any case",
     "restore_callback_states_from_checkpoint": "the kit's callbacks have no state",
     "save_on_each_node": _ONE_FOLDER,
-    "log_on_each_node": _ONE_FOLDER,
     "ddp_find_unused_parameters": _NO_DDP,
     "ddp_bucket_cap_mb": _NO_DDP,
     "ddp_broadcast_buffers": _NO_DDP,

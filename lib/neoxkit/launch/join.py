@@ -1,0 +1,117 @@
+"""The first program of each rank in a SLURM job: it checks the node, then becomes the training.
+
+    srun python -m neoxkit.launch.join runs/NAME
+
+SLURM's variables become those of DeepSpeed and torch, which read none of SLURM's.
+"""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from neoxkit import files, machine
+from neoxkit.errors import UserError, as_fields
+from neoxkit.launch import command
+from neoxkit.launch.slurm import PLAN
+from neoxkit.runs import card
+from neoxkit.runs.events import append_event
+from neoxkit.runs.folder import ARGUMENTS
+
+LEASE = "NEOXKIT_LEASE"  # engine, job and restart of a training whose ranks are on several hosts
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Become a rank of the training in a run folder; return 2 where this node can't be one."""
+    folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    try:
+        plan = files.read_json(folder / PLAN)
+        _check(plan)
+        env = environment(plan, os.environ)
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
+        append_event(folder, "error", **as_fields(mistake))
+        return 2
+    train = [sys.executable, "-u", "-m", "neoxkit.train", str(folder / ARGUMENTS)]
+    os.execve(sys.executable, train, env)
+
+
+def _check(plan: Mapping[str, Any]) -> None:
+    """Refuse a node with other packages than the one that the job was submitted from, or without
+    the GPUs that the job has asked for."""
+    node, here = platform.node(), card.versions()
+    for name, version in plan["versions"].items():
+        if here.get(name) != version:
+            what = f"node {node} has {name} {here.get(name, '(none)')}, the start had {version}"
+            raise UserError("slurm", what, "use one environment for all, on a shared folder")
+    gpus = machine.num_gpus()
+    if plan["on_gpu"] and gpus < plan["ranks"]:
+        what = f"node {node} shows {gpus} GPUs to its {plan['ranks']} ranks"
+        raise UserError("slurm", what, "ask for gpus-per-node, and see neoxkit doctor on that node")
+
+
+def environment(plan: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the rank's environment, by what SLURM has `given` it."""
+    job, restart = given["SLURM_JOB_ID"], given.get("SLURM_RESTART_COUNT") or "0"
+    own = {
+        "RANK": given["SLURM_PROCID"],
+        "LOCAL_RANK": given["SLURM_LOCALID"],
+        "WORLD_SIZE": given["SLURM_NTASKS"],
+        "LOCAL_SIZE": str(plan["ranks"]),
+        LEASE: f"slurm {job} {restart}",
+    }
+    if not plan["on_gpu"]:
+        own["CUDA_VISIBLE_DEVICES"] = ""  # whatever the node has, the job has asked for none
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    env = command.environment(plan["ranks"]) | own
+    if cores := given.get("SLURM_CPUS_PER_TASK"):
+        env["OMP_NUM_THREADS"] = given.get("OMP_NUM_THREADS", cores)
+    env["MASTER_ADDR"] = _reachable(given["MASTER_ADDR"], given.get("SLURM_LAUNCH_NODE_IPADDR"))
+    if not plan["on_gpu"] and "GLOO_SOCKET_IFNAME" not in env and (name := _interface(given)):
+        env["GLOO_SOCKET_IFNAME"] = name
+    return env
+
+
+def _reachable(name: str, address: str | None) -> str:
+    """Return the first node's name, or its address where the name can't be looked up."""
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return address or name
+    return name
+
+
+def _interface(given: Mapping[str, str]) -> str:
+    """Return the network interface that leads to the job's other nodes; empty if there are none.
+
+    Gloo asks for the address of the own name, which many systems give as 127.0.1.1.
+    """
+    done = subprocess.run(
+        ["scontrol", "show", "hostnames", given["SLURM_JOB_NODELIST"]],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for other in done.stdout.split():
+        if other != given.get("SLURMD_NODENAME") and (address := _towards(other)):
+            found = psutil.net_if_addrs().items()
+            return next((n for n, all_ in found if address in (a.address for a in all_)), "")
+    return ""
+
+
+def _towards(host: str) -> str:
+    """Return this host's address on the way to another; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+        except OSError:
+            return ""
+        return probe.getsockname()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

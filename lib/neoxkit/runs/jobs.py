@@ -1,0 +1,121 @@
+"""The SLURM job of a run, and what the queue says of it."""
+
+import getpass
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neoxkit import files
+
+JOB = "job.json"  # in the run folder: the job's id, from its submission on
+LOOK_SECONDS = 5.0  # between two questions to the scheduler, which serves a whole site
+PATIENCE_SECONDS = 20.0  # for an answer
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED", "RESIZING")
+ENDING = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE")
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job in the queue: SLURM's state of it, why it waits, and the nodes that it has."""
+
+    id: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.state in WAITING
+
+    @property
+    def says(self) -> str:
+        """Say in a few words where the job is."""
+        if self.is_waiting:
+            return f"queued ({self.reason})" if self.reason not in ("", "None") else "queued"
+        if self.state == "UNKNOWN":
+            return "job without an answer from SLURM"
+        return f"on {self.nodes}" if self.nodes else self.state.lower()
+
+
+def record(folder: Path, job: str) -> None:
+    """Note the job that trains in a run folder."""
+    files.write_json(folder / JOB, {"id": job})
+    _newest.forget()
+
+
+def job_of(folder: Path) -> str:
+    """Return the id of the run's newest job; empty if it had none."""
+    path = folder / JOB
+    return str(files.read_json(path)["id"]) if path.is_file() else ""
+
+
+def look(folder: Path) -> Queued | None:
+    """Return the run's job while it is in the queue or on nodes; None if there is none (any more).
+
+    SLURM is asked at most every LOOK_SECONDS, for all jobs at once. Where it does not answer, a job
+    is what it was; one that was never seen is in state UNKNOWN.
+    """
+    job = job_of(folder)
+    return _newest.of(job) if job else None
+
+
+class _Newest:
+    """The newest answer of squeue."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._asked, self._jobs, self._is_known = -LOOK_SECONDS, dict[str, Queued](), False
+
+    def of(self, job: str) -> Queued | None:
+        if time.monotonic() - self._asked >= LOOK_SECONDS:
+            self._ask()
+        if not self._is_known:
+            return Queued(job, "UNKNOWN") if _has_slurm() else None
+        return self._jobs.get(job)
+
+    def _ask(self) -> None:
+        form = "%i|%T|%r|%N"
+        try:
+            said = _run("squeue", "--noheader", "--user", getpass.getuser(), "--format", form)
+        except (OSError, subprocess.SubprocessError):
+            said = None
+        self._asked = time.monotonic()
+        if said is not None:
+            found = [Queued(*line.split("|")) for line in said.splitlines() if line.count("|") == 3]
+            self._jobs = {job.id: job for job in found if job.state not in ENDING}
+            self._is_known = True
+
+
+_newest = _Newest()
+
+
+def forget() -> None:
+    """Ask SLURM at the next look, whenever it was asked last: something was changed."""
+    _newest.forget()
+
+
+def fate(job: str) -> str:
+    """Return how a job ended, as SLURM knows it for some minutes; empty if it does not."""
+    try:
+        said = _run("scontrol", "--oneliner", "show", "job", job)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    facts: dict[str, Any] = dict(w.split("=", 1) for w in said.split() if "=" in w)
+    return f"{facts.get('JobState', '')} ({facts.get('Reason', '')})".replace(" (None)", "")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    )
+    return done.stdout
+
+
+def _has_slurm() -> bool:
+    import shutil
+
+    return shutil.which("squeue") is not None

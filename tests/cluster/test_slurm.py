@@ -1,0 +1,140 @@
+# ruff: noqa: F811 - fixtures that are imported
+"""Trainings as jobs of a real SLURM with two nodes: the same bytes, whatever ends them."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import losses
+from on_login import (  # noqa: F401 - fixtures
+    STEPS,
+    WEIGHTS,
+    Login,
+    cluster,
+    login,
+    steps_of,
+    told,
+    undisturbed,
+)
+
+from neoxkit import files, paths
+from neoxkit.errors import STOPPED
+from neoxkit.runs import checkpoints, events, jobs
+from neoxkit.runs.folder import FINISHED
+
+pytestmark = [pytest.mark.cluster, pytest.mark.process]
+
+
+def ended(login: Login, run: str, training: subprocess.Popen) -> Path:
+    """Wait until a run has ended well; return its folder."""
+    folder = paths.run(run)
+    assert training.wait() == 0, told(folder)
+    return folder
+
+
+def test_two_nodes_compute_what_two_ranks_on_one_host_do(login: Login, undisturbed: str) -> None:
+    done = login.train("nodes", STEPS)
+    folder = paths.run("nodes")
+    assert done.returncode == 0, done.stderr + told(folder)
+    assert files.sha256(folder / WEIGHTS) == undisturbed
+    assert losses(folder) == losses(paths.run("undisturbed"))
+    assert losses(folder, "eval") == losses(paths.run("undisturbed"), "eval")
+
+
+def test_at_its_time_limit_a_job_saves_comes_back_and_goes_on(
+    login: Login, undisturbed: str
+) -> None:
+    """SLURM warns a job with USR1; here the test does so, twice."""
+    training = login.begin("limit", STEPS)
+    for step in (10, 50):
+        job = login.until_step("limit", step)
+        login.slurm("scancel", "--batch", "--signal=USR1", job)
+        login.until(job, "PENDING")
+    folder = ended(login, "limit", training)
+    starts = [e["resumed_step"] for e in events.read_events(folder) if e["event"] == "start"]
+    assert len(starts) == 3 and starts == sorted(starts) and starts[1] >= 10
+    assert files.sha256(folder / WEIGHTS) == undisturbed
+
+
+def test_a_job_that_is_requeued_or_preempted_ends_with_the_same_bytes(
+    login: Login, undisturbed: str
+) -> None:
+    training = login.begin("requeued", STEPS, slurm='{"partition": "main"}')
+    login.slurm("scontrol", "requeue", login.until_step("requeued", 10))
+    job = login.until_step("requeued", 50)
+    login.slurm("sbatch", "-N2", "-p", "urgent", "--exclusive", "--wrap", "sleep 1")
+    login.until(job, "PENDING")
+    folder = ended(login, "requeued", training)
+    starts = [e["resumed_step"] for e in events.read_events(folder) if e["event"] == "start"]
+    assert len(starts) == 3 and starts == sorted(starts)
+    assert files.sha256(folder / WEIGHTS) == undisturbed
+
+
+def test_stop_saves_and_the_same_command_goes_on(login: Login, undisturbed: str) -> None:
+    training = login.begin("asked", STEPS)
+    job = login.until_step("asked", 10)
+    standing = json.loads(login.kit("runs", "--json").stdout)
+    assert [r["state"] for r in standing if r["run"] == "asked"] == ["training"]
+    done = login.kit("stop", "asked")
+    assert done.returncode == 0 and "stopped at step" in done.stdout, done.stderr
+    assert training.wait() == STOPPED
+    assert login.state(job) not in ("PENDING", "RUNNING")  # it does not come back
+    assert checkpoints.saved_step(paths.run("asked")) >= 10
+    again = login.train("asked", STEPS)
+    assert again.returncode == 0, again.stderr
+    assert files.sha256(paths.run("asked") / WEIGHTS) == undisturbed
+
+
+def test_a_job_that_waits_is_queued_and_can_be_cancelled(
+    login: Login, request: pytest.FixtureRequest
+) -> None:
+    other = login.slurm("sbatch", "--parsable", "-N2", "--exclusive", "--wrap", "sleep 600")
+    request.addfinalizer(lambda: login.slurm("scancel", other))
+    training = login.begin("waits", STEPS)
+    folder = paths.run("waits")
+    login.cluster.wait_for(lambda: jobs.job_of(folder))
+    job = jobs.job_of(folder)
+    login.until(job, "PENDING")
+    found = json.loads(login.kit("runs", "--json").stdout)
+    says = {r["run"]: (r["state"], r["says"]) for r in found}
+    assert says["waits"][0] == "queued" and says["waits"][1].startswith("queued (")
+    again = login.train("waits", STEPS)
+    assert again.returncode == 2 and f"has job {job} (queued" in again.stderr
+    assert "is cancelled" in login.kit("stop", "waits").stdout
+    assert training.wait() == STOPPED
+    assert login.state(job) == "CANCELLED" and not steps_of(folder)
+
+
+def test_a_node_without_the_gpus_asked_for_is_refused_in_one_line(login: Login) -> None:
+    """The nodes have a GPU in name only; what the login node has decides nothing."""
+    gpus = {"num_ranks": 0, "slurm": '{"gpus-per-node": 1}'}
+    done = login.train("gpus", STEPS, **gpus)
+    assert done.returncode == 2
+    assert "shows 0 GPUs to its 1 ranks" in done.stderr, done.stderr
+    folder = paths.run("gpus")
+    assert not (folder / FINISHED).exists()
+    assert "use_cpu" not in files.read_json(folder / "arguments.json")
+
+
+def test_a_job_can_be_submitted_from_inside_another(login: Login, undisturbed: str) -> None:
+    inner = login.run_words("inside", STEPS)
+    job = login.slurm(
+        "sbatch", "--parsable", "-N1", "--mem-per-cpu=100", "--output=/dev/null",
+        "--wrap", subprocess.list2cmdline(inner),
+    )  # fmt: skip
+    login.until(job, "COMPLETED", "FAILED", "CANCELLED")
+    folder = paths.run("inside")
+    assert login.state(job) == "COMPLETED", told(folder)
+    assert files.sha256(folder / WEIGHTS) == undisturbed
+
+
+def test_a_rank_that_is_killed_ends_the_job_as_failed(login: Login) -> None:
+    training = login.begin("killed", STEPS)
+    login.until_step("killed", 10)
+    found = login.slurm("srun", "--overlap", "--jobid", jobs.job_of(paths.run("killed")), "-N1",
+                        "pgrep", "-f", "neoxkit.train")  # fmt: skip
+    login.cluster.on("n1", ["kill", f"-{signal.SIGKILL}", *found.split()[:1]])
+    assert training.wait() == 1
+    assert not (paths.run("killed") / FINISHED).exists()

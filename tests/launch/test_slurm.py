@@ -1,0 +1,377 @@
+"""Jobs of SLURM: what is asked of it, what its answers mean, and what a job does with its ranks.
+
+A shell script stands for SLURM's commands; tests/cluster runs the same against a real SLURM.
+"""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import BASE
+
+from neoxkit import files, machine, paths
+from neoxkit.errors import STOPPED, Stopped, TrainingError, UserError
+from neoxkit.launch import checks, cluster_file, job, join, nodes, process, slurm
+from neoxkit.runs import card, jobs, lock
+from neoxkit.runs.events import append_event, read_events
+from neoxkit.runs.folder import standing_of
+
+ON_NODES = BASE.replace(launcher="slurm", num_nodes=2, num_ranks=4)
+
+FAKE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "{folder}/asked"
+name=$(basename "$0")
+[ -f "{folder}/fails.$name" ] && {{ echo "$name: error: Invalid account" >&2; exit 1; }}
+cat "{folder}/says.$name" 2>/dev/null || true
+"""
+
+
+class Slurm:
+    """Stand-ins for SLURM's commands: what each says, and what was asked of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
+            path = folder / name
+            path.write_text(FAKE.format(folder=folder))
+            path.chmod(0o755)
+        self.says("sbatch", "41;kit")
+
+    def says(self, name: str, text: str) -> None:
+        (self.folder / f"says.{name}").write_text(text + "\n")
+        jobs.forget()
+
+    def fails(self, name: str) -> None:
+        (self.folder / f"fails.{name}").touch()
+        jobs.forget()
+
+    def asked(self) -> list[str]:
+        path = self.folder / "asked"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def fake(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    jobs.forget()
+    return Slurm(tmp_path)
+
+
+_names = (f"job-{i}" for i in itertools.count())
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    made = paths.run(next(_names))
+    made.mkdir(parents=True)
+    return made
+
+
+# Where it runs
+
+
+def test_a_job_has_the_ranks_of_all_nodes_whatever_this_machine_has(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "num_gpus", lambda: 1 / 0)
+    monkeypatch.setattr(machine, "num_cores", lambda: 1 / 0)
+    place = nodes.of(ON_NODES)
+    assert (place.num_ranks, place.num_nodes, place.ranks_a_node) == (8, 2, 4)
+    assert (place.on_gpu, place.precision, place.device_gib) == (False, "fp32", None)
+    gpus = nodes.of(ON_NODES.replace(num_ranks=0, slurm={"gpus-per-node": "a100:8", "mem": "64G"}))
+    assert (gpus.num_ranks, gpus.on_gpu, gpus.precision, gpus.host_gib) == (16, True, "bf16", 64.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_ranks": 0}, "slurm: names no GPUs"),
+        ({"slurm": {"gpus-per-node": 2}}, "num_ranks: got 4, the job asks for 2 GPUs a node"),
+        ({"launcher": "local"}, "num_nodes: is for jobs on a cluster"),
+        ({"slurm": {"p": "gpu"}}, "'p' is not a long name"),
+        ({"slurm": {"nodes": 3}}, "nodes is what the kit sets -- set num_nodes"),
+        ({"slurm": {"time": 28800}}, "YAML reads 8:00:00 as 28800"),
+        ({"slurm": {"comment": "a\nb"}}, "comment can't be"),
+    ],
+)  # fmt: skip
+def test_what_no_job_can_be_is_refused(home: Path, changes: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said.replace("(", r"\(")):
+        nodes.of(ON_NODES.replace(**changes))
+
+
+def test_a_job_may_have_more_ranks_than_this_machine_has_cores(home: Path) -> None:
+    with pytest.raises(UserError, match="cores"):
+        checks.check(BASE.replace(num_ranks=64))
+    assert checks.check(ON_NODES.replace(run=next(_names), num_ranks=10)).num_ranks == 20
+
+
+def test_fp16_and_tf32_are_refused_by_the_place_and_not_by_this_machine(home: Path) -> None:
+    on_gpus = {"num_ranks": 0, "slurm": {"gpus-per-node": 8}, "run": next(_names)}
+    checks.check(ON_NODES.replace(precision="fp16", **on_gpus))
+    checks.check(ON_NODES.replace(training_arguments={"tf32": True}, **on_gpus))
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        checks.check(ON_NODES.replace(precision="fp16"))
+
+
+# The site's file
+
+
+@pytest.fixture
+def site_file(home: Path, request: pytest.FixtureRequest) -> Path:
+    path = home / cluster_file.FILE
+    request.addfinalizer(lambda: path.unlink(missing_ok=True))
+    return path
+
+
+def test_a_runs_own_options_win_over_the_sites(site_file: Path) -> None:
+    site_file.write_text("slurm: {partition: gpu, account: lab}\ngpu_gib: 80\n")
+    assert cluster_file.options({"partition": "big"}) == {"partition": "big", "account": "lab"}
+    gpus = ON_NODES.replace(num_ranks=0, slurm={"gpus-per-node": 8})
+    assert nodes.of(gpus).device_gib == 80
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slurm: [", "cluster.yaml:[12]: is not YAML"),
+        ("slurms: {}", "did you mean slurm"),
+        ("setup: module load cuda", "setup must be a list"),
+        ("- a", "is not a mapping"),
+        ("slurm: {nodes: 2}", "cluster.yaml: nodes is what the kit sets"),
+    ],
+)
+def test_a_mistake_in_the_sites_file_is_named(site_file: Path, text: str, said: str) -> None:
+    site_file.write_text(text)
+    with pytest.raises(UserError, match=said):
+        cluster_file.options({})
+
+
+# The script
+
+
+def test_the_script_has_the_options_the_set_up_and_the_program(
+    site_file: Path, folder: Path
+) -> None:
+    site_file.write_text('slurm: {account: lab}\nsetup: ["module load cuda"]\n')
+    settings = ON_NODES.replace(slurm={"time": "8:00:00", "exclusive": True})
+    lines = slurm.script(folder, nodes.of(settings), settings).splitlines()
+    root = paths.root()
+    assert lines == [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={folder.name}",
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=4",
+        f"#SBATCH --output={folder}/train.log",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=B:USR1@180",
+        "#SBATCH --account=lab",
+        "#SBATCH --time=8:00:00",
+        "#SBATCH --exclusive",
+        f"cd {root} || exit 1",
+        f"export NEOXKIT_HOME={root}",
+        "module load cuda",
+        f"exec {sys.executable} -m neoxkit.launch.job {folder}",
+    ]
+
+
+def test_a_job_inherits_nothing_of_a_job_around_it(
+    fake: Slurm, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = fake.folder / "sbatch"
+    inner.write_text(f"#!/bin/sh\nenv > {fake.folder}/env\necho 5\n")
+    for name in ("SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "PMI_RANK"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SLURM_CONF", "kept")
+    slurm.submit(folder, nodes.of(ON_NODES), ON_NODES)
+    names = {line.partition("=")[0] for line in (fake.folder / "env").read_text().splitlines()}
+    assert "SLURM_CONF" in names
+    assert not names & {"SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "PMI_RANK"}
+
+
+def test_a_refused_job_and_a_machine_without_sbatch_are_one_line(
+    fake: Slurm, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.fails("sbatch")
+    with pytest.raises(UserError, match="sbatch refused the job: Invalid account"):
+        slurm.submit(folder, nodes.of(ON_NODES), ON_NODES)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="launcher: has no sbatch here"):
+        process.start(ON_NODES.replace(run=next(_names)))
+
+
+# A job and its run
+
+
+def started(fake: Slurm, **changes: object) -> process.Training:
+    fake.says("squeue", "41|PENDING|Priority|")
+    return process.start(ON_NODES.replace(run=next(_names), **changes))
+
+
+def test_a_job_in_the_queue_is_said_to_be_queued_and_is_not_started_twice(fake: Slurm) -> None:
+    training = started(fake)
+    standing = standing_of(training.folder)
+    assert (standing.state, standing.says) == ("queued", "queued (Priority)")
+    assert training.poll() is None
+    fake.says("squeue", "41|RUNNING|None|n[1-2]")
+    assert standing_of(training.folder).state == "training"
+    again = process.start(ON_NODES.replace(run=training.folder.name))
+    assert again.job == "41"
+    assert sum(line.startswith("sbatch") for line in fake.asked()) == 1
+    with pytest.raises(UserError, match="has job 41"):
+        process.start(BASE.replace(run=training.folder.name, restart=True))
+
+
+def test_a_job_is_as_it_was_while_slurm_does_not_answer(fake: Slurm) -> None:
+    training = started(fake)
+    assert training.poll() is None
+    (fake.folder / "fails.squeue").touch()
+    jobs._newest._asked = -jobs.LOOK_SECONDS  # it is time to ask again
+    assert training.poll() is None and standing_of(training.folder).state == "queued"
+    jobs.forget()  # as in a new process
+    assert training.poll() is None and standing_of(training.folder).state == "training"
+
+
+@pytest.mark.parametrize(
+    ("event", "fate", "kind", "said"),
+    [
+        ({"event": "stop", "step": 4}, "", Stopped, "stopped"),
+        ({}, "JobState=CANCELLED Reason=None", Stopped, "before the first checkpoint"),
+        ({}, "JobState=TIMEOUT Reason=TimeLimit", TrainingError, r"job 41 has ended: TIMEOUT"),
+        ({"event": "error", "kind": "UserError", "where": "slurm", "what": "node n1 has torch 1",
+          "remedy": "use one"}, "", UserError, "node n1 has torch 1"),
+        ({"event": "error", "kind": "failure", "where": "", "what": "it broke", "remedy": ""},
+         "", TrainingError, "it broke"),
+    ],
+)  # fmt: skip
+def test_a_job_that_has_left_the_queue_ends_as_its_run_says(
+    fake: Slurm, event: dict, fate: str, kind: type[Exception], said: str
+) -> None:
+    training = started(fake)
+    if event:
+        append_event(training.folder, event.pop("event"), **event)
+    fake.says("scontrol", f"JobId=41 {fate}")
+    fake.says("squeue", "")
+    assert training.poll() is not None
+    with pytest.raises(kind, match=said):
+        training.check()
+
+
+def test_stopping_a_job_keeps_it_from_coming_back(fake: Slurm) -> None:
+    training = started(fake)
+    slurm.stop(training.folder)
+    assert fake.asked()[-2:] == ["scontrol update JobId=41 Requeue=0", "scancel 41"]
+    assert not lock.asked_to_stop(training.folder)
+    fake.says("squeue", "41|RUNNING|None|n1")
+    training.interrupt()
+    assert lock.asked_to_stop(training.folder)
+    assert fake.asked()[-1] == "scontrol update JobId=41 Requeue=0"
+    training.interrupt()
+    assert fake.asked()[-1] == "scancel 41"
+
+
+# The job's own program
+
+
+def run_job(fake: Slurm, folder: Path, code: int, send: int = 0) -> int:
+    """Run a job whose ranks end with a code, after it was sent a signal."""
+    wait = "while [ ! -e STOP ]; do sleep 0.05; done" if send else ":"
+    (fake.folder / "srun").write_text(f"#!/bin/sh\ncd {folder}; touch begun; {wait}; exit {code}\n")
+    fake.says("scontrol", "n1")
+    env = {**os.environ, "SLURM_JOB_ID": "41"}
+    words = [sys.executable, "-m", "neoxkit.launch.job", str(folder)]
+    running = subprocess.Popen(words, env=env)
+    while send and not (folder / "begun").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    if send:
+        running.send_signal(send)
+    return running.wait()
+
+
+@pytest.mark.parametrize(
+    ("code", "send", "comes_back"),
+    [
+        (STOPPED, signal.SIGUSR1, True),  # the time limit
+        (STOPPED, signal.SIGTERM, False),  # cancelled, or preempted: then SLURM requeues it
+        (STOPPED, 0, False),  # neoxkit stop
+        (1, signal.SIGUSR1, False),
+        (0, 0, False),
+    ],
+)
+def test_a_job_comes_back_after_its_time_limit_alone(
+    fake: Slurm, folder: Path, code: int, send: int, comes_back: bool
+) -> None:
+    assert run_job(fake, folder, code, send) == code
+    assert ("scontrol requeue 41" in fake.asked()) is comes_back
+
+
+def test_a_job_that_makes_no_progress_comes_back_twenty_times(fake: Slurm, folder: Path) -> None:
+    assert all(job._may_come_back(folder) for _ in range(job.MOST_REQUEUES))
+    assert not job._may_come_back(folder)
+    assert "20 times without a new checkpoint" in read_events(folder)[-1]["what"]
+
+
+def test_a_step_between_them_begins_the_count_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(2 * job.MOST_REQUEUES))
+    monkeypatch.setattr(job.checkpoints, "saved_step", lambda _: next(steps))
+    assert all(job._may_come_back(folder) for _ in range(2 * job.MOST_REQUEUES))
+
+
+# Each rank
+
+
+GIVEN = {
+    "SLURM_JOB_ID": "41", "SLURM_RESTART_COUNT": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
+    "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "n1", "SLURMD_NODENAME": "n1",
+    "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",
+}  # fmt: skip
+
+
+def test_a_rank_gets_what_deepspeeds_launcher_would_tell_it(
+    fake: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.says("scontrol", "n1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    env = join.environment({"ranks": 4, "on_gpu": False}, GIVEN)
+    told = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_SIZE": "4",
+            "NEOXKIT_LEASE": "slurm 41 2", "MASTER_ADDR": "localhost", "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
+    assert told.items() <= env.items()
+    assert "GLOO_SOCKET_IFNAME" not in env  # one node: no way to another
+    unknown = GIVEN | {"MASTER_ADDR": "no-such-host.invalid"}
+    assert join.environment({"ranks": 4, "on_gpu": False}, unknown)["MASTER_ADDR"] == "10.0.0.1"
+
+
+def test_gloo_is_told_the_interface_that_leads_to_another_node(fake: Slurm) -> None:
+    fake.says("scontrol", "n1\n127.0.0.1")
+    env = join.environment({"ranks": 4, "on_gpu": False}, GIVEN)
+    assert env["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"on_gpu": False, "versions": {"torch": "0.1"}}, "had 0.1 -- use one environment"),
+        ({"on_gpu": True, "versions": {}}, "shows 0 GPUs to its 4 ranks"),
+    ],
+)
+def test_a_node_that_can_not_be_a_rank_says_so_in_the_run(
+    home: Path, folder: Path, plan: dict, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "num_gpus", lambda: 0)
+    files.write_json(folder / slurm.PLAN, {"ranks": 4, **plan})
+    assert join.main([str(folder)]) == 2
+    event = read_events(folder)[-1]
+    assert event["kind"] == "UserError" and said in f"{event['what']} -- {event['remedy']}"
+
+
+def test_equal_versions_pass(folder: Path) -> None:
+    join._check({"ranks": 1, "on_gpu": False, "versions": card.versions()})
