@@ -254,7 +254,7 @@ def test_a_sweep_skips_what_is_finished_whatever_03_holds(
     assert injected == EvaluateSettings().as_dict()
     files.write_json(finished / "evaluation.json", {"settings": injected})
     variant = variants.Variant({"run": "demo"}, TrainSettings())
-    assert sweep._is_done(variant, ["02_train", "03_evaluate"])
+    assert sweep.is_done(variant, ["02_train", "03_evaluate"])
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
     monkeypatch.setattr(checks, "check", lambda settings: {})
     monkeypatch.setattr(forecast, "doubts", lambda settings, at_once: [])
     monkeypatch.setattr(command, "same_weights", lambda settings, first: [])
-    monkeypatch.setattr(sweep, "_compare", lambda name, made: 0)
+    monkeypatch.setattr(sweep, "compare", lambda name, made: 0)
     return variants.variants({"run": "g"}, {"seed": [1, 2]})
 
 
@@ -325,14 +325,14 @@ def test_a_run_evaluated_with_other_settings_is_evaluated_again(
     both = ["02_train", "03_evaluate"]
     folder = two[0].folder
     folder.mkdir()
-    assert not sweep._is_done(two[0], both)
+    assert not sweep.is_done(two[0], both)
     files.write_json(folder / FINISHED, {})
-    assert sweep._is_done(two[0], ["02_train"]) and not sweep._is_done(two[0], both)
+    assert sweep.is_done(two[0], ["02_train"]) and not sweep.is_done(two[0], both)
     settings = EvaluateSettings(run="g.seed=1", seed=1).as_dict()
     files.write_json(folder / "evaluation.json", {"settings": settings})
-    assert sweep._is_done(two[0], both)
+    assert sweep.is_done(two[0], both)
     files.write_json(folder / "evaluation.json", {"settings": settings | {"num_questions": 7}})
-    assert not sweep._is_done(two[0], both)
+    assert not sweep.is_done(two[0], both)
 
 
 def test_on_gpus_a_variant_has_a_rank_per_gpu_of_its_share() -> None:

@@ -17,7 +17,7 @@ ADDRESSES = {"login": "10.77.0.254", "n1": "10.77.0.1", "n2": "10.77.0.2"}
 NODES = ("n1", "n2")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "nsenter")
 PACKAGES = "slurmctld slurmd slurm-client munge iproute2 util-linux"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 300.0  # only what hangs takes this long
 
 _INIT = """
 set -e

@@ -1,6 +1,7 @@
 """A person on the login node of the test cluster, and the trainings that its tests start."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,13 @@ class Login:
         folder = paths.run(run)
         self.cluster.wait_for(lambda: steps_of(folder)[-1:] >= [step])
         return jobs.job_of(folder)
+
+    def kill_a_rank(self, run: str) -> None:
+        """Kill a rank of a run's job once it takes steps."""
+        job = self.until_step(run, 10)
+        node = self.slurm("squeue", "-h", "-j", job, "-o", "%B")
+        found = self.cluster.on(node, ["pgrep", "-f", f"neoxkit.train .*/{run}/"]).stdout.split()
+        self.cluster.on(node, ["kill", f"-{signal.SIGKILL}", found[0]])
 
 
 def steps_of(folder: Path) -> list[int]:

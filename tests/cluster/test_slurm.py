@@ -2,13 +2,14 @@
 """Trainings as jobs of a real SLURM with two nodes: the same bytes, whatever ends them."""
 
 import json
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import losses
 from on_login import (  # noqa: F401 - fixtures
+    ON_NODES,
+    PARAMETERS,
     STEPS,
     WEIGHTS,
     Login,
@@ -130,11 +131,27 @@ def test_a_job_can_be_submitted_from_inside_another(login: Login, undisturbed: s
     assert files.sha256(folder / WEIGHTS) == undisturbed
 
 
+def test_a_sweep_is_one_array_and_the_same_command_again_finishes_it(login: Login) -> None:
+    """Of four runs one is cancelled, and a rank of another is killed."""
+    given = PARAMETERS | ON_NODES | {"num_nodes": 1, "max_steps": 60, "seed": "1,2,3,4"}
+    words = login.words("sweep", "02", "--slurm", "--at-once", "2", **given, run="night")
+    runs = [paths.run(f"night.seed={seed}") for seed in (1, 2, 3, 4)]
+    night = login.cluster.start("login", words)
+    login.cluster.wait_for(lambda: all(jobs.job_of(folder) for folder in runs))
+    assert len({jobs.job_of(folder).split("_")[0] for folder in runs}) == 1
+    login.slurm("scancel", jobs.job_of(runs[3]))
+    login.kill_a_rank("night.seed=1")
+    assert night.wait() == 1
+    finished = [(folder / FINISHED).exists() for folder in runs]
+    assert finished == [False, True, True, False], told(runs[1])
+    again = login.cluster.on("login", words)
+    assert again.returncode == 0, again.stderr
+    assert all((folder / FINISHED).exists() for folder in runs)
+    assert (paths.run("night") / "04_compare.ipynb").exists()
+
+
 def test_a_rank_that_is_killed_ends_the_job_as_failed(login: Login) -> None:
     training = login.begin("killed", STEPS)
-    login.until_step("killed", 10)
-    found = login.slurm("srun", "--overlap", "--jobid", jobs.job_of(paths.run("killed")), "-N1",
-                        "pgrep", "-f", "neoxkit.train")  # fmt: skip
-    login.cluster.on("n1", ["kill", f"-{signal.SIGKILL}", *found.split()[:1]])
+    login.kill_a_rank("killed")
     assert training.wait() == 1
     assert not (paths.run("killed") / FINISHED).exists()

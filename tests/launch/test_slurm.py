@@ -19,7 +19,7 @@ from neoxkit.errors import STOPPED, Stopped, TrainingError, UserError
 from neoxkit.launch import checks, cluster_file, job, join, nodes, process, slurm
 from neoxkit.runs import card, jobs, lock
 from neoxkit.runs.events import append_event, read_events
-from neoxkit.runs.folder import standing_of
+from neoxkit.runs.folder import LOG, standing_of
 
 ON_NODES = BASE.replace(launcher="slurm", num_nodes=2, num_ranks=4)
 
@@ -159,7 +159,8 @@ def test_the_script_has_the_options_the_set_up_and_the_program(
 ) -> None:
     site_file.write_text('slurm: {account: lab}\nsetup: ["module load cuda"]\n')
     settings = ON_NODES.replace(slurm={"time": "8:00:00", "exclusive": True})
-    lines = slurm.script(folder, nodes.of(settings), settings).splitlines()
+    program = ["neoxkit.launch.job", str(folder)]
+    lines = slurm.script(folder.name, folder / LOG, program, settings).splitlines()
     root = paths.root()
     assert lines == [
         "#!/bin/bash",
@@ -188,7 +189,7 @@ def test_a_job_inherits_nothing_of_a_job_around_it(
     for name in ("SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "PMI_RANK"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_CONF", "kept")
-    slurm.submit(folder, nodes.of(ON_NODES), ON_NODES)
+    slurm.start(folder, ON_NODES)
     names = {line.partition("=")[0] for line in (fake.folder / "env").read_text().splitlines()}
     assert "SLURM_CONF" in names
     assert not names & {"SLURM_MEM_PER_CPU", "SBATCH_PARTITION", "PMI_RANK"}
@@ -199,7 +200,7 @@ def test_a_refused_job_and_a_machine_without_sbatch_are_one_line(
 ) -> None:
     fake.fails("sbatch")
     with pytest.raises(UserError, match="sbatch refused the job: Invalid account"):
-        slurm.submit(folder, nodes.of(ON_NODES), ON_NODES)
+        slurm.start(folder, ON_NODES)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="launcher: has no sbatch here"):
         process.start(ON_NODES.replace(run=next(_names)))
@@ -312,8 +313,8 @@ def test_a_job_comes_back_after_its_time_limit_alone(
 
 
 def test_a_job_that_makes_no_progress_comes_back_twenty_times(fake: Slurm, folder: Path) -> None:
-    assert all(job._may_come_back(folder) for _ in range(job.MOST_REQUEUES))
-    assert not job._may_come_back(folder)
+    assert all(job.may_come_back(folder) for _ in range(job.MOST_REQUEUES))
+    assert not job.may_come_back(folder)
     assert "20 times without a new checkpoint" in read_events(folder)[-1]["what"]
 
 
@@ -322,7 +323,7 @@ def test_a_step_between_them_begins_the_count_anew(
 ) -> None:
     steps = iter(range(2 * job.MOST_REQUEUES))
     monkeypatch.setattr(job.checkpoints, "saved_step", lambda _: next(steps))
-    assert all(job._may_come_back(folder) for _ in range(2 * job.MOST_REQUEUES))
+    assert all(job.may_come_back(folder) for _ in range(2 * job.MOST_REQUEUES))
 
 
 # Each rank

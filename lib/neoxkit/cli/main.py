@@ -120,18 +120,33 @@ def _run(flags: Flags, files: Sequence[str], only: Sequence[str]) -> int:
 @click.option("--paired", is_flag=True, help="combine the n-th values, not all with all")
 @click.option("--at-once", type=int, default=0, metavar="N",
               help="trainings at once; 0: as the GPUs allow, one on a CPU")  # fmt: skip
+@click.option("--slurm", is_flag=True, help="as one job array of SLURM (-p launcher slurm)")
+@click.option("--dry-run", is_flag=True, help="print the array's script; submit nothing")
 def _sweep(
-    notebooks: Sequence[str], flags: Flags, files: Sequence[str], paired: bool, at_once: int
+    notebooks: Sequence[str],
+    flags: Flags,
+    files: Sequence[str],
+    paired: bool,
+    at_once: int,
+    slurm: bool,
+    dry_run: bool,
 ) -> int:
     """Run 02_train (and 03_evaluate, if named) once per combination of the values given, into
     runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The same command again skips
-    finished runs and resumes the rest.
+    finished runs and resumes the rest. With --slurm each run is an element of one job array; Ctrl-C
+    ends only the waiting for it.
     """
     with screen.busy("importing"):
-        from neoxkit.cli import sweep, variants
+        from neoxkit.cli import array, sweep, variants
+    if slurm:
+        flags = [*flags, ("launcher", "slurm")]
     fixed, swept = parameters.read_swept(files, flags)
     name = fixed.setdefault("run", "sweep")
     made = variants.variants(fixed, swept, paired, notebooks)
+    if fixed.get("launcher") == "slurm":
+        return array.run(name, made, notebooks, at_once, dry_run)
+    if dry_run:
+        raise UserError("--dry-run", "prints the script of a job array", "add --slurm")
     return sweep.run(name, made, notebooks, at_once)
 
 

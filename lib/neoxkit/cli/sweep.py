@@ -19,14 +19,13 @@ from neoxkit.cli.variants import Variant
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
-from neoxkit.launch import checks, command, forecast, nodes
+from neoxkit.launch import checks, command, forecast
 from neoxkit.runs.events import METRICS
 from neoxkit.runs.folder import live_state, standing_of, state_of
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 
 LOG = "run.log"  # the output of a variant's `neoxkit run`
 LOOK_SECONDS = 1.0
-JOBS_AT_ONCE = 4  # each has a notebook here that waits for it
 INTERRUPTED = 130  # `neoxkit run` after Ctrl-C, if no training was asked to stop
 
 
@@ -40,7 +39,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     table.show([_before(variant, notebooks) for variant in made])  # what comes first takes seconds
     try:
         parts = environments([variant.settings for variant in made], at_once)
-        doubts = _check_before(made, parts, notebooks)
+        doubts = check_before(made, parts, notebooks)
     finally:
         table.clear()
     terminal.note(*doubts)
@@ -53,7 +52,7 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
     asked: list[int] = []  # signals received
 
     def carry_out(variant: Variant) -> int:
-        if _is_done(variant, notebooks):
+        if is_done(variant, notebooks):
             return 0
         part = slots.get()
         try:
@@ -87,10 +86,10 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
         print("stopped -- run the same command again to resume", file=sys.stderr)
         return STOPPED
     codes = [end.result() for end in ends.values()]
-    return _compare(name, made) or next((code for code in codes if code), 0)
+    return compare(name, made) or next((code for code in codes if code), 0)
 
 
-def _check_before(
+def check_before(
     made: Sequence[Variant], parts: Sequence[Mapping[str, str]], notebooks: Sequence[str]
 ) -> list[str]:
     """Refuse what a variant would refuse later, before the first one starts; return doubts."""
@@ -121,14 +120,9 @@ def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSe
 
 
 def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[str, str]]:
-    """Return the environment of each training that shares the machine: its GPUs or cores.
-
-    Jobs share nothing here but the memory of their notebooks.
-    """
+    """Return the environment of each training that shares the machine: its GPUs or cores."""
     if at_once < 0:
         raise UserError("--at-once", f"got {at_once}", "give 0 or more")
-    if all(one.launcher == nodes.SLURM for one in settings):
-        return [{}] * (at_once or JOBS_AT_ONCE)
     ranks = max(one.num_ranks for one in settings)
     gpus = machine.num_gpus()
     if not gpus:
@@ -146,7 +140,7 @@ def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[s
     ]
 
 
-def _is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
+def is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
     """Return whether a variant is trained and, if wanted, evaluated with these settings."""
     if state_of(variant.folder) != "finished":
         return False
@@ -192,7 +186,7 @@ def _signals_reach(children: Mapping[str, subprocess.Popen], asked: list[int]) -
 
 def _before(variant: Variant, notebooks: Sequence[str]) -> progress.SweepRow:
     """Return a variant's row before any is started."""
-    if _is_done(variant, notebooks):
+    if is_done(variant, notebooks):
         return progress.ended(standing_of(variant.folder))
     return progress.SweepRow(variant.settings.run, "waiting")
 
@@ -240,7 +234,7 @@ def _left(
     return progress.seconds_left(took, since, waiting, at_once)
 
 
-def _compare(name: str, made: Sequence[Variant]) -> int:
+def compare(name: str, made: Sequence[Variant]) -> int:
     """Print the table of all variants, and execute 04_compare into the sweep's own folder."""
     chosen = compare_runs.load_runs(
         [v.settings.run for v in made if (v.folder / METRICS).is_file()]

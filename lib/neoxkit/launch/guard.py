@@ -40,6 +40,7 @@ def main() -> int:
     """Run the command under guard; return its exit code, 128 + a signal's number, or our own."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--run", required=True, type=Path)
+    parser.add_argument("--grace", type=float, default=GRACE_SECONDS, metavar="SECONDS")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if os.getsid(0) != os.getpid():  # clear_session ends every process in the guard's session
@@ -62,7 +63,7 @@ def main() -> int:
     try:
         return _wait(child, options.run, watch, asked, owner)
     finally:  # also after a failure here: a full disk, a run folder that is gone
-        clear_session()
+        clear_session(options.grace)
         for number in STOPS:  # a late signal would replace the exit code
             signal.signal(number, signal.SIG_IGN)
 

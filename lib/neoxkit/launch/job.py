@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, ask)
-    address = {"MASTER_ADDR": _first_node(), "MASTER_PORT": str(command.free_port())}
+    words, address = ranks_command(folder)
     watch = heartbeat.Watch(folder)
     watch.forget()
-    code = _wait(subprocess.Popen(_srun(folder), env=os.environ | address), folder, watch)
-    if code == STOPPED and asked == [signal.SIGUSR1] and _may_come_back(folder):
+    code = _wait(subprocess.Popen(words, env=os.environ | address), folder, watch)
+    if code == STOPPED and asked == [signal.SIGUSR1] and may_come_back(folder):
         slurm.requeue(os.environ["SLURM_JOB_ID"])  # ends this process, too
     return code
 
@@ -75,8 +75,14 @@ def _first_node() -> str:
     return done.stdout.split()[0]
 
 
+def ranks_command(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts a rank in each task of this job, and what it adds to their
+    environment."""
+    address = {"MASTER_ADDR": _first_node(), "MASTER_PORT": str(command.free_port())}
+    return _srun(folder), address
+
+
 def _srun(folder: Path) -> list[str]:
-    """Return the command that starts a rank in each task of the job."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it over by itself
     return [
         "srun",
@@ -90,7 +96,7 @@ def _srun(folder: Path) -> list[str]:
     ]
 
 
-def _may_come_back(folder: Path) -> bool:
+def may_come_back(folder: Path) -> bool:
     """Count this return to the queue; refuse one too many without a new checkpoint, and say so."""
     path, step = folder / TRIES, checkpoints.saved_step(folder)
     before = files.read_json(path) if path.is_file() else {}

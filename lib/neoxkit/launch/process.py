@@ -1,11 +1,12 @@
 """A training's process tree: starting it under the guard, stopping it, and how it ended."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from neoxkit.errors import (
     from_fields,
     sentence,
 )
-from neoxkit.launch import checks, command, nodes, slurm
+from neoxkit.launch import checks, command, job, nodes, slurm
 from neoxkit.launch.guard import GRACE_SECONDS
 from neoxkit.models import memory
 from neoxkit.runs import card as run_card
@@ -31,6 +32,7 @@ from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, stat
 from neoxkit.settings import TrainSettings
 
 _STOPPED = (STOPPED, -signal.SIGQUIT)  # from the guard, or before it listened
+IN_JOB_SECONDS = 25.0  # between asking and killing: SLURM itself gives a job 30 s
 _KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the guard's child, or a launcher's rank
 
 
@@ -152,10 +154,10 @@ def attach(run: str) -> Training:
     own = _started.get(folder)
     if own and own.poll() is None:
         return own
-    job = jobs.look(folder)
-    if state_of(folder) == "new" and not (job or lock.locked_by(folder)):
+    queued = jobs.look(folder)
+    if state_of(folder) == "new" and not (queued or lock.locked_by(folder)):
         raise UserError("run", f"{paths.short(folder)} was not started", "see neoxkit runs")
-    return Training(folder, None, 0, job=job.id if job else "")
+    return Training(folder, None, 0, job=queued.id if queued else "")
 
 
 def start(
@@ -184,8 +186,8 @@ def start(
             resuming.refuse_changes(asked)
         return attach(settings.run)
     refuse_running(folder)
-    place = nodes.of(settings)
-    if place.launcher == nodes.SLURM:
+    is_job = nodes.of(settings).launcher == nodes.SLURM
+    if is_job:
         slurm.require()
     state = state_of(folder)
     if settings.restart and state != "new":
@@ -199,41 +201,52 @@ def start(
     if state == "new":
         as_started = command.as_started(asked.arguments, asked.num_ranks)
         run_card.announce(folder, asked.num_ranks, as_started)
-    if place.launcher == nodes.SLURM:
-        return Training(folder, None, since, job=slurm.submit(folder, place, settings))
-    _started[folder] = Training(folder, _under_guard(asked), since)
+    if is_job and not slurm.is_inside():
+        return Training(folder, None, since, job=slurm.start(folder, settings))
+    if is_job:
+        slurm.write_plan(folder, settings)
+        words, more = job.ranks_command(folder)
+        guarded = _under_guard(folder, words, os.environ | more, IN_JOB_SECONDS)
+    else:
+        words, more = command.start_command(asked.num_ranks)
+        words = [*words, str(folder / ARGUMENTS)]
+        guarded = _under_guard(folder, words, command.environment(asked.num_ranks) | more)
+    _started[folder] = Training(folder, guarded, since)
     return _started[folder]
 
 
-def _under_guard(asked: resuming.Start) -> subprocess.Popen:
-    """Start the ranks on this machine under a guard, which ends them with this process."""
-    guard = [sys.executable, "-m", "neoxkit.launch.guard", "--run", str(asked.folder), "--"]
-    started, places = command.start_command(asked.num_ranks)
+def _under_guard(
+    folder: Path, words: Sequence[str], env: Mapping[str, str], grace: float = GRACE_SECONDS
+) -> subprocess.Popen:
+    """Start the ranks under a guard, which ends them with this process; `grace`: how many seconds
+    after it has asked them."""
+    guard = ["neoxkit.launch.guard", "--run", str(folder), "--grace", str(grace), "--"]
     return subprocess.Popen(
-        [*guard, *started, str(asked.folder / ARGUMENTS)],
+        [sys.executable, "-m", *guard, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd=paths.root(),
-        env=command.environment(asked.num_ranks) | places | {lock.GUARDED: "1"},
+        env={**env, lock.GUARDED: "1"},
     )
 
 
 def refuse_running(folder: Path) -> None:
     """Refuse a folder in which a training is running, or for which a job waits."""
     lock.refuse_locked(folder)
-    if job := jobs.look(folder):
+    if queued := jobs.look(folder):
         remedy = f'wait, watch("{folder.name}"), or neoxkit stop {folder.name}'
-        raise UserError("run", f"{folder.name} has job {job.id} ({job.says})", remedy)
+        raise UserError("run", f"{folder.name} has job {queued.id} ({queued.says})", remedy)
 
 
 def _write(asked: resuming.Start, dialled: Mapping[str, tuple[Any, Any]]) -> None:
     """Write what a start leaves in the run folder for the trainer, and for a later start."""
     asked.folder.mkdir(parents=True, exist_ok=True)
     files.write_json(asked.folder / ARGUMENTS, asked.arguments)
-    for left in (DIALS, jobs.JOB):  # of an earlier start
-        (asked.folder / left).unlink(missing_ok=True)
+    (asked.folder / DIALS).unlink(missing_ok=True)
+    if not slurm.is_inside():
+        (asked.folder / jobs.JOB).unlink(missing_ok=True)  # of an earlier start
     if dialled:
         files.write_json(asked.folder / DIALS, dialled)
     lock.answer_stop(asked.folder)

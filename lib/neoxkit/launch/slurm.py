@@ -5,18 +5,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from neoxkit import files, paths
 from neoxkit.errors import UserError, shorten
-from neoxkit.launch import cluster_file
-from neoxkit.launch.nodes import Place
+from neoxkit.launch import cluster_file, nodes
 from neoxkit.runs import card, jobs, lock
 from neoxkit.runs.folder import LOG
 from neoxkit.settings import TrainSettings
 
 PLAN = "launch.json"  # in the run folder: what each rank of a job needs to know
 SCRIPT = "job.sh"
+INSIDE = "NEOXKIT_INSIDE"  # set in an element of a sweep's array: its training starts right there
 PATIENCE_SECONDS = 60.0  # for a command of SLURM's
 WARNING_SECONDS = 180  # before its time limit SLURM tells the job to save; it looks every 30 s
 # What a job would inherit from another one that it is submitted from (a kernel in an allocation).
@@ -31,21 +32,32 @@ def require() -> None:
         raise UserError("launcher", what, "go to a login node of the cluster, or set local")
 
 
-def script(folder: Path, place: Place, settings: TrainSettings) -> str:
-    """Return the job's script: SLURM's options, the site's set-up lines, and the job's program."""
+def is_inside() -> bool:
+    """Return whether this process runs in a job that is there for it: an element of a sweep."""
+    return bool(os.environ.get(INSIDE))
+
+
+def script(
+    name: str, log: Path, program: Sequence[str], settings: TrainSettings, array: str = ""
+) -> str:
+    """Return a job's script: SLURM's options, the site's set-up lines, and the job's program.
+
+    `array`: the elements of a job array, as sbatch takes them.
+    """
+    place = nodes.of(settings)
     said = cluster_file.read()
     options = {
-        "job-name": folder.name,
+        "job-name": name,
         "nodes": place.num_nodes,
         "ntasks-per-node": place.ranks_a_node,
-        "output": str(folder / LOG).replace("%", "%%"),
+        "output": str(log).replace("%", "%%"),
         "open-mode": "append",
         "requeue": True,
         "signal": f"B:USR1@{WARNING_SECONDS}",
+        "array": array,
         **cluster_file.options(settings.slurm),
     }
     lines = [f"#SBATCH {_option(name, value)}" for name, value in options.items() if value != ""]
-    program = shlex.join([sys.executable, "-m", "neoxkit.launch.job", str(folder)])
     return "\n".join(
         [
             "#!/bin/bash",
@@ -53,7 +65,7 @@ def script(folder: Path, place: Place, settings: TrainSettings) -> str:
             f"cd {shlex.quote(str(paths.root()))} || exit 1",
             f"export NEOXKIT_HOME={shlex.quote(str(paths.root()))}",
             *map(str, said.get("setup", [])),
-            f"exec {program}",
+            f"exec {shlex.join([sys.executable, '-m', *program])}",
             "",
         ]
     )
@@ -71,19 +83,31 @@ def _option(name: str, value: object) -> str:
     return f"--{name}={text}" if " " not in text else f'--{name}="{text}"'
 
 
-def submit(folder: Path, place: Place, settings: TrainSettings) -> str:
-    """Write the plan and the script into the run folder, submit the script, return the job's id."""
-    require()
+def write_plan(folder: Path, settings: TrainSettings) -> None:
+    """Write what each rank of a run's job needs to know."""
+    place = nodes.of(settings)
     plan = {"ranks": place.ranks_a_node, "on_gpu": place.on_gpu, "versions": card.versions()}
     files.write_json(folder / PLAN, plan)
-    files.write_text(folder / SCRIPT, script(folder, place, settings))
-    done = _slurm("sbatch", "--parsable", str(folder / SCRIPT))
+
+
+def start(folder: Path, settings: TrainSettings) -> str:
+    """Submit a run's job; return its id."""
+    write_plan(folder, settings)
+    program = ["neoxkit.launch.job", str(folder)]
+    job = submit(folder / SCRIPT, script(folder.name, folder / LOG, program, settings))
+    jobs.record(folder, job)
+    return job
+
+
+def submit(path: Path, text: str) -> str:
+    """Write a job's script and submit it; return the job's id."""
+    require()
+    files.write_text(path, text)
+    done = _slurm("sbatch", "--parsable", str(path))
     if done.returncode:
         said = shorten(done.stderr.removeprefix("sbatch: error: "), 120)
         raise UserError("slurm", f"sbatch refused the job: {said}", "correct slurm or cluster.yaml")
-    job = done.stdout.strip().partition(";")[0]
-    jobs.record(folder, job)
-    return job
+    return done.stdout.strip().partition(";")[0]
 
 
 def stop(folder: Path, now: bool = False) -> None:

@@ -1,6 +1,8 @@
 """The SLURM job of a run, and what the queue says of it."""
 
 import getpass
+import os
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -58,7 +60,15 @@ def look(folder: Path) -> Queued | None:
     is what it was; one that was never seen is in state UNKNOWN.
     """
     job = job_of(folder)
-    return _newest.of(job) if job else None
+    return _newest.of(job) if job and job != _own() else None
+
+
+def _own() -> str:
+    """Return the job that this process runs in: for itself, a run's own job is nobody else's."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 class _Newest:
@@ -78,9 +88,9 @@ class _Newest:
         return self._jobs.get(job)
 
     def _ask(self) -> None:
-        form = "%i|%T|%r|%N"
+        which = ("--noheader", "--array", "--user", getpass.getuser(), "--format", "%i|%T|%r|%N")
         try:
-            said = _run("squeue", "--noheader", "--user", getpass.getuser(), "--format", form)
+            said = _run("squeue", *which)
         except (OSError, subprocess.SubprocessError):
             said = None
         self._asked = time.monotonic()
@@ -116,6 +126,4 @@ def _run(*command: str) -> str:
 
 
 def _has_slurm() -> bool:
-    import shutil
-
     return shutil.which("squeue") is not None
