@@ -129,3 +129,21 @@ def test_a_folder_that_another_process_wrote_first_can_be_kept(tmp_path: Path) -
         (tmp_path / "tiny").mkdir()
         (tmp_path / "tiny" / "one").write_text("first")
     assert contents(tmp_path / "tiny") == {"one": "first"} and hidden(tmp_path) == []
+
+
+def test_a_folder_that_is_refused_at_the_end_takes_no_place(tmp_path: Path) -> None:
+    """What may be put there at the beginning may be forbidden when it is written."""
+    target, asked = tmp_path / "model", []
+
+    def check() -> None:
+        asked.append((target / "old").exists())
+        if len(asked) == 2:
+            raise PermissionError
+
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(PermissionError), files.whole_folder(target, check=check) as part:
+        assert len(asked) == 1
+        (part / "new").touch()
+    assert asked == [True, True] and [p.name for p in target.iterdir()] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -7,6 +7,7 @@ of kills takes minutes. The ranks run `neoxkit.train.main`, as under DeepSpeed's
 """
 
 import builtins
+import errno
 import io
 import json
 import os
@@ -35,11 +36,19 @@ class Sabotage:
     """A fault in one rank: it is killed at a write below a folder, or a step is spoiled.
 
     `where` is a part of the path ("/checkpoint-4/"); `at` numbers the writes there from 0; `how`:
-    "before" the file is opened, "inside" (half of it is written), or "full" (the disk is).
+    "before" the file is opened, "inside" (half of it is written), "full" (the disk is), or "fenced"
+    (a later attempt of its job takes the run over).
     Without `at` the writes are only listed, in `listed`.
 
     Without `where`, `at` numbers the micro-batches from 0, and `how` is what is wrong with one:
-    "nan" or "inf" (its loss), "gradient" (is NaN), "masked" (all of it), "memory" (runs out).
+    "nan" or "inf" (its loss), "gradient" (is NaN), "masked" (all of it), "memory" (runs out), or
+    "waits" (until there is a file `listed`.go; that it does is said by `listed`.RANK).
+
+    `seal` is a part of the path of a checkpoint; `listed` then has the files that this rank hashes
+    there, and `how` is "altered" (the file `where` is, just before the manifest is written), "full"
+    (the disk is, at its first file) or "broken" (the hashing is).
+
+    Rank -1 is each of them.
 
     `without` takes one of the kit's own safeguards away, to see that a series notices.
     """
@@ -50,6 +59,7 @@ class Sabotage:
     how: str = "before"
     listed: str = ""
     without: str = ""
+    seal: str = ""
 
 
 @dataclass
@@ -63,6 +73,7 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict)
     bf16_gain: float = 0.0  # what the ranks measure of this CPU; 0: it has no bf16
     seconds: float = 300.0  # only what hangs takes this long
+    grace: float = 0.0  # seconds that the other ranks have to end by themselves when one has failed
 
 
 def job(settings: TrainSettings, sabotage: Sabotage | None = None, **trial: Any) -> Job:
@@ -125,7 +136,7 @@ def _serve() -> None:
         port = _free_port()
         pids = [_fork(job, rank, port) for rank in range(job.ranks)]
         print(json.dumps(pids), file=answers, flush=True)
-        print(json.dumps(_wait(pids, job.seconds)), file=answers, flush=True)
+        print(json.dumps(_wait(pids, job)), file=answers, flush=True)
 
 
 def _free_port() -> int:
@@ -134,16 +145,18 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _wait(pids: list[int], seconds: float) -> list[int]:
+def _wait(pids: list[int], job: Job) -> list[int]:
     """Wait for all; when one has failed, kill the others, as a launcher does."""
     codes: dict[int, int] = {}
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + job.seconds
     while len(codes) < len(pids):
         for pid in set(pids) - set(codes):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 codes[pid] = os.waitstatus_to_exitcode(status)
-        if any(codes.values()) or time.monotonic() > deadline:
+                if codes[pid]:
+                    deadline = min(deadline, time.monotonic() + job.grace)
+        if time.monotonic() > deadline:
             for pid in set(pids) - set(codes):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
@@ -168,7 +181,7 @@ def _fork(job: Job, rank: int, port: int) -> int:
     code = 70
     try:
         _pretend(job.bf16_gain)
-        if job.sabotage and Sabotage(**job.sabotage).rank == rank:
+        if job.sabotage and Sabotage(**job.sabotage).rank in (rank, -1):
             _sabotage(Sabotage(**job.sabotage))
         from neoxkit import train
 
@@ -193,7 +206,9 @@ def _pretend(bf16_gain: float) -> None:
 def _sabotage(plan: Sabotage) -> None:
     if plan.without:
         _take_away(plan.without)
-    if plan.where:
+    if plan.seal:
+        _sabotage_seal(plan)
+    elif plan.where:
         _sabotage_writes(plan)
     elif plan.at >= 0:
         _sabotage_step(plan)
@@ -226,6 +241,10 @@ def _sabotage_step(plan: Sabotage) -> None:
         number, count[0] = count[0], count[0] + 1
         if number != plan.at:
             return compute_loss(self, model, inputs, *args, **kwargs)
+        if plan.how == "waits":
+            open(f"{plan.listed}.{os.environ['RANK']}", "w").close()  # noqa: PTH123
+            while not os.path.exists(f"{plan.listed}.go"):  # noqa: PTH110
+                time.sleep(0.01)
         if plan.how == "memory":
             torch.empty(2**60)
         if plan.how == "masked":
@@ -244,6 +263,30 @@ def _sabotage_step(plan: Sabotage) -> None:
             trainer.token_losses = losses
 
     trainer.KitTrainer.compute_loss = sabotaged
+
+
+def _sabotage_seal(plan: Sabotage) -> None:
+    from neoxkit.runs import checkpoints
+
+    hash_files, seal = checkpoints.hash_files, checkpoints.seal
+
+    def hashes(checkpoint: Path, names: list[str]) -> dict:
+        if plan.seal not in f"{checkpoint}/":
+            return hash_files(checkpoint, names)
+        if plan.how == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", names[0])
+        if plan.how == "broken":
+            raise KeyError("hashing is broken")
+        Path(plan.listed).write_text("\n".join(names))
+        return hash_files(checkpoint, names)
+
+    def seals(checkpoint: Path, *args: Any, **facts: Any) -> None:
+        if plan.how == "altered" and plan.seal in f"{checkpoint}/":
+            file = checkpoint / plan.where
+            file.write_bytes(file.read_bytes()[:-1] + b"x")
+        seal(checkpoint, *args, **facts)
+
+    checkpoints.hash_files, checkpoints.seal = hashes, seals
 
 
 def _sabotage_writes(plan: Sabotage) -> None:
@@ -274,6 +317,8 @@ def _sabotage_writes(plan: Sabotage) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if plan.how == "full":
             _fill_disk(Path(path).parent)
+        if plan.how == "fenced":
+            _take_over(next(p for p in Path(path).parents if p.parent.name == "runs"))
         return plan.how
 
     @contextmanager
@@ -352,6 +397,16 @@ class _Instead:
 
     def __exit__(self, *fault: Any) -> Any:
         return self._file.__exit__(*fault)
+
+
+def _take_over(run: Path) -> None:
+    from neoxkit.runs import lease
+
+    own = lease.Token.of(os.environ[lease.VARIABLE])
+    later = lease.Lease(run, lease.Token(own.engine, own.job, own.restart + 1))
+    later._over.set()  # it is not renewed
+    lease.SETTLE_SECONDS = 0.0
+    later.take()
 
 
 def _fill_disk(folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 STOPPED = 75  # exit code after a stop request
 LOCKED = 73  # exit code when another guard holds the lock
+FENCED = 76  # exit code of a training whose run another has taken over (lease.py)
 
 MAX_FAULTS_SHOWN = 20
 MOST_CHARACTERS = 200  # in one error line; the description is shortened to fit

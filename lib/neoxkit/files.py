@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
+def whole_folder(
+    target: Path, replace: bool = True, check: Callable[[], object] = lambda: None
+) -> Iterator[Path]:
     """Give an empty hidden folder, which becomes `target` when the block ends without an error.
 
     It is on disk before it takes the place of an older one. Without `replace`, a folder that
-    another process has put there meanwhile is kept. Remnants of killed writers are removed first.
+    another process has put there meanwhile is kept. `check` may refuse, by an error, at the
+    beginning and again before it takes that place. Remnants of killed writers are removed first.
     """
+    check()
     _remove_remnants(target)
     mine = f".{target.name}.{platform.node()}.{os.getpid()}"
     part, old = (target.with_name(f"{mine}.{end}") for end in ("part", "old"))
@@ -51,6 +55,7 @@ def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     try:
         yield part
         flush_all(part)
+        check()
         if replace and target.exists():
             target.rename(old)
         if not target.exists():

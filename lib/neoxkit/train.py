@@ -5,7 +5,6 @@ deepspeed --module neoxkit.train --dataset data/tokenized/sample --output_dir ru
 """
 
 import atexit
-import contextlib
 import faulthandler
 import os
 import signal
@@ -23,8 +22,8 @@ import deepspeed
 import psutil
 import torch
 
-from neoxkit.errors import STOPPED, UserError, as_fields, shorten
-from neoxkit.runs import heartbeat
+from neoxkit.errors import FENCED, STOPPED, UserError, as_fields, shorten
+from neoxkit.runs import heartbeat, lease
 from neoxkit.runs.events import append_event, read_events
 from neoxkit.runs.folder import state_of
 from neoxkit.training import arguments, distributed, failures, rank
@@ -39,7 +38,15 @@ LOST_SECONDS = 2.0  # a rank that lost another waits for that one to report firs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, and return the exit code: 0 done, 1 failed, 2 a user's mistake, 75 stopped."""
+    """Train, and return the exit code: 0 done, 1 failed, 2 a user's mistake, 75 stopped, 76 fenced:
+    another training has taken the run over."""
+    try:
+        return _train(argv)
+    finally:
+        lease.release()
+
+
+def _train(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     folder = next((Path(a).parent for a in argv if a.endswith("arguments.json")), None)
     parsed = None
@@ -50,16 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         assert parsed.training.output_dir  # parse refuses a missing one
         folder = Path(parsed.training.output_dir)
         return 0 if rank.run(parsed, folder) else STOPPED
+    except lease.Lost as lost:
+        return _end_fenced(lost)
     except UserError as mistake:
         return _refuse(folder, mistake)
     except Exception as fault:
+        if folder and lease.is_lost(folder):  # the other ranks may have seen it first
+            return _end_fenced(lease.lost(folder))
         if explained := failures.explain(fault, parsed, folder):
             return _refuse(folder, explained)
         said = shorten(" ".join(f"{type(fault).__name__}: {fault}".split()), 300)
         fields = {"kind": "failure", "where": "", "what": said, "remedy": ""}
-        if _report(folder, fields, 0 if distributed.is_alone() else LOST_SECONDS):
+        patience = LOST_SECONDS + (0 if distributed.is_first() else OTHERS_SECONDS)
+        if _report(folder, fields, 0 if distributed.is_alone() else patience):
             traceback.print_exc()
         return 1
+
+
+def _end_fenced(lost: lease.Lost) -> int:
+    """Say who has the run now, and nothing in its folder."""
+    if distributed.is_first():
+        print(f"fenced: {lost}", file=sys.stderr, flush=True)
+    return FENCED
 
 
 def _refuse(folder: Path | None, mistake: UserError) -> int:
@@ -82,8 +101,12 @@ def _report(folder: Path | None, fields: dict[str, str], patience_seconds: float
     begun = psutil.Process().create_time()
     if newest and newest[0]["event"] == "error" and newest[0]["time"] > begun:
         return False
-    with contextlib.suppress(OSError):  # the disk may be full
+    try:
         append_event(folder, "error", **fields)
+    except OSError:  # the disk may be full
+        return True
+    except (lease.Lost, UserError):  # the folder is another's, or NEOXKIT_LEASE can't be read
+        return distributed.is_first()
     return True
 
 

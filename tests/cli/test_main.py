@@ -18,7 +18,7 @@ import pytest
 from neoxkit import files, paths
 from neoxkit.cli import doctor, notebooks, parameters, sweep, terminal, variants
 from neoxkit.cli import main as cli
-from neoxkit.runs import heartbeat, lock
+from neoxkit.runs import heartbeat, lease, lock
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -644,6 +644,25 @@ def test_stop_now_signals_nobody_on_another_machine(
     monkeypatch.setattr(cli.os, "kill", lambda pid, number: pytest.fail(f"signal to {pid}"))
     said = refused(capsys, "stop", "demo", "--now")
     assert said.startswith("RUN: demo is trained by a process that is not on this machine -- ")
+
+
+def test_a_run_under_a_lease_is_stopped_by_its_file_from_any_host(
+    capsys: CapSys, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(cli.os, "kill", lambda pid, number: pytest.fail(f"signal to {pid}"))
+    held, slept = lease.Lease(finished, lease.Token.of("slurm 7 0")), []
+    held.take()
+    said = refused(capsys, "stop", "demo", "--now")
+    assert said.startswith("RUN: demo is trained by a process that is not on this machine -- ")
+
+    def sleep(seconds: float) -> None:
+        slept.append(lock.asked_to_stop(finished))
+        held.release()  # it has saved and ended
+
+    monkeypatch.setattr(cli.time, "sleep", sleep)
+    assert cli.main(["stop", "demo"]) == 0
+    assert slept == [True] and not lock.asked_to_stop(finished)
 
 
 def test_a_reader_that_has_seen_enough_is_not_an_error(folder: Path) -> None:

@@ -121,6 +121,10 @@ class Cluster:
     def start_slurmd(self, node: str) -> None:
         self._spawn(self.command(node, ["slurmd", "-D", "-N", node]))
 
+    def kill_slurmd(self, node: str) -> None:
+        """Kill a node's daemon; what it has started goes on."""
+        self.on(node, ["pkill", "-KILL", "-f", f"^slurmd -D -N {node}"])
+
     def _start_host(self, name: str) -> None:
         """Start a host, and plug it into the bridge, which is on login."""
         kinds = ["--net", "--uts", "--pid", "--mount", "--ipc", "--fork", "--mount-proc"]

@@ -21,6 +21,7 @@ PARAMETERS = {
 }  # fmt: skip
 ON_NODES = {"launcher": "slurm", "num_nodes": 2, "num_ranks": 1}
 STEPS = 100
+LONG = 2000  # a minute and more
 WEIGHTS = "model/model.safetensors"
 
 
@@ -72,8 +73,12 @@ class Login:
         """Kill a rank of a run's job once it takes steps."""
         job = self.until_step(run, 10)
         node = self.slurm("squeue", "-h", "-j", job, "-o", "%B")
-        found = self.cluster.on(node, ["pgrep", "-f", f"neoxkit.train .*/{run}/"]).stdout.split()
-        self.cluster.on(node, ["kill", f"-{signal.SIGKILL}", found[0]])
+        self.cluster.on(node, ["kill", f"-{signal.SIGKILL}", self.ranks(node, run)[0]])
+
+    def ranks(self, node: str, run: str) -> list[str]:
+        """Return the ids of a run's ranks on a node, as the node counts."""
+        ask = ["pgrep", "-f", f"neoxkit.train .*/{run}/"]
+        return self.cluster.on(node, ask).stdout.split()
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -81,6 +86,11 @@ def steps_of(folder: Path) -> list[int]:
     if not (folder / events.METRICS).exists():
         return []
     return [e["step"] for e in events.read_events(folder) if e["event"] == "train"]
+
+
+def starts_of(folder: Path) -> list[int]:
+    """Return the step at which each start of a run began."""
+    return [e["resumed_step"] for e in events.read_events(folder) if e["event"] == "start"]
 
 
 def told(folder: Path) -> str:

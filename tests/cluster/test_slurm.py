@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import losses
 from on_login import (  # noqa: F401 - fixtures
+    LONG,
     ON_NODES,
     PARAMETERS,
     STEPS,
@@ -15,6 +16,7 @@ from on_login import (  # noqa: F401 - fixtures
     Login,
     cluster,
     login,
+    starts_of,
     steps_of,
     told,
     undisturbed,
@@ -54,7 +56,7 @@ def test_at_its_time_limit_a_job_saves_comes_back_and_goes_on(
         login.slurm("scancel", "--batch", "--signal=USR1", job)
         login.until(job, "PENDING")
     folder = ended(login, "limit", training)
-    starts = [e["resumed_step"] for e in events.read_events(folder) if e["event"] == "start"]
+    starts = starts_of(folder)
     assert len(starts) == 3 and starts == sorted(starts) and starts[1] >= 10
     assert files.sha256(folder / WEIGHTS) == undisturbed
 
@@ -68,7 +70,7 @@ def test_a_job_that_is_requeued_or_preempted_ends_with_the_same_bytes(
     login.slurm("sbatch", "-N2", "-p", "urgent", "--exclusive", "--wrap", "sleep 1")
     login.until(job, "PENDING")
     folder = ended(login, "requeued", training)
-    starts = [e["resumed_step"] for e in events.read_events(folder) if e["event"] == "start"]
+    starts = starts_of(folder)
     assert len(starts) == 3 and starts == sorted(starts)
     assert files.sha256(folder / WEIGHTS) == undisturbed
 
@@ -129,6 +131,31 @@ def test_a_job_can_be_submitted_from_inside_another(login: Login, undisturbed: s
     folder = paths.run("inside")
     assert login.state(job) == "COMPLETED", told(folder)
     assert files.sha256(folder / WEIGHTS) == undisturbed
+
+
+def test_a_job_that_comes_back_beside_its_old_rank_fences_it(login: Login) -> None:
+    """SLURM loses a node's daemon, and starts the job elsewhere while the old rank goes on."""
+    alone = {
+        "num_nodes": 1,
+        "save_steps": 100,
+        "eval_steps": 1000,
+        "per_device_train_batch_size": 8,
+    }
+    training = login.begin("twice", LONG, **alone)
+    folder = paths.run("twice")
+    job = login.until_step("twice", 150)
+    node = login.slurm("squeue", "-h", "-j", job, "-o", "%B")
+    login.cluster.kill_slurmd(node)
+    login.cluster.wait_for(lambda: len(starts_of(folder)) == 2)
+    assert login.ranks(node, "twice") == []  # it has ended by itself
+    assert training.wait() == 0, told(folder)
+    newest = events.read_events(folder)
+    at = max(i for i, e in enumerate(newest) if e["event"] == "start")
+    steps = [e["step"] for e in newest[at:] if e["event"] == "train"]
+    assert steps == [*range(newest[at]["resumed_step"] + 1, LONG + 1)]  # nobody else's among them
+    assert "fenced: twice is trained by slurm job" in told(folder)
+    login.cluster.start_slurmd(node)
+    login.cluster.wait_for(lambda: login.cluster.idle() == 2)
 
 
 def test_a_sweep_is_one_array_and_the_same_command_again_finishes_it(login: Login) -> None:

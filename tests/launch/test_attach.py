@@ -1,5 +1,7 @@
 """process.start of a run that another process trains: it is watched, not started twice."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -8,9 +10,9 @@ import pytest
 from conftest import BASE
 
 from neoxkit import files, paths
-from neoxkit.errors import UserError
+from neoxkit.errors import FENCED, UserError
 from neoxkit.launch import command, process
-from neoxkit.runs import lock
+from neoxkit.runs import lease, lock
 from neoxkit.runs.folder import ARGUMENTS
 
 ASKED = BASE.replace(run="beside")
@@ -49,3 +51,18 @@ def test_it_is_neither_replaced_nor_taken_for_a_trial(elsewhere: IO[str]) -> Non
         process.start(ASKED.replace(restart=True))
     with pytest.raises(UserError, match="beside is training now"):
         process.start(ASKED, trial=True)
+
+
+def test_a_training_that_was_fenced_says_who_has_the_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    folder = paths.run("fenced")
+    folder.mkdir(parents=True)
+    later = lease.Lease(folder, lease.Token.of("slurm 7 1"))
+    later.take()
+    ended = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({FENCED})"])
+    ended.wait()
+    with pytest.raises(UserError, match=r"fenced is training now \(slurm job 7, restart 1 on "):
+        process.Training(folder, ended, 0).check()
+    later.release()

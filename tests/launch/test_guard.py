@@ -17,7 +17,7 @@ from conftest import PATIENCE_SECONDS
 from neoxkit.errors import LOCKED, STOPPED
 from neoxkit.launch import command
 from neoxkit.launch.guard import GRACE_SECONDS, SILENT
-from neoxkit.runs import heartbeat, lock
+from neoxkit.runs import heartbeat, lease, lock
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG
 
@@ -317,6 +317,31 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     os.killpg(guard.pid, signal.SIGKILL)
     guard.wait()
     assert lock.locked_by(tmp_path) is None
+
+
+def test_a_file_system_without_locks_is_reported_by_the_guard(tmp_path: Path) -> None:
+    code = """if True:
+        import errno, sys
+        from neoxkit.launch import guard
+        def flock(*_):
+            raise OSError(errno.ENOSYS, "Function not implemented")
+        guard.lock.fcntl.flock = flock
+        sys.exit(guard.main())
+    """
+    line = [sys.executable, "-c", code, "--run", str(tmp_path), "--", "true"]
+    assert subprocess.run(line, start_new_session=True, check=False).returncode == 2
+    (event,) = read_events(tmp_path)
+    assert (event["event"], event["where"]) == ("error", "run")
+    assert "has no locks (Function not implemented)" in event["what"]
+
+
+def test_a_run_under_a_lease_is_not_started_beside_it(tmp_path: Path) -> None:
+    held = lease.Lease(tmp_path, lease.Token.of("slurm 7 0"))
+    held.take()
+    guard = start(tmp_path, command=[sys.executable, "-c", "print('must not run')"])
+    assert guard.wait(timeout=PATIENCE_SECONDS) == LOCKED
+    assert not (tmp_path / LOG).exists()
+    held.release()
 
 
 def test_every_run_has_its_own_port() -> None:

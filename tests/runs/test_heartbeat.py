@@ -244,3 +244,15 @@ def test_a_wrong_limit_is_refused_in_one_line(
     monkeypatch.setenv("NEOXKIT_STALL_SECONDS", "soon")
     with pytest.raises(UserError, match=r"^NEOXKIT_STALL_SECONDS: must be a number"):
         heartbeat.Signs(tmp_path, 0)
+
+
+def test_a_rank_on_another_host_is_there_and_has_no_process_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal to its id would reach whatever has that id on this host."""
+    watch = heartbeat.Watch(tmp_path)
+    heartbeat.Signs(tmp_path, 0).stepped(1.0)
+    with monkeypatch.context() as there:
+        there.setattr(heartbeat.platform, "node", lambda: "n2")
+        heartbeat.Signs(tmp_path, 1).stepped(1.0)
+    assert watch.ranks() == [os.getpid()] * 2 and watch.ranks_here() == [os.getpid()]

@@ -1,5 +1,6 @@
 """The lock on a run folder, and stop requests."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -117,3 +118,23 @@ def test_a_parent_whose_command_line_is_hidden_is_not_taken_for_a_launcher(
     lock.ask_to_stop(tmp_path)
     lock.hold(tmp_path).close()
     assert lock.asked_to_stop(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_called_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Neither "is training now", at a start, nor a training where there can't be one."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    said = f"^run: the file system of mine has no locks \\({os.strerror(number)}\\) -- mount it"
+    with pytest.raises(UserError, match=said) as refused:
+        lock.hold(folder)
+    assert len(f"error: {refused.value}") <= 200
+    assert lock.locked_by(folder) is None
+    lock.refuse_locked(folder)

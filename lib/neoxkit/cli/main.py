@@ -296,7 +296,7 @@ def _stop(run: str, now: bool) -> int:
     """
     from neoxkit.cli import terminal
     from neoxkit.launch import slurm
-    from neoxkit.runs import jobs, lock
+    from neoxkit.runs import jobs, lease, lock
     from neoxkit.runs.folder import live_state, standing_of
 
     folder = paths.run(run)
@@ -311,7 +311,7 @@ def _stop(run: str, now: bool) -> int:
         print(terminal.how_it_stands(standing_of(folder)))
         return 0
     for _ in range(100):
-        if (pid := lock.locked_by(folder)) != lock.UNKNOWN:
+        if (pid := lock.locked_by(folder)) != lock.UNKNOWN or lease.holder(folder):
             break
         time.sleep(0.05)  # it has just started
     if not pid:

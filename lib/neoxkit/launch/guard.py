@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from neoxkit.errors import LOCKED, STOPPED
+from neoxkit.errors import LOCKED, STOPPED, UserError, as_fields
 from neoxkit.runs import heartbeat, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import LOG
@@ -47,8 +47,12 @@ def main() -> int:
         if os.getpgrp() == os.getpid():
             parser.error("it leads a process group, so it can't lead a session: use setsid")
         os.setsid()
-    held = lock.take(options.run / lock.LOCK)  # until this process is gone
-    if not held:
+    try:
+        held = lock.take(options.run / lock.LOCK)  # until this process is gone
+    except UserError as mistake:
+        append_event(options.run, "error", **as_fields(mistake))
+        return 2
+    if not held or lock.leased_by(options.run):
         return LOCKED
     watch = heartbeat.Watch(options.run)
     watch.forget()
@@ -97,7 +101,7 @@ def _tell(run: Path, watch: heartbeat.Watch, silent: heartbeat.Silent) -> None:
     Before the first step every process is asked, as a rank may not have given its id yet; the
     signal ends those that don't know it.
     """
-    for pid in watch.ranks() or others():
+    for pid in watch.ranks_here() or others():
         with contextlib.suppress(OSError):  # it is gone
             if os.getsid(pid) == os.getsid(0):
                 os.kill(pid, signal.SIGUSR1)

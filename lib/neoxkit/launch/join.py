@@ -20,11 +20,9 @@ from neoxkit import files, machine
 from neoxkit.errors import UserError, as_fields
 from neoxkit.launch import command
 from neoxkit.launch.slurm import PLAN
-from neoxkit.runs import card
+from neoxkit.runs import card, jobs, lease
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS
-
-LEASE = "NEOXKIT_LEASE"  # engine, job and restart of a training whose ranks are on several hosts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,13 +56,13 @@ def _check(plan: Mapping[str, Any]) -> None:
 
 def environment(plan: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
     """Return the rank's environment, by what SLURM has `given` it."""
-    job, restart = given["SLURM_JOB_ID"], given.get("SLURM_RESTART_COUNT") or "0"
+    restart = given.get("SLURM_RESTART_COUNT") or "0"
     own = {
         "RANK": given["SLURM_PROCID"],
         "LOCAL_RANK": given["SLURM_LOCALID"],
         "WORLD_SIZE": given["SLURM_NTASKS"],
         "LOCAL_SIZE": str(plan["ranks"]),
-        LEASE: f"slurm {job} {restart}",
+        lease.VARIABLE: f"{lease.SLURM} {jobs.own(given)} {restart}",
     }
     if not plan["on_gpu"]:
         own["CUDA_VISIBLE_DEVICES"] = ""  # whatever the node has, the job has asked for none

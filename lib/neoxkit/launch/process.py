@@ -13,6 +13,7 @@ from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.errors import (
+    FENCED,
     KINDS,
     LOCKED,
     STOPPED,
@@ -97,7 +98,7 @@ class Training:
     def check(self) -> dict[str, Any]:
         """Return the facts of FINISHED.json; raise unless the run really finished."""
         code, last, error = self.poll(), self._last(), self._error()
-        if code == LOCKED:
+        if code in (LOCKED, FENCED):
             lock.refuse_locked(self.folder)
         if code in _STOPPED or last.get("event") == "stop" or (self.job and self._is_cancelled()):
             raise Stopped(self.folder.name, *self._where_it_stopped())

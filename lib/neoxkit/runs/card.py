@@ -14,6 +14,7 @@ import psutil
 
 from neoxkit import files, notebook, paths
 from neoxkit.machine import num_cores
+from neoxkit.runs import lease
 from neoxkit.runs.folder import ARGUMENTS, state_of
 
 CARD = "run_card.json"
@@ -60,11 +61,13 @@ def begin(folder: Path, num_ranks: int, made_of: Mapping[str, Any], base: Path) 
             "starts": starts,
         }
     card["starts"].append(this_start())
+    lease.check(folder)
     files.write_json(folder / CARD, card)
 
 
 def finish(folder: Path, results: Mapping[str, Any]) -> None:
     """Add the results to the card."""
+    lease.check(folder)
     files.write_json(folder / CARD, {**files.read_json(folder / CARD), "results": dict(results)})
 
 

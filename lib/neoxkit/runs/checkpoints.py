@@ -1,13 +1,14 @@
 """Checkpoints that are complete or absent: a manifest of their files is written last.
 
 A save writes its files into checkpoint-N; when every rank has written, they are flushed to disk and
-hashed, and one rename puts the manifest in place. A folder counts if its manifest is valid.
+hashed (training/sealing.py: by whom), and one rename puts the manifest in place. A folder counts if
+its manifest is valid.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 from neoxkit import files
 from neoxkit.errors import Faults, UserError
 from neoxkit.files import MANIFEST
+from neoxkit.runs import lease
 from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import set_aside
 
 LEAST_KEPT = 2  # one may be damaged while the next is incomplete
 # Prefix of a checkpoint being deleted, so that what is left of it does not look like one.
 _GOING = ".going-"
+
+Hashed = dict[str, Any]  # the size and sha256 of a file, as in the manifest
 
 
 def step_of(checkpoint: Path) -> int:
@@ -45,21 +49,33 @@ def saved_step(run: Path) -> int | None:
     return step_of(found[-1]) if found else None
 
 
-def seal(checkpoint: Path, **facts: Any) -> None:
-    """Flush and hash a checkpoint's files, then write its manifest, which makes it count."""
-    files.flush_all(checkpoint)
-    names = _files(checkpoint)
-    with ThreadPoolExecutor() as pool:
-        sealed = dict(zip(names, pool.map(lambda n: _sealed(checkpoint / n), names), strict=True))
-    files.write_json(checkpoint / MANIFEST, {**facts, "files": sealed})
+def seal(checkpoint: Path, hashed: Mapping[str, Hashed] | None = None, **facts: Any) -> None:
+    """Write a checkpoint's manifest, which makes it count.
+
+    `hashed`: its files, if they have been flushed and hashed; otherwise that is done first.
+    """
+    hashed = hash_files(checkpoint, file_names(checkpoint)) if hashed is None else hashed
+    for folder in (*filter(Path.is_dir, checkpoint.rglob("*")), checkpoint):
+        files.flush(folder)
+    lease.check(checkpoint.parent)
+    files.write_json(checkpoint / MANIFEST, {**facts, "files": dict(sorted(hashed.items()))})
     files.flush(checkpoint.parent)
 
 
-def _sealed(path: Path) -> dict[str, Any]:
+def hash_files(checkpoint: Path, names: Iterable[str]) -> dict[str, Hashed]:
+    """Flush files of a checkpoint to disk; return the size and SHA-256 of each, by its name."""
+    lease.check(checkpoint.parent)
+    names = [*names]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda n: _hashed(checkpoint / n), names), strict=True))
+
+
+def _hashed(path: Path) -> Hashed:
+    files.flush(path)
     return {"size": path.stat().st_size, "sha256": files.sha256(path)}
 
 
-def _files(checkpoint: Path) -> list[str]:
+def file_names(checkpoint: Path) -> list[str]:
     """List a checkpoint's files, except hidden ones (.ipynb_checkpoints, .nfs...)."""
     paths = [p.relative_to(checkpoint) for p in checkpoint.rglob("*") if not p.is_dir()]
     own = [f for f in paths if not any(part.startswith(".") for part in f.parts)]
@@ -79,7 +95,7 @@ def fault(checkpoint: Path, hashes: bool = True) -> str | None:
         return "has no manifest, its save was interrupted"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "has a manifest that can't be read"
-    there = _files(checkpoint)
+    there = file_names(checkpoint)
     for name in sorted({*sealed, *there}):
         if name not in there:
             return f"{name} is missing"
@@ -136,6 +152,7 @@ def rotate(run: Path, limit: int | None, spare: Sequence[Path] = ()) -> None:
         return
     for checkpoint in whole(run)[: -max(limit, LEAST_KEPT)]:
         if checkpoint not in spare:
+            lease.check(run)
             going = checkpoint.with_name(f"{_GOING}{checkpoint.name}")
             os.rename(checkpoint, going)  # noqa: PTH104 - one atomic step
             shutil.rmtree(going)

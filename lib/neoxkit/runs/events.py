@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neoxkit.runs import lease
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -19,6 +21,7 @@ Event = dict[str, Any]
 
 def append_event(folder: Path, event: str, /, **values: Any) -> None:
     """Append one line to metrics.jsonl: the event, the time (seconds since 1970), the values."""
+    lease.check(folder)
     values = {k: None if _not_finite(v) else v for k, v in values.items()}  # NaN is not JSON
     line = json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n"
     with (folder / METRICS).open("ab+") as file:

@@ -152,9 +152,10 @@ def _seen(folder: Path, history: History) -> Seen:
 
 
 def _began(folder: Path) -> float:
-    """Return when the training took the lock, or its job was submitted (seconds since 1970)."""
-    marks = [folder / name for name in (lock.LOCK, jobs.JOB) if (folder / name).exists()]
-    return max((mark.stat().st_mtime for mark in marks), default=0.0)
+    """Return when the training that is on took the lock or the lease, or its job was submitted."""
+    if live_state(folder) == "queued" or not lock.locked_by(folder):
+        return (folder / jobs.JOB).stat().st_mtime
+    return lock.began(folder)
 
 
 def _curve(losses: Sequence[float]) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ Before the first step each stage (STAGES) begins with one, which says its name.
 
 import json
 import os
+import platform
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from neoxkit.fields import convert
+from neoxkit.runs import lease
 
 FOLDER = ".alive"  # in the run folder: one file per rank
 LEAST_SECONDS = 120.0  # or the environment variable NEOXKIT_STALL_SECONDS
@@ -47,7 +49,8 @@ def least_seconds() -> float:
 class Signs:
     """The heartbeats that a rank writes: one per stage, step or batch, at most two per second.
 
-    It writes none as long as the run folder does not exist.
+    It writes none as long as the run folder does not exist, or while another training's lease is
+    on it.
     """
 
     def __init__(self, folder: Path, rank: int, num_ranks: int = 1) -> None:
@@ -83,11 +86,12 @@ class Signs:
             allowed = max(allowed, SILENT_SECONDS)
         now = time.monotonic()
         too_soon = allowed == self._allowed and now - self._written < 0.5
-        if too_soon or not self._folder.is_dir():
+        if too_soon or not self._folder.is_dir() or lease.is_lost(self._folder):
             return
         self._written, self._allowed = now, allowed
-        sign = {"pid": os.getpid(), "allowed": allowed, "num_ranks": self._num_ranks,
-                "stage": self._stage, "detail": self._detail}  # fmt: skip
+        sign = {"pid": os.getpid(), "host": platform.node(), "allowed": allowed,
+                "num_ranks": self._num_ranks, "stage": self._stage,
+                "detail": self._detail}  # fmt: skip
         self._path.parent.mkdir(exist_ok=True)
         # Never half a file: a guard that sees no rank ends the training without a save.
         self._part.write_text(json.dumps(sign))
@@ -95,7 +99,8 @@ class Signs:
 
     def over(self) -> None:
         """Delete the file: no more heartbeats will follow."""
-        self._path.unlink(missing_ok=True)
+        if not lease.is_lost(self._folder):
+            self._path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,12 @@ class Watch:
     def ranks(self) -> list[int]:
         """Return the process ids of the ranks that take steps, and so can stop with a save."""
         return [s["pid"] for s in self._signs().values() if s["stage"] not in STAGES]
+
+    def ranks_here(self) -> list[int]:
+        """Return those of them on this host: elsewhere the ids are other processes'."""
+        signs = self._signs().values()
+        here = [s for s in signs if s["host"] == platform.node()]
+        return [s["pid"] for s in here if s["stage"] not in STAGES]
 
     def excuse(self) -> None:
         """Let the ranks that are in a stage before the first step take longer: work is done."""

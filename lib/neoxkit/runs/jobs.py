@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,20 @@ def look(folder: Path) -> Queued | None:
     is what it was; one that was never seen is in state UNKNOWN.
     """
     job = job_of(folder)
-    return _newest.of(job) if job and job != _own() else None
+    return _newest.of(job) if job and job != own() else None
 
 
-def _own() -> str:
-    """Return the job that this process runs in: for itself, a run's own job is nobody else's."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array:
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID", "")
+def is_over(job: str) -> bool:
+    """Return whether a job has certainly left the queue, or is the one that this process runs in:
+    then what is left of an earlier attempt is nobody's."""
+    return job == own() or (_newest.of(job) is None and _newest.is_known)
+
+
+def own(given: Mapping[str, str] = os.environ) -> str:
+    """Return the job that this process runs in, as `job_of` writes it; empty if in none."""
+    if array := given.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{given['SLURM_ARRAY_TASK_ID']}"
+    return given.get("SLURM_JOB_ID", "")
 
 
 class _Newest:
@@ -78,12 +84,12 @@ class _Newest:
         self.forget()
 
     def forget(self) -> None:
-        self._asked, self._jobs, self._is_known = -LOOK_SECONDS, dict[str, Queued](), False
+        self._asked, self._jobs, self.is_known = -LOOK_SECONDS, dict[str, Queued](), False
 
     def of(self, job: str) -> Queued | None:
         if time.monotonic() - self._asked >= LOOK_SECONDS:
             self._ask()
-        if not self._is_known:
+        if not self.is_known:
             return Queued(job, "UNKNOWN") if _has_slurm() else None
         return self._jobs.get(job)
 
@@ -97,7 +103,7 @@ class _Newest:
         if said is not None:
             found = [Queued(*line.split("|")) for line in said.splitlines() if line.count("|") == 3]
             self._jobs = {job.id: job for job in found if job.state not in ENDING}
-            self._is_known = True
+            self.is_known = True
 
 
 _newest = _Newest()

@@ -1,5 +1,6 @@
 """The lock that a training holds on its run folder, and the request to stop it."""
 
+import errno
 import fcntl
 import itertools
 import os
@@ -10,24 +11,41 @@ from typing import IO
 import psutil
 
 from neoxkit.errors import UserError
+from neoxkit.runs import jobs, lease
 
 LOCK = ".lock"
 STOP = "STOP"  # this file in a run folder asks its training to save and stop
 CLOCK_SECONDS = 2.0  # largest difference between the clocks of processes and files
 UNKNOWN = -1  # a holder that has not written its process id yet, or of another machine
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # of flock, by the file system
 GUARDED = "NEOXKIT_GUARDED"  # set in the environment of a training whose guard holds the lock
 
 
 def locked_by(folder: Path) -> int | None:
-    """Return the process now training in a folder, if any: the lock dies with its holder."""
+    """Return the process now training in a folder, if any: the lock dies with its holder.
+
+    It is UNKNOWN for a training that holds a lease. A file system without locks has no holders.
+    """
+    return _process(folder) or (UNKNOWN if leased_by(folder) else None)
+
+
+def leased_by(folder: Path) -> lease.Holder | None:
+    """Return who holds the lease on a folder; a job that has left its queue holds none."""
+    found = lease.holder(folder)
+    if found and found.token.engine == lease.SLURM and jobs.is_over(found.token.job):
+        return None
+    return found
+
+
+def _process(folder: Path) -> int | None:
     path = folder / LOCK
     if not path.exists():
         return None
     with path.open("r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may check at once
-        except OSError:
-            return _holder(path)
+        except OSError as fault:
+            return None if fault.errno in _NO_LOCKS else _holder(path)
     return None
 
 
@@ -51,17 +69,32 @@ def refuse_locked(folder: Path) -> None:
 
 
 def _is_training(folder: Path, pid: int) -> UserError:
-    remedy = f'wait, watch("{folder.name}"), or neoxkit stop {folder.name}'
-    return UserError("run", f"{folder.name} is training now (process {pid})", remedy)
+    elsewhere = str(lease.holder(folder) or "another machine, or it has just begun")
+    return lease.is_training(folder, elsewhere if pid == UNKNOWN else f"process {pid}")
+
+
+def began(folder: Path) -> float:
+    """Return when the training that is on now took the lock or the lease (seconds since 1970)."""
+    if found := lease.holder(folder):
+        return found.since
+    return (folder / LOCK).stat().st_mtime
 
 
 def take(path: Path) -> IO[str] | None:
-    """Take a lock until the file is closed; None if another holds it for longer than a check."""
+    """Take a lock until the file is closed; None if another holds it for longer than a check.
+
+    Refuse a file system that has no locks.
+    """
     file = path.open("a")
     for _ in range(10):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as fault:
+            if fault.errno in _NO_LOCKS:
+                file.close()
+                what = f"the file system of {path.parent.name} has no locks ({fault.strerror})"
+                remedy = "mount it with them (Lustre: -o flock), or move the checkout to another"
+                raise UserError("run", what, remedy) from fault
             time.sleep(0.05)
             continue
         file.truncate(0)
@@ -79,8 +112,21 @@ def hold(folder: Path) -> IO[str] | None:
     file = take(folder / LOCK)
     if not file:
         raise _is_training(folder, locked_by(folder) or UNKNOWN)
+    if leased_by(folder):
+        file.close()
+        raise _is_training(folder, UNKNOWN)
     _forget_stale_stop(folder)
     return file
+
+
+def take_lease(folder: Path) -> str:
+    """Take the lease in place of the lock, in rank 0; return what the other ranks join it with.
+
+    A stop request stays: it was made after the job was handed in, and clocks of hosts differ.
+    """
+    if not os.environ.get(GUARDED) and (pid := _process(folder)):
+        raise _is_training(folder, pid)
+    return lease.take(folder)
 
 
 def _forget_stale_stop(folder: Path) -> None:
@@ -117,4 +163,5 @@ def asked_to_stop(folder: Path) -> bool:
 
 def answer_stop(folder: Path) -> None:
     """Delete the stop request: it was carried out, or is stale."""
+    lease.check(folder)
     (folder / STOP).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from neoxkit.errors import UserError
 from neoxkit.files import whole_folder
 from neoxkit.models import attention, configs, loading, lora, memory, packing, rates
 from neoxkit.models.shape import ModelShape
+from neoxkit.runs import lease
 from neoxkit.runs.folder import state_of
 from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import arguments, distributed
@@ -134,7 +135,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     # The base of a start without a step may have had another seed.
     if distributed.is_first() and (state_of(folder) == "new" or not base.is_dir()):
         unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard the new model
-        with whole_folder(base) as part:
+        with whole_folder(base, check=lambda: lease.check(folder)) as part:
             loading.random_model(name, args.seed).save_pretrained(part)
             loading.load_tokenizer(name).save_pretrained(part)
         if args.deepspeed:

@@ -1,6 +1,5 @@
 """The Trainer's callbacks: metrics.jsonl, replies, stops, sealed checkpoints, heartbeats."""
 
-import hashlib
 import importlib.metadata
 import math
 import shutil
@@ -14,14 +13,15 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from neoxkit import files
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, asked
 from neoxkit.errors import NotFinite, UserError
 from neoxkit.models.generation import reply
-from neoxkit.runs import checkpoints, heartbeat, lock
+from neoxkit.runs import checkpoints, heartbeat, lease, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS
-from neoxkit.training import distributed, universal
+from neoxkit.training import distributed, sealing, universal
 from neoxkit.training.arguments import Parsed, zero_stage
 
 REPLY_TOKENS = 32  # the longest reply during training
@@ -161,8 +161,8 @@ class StepCheck(TrainerCallback):
     """The callback by which all ranks agree, after each step, whether to stop.
 
     A fault (no trained token, or a number that is not finite) ends the training before this step
-    is saved or logged. A stop request (the STOP file, or TERM or INT to a rank) ends it with a
-    checkpoint of this step.
+    is saved or logged, and so does a lost lease: the run is another training's now. A stop request
+    (the STOP file, or TERM or INT to a rank) ends it with a checkpoint of this step.
     """
 
     def __init__(self, folder: Path, trainer: Any) -> None:
@@ -178,9 +178,11 @@ class StepCheck(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stop = self._signalled or lock.asked_to_stop(self.folder)
-        flags = {"stop": stop, **self.trainer.step_faults()}
+        flags = {"lost": lease.is_lost(self.folder), "stop": stop, **self.trainer.step_faults()}
         if args.world_size > 1:
             flags = distributed.set_by_any(flags, args.device)
+        if flags["lost"]:
+            raise lease.lost(self.folder)
         faults = [name for name in flags if flags[name] and name != "stop"]
         if faults:
             raise _explain(faults[0], self.folder, state.global_step)
@@ -213,28 +215,25 @@ class SaveWhole(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and not self.stepped:  # every rank has loaded it
+            lease.check(self.folder)
             shutil.rmtree(self.folder / universal.FOLDER, ignore_errors=True)
         self.stepped = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         distributed.barrier()
+        checkpoint = self.folder / f"checkpoint-{state.global_step}"
+        sealing.seal(
+            checkpoint,
+            lambda: {
+                "step": state.global_step,
+                "num_ranks": args.world_size,
+                "zero_stage": zero_stage(args),
+                "dataset_sha256": self.parsed.kit.dataset_sha256,
+                "arguments_sha256": files.sha256(self.folder / ARGUMENTS),
+            },
+        )
         if not state.is_world_process_zero:
             return
-        checkpoint = self.folder / f"checkpoint-{state.global_step}"
-        names = [f"rng_state_{rank}.pth" for rank in range(args.world_size)]
-        for name in names if len(names) > 1 else ["rng_state.pth"]:
-            # transformers would resume without a missing one and say nothing.
-            if not (checkpoint / name).is_file():
-                raise RuntimeError(f"{checkpoint.name}: {name} was not written")
-        arguments = self.folder / ARGUMENTS
-        checkpoints.seal(
-            checkpoint,
-            step=state.global_step,
-            num_ranks=args.world_size,
-            zero_stage=zero_stage(args),
-            dataset_sha256=self.parsed.kit.dataset_sha256,
-            arguments_sha256=hashlib.sha256(arguments.read_bytes()).hexdigest(),
-        )
         append_event(self.folder, "checkpoint", step=state.global_step, folder=checkpoint.name)
         best = [Path(state.best_model_checkpoint)] if state.best_model_checkpoint else []
         checkpoints.rotate(self.folder, self.limit, best)

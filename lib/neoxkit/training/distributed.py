@@ -1,7 +1,8 @@
 """Communication between the ranks of a training, and what its checkpoints may unpickle."""
 
 import os
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ from deepspeed import comm
 from deepspeed.runtime.zero import stage_1_and_2
 
 from neoxkit.errors import UserError
+from neoxkit.runs import lease
 from neoxkit.runs.heartbeat import Signs
+
+
+def rank() -> int:
+    """Return the number of this rank, from 0."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def is_first() -> bool:
     """Tell whether this is rank 0, which writes the files that are written once."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def is_alone() -> bool:
@@ -32,8 +39,7 @@ def num_nodes() -> int:
 
 def signs(folder: Path) -> Signs:
     """Return the heartbeats of this rank."""
-    rank, num_ranks = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    return Signs(folder, rank, num_ranks)
+    return Signs(folder, rank(), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def check_launcher() -> None:
@@ -55,6 +61,58 @@ def of_first(values: list[Any]) -> list[Any]:
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(values)
     return values
+
+
+def by_first(work: Callable[[], Any]) -> Any:
+    """Have rank 0 do something; return its result in every rank, or raise its error in every one.
+
+    Results are plain values.
+    """
+    mine = _outcome(work) if is_first() else (None, None)
+    result, fault = of_first([mine[0], _portable(mine[1])])
+    if fault:
+        raise mine[1] or fault
+    return result
+
+
+def by_each(work: Callable[[], Any]) -> list[Any]:
+    """Have every rank do something; return all their results in every rank, in their order.
+
+    If any fails, every rank raises the first one's error: none is left waiting for another.
+    """
+    if is_alone() or not torch.distributed.is_initialized():
+        return [work()]
+    result, fault = _outcome(work)
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, (result, _portable(fault)))
+    for _, error in found:
+        if error:
+            raise error
+    return [result for result, _ in found]
+
+
+def check_lease(folder: Path) -> None:
+    """End every rank by Lost if one of them sees that the run is another training's now."""
+    if lease.is_wanted():
+        by_each(lambda: lease.check(folder))
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return work(), None
+    except Exception as fault:
+        return None, fault
+
+
+def _portable(fault: Exception | None) -> Exception | None:
+    """Return an error that other ranks can raise: it survives the way there, with its traceback
+    as a note."""
+    if fault is None or isinstance(fault, UserError | lease.Lost):
+        return fault
+    said = f"rank {rank()}: {type(fault).__name__}: {fault}"
+    told = OSError(fault.errno, said) if isinstance(fault, OSError) else RuntimeError(said)
+    told.add_note("".join(traceback.format_exception(fault)))
+    return told
 
 
 def set_by_any(flags: Mapping[str, bool], device: torch.device) -> dict[str, bool]:

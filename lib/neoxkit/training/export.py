@@ -13,9 +13,10 @@ from neoxkit.data.conversation import Names
 from neoxkit.errors import UserError, shorten
 from neoxkit.models import configs, generation, sharing
 from neoxkit.runs import card as run_card
-from neoxkit.runs import health
+from neoxkit.runs import health, lease
 from neoxkit.runs.events import History, append_event
 from neoxkit.runs.folder import FINISHED
+from neoxkit.training import distributed
 from neoxkit.training.arguments import KitArguments
 from neoxkit.training.trainer import KitTrainer
 
@@ -71,6 +72,7 @@ def finish(
     Rank 0 writes; the other ranks only help to gather the weights. A training that ended before its
     planned steps is not finished.
     """
+    distributed.check_lease(folder)
     step, planned = trainer.state.global_step, trainer.state.max_steps
     if step != planned:
         raise RuntimeError(f"the training ended at step {step:,} of {planned:,}")
@@ -80,7 +82,7 @@ def finish(
         return
     facts = _facts(trainer, kit, manifest, folder)
     if not kit.trial:
-        with files.whole_folder(folder / "model") as part:
+        with files.whole_folder(folder / "model", check=lambda: lease.check(folder)) as part:
             trainer.model.config.use_cache = True
             trainer.save_model(str(part))
             weights = sorted(part.glob("*.safetensors"))
@@ -91,6 +93,7 @@ def finish(
             card = sharing.card(facts, manifest, trainer.args.to_dict())
             (part / "README.md").write_text(card, "utf-8")
     run_card.finish(folder, facts)
+    lease.check(folder)
     files.write_json(folder / FINISHED, facts)
     append_event(folder, "done", **facts)
 

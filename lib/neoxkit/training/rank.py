@@ -17,7 +17,7 @@ from neoxkit.errors import UserError
 from neoxkit.models import configs, flops, loading, model_names, packing, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
-from neoxkit.runs import heartbeat, lock, resuming
+from neoxkit.runs import heartbeat, lease, lock, resuming
 from neoxkit.runs.folder import state_of
 from neoxkit.training import (
     arguments,
@@ -46,6 +46,8 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         deepspeed.init_distributed()  # before the model: ZeRO-3 shards it over the ranks on load
         if not torch.cuda.is_available():
             distributed.use_broadcasts()
+    if lease.is_wanted():  # before anything of the run is read
+        lease.join(folder, distributed.by_first(lambda: _take_lease(folder)))
     if state_of(folder) == "finished":
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
     signs.begin(heartbeat.READING)
@@ -59,7 +61,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     tokenized.check_tokenizer(tokenizer, manifest, kit.revision)
     folder.mkdir(parents=True, exist_ok=True)
     # Held until this returns.
-    held = lock.hold(folder) if distributed.is_first() else None  # noqa: F841
+    held = lock.hold(folder) if distributed.is_first() and not lease.is_wanted() else None  # noqa: F841
     resume.check_start(folder, parsed, manifest)
     resume.keep_manifest(folder, manifest, kit.allow_change)
     signs.begin(heartbeat.VERIFYING)
@@ -94,6 +96,14 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     export.finish(trainer, tokenizer, kit, manifest, folder)
     signs.over()
     return True
+
+
+def _take_lease(folder: Path) -> str:
+    """Take the lease on a run, in rank 0; return what the other ranks join it with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    once = lock.take_lease(folder)
+    heartbeat.Watch(folder).forget()  # of an earlier attempt, perhaps with more ranks
+    return once
 
 
 def _trainer(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files
-from neoxkit.runs import checkpoints, lock, resuming
+from neoxkit.runs import checkpoints, lease, lock, resuming
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS, DATASET, state_of
 from neoxkit.runs.resuming import Start
@@ -17,9 +17,11 @@ def newest_checkpoint(folder: Path, parsed: arguments.Parsed) -> str | None:
     args = parsed.training
     found: list[Any] = [None, False]
     if distributed.is_first():
+        lease.check(folder)
         checkpoint, aside = checkpoints.newest(folder)
         parsed.notices += aside
         if checkpoint and checkpoints.manifest(checkpoint)["num_ranks"] != args.world_size:
+            lease.check(folder)  # it took a while to read
             found = [str(universal.convert(checkpoint)), True]
         else:
             found = [str(checkpoint or ""), False]
@@ -41,12 +43,14 @@ def check_start(folder: Path, parsed: arguments.Parsed, manifest: dict[str, Any]
     distributed.barrier()  # every rank has read what the first one may overwrite
     path = folder / ARGUMENTS
     if distributed.is_first() and not (path.exists() and files.read_json(path) == given):
+        lease.check(folder)
         files.write_json(path, given)
 
 
 def keep_manifest(folder: Path, manifest: dict[str, Any], allowed: Sequence[str]) -> None:
     """Copy the dataset's manifest into the run: 01_tokenize may replace the dataset."""
     if distributed.is_first() and (state_of(folder) == "new" or "dataset" in allowed):
+        lease.check(folder)
         files.write_json(folder / DATASET, manifest)
 
 

@@ -1,6 +1,7 @@
 """A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from neoxkit.models import flops
 from neoxkit.models.batches import Collator, EvenRanks, even_rows, packed, padded
 from neoxkit.models.losses import token_losses
 from neoxkit.runs.heartbeat import Signs
+from neoxkit.training import distributed
 
 COUNTS = ("tokens", "pairs", "trained_tokens", "cells")  # of batches; cells: with padding
 NUM_CHECKED = 4  # the shortest conversations, on which packing is checked
@@ -121,6 +123,10 @@ class KitTrainer(Trainer):
         """Do nothing when a run resumes from its last step: the Trainer would take one more."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        distributed.check_lease(Path(self.args.output_dir or ""))
+        super()._save_checkpoint(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both; a learning rate changed by allow_change wins over the checkpoint's."""
