@@ -129,14 +129,16 @@ def test_exact_replies_are_counted_by_set_and_kind(tokenizer: object) -> None:
         Question("e", "so " * 21, "sums", "too long for an exact match"),
     ]
     base = [Reply(t, "end mark", 1) for t in ("x", "x", "x", "x", "x")]
-    tuned = [Reply(t, "end mark", 1) for t in ("1", "2 ", "3", "x", "so " * 21)]
+    base[:3] = [Reply(t, "end mark", 1) for t in ("1 ", "2", "3")]
+    tuned = [Reply(t, "end mark", 1) for t in ("1", "2", "x", "x", "so " * 21)]
     rows = evaluate.scoreboard(tokenizer, questions, base, tuned)
+    assert [(r["gained"], r["lost"]) for r in rows] == [(1, 0), (0, 0), (1, 0), (0, 1), (0, 1)]
     assert [(r["set"], r["kind"], r["base"], r["tuned"], r["questions"]) for r in rows] == [
         ("held out", "sums", 0, 1, 1),
-        ("held out", "days", 0, 0, 1),
-        ("held out", "total", 0, 1, 2),
-        ("harder", "sums", 0, 1, 1),
-        ("harder", "total", 0, 1, 1),
+        ("held out", "days", 1, 1, 1),
+        ("held out", "total", 1, 2, 2),
+        ("harder", "sums", 1, 0, 1),
+        ("harder", "total", 1, 0, 1),
     ]
 
 
@@ -205,8 +207,26 @@ def test_what_is_saved_is_what_was_measured(tmp_path: Path, tokenizer: object) -
     assert results["eval_loss"]["tuned"]["trained_tokens"] == 10
     assert (results["questions"], results["settings"]) == ("here", settings.as_dict())
     (line,) = (tmp_path / "replies.jsonl").read_text().splitlines()
-    assert json.loads(line)["tuned"]["text"] == "1"
+    said = json.loads(line)
+    assert (said["tuned"]["text"], said["tuned"]["exact"], said["base"]["exact"]) == ("1", 1, 0)
+    assert results["tasks"] == {"base": [], "tuned": [], "differences": []}
     assert {p.name for p in tmp_path.iterdir()} == {"evaluation.json", "replies.jsonl"}
+
+
+def test_values_by_document_are_in_a_file_of_their_own(tmp_path: Path, tokenizer: object) -> None:
+    """Written with tasks, gone with the next evaluation without any."""
+    row = {"task": "t", "metric": "acc", "value": 0.5, "values": [1, 0], "documents": "d"}
+    one = evaluate.Evaluation(EvaluateSettings(), tmp_path, {}, tokenizer, Names(), [], [], 0, "x")
+    one.examined = dict.fromkeys(evaluate.MODELS, evaluate.Examination(None, [], None, [row]))
+    results = one.save()
+    assert results["tasks"]["base"] == [{"task": "t", "metric": "acc", "value": 0.5}]
+    (found,) = results["tasks"]["differences"]
+    assert (found["mean"], found["p"]) == (0, 1)
+    line = json.loads((tmp_path / "task_values.jsonl").read_text())
+    assert (line["documents"], line["base"], line["tuned"]) == ("d", [1, 0], [1, 0])
+    one.examined = dict.fromkeys(evaluate.MODELS, evaluate.Examination(None, []))
+    one.save()
+    assert not (tmp_path / "task_values.jsonl").exists()
 
 
 @pytest.fixture

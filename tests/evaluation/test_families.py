@@ -1,11 +1,17 @@
 """Intervals that hold together: sweeps of equal settings, simulated, make few false claims."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from neoxkit.evaluation import compare_models, families, seeds
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "path", [str(REPOSITORY / "benchmarks"), *sys.path])
+    import sweep_power
 
 NUM = 12  # models, or settings
 MOST_FALSE = 0.06  # of sweeps with any false claim, of 0.05 meant
@@ -72,6 +78,23 @@ def test_a_model_that_is_worse_is_found() -> None:
     effects = np.array([0.0] * (NUM - 1) + [0.15])
     false, seen = shares(30, 200, effects)
     assert false <= 0.1 and seen == 1
+
+
+@pytest.mark.parametrize("sweeps", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_better_model_is_found_nearly_as_often_as_by_claims_that_err(sweeps: int) -> None:
+    """What families.py's table says, with room for fewer sweeps; Holm's step-down finds less."""
+    equal, better = (sweep_power.shares(sweeps, d) for d in (0.0, 0.02))
+    assert equal["one pair"][0] > 0.5 and equal["max-t"][0] <= 0.1
+    assert better["max-t"][1] > 0.75 and better["max-t"][0] <= 0.05
+    assert better["Holm"][2] <= better["max-t"][2] < better["one pair"][2]
+
+
+def test_holm_stops_at_the_first_pair_that_is_not_sure() -> None:
+    p = np.ones((4, 4))
+    p[0, 1], p[0, 2], p[0, 3] = 0.001, 0.02, 0.009  # sorted: against 0.05 / 6, / 5, / 4
+    assert sweep_power.holm(p)[0].tolist() == [False, True, False, True]
+    p[0, 1] = 0.01
+    assert not sweep_power.holm(p).any()
 
 
 @pytest.mark.parametrize("sweeps", [1000, pytest.param(10_000, marks=pytest.mark.slow)])

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,15 @@ def test_the_distance_to_the_best_run_has_an_interval() -> None:
     said = f"{above['mean']:.4f} ({above['low']:+.4f} to {above['high']:+.4f})"
     assert said in lines[2] and "to" not in lines[1].split()
     assert lines[-1].startswith("The 95 % intervals hold for the two models, on conversations like")
+    assert "contains 0" not in lines[-1] and lines[2].split()[-1] == "40"
+    near = [losses + chance.normal(0.01, 0.1) for losses in low]
+    near_by = rescoring.ranked({"low": scored["low"], "near": replace(scored["low"], losses=near)})
+    (above,) = [one["above_the_first"] for one in near_by.values() if one["above_the_first"]]
+    assert above["low"] < 0 < above["high"] < above["detectable"] * 1.1
+    shown = comparison.same_conversations(near_by).text.splitlines()
+    needed = 40 * (above["detectable"] / above["mean"]) ** 2
+    assert float(shown[2].split("about ")[1].replace(",", "")) == pytest.approx(needed, rel=0.05)
+    assert shown[-1].endswith("that was seen (80%), if that is the true one.")
     third = rescoring.ranked(scored | {"third": scored["high"]})
     assert "together for all 3 differences between the 3 models" in rescoring.holds_for(third)
     assert rescoring.holds_for({"none": "is stopped"}) == ""

@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import read_questions
 from neoxkit.errors import UserError
-from neoxkit.evaluation.tasks import check, load_tasks, task_results
+from neoxkit.evaluation.tasks import by_document, check, compared, load_tasks, rows, task_results
 from neoxkit.models import generation, loading
 from neoxkit.settings import EvaluateSettings
 
@@ -69,9 +69,47 @@ def test_the_sample_task_counts_what_the_kit_counts(
     model.generation_config.suppress_tokens = [*range(2, 1000)]  # as its folder might
     (row,) = task_results(model, tokenizer, load_tasks(settings.tasks), settings, show)
     assert row["value"] == 10 / 30 and 0 < row["stderr"] < 0.1
+    assert row["values"] == [1, 0, 0] * 10
     assert (row["task"], row["examples"], row["better"]) == ("neoxkit_sample", 30, "higher")
     assert shown == ["writes answers of the tasks", "30/30"]
     assert capfd.readouterr().err == ""
+
+
+def sample(number: int, value: object, of: str = "none") -> dict[str, Any]:
+    return {
+        "doc_id": number, "doc_hash": f"h{number}", "filter": of, "metrics": ["m"], "m": value,
+    }  # fmt: skip
+
+
+def found(samples: list[dict[str, Any]], mean: float, of: str = "none") -> list[dict[str, Any]]:
+    """Return rows of one task of metric m, as the harness would give its results."""
+    results = {"t": {"alias": "t", f"m,{of}": mean, "sample_len": len(samples)}}
+    return rows({"results": results, "samples": {"t": samples}})
+
+
+def test_values_are_kept_by_document_where_their_mean_is_the_metric() -> None:
+    """Values of another filter are not among them; the order is that of the documents."""
+    other = sample(0, 9.0, "strict")
+    (row,) = found([sample(1, 0.25), other, sample(0, True)], 0.625)
+    assert row["values"] == [1, 0.25]
+    assert found([sample(0, 1), sample(1, 0)], 0.7)[0]["values"] is None  # not their mean
+    assert found([sample(0, (1, 2))], 1.0)[0]["values"] is None
+    assert found([], 1.0)[0]["values"] is None  # a group of tasks
+
+
+def test_models_are_compared_document_by_document_and_never_unpaired() -> None:
+    base = found([sample(i, int(i < 10)) for i in range(40)], 0.25)
+    tuned = found([sample(i, int(i < 18)) for i in reversed(range(40))], 0.45)
+    (one,) = compared(base, tuned)
+    assert one["mean"] == pytest.approx(0.2) and one["low"] > 0.05
+    assert one["p"] == pytest.approx(2 / 2**8)
+    (line,) = by_document(base, tuned)
+    assert line["base"] == [1] * 10 + [0] * 30 and line["tuned"] == [1] * 18 + [0] * 22
+    assert len(json.dumps(line)) < 400
+    shifted = found([sample(i + 1, int(i < 18)) for i in range(40)], 0.45)
+    none = found([], 0.45)
+    for others in (shifted, none):
+        assert compared(base, others) == [None] and by_document(base, others) == []
 
 
 @installed
@@ -111,6 +149,12 @@ def test_choices_follow_the_models_own_loss(home: Path, model: Any, tokenizer: A
     (row,) = task_results(model, tokenizer, tasks, settings)
     assert (row["value"], row["examples"], row["metric"]) == (0.5, 4, "acc")
     assert task_results(model, tokenizer, tasks, settings) == [row]
+    assert row["values"] == [1, 0, 1, 0] and len(row["documents"]) == 64
+    lines[0]["word"] = "Ho"
+    (home / "data" / "choices.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (other,) = task_results(model, tokenizer, load_tasks(["data/choices.yaml"]), settings)
+    assert other["documents"] != row["documents"]
+    assert compared([row], [other]) == [None] and by_document([row], [other]) == []
 
 
 def _loss(model: Any, tokenizer: Any, context: str, choice: str) -> torch.Tensor:

@@ -375,3 +375,13 @@ def test_the_end_of_the_log_is_folded_escaped_and_without_metrics(tmp_path: Path
     path.write_text("".join(f"line {i}\n" for i in range(100)))
     assert "line 85\n" in dashboard.log_end(path).html
     assert "line 84\n" not in dashboard.log_end(path).html
+
+
+def test_what_the_held_out_set_can_show_is_that_of_the_newest_evaluation_that_says_it() -> None:
+    """A resumed run measures it no more: its base's losses are gone."""
+    evals = [{"event": "eval", "step": step, "loss": 2.0} for step in (0, 10, 20, 30)]
+    assert dashboard.can_show(History(evals[:1])) == NOTHING
+    evals[1]["detectable"], evals[2]["detectable"] = 0.02, 0.01234
+    said = dashboard.can_show(History(evals)).text
+    assert said.startswith("This held-out set can show a difference to the base of 0.012 nats")
+    assert "(80%)" in said and said.endswith("at step 20.")

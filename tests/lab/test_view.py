@@ -319,9 +319,14 @@ def test_scores_scoreboard_and_endings_carry_their_numbers() -> None:
         assert "0.9877" in form and "plain text" not in form
     assert "empty" in evaluation.scores(losses(none, none)).text
     line = {"set": "s", "kind": "total", "base": 1, "tuned": 3, "questions": 4}
+    line |= {"gained": 3, "lost": 1}
     counts = {"base": {"end mark": 1, "ran on": 2}, "tuned": {"end mark": 3, "ran on": 0}}
-    board, below = evaluation.scoreboard({"exact": [line], "endings": counts}).text.split("\n\n")
-    assert board.splitlines()[1].split()[-1] == "75.0%"
+    shown = evaluation.scoreboard({"exact": [line], "endings": counts}).text
+    board, said, below = shown.split("\n\n")
+    assert board.splitlines()[1].split()[-4:] == ["3", "/", "1", "75.0%"]
+    assert said == (
+        "- s, tuned beside base: 2 more of 4 exact, 95 % interval -1.6 to 3.6; p = 0.62"
+    )
     assert [x.split()[-2:] for x in below.splitlines()[1:]] == [["1", "2"], ["3", "0"]]
 
 
@@ -333,8 +338,15 @@ def test_tasks_carry_their_errors() -> None:
     row = {"task": "<t>", "metric": "acc", "better": "higher", "value": 0.5}
     base = row | {"stderr": None, "examples": 1234}
     tuned = row | {"stderr": 0.012345, "examples": 1234}
-    text = evaluation.tasks({"tasks": {"base": [base], "tuned": [tuned]}}).text
+    both = {"base": [base], "tuned": [tuned]}
+    text = evaluation.tasks({"tasks": both}).text  # of a file without differences
     assert text.splitlines()[1].split()[-5:] == ["0.5000", "0.5000", "±", "0.0123", "1,234"]
+    for found, said in (
+        ({"mean": 0.02, "low": -0.01, "high": 0.05, "p": 0.21}, "(-0.0100 to +0.0500); p = 0.21"),
+        ({"mean": 0.02, "low": None, "high": None, "p": None}, "± 0.0123  +0.0200  "),
+    ):
+        shown = evaluation.tasks({"tasks": both | {"differences": [found]}}).text
+        assert said in shown and "Each document is compared with itself" in shown
     assert "higher is better" in text
     assert (
         evaluation.tasks({"tasks": {"base": [], "tuned": []}}).text

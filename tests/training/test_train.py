@@ -265,6 +265,9 @@ def test_two_ranks_train_to_the_same_losses(
     assert start["num_parameters"] == metrics(unbroken)[0]["num_parameters"]
     assert losses(two) == pytest.approx(losses(unbroken), rel=1e-4)
     assert losses(two, "eval") == pytest.approx(losses(unbroken, "eval"), rel=1e-4)
+    seen = [[e.get("detectable") for e in History(metrics(f)).evals] for f in (two, unbroken)]
+    assert seen[0][0] is None and len(seen[0]) == 3
+    assert seen[0][1:] == pytest.approx(seen[1][1:], rel=1e-3) and min(seen[0][1:]) > 0
     work = [[e["tflop"] for e in History(metrics(f)).train] for f in (two, unbroken)]
     assert work[0] == work[1] and all(work[0])  # sharded weights are counted whole
 

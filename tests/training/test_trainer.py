@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -11,8 +12,8 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from neoxkit.errors import UserError
-from neoxkit.models import losses
-from neoxkit.models.batches import Collator
+from neoxkit.models import losses, power
+from neoxkit.models.batches import Collator, padded
 from neoxkit.training import base_model
 from neoxkit.training.arguments import KitArguments
 from neoxkit.training.honoured import FIXED
@@ -167,3 +168,59 @@ def test_the_length_of_rows_depends_on_the_attention_kernel(
 def test_impossible_row_lengths_are_refused(attention: str, given: int) -> None:
     with pytest.raises(UserError, match=r"^row_tokens: "):
         base_model.set_row_tokens(KitArguments(block_size=64, row_tokens=given), attention)
+
+
+def held_out(made: KitTrainer, num: int = 21) -> list[dict]:
+    """Give it a held-out set of `num` conversations, and return them in the order of evaluation."""
+    rows = [made.train_dataset[i % len(LENGTHS)] for i in range(num)]
+    made.eval_dataset = Dataset.from_list(rows)
+    made.model_wrapped = made.model
+    return sorted(rows, key=lambda row: row["length"])
+
+
+def change(made: KitTrainer) -> None:
+    """Take a step of training, as it were."""
+    made.state.global_step = 1
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.mul_(1.1)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_evaluations_after_the_bases_say_what_the_held_out_set_can_show(
+    tmp_path: Path, layout: str, size: int
+) -> None:
+    """Exactly what the losses of each conversation alone give."""
+    made = trainer(tmp_path)
+    made.data_collator = Collator(layout, 29, 1, 29)
+    made.args.per_device_eval_batch_size = size
+    rows, alone = held_out(made), []
+    assert "eval_detectable" not in made.evaluation_loop().metrics
+    for _ in range(2):
+        made.model.eval()
+        with torch.no_grad():
+            alone.append([
+                losses.token_losses(made.model, made.model, padded([row], 29, 1)).sum().item()
+                for row in rows
+            ])  # fmt: skip
+        change(made)
+    tokens = [sum(label != -100 for label in row["labels"][1:]) for row in rows]
+    before, now = map(np.array, alone)
+    expected = power.detectable(now - before, np.array(tokens))
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.div_(1.1)
+    assert made.evaluation_loop().metrics["eval_detectable"] == pytest.approx(expected, rel=1e-3)
+    assert expected > 0
+
+
+def test_few_conversations_or_a_resumed_run_have_no_such_figure(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    held_out(made, num=19)
+    made.evaluation_loop()
+    change(made)
+    assert "eval_detectable" not in made.evaluation_loop().metrics
+    held_out(made)
+    made.of_base = None
+    assert "eval_detectable" not in made.evaluation_loop().metrics

@@ -12,8 +12,7 @@ from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, normal, own_questions, questions_for
 from neoxkit.errors import UserError
-from neoxkit.evaluation import compare_models
-from neoxkit.evaluation.tasks import load_tasks, task_results
+from neoxkit.evaluation import compare_models, tasks
 from neoxkit.models import configs, loading, model_names
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints
@@ -61,19 +60,24 @@ def scoreboard(
 ) -> list[dict[str, Any]]:
     """Count exact answers by set and kind, each set's total last; only short references count.
 
-    Both sides are compared as the tokenizer normalises them: no reply could be equal otherwise.
+    `gained`: questions that the tuned model alone answers exactly; `lost`: those that the base
+    alone does.
     """
     sets: dict[str, dict[str, dict[str, Any]]] = {}
     for question, one, other in zip(questions, base, tuned, strict=True):
-        if question.reference is None or not has_short_reference(question):
+        before, after = (is_exact(tokenizer, question, reply) for reply in (one, other))
+        if before is None or after is None:
             continue
-        expected = normal(tokenizer, question.reference)
         for kind in (question.kind, "total"):
-            empty = {"set": question.set, "kind": kind, "questions": 0, "base": 0, "tuned": 0}
-            row = sets.setdefault(question.set, {}).setdefault(kind, empty)
+            empty = dict.fromkeys(("questions", "base", "tuned", "gained", "lost"), 0)
+            row = sets.setdefault(question.set, {}).setdefault(
+                kind, {"set": question.set, "kind": kind, **empty}
+            )
             row["questions"] += 1
-            row["base"] += normal(tokenizer, one.text) == expected
-            row["tuned"] += normal(tokenizer, other.text) == expected
+            row["base"] += before
+            row["tuned"] += after
+            row["gained"] += after and not before
+            row["lost"] += before and not after
     return [
         row
         for kinds in sets.values()
@@ -81,9 +85,17 @@ def scoreboard(
     ]
 
 
-def has_short_reference(question: Question) -> bool:
-    """Return whether the reference is short enough to expect an exact match."""
-    return question.reference is not None and len(question.reference.split()) <= SHORT_WORDS
+def is_exact(
+    tokenizer: "PreTrainedTokenizerBase", question: Question, reply: "Reply"
+) -> bool | None:
+    """Return whether a reply equals its reference; None unless there is one that is short.
+
+    Both are compared as the tokenizer normalises them: no reply could be equal otherwise.
+    """
+    reference = question.reference
+    if reference is None or len(reference.split()) > SHORT_WORDS:
+        return None
+    return normal(tokenizer, reply.text) == normal(tokenizer, reference)
 
 
 def endings(replies: Sequence["Reply"]) -> dict[str, int]:
@@ -156,7 +168,7 @@ class Evaluation:
             self._score(model, self.rows, f"{which} scores conversations", size),
             self._reply(model, self.questions, self.show(f"{which} answers questions")),
             plain,
-            task_results(
+            tasks.task_results(
                 model, self.tokenizer, self.tasks, self.settings,
                 lambda label: self.show(f"{which} {label}"),
             ),
@@ -202,7 +214,8 @@ class Evaluation:
         return found.loss
 
     def save(self) -> dict[str, Any]:
-        """Write evaluation.json and replies.jsonl into the run's folder; return the former."""
+        """Write evaluation.json and replies.jsonl into the run's folder, and task_values.jsonl if
+        there are tasks; return the first."""
         both = {which: self.examined[which] for which in MODELS}
         replies = [examined.replies for examined in both.values()]
         results = {
@@ -213,17 +226,43 @@ class Evaluation:
             "questions": self.source,
             "exact": scoreboard(self.tokenizer, self.questions, *replies),
             "endings": {name: endings(e.replies) for name, e in both.items()},
-            "tasks": {name: e.tasks for name, e in both.items()},
+            "tasks": self._tasks(),
             "settings": self.settings.as_dict(),
         }
         lines = [
-            {**asdict(question), "base": asdict(one), "tuned": asdict(other)}
+            {**asdict(question), "base": self._said(question, one),
+             "tuned": self._said(question, other)}
             for question, one, other in zip(self.questions, *replies, strict=True)
-        ]
+        ]  # fmt: skip
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         files.write_text(self.folder / "replies.jsonl", text)
+        self._write_task_values()
         files.write_json(self.folder / "evaluation.json", results)
         return results
+
+    def _tasks(self) -> dict[str, Any]:
+        """Return both models' task results without their values by document, and how they differ,
+        row by row."""
+        sides = {which: self.examined[which].tasks for which in MODELS}
+        left_out = ("values", "documents")
+        short = {
+            which: [{k: v for k, v in row.items() if k not in left_out} for row in rows]
+            for which, rows in sides.items()
+        }
+        return {**short, "differences": tasks.compared(*sides.values())}
+
+    def _write_task_values(self) -> None:
+        """Write the values by document; remove those of an earlier evaluation if there are none."""
+        path = self.folder / "task_values.jsonl"
+        lines = tasks.by_document(*(self.examined[which].tasks for which in MODELS))
+        if lines:
+            files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        else:
+            path.unlink(missing_ok=True)
+
+    def _said(self, question: Question, reply: "Reply") -> dict[str, Any]:
+        """Return a reply as it is written, with whether it is exact."""
+        return {**asdict(reply), "exact": is_exact(self.tokenizer, question, reply)}
 
     def ask(self, question: str) -> "Reply":
         """Let the tuned model answer one question that the user wrote."""
@@ -270,7 +309,7 @@ def prepare(
     _check_room(settings.max_new_tokens, _base(facts, folder), tokenizer, asked)
     return Evaluation(
         settings, folder, facts, tokenizer, names, rows, asked, len(known) + len(own), source,
-        load_tasks(settings.tasks), show,
+        tasks.load_tasks(settings.tasks), show,
     )  # fmt: skip
 
 

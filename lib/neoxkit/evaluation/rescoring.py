@@ -8,7 +8,9 @@ from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 from neoxkit.evaluation import families
+from neoxkit.evaluation.compare_models import Difference
 from neoxkit.evaluation.compare_runs import Run
+from neoxkit.models.power import POWER
 from neoxkit.parallel import Progress
 from neoxkit.runs.folder import FINISHED
 
@@ -86,7 +88,13 @@ def holds_for(scored: Mapping[str, Any]) -> str:
     num = len(above)
     pairs = f"all {num * (num - 1) // 2} differences between the {num} models"
     together = f"hold together for {pairs}" if num > 2 else "hold for the two models"
-    return (
+    said = (
         f"The 95 % intervals {together}, on conversations like these: for these models, not for "
         "their settings, which another seed might put in another order."
     )
+    if any(one and Difference(**one).needed for one in above):
+        said += (
+            f" Where one contains 0, the last column says with how many such conversations it would"
+            f" show the difference that was seen ({POWER:.0%}), if that is the true one."
+        )
+    return said

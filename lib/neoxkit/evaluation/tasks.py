@@ -6,14 +6,18 @@ data/sample_task.yaml; a dataset's path in such a file is relative to the kit's 
 
 import contextlib
 import copy
+import hashlib
 import importlib.util
 import io
+import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near, shorten
+from neoxkit.evaluation import paired
 from neoxkit.parallel import Progress, silent
 
 if TYPE_CHECKING:
@@ -67,7 +71,8 @@ def task_results(
     settings: "EvaluateSettings",
     show: Callable[[str], Progress] = lambda label: silent,
 ) -> list[dict[str, Any]]:
-    """Return one row per task and metric: its value and its standard error (None if unknown).
+    """Return one row per task and metric: its value, its standard error (None if unknown), and its
+    values by document (see `rows`).
 
     Every model gets the same examples, with the same few-shot examples before them.
     """
@@ -90,7 +95,7 @@ def task_results(
                 task_dict=tasks,
                 limit=settings.tasks_limit or None,
                 bootstrap_iters=BOOTSTRAP,
-                log_samples=False,
+                log_samples=True,
             )
     return rows(found)
 
@@ -98,10 +103,13 @@ def task_results(
 def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the results of lm_eval.evaluate as plain rows.
 
+    `values`: the metric of each document, if it is their mean (others, like F1 over all documents,
+    have none, nor have groups of tasks). `documents`: the SHA-256 of which documents these are.
+
     >>> one = {"alias": " - lucky", "acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 26}
     >>> rows({"results": {"lucky": one}, "higher_is_better": {"lucky": {"acc": True}}})
     [{'task': 'lucky', 'metric': 'acc', 'better': 'higher', 'value': 0.5, 'stderr': 0.1, \
-'examples': 26}]
+'examples': 26, 'values': None, 'documents': ''}]
     """
     made = []
     for task, values in found["results"].items():
@@ -111,6 +119,7 @@ def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 continue
             error = values.get(f"{metric}_stderr,{of}")
             higher = found.get("higher_is_better", {}).get(task, {}).get(metric)
+            samples = found.get("samples", {}).get(task, [])
             made.append(
                 {
                     "task": task,
@@ -119,9 +128,55 @@ def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "value": float(value),
                     "stderr": float(error) if isinstance(error, int | float) else None,
                     "examples": values.get("sample_len"),
+                    **_by_document(samples, metric, of, float(value)),
                 }
             )
     return made
+
+
+def _by_document(
+    samples: Sequence[Mapping[str, Any]], metric: str, of: str, mean: float
+) -> dict[str, Any]:
+    """Return `values` and `documents` of `rows`, in the order of the documents."""
+    none = {"values": None, "documents": ""}
+    mine = [one for one in samples if one["filter"] == of and metric in one["metrics"]]
+    mine.sort(key=lambda one: one["doc_id"])
+    values = [one[metric] for one in mine]
+    if not values or not all(isinstance(one, int | float) for one in values):
+        return none
+    values = [int(one) if one in (0, 1) else float(one) for one in values]
+    if not math.isclose(sum(values) / len(values), mean, rel_tol=1e-9, abs_tol=1e-12):
+        return none
+    which = json.dumps([[one["doc_id"], one["doc_hash"]] for one in mine])
+    return {"values": values, "documents": hashlib.sha256(which.encode()).hexdigest()}
+
+
+def compared(
+    base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any] | None]:
+    """Return how two models differ on each row of `rows`: paired by document (paired.values), or
+    None where that can't be done: no values by document, or of other documents."""
+    return [
+        paired.values(one["values"], other["values"])
+        if one["values"] and other["values"] and one["documents"] == other["documents"]
+        else None
+        for one, other in zip(base, tuned, strict=True)
+    ]
+
+
+def by_document(
+    base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return both models' values by document, one line per task and metric that has them."""
+    return [
+        {
+            **{key: one[key] for key in ("task", "metric", "documents")},
+            "base": one["values"],
+            "tuned": other["values"],
+        }
+        for one, other in zip(base, tuned, strict=True)
+        if one["values"] and one["documents"] == other["documents"]
+    ]
 
 
 def _wrapped(

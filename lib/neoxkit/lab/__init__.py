@@ -4,7 +4,7 @@
 training.conversations, dataset_card, probe, range_test, summary, card and share, and
 explore.losses; 03_evaluate evaluation.scores, where, checkpoints, worst, comparison, scoreboard,
 tasks, replies and answer, and chat.Chat; 04_compare comparison.differences, table,
-same_conversations, seeds, overlay, heat_map and save. They share view.sentences, table,
+same_conversations, seeds, replies, overlay, heat_map and save. They share view.sentences, table,
 settings_table, doing and ProgressBar; controls.block_size and training make the dials,
 dashboard.watch the live view. In any notebook, board() of the module board shows all runs on one
 page.

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
 from neoxkit import files, paths
-from neoxkit.evaluation import compare_runs, rescoring
+from neoxkit.evaluation import answers, compare_models, compare_runs, rescoring
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.seeds import means
 from neoxkit.lab import fitting, scales, view
@@ -30,6 +30,7 @@ from neoxkit.lab.figure import (
     new_figure,
     styled,
 )
+from neoxkit.models import power
 from neoxkit.settings import CompareSettings
 
 SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, OLIVE)
@@ -217,7 +218,7 @@ def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
 
 def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> view.View:
     """Write runs/<name>/comparison.json: what differs, the scoreboard's figures, the means over
-    seeds, and the scores on the same conversations (rescoring.scores)."""
+    seeds, the scores on the same conversations (rescoring.scores), and the exact replies."""
     folder = paths.run(settings.name)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
@@ -227,6 +228,7 @@ def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, 
         "scores": compare_runs.scores(chosen),
         "over_seeds": means(chosen),
         "on_the_same_conversations": scored,
+        "exact_replies": answers.counted(chosen),
     }
     files.write_json(folder / "comparison.json", figures)
     return view.sentences([f"written: {paths.short(folder / 'comparison.json')}"])
@@ -245,14 +247,23 @@ def same_conversations(scored: Mapping[str, Any]) -> view.View:
             _said(score["above_the_first"]),
             f"{score['trained_tokens']:,}",
             f"{score['conversations']:,}",
+            _needed(score["above_the_first"]),
         )
         for name, score in scored.items()
         if not isinstance(score, str)
     ]
-    rows += [(name, why, *[""] * 4) for name, why in scored.items() if isinstance(why, str)]
-    header = ("run", "eval loss", "perplexity", "above the first", "trained tokens", "rows")
+    rows += [(name, why, *[""] * 5) for name, why in scored.items() if isinstance(why, str)]
+    header = (
+        "run", "eval loss", "perplexity", "above the first", "trained tokens", "rows",
+        "rows to show it",
+    )  # fmt: skip
     shown, said = view.table(rows, header), rescoring.holds_for(scored)
     return shown + view.sentence(said) if said else shown
+
+
+def _needed(above: Mapping[str, Any] | None) -> str:
+    needed = compare_models.Difference(**above).needed if above else None
+    return power.about(needed) if needed else ""
 
 
 def _said(above: Mapping[str, Any] | None) -> str:
@@ -260,3 +271,27 @@ def _said(above: Mapping[str, Any] | None) -> str:
         return ""
     bounds = None if above["low"] is None else (above["low"], above["high"])
     return _with_bounds(f"{above['mean']:.4f}", bounds)
+
+
+def replies(chosen: Sequence[Run]) -> view.View:
+    """Show the runs' exact replies to the same questions, the most exact first, and how far each
+    one is from that (answers.counted)."""
+    found = answers.counted(chosen)
+    rows = [
+        (
+            name,
+            view.narrow(row["run"]),
+            f"{row['exact']:,} of {row['questions']:,}",
+            answers.said(row),
+        )
+        for name, of in found["sets"].items()
+        for row in of
+    ]
+    if not rows:
+        return view.sentence("No run has replies to questions with references: 03 makes them.")
+    rows += [("", view.narrow(name), "", why) for name, why in found["without"].items()]
+    shown, said = (
+        view.table(rows, ("set", "run", "exact", "to the first")),
+        answers.holds_for(found),
+    )
+    return shown + view.sentence(said) if said else shown

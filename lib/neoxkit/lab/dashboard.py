@@ -16,6 +16,7 @@ from neoxkit.lab.view import View
 from neoxkit.launch import process
 from neoxkit.launch.process import Training
 from neoxkit.machine import duration
+from neoxkit.models.power import POWER
 from neoxkit.runs import health, heartbeat
 from neoxkit.runs.events import EventReader, History
 from neoxkit.runs.folder import LOG, doing
@@ -111,7 +112,7 @@ class _Screen:
         if new := self.reader.poll():
             self.history, self.is_drawn = History([*self.history.events, *new]), False
             self.alert = view.alert(health.warnings(self.history))
-            self.replies.update(replies(self.history))
+            self.replies.update(replies(self.history) + can_show(self.history))
         stage = doing(self.folder) if ended is None else NO_STAGE
         seconds = time.monotonic() - self.begun
         stamp = _stamp(self.history, ended)
@@ -147,6 +148,20 @@ def replies(history: History) -> View:
     if left_out:
         rows.insert(1, (f"({left_out} more)", *("" for _ in told[-1]["replies"])))
     return view.table(rows, header)
+
+
+def can_show(history: History) -> View:
+    """Say how large a difference to the base the held-out set can show, as it was measured at the
+    newest evaluation that could (models/power.py); nothing before."""
+    measured = [e for e in history.evals if e.get("detectable")]
+    if not measured:
+        return view.NOTHING
+    newest = measured[-1]
+    return view.sentence(
+        f"This held-out set can show a difference to the base of {newest['detectable']:.2g} nats "
+        f"per trained token ({POWER:.0%}), by how differently the conversations' losses had "
+        f"changed at step {newest['step']:,}."
+    )
 
 
 def log_end(path: Path) -> View:

@@ -9,7 +9,7 @@ from matplotlib.container import BarContainer
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from neoxkit.data.questions import normal, spread
-from neoxkit.evaluation import compare_models
+from neoxkit.evaluation import compare_models, paired
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure, styled
 from neoxkit.lab.view import NOTHING, View, details, sentence, sentences, table
 from neoxkit.runs.events import History
@@ -21,24 +21,33 @@ if TYPE_CHECKING:
 
 DIFFERENTLY = "answered differently by base and tuned"
 _MARKS = {"ran on": "[ran on]", "too long": "[no room for a reply]"}
+_PAIRED = (
+    "Each document is compared with itself: 95 % intervals of the difference, and for metrics of "
+    "right and wrong the exact McNemar test. ± is one standard error of one model alone: two such "
+    "errors do not tell whether the models differ."
+)
 
 # `results`: the contents of evaluation.json; `pair`: the Evaluation that they come from.
 
 
 def scoreboard(results: Mapping[str, Any]) -> View:
-    """Show exact replies by set and kind, base beside tuned, and how the replies ended."""
+    """Show exact replies by set and kind, base beside tuned, how sure the differences are, and how
+    the replies ended."""
     lines = [
         (
             r["set"],
             r["kind"],
             f"{r['base']} of {r['questions']}",
             f"{r['tuned']} of {r['questions']}",
+            f"{r['gained']:,} / {r['lost']:,}",
             f"{r['tuned'] / r['questions']:.1%}",
         )
         for r in results["exact"]
     ]
-    header = ("set", "kind", "base", "tuned", "tuned, share")
-    return table(lines, header) + _endings(results["endings"])
+    header = ("set", "kind", "base", "tuned", "gained / lost", "tuned, share")
+    said = paired.sentences(results["exact"])
+    shown = table(lines, header)
+    return (shown + sentences(said) if said else shown) + _endings(results["endings"])
 
 
 def replies(pair: "Evaluation", most: int = 12) -> View:
@@ -119,21 +128,34 @@ def scores(results: Mapping[str, Any]) -> View:
 
 
 def tasks(results: Mapping[str, Any]) -> View:
-    """Show each task and metric, base beside tuned, with standard errors."""
+    """Show each task and metric, base beside tuned, with standard errors, and the difference
+    paired by document."""
     base, tuned = results["tasks"]["base"], results["tasks"]["tuned"]
     if not tuned:
         return sentence("No standard tasks: tasks is empty.")
+    differences = results["tasks"].get("differences", [None] * len(base))
     rows = [
         (
             one["task"],
             f"{one['metric']}, {one['better']} is better" if one["better"] else one["metric"],
             _with_error(one),
             _with_error(other),
+            _difference(found),
             f"{one['examples']:,}" if one["examples"] else "",
         )
-        for one, other in zip(base, tuned, strict=True)
+        for one, other, found in zip(base, tuned, differences, strict=True)
     ]
-    return table(rows, ("task", "metric", "base", "tuned", "examples"))
+    header = ("task", "metric", "base", "tuned", "tuned minus base, paired", "examples")
+    return table(rows, header) + sentence(_PAIRED)
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    """Return a paired difference (tasks.compared), its interval, and its p; empty without one."""
+    if found is None:
+        return ""
+    bounds = "" if found["low"] is None else f" ({found['low']:+.4f} to {found['high']:+.4f})"
+    p = "" if found["p"] is None else f"; p {paired.p_text(found['p'])}"
+    return f"{found['mean']:+.4f}{bounds}{p}"
 
 
 def _with_error(row: Mapping[str, Any]) -> str:

@@ -116,6 +116,23 @@ def packed(
     return batch
 
 
+def owners(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the number of the conversation that each trained token belongs to, in the order of
+    losses.token_losses: from 0, in the order of the batch, those without any left out.
+
+    >>> rows = [{"input_ids": [7, 8, 9], "labels": [-100, 8, 9]}] * 2
+    >>> owners(packed(rows, [[0, 1]], 1)), owners(padded(rows, 4, 1))
+    (tensor([0, 0, 1, 1]), tensor([0, 0, 1, 1]))
+    """
+    labels = batch["labels"]
+    if "position_ids" in batch:
+        number = (batch["position_ids"] == 0).flatten().cumsum(0).view(labels.shape)
+    else:
+        number = torch.arange(len(labels))[:, None].expand(labels.shape)
+    trained = number[:, 1:][labels[:, 1:] != NOT_TRAINED]
+    return torch.unique_consecutive(trained, return_inverse=True)[1]
+
+
 @dataclass(frozen=True)
 class Collator:
     """A collator that makes one micro-batch of the conversations that the sampler chose.

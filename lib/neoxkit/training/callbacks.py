@@ -125,6 +125,7 @@ class Metrics(TrainerCallback):
             perplexity=math.exp(min(loss, 700)),
             trained_tokens=metrics["eval_trained_tokens"],
             seconds=round(metrics["eval_runtime"], 3),
+            **{k: metrics[f"eval_{k}"] for k in ("detectable",) if f"eval_{k}" in metrics},
         )
         self.last = time.perf_counter()
 

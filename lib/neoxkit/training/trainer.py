@@ -14,8 +14,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
-from neoxkit.models import flops
-from neoxkit.models.batches import Collator, EvenRanks, even_rows, packed, padded
+from neoxkit.models import flops, power
+from neoxkit.models.batches import Collator, EvenRanks, even_rows, owners, packed, padded
 from neoxkit.models.losses import token_losses
 from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import distributed
@@ -61,6 +61,7 @@ class KitTrainer(Trainer):
         self.flags = torch.zeros(2, dtype=torch.bool, device=self.args.device)
         self.grad_norm: float | None = None
         self.packing_checked = False
+        self.of_base: torch.Tensor | None = None  # see `_detectable`
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Return the Trainer's order, each step shared out so that no rank waits long."""
@@ -201,6 +202,8 @@ class KitTrainer(Trainer):
         size = self.args.per_device_eval_batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        # Of each conversation, in the order of the batches: its loss, and its trained tokens.
+        sums = torch.zeros((2, len(order)), dtype=torch.float64, device=self.args.device)
         for round_start in range(0, len(batches), world):
             if self.signs and not self.state.global_step:
                 self.signs.tell(f"(batch {round_start + 1:,} of {len(batches):,})")
@@ -211,18 +214,36 @@ class KitTrainer(Trainer):
                 [self.eval_dataset[i] for i in batches[min(mine, len(batches) - 1)]]
             )
             batch.pop("counts")
+            at = (owners(batch) + mine * size).to(sums.device)
             with torch.no_grad(), self.compute_loss_context_manager():
                 losses = token_losses(self.model_wrapped, self.model, self._prepare_inputs(batch))
             if mine < len(batches):  # with ZeRO-3 every rank takes part in every forward pass
                 totals += torch.tensor(
                     [losses.double().sum(), losses.numel()], device=totals.device
                 )
+                of_each = losses.double()
+                sums.index_add_(1, at, torch.stack([of_each, torch.ones_like(of_each)]))
         if self.signs:
             self.signs.give(silent=True)  # a save, or the end, may follow
         loss_sum, count = self.accelerator.reduce(totals, "sum").tolist()
         metrics = {"eval_loss": loss_sum / count, "eval_trained_tokens": int(count)}
+        if (seen := self._detectable(self.accelerator.reduce(sums, "sum").cpu())) is not None:
+            metrics["eval_detectable"] = seen
         # The Trainer itself returns None here when it computes the loss alone.
         return EvalLoopOutput(None, None, metrics, len(order))  # type: ignore[arg-type]
+
+    def _detectable(self, sums: torch.Tensor) -> float | None:
+        """Return the difference to the base that the held-out set can show (models/power.py); None
+        at step 0, whose losses are kept for this, and in a run that resumed later.
+
+        `sums` has shape (2, conversations): the same ones in the same order at each evaluation.
+        """
+        if not self.state.global_step:
+            self.of_base = sums
+            return None
+        if self.of_base is None:
+            return None
+        return power.detectable_of(self.of_base[0].numpy(), sums[0].numpy(), sums[1].numpy())
 
     def evaluate_once(self) -> None:
         """Evaluate at the end, unless the last step has been evaluated already."""
