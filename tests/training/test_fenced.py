@@ -4,10 +4,12 @@ nothing more."""
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import PATIENCE_SECONDS
 from crashes import SHORT, Crashes
+from transformers import Trainer
 from zygote import Job, Sabotage, job
 
 from neoxkit import files, paths
@@ -18,6 +20,7 @@ from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import LOG, standing_of, state_of
 from neoxkit.runs.lease import Lease, Token
 from neoxkit.settings import TrainSettings
+from neoxkit.training.trainer import KitTrainer
 
 pytestmark = pytest.mark.process
 
@@ -118,3 +121,26 @@ def test_a_training_that_is_fenced_inside_a_save_makes_nothing_count(
     sha256 = files.sha256(folder / "model" / "model.safetensors")
     assert sha256 == crashes.expected(settings)
     shutil.rmtree(folder)
+
+
+def test_a_save_does_not_begin_after_the_run_was_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation, which takes long, may lie between the step's check and its save."""
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "_mine", None)
+    monkeypatch.setenv(lease.VARIABLE, "slurm 7 0")
+    begun: list[Path] = []
+    monkeypatch.setattr(Trainer, "_save_checkpoint", lambda *_: begun.append(tmp_path))
+    trainer = KitTrainer.__new__(KitTrainer)
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path))
+    lease.take(tmp_path)
+    trainer._save_checkpoint(None, None)
+    assert len(begun) == 1
+    later = Lease(tmp_path, Token.of("slurm 7 1"))
+    later.take()
+    with pytest.raises(lease.Lost):
+        trainer._save_checkpoint(None, None)
+    assert len(begun) == 1
+    lease.release()
+    later.release()
