@@ -160,6 +160,7 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
         "one_large": {
             what: [*tokenize(what, size.in_one), "--in-one"] for what in ("kit", "encode_batch")
         },
+        "near_duplicates": {"search": ["near_duplicates.py"]},
         "tokenize_memory": {
             "few": tokenize("kit", size.few),
             "many": tokenize("kit", size.many),
@@ -284,6 +285,11 @@ COMPARISONS = (
         "one_large",
         "Tokenizing one conversation of 4 MB: seconds, kit / encode_batch alone",
         "one_large", value("seconds"), "kit", "encode_batch", most=1.5,
+    ),
+    Comparison(
+        "near_duplicates",
+        "GSM8K and Taskmaster: processor time, search for near-duplicates / encoding",
+        "near_duplicates", value("share"), "search", how="alone", most=0.3,
     ),
     Comparison(
         "tokenize_memory",

@@ -65,6 +65,11 @@ class TokenizeSettings(Settings):
         0.05, "share of the conversations held out, 0 to 0.5", least=0, most=0.5
     )
     seed: int = setting(0, "seed of the split", least=0)
+    near_duplicates: str = setting(
+        "tell",
+        "train ones nearly the same as held-out ones: tell, drop, ignore",
+        choices=("tell", "drop", "ignore"),
+    )
 
     # Rarely changed: the tokenizer and the folder
     revision: str = setting("", "its branch, tag or commit on the hub; empty: main")

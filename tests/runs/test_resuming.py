@@ -11,6 +11,7 @@ from conftest import tokenize
 from neoxkit import files, paths
 from neoxkit.cli import main as cli
 from neoxkit.cli import notebooks
+from neoxkit.data import tokenized
 from neoxkit.errors import MOST_CHARACTERS, UserError
 from neoxkit.launch import checks, command, process
 from neoxkit.runs import resuming
@@ -128,6 +129,19 @@ def test_other_package_versions_count_as_other_data(started: Path) -> None:
     was["versions"]["tokenizers"] = "0.1"
     (said,) = resuming.differences(was, resuming.planned_data(FIRST))
     assert said.startswith("tokenized by tokenizers 0.1, now ")
+
+
+def test_a_dataset_made_before_a_setting_was_there_is_read_and_is_no_other_data(
+    started: Path,
+) -> None:
+    path = paths.tokenized("kept") / files.MANIFEST
+    was = files.read_json(path)
+    del was["settings"]["near_duplicates"], was["near_duplicates"]
+    for one in (path, started / DATASET):
+        files.write_json(one, was)
+    assert tokenized.load(path.parent)[1] == was
+    assert resuming.differences(was, resuming.planned_data(FIRST)) == []
+    assert resuming.replaced(FIRST) == []
 
 
 SMALLER = FIRST.replace(block_size=32)

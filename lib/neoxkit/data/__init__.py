@@ -1,5 +1,6 @@
 """Turn conversation files into a tokenized dataset.
 
 Notebooks use reading.read_sides; encoding.encode_file; selection.fit_sides and split_rows;
-audit.findings, audit, require and turn_lengths; manifests.make_manifest; questions.example.
+overlap.look_for; audit.findings, audit, require and turn_lengths;
+manifests.make_manifest; questions.example.
 """

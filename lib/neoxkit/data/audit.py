@@ -123,15 +123,19 @@ def audit(
     counts: Mapping[str, Counts],
     tokenizer: "PreTrainedTokenizerBase",
     sources: Mapping[str, ConversationFile],
+    near_dropped: int = 0,
 ) -> list[Check]:
-    """Check on the rows that will be saved that their labels teach the right tokens."""
+    """Check on the rows that will be saved that their labels teach the right tokens.
+
+    `near_dropped`: the train rows that were left out as near-duplicates.
+    """
     names = sources["train"].names
     return [
         _some_is_trained(sides),
         _no_question_is_trained(sides, names),
         _every_end_is_trained(sides, tokenizer, names),
         _every_conversation_ends(sources),
-        _nothing_is_lost_unseen(sides, counts),
+        _nothing_is_lost_unseen(sides, counts, near_dropped),
     ]
 
 
@@ -218,23 +222,26 @@ def _every_end_is_trained(
     )
 
 
-def _nothing_is_lost_unseen(sides: Sides, counts: Mapping[str, Counts]) -> Check:
-    """Check that every conversation is counted, including those that eval_file repeats."""
+def _nothing_is_lost_unseen(sides: Sides, counts: Mapping[str, Counts], near: int) -> Check:
+    """Check that every conversation is counted, including those that eval_file repeats, and the
+    near-duplicates that were left out."""
     read = sum(c.read for c in counts.values())
     named = sum(len(lines) for c in counts.values() for lines in c.dropped.values())
     kept = sum(map(len, sides.values()))
-    on_both = counts["train"].kept - len(sides["train"]) if "eval" in counts else 0
+    on_both = counts["train"].kept - len(sides["train"]) - near if "eval" in counts else 0
     cut = sum(len(c.cut) for c in counts.values())
     more_parts = sum(c.more_parts for c in counts.values())
     shortened = sum(
         int(((r.length < r.column("length")) & ~r.is_part).sum()) for r in sides.values()
     )
     both = f" + {on_both:,} on both sides" if on_both else ""
+    both += f" + {near:,} near-duplicates" if near else ""
     both += f" - {more_parts:,} more parts" if more_parts else ""
     return Check(
         "conversations read = kept + dropped by name",
         f"{read:,} = {kept:,} + {named:,}{both}; cut: {shortened:,}",
-        read == kept + named + on_both - more_parts and cut - on_both <= shortened <= cut,
+        read == kept + named + on_both + near - more_parts
+        and cut - on_both - near <= shortened <= cut,
         "too_long",
         "set it to drop",
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neoxkit.data.examining import ConversationFile
+from neoxkit.data.overlap import Near
 from neoxkit.data.selection import Counts, num_duplicates
 from neoxkit.data.table import Table
 from neoxkit.settings import END_MARK
@@ -23,10 +24,12 @@ def make_manifest(
     train: Table,
     evaluation: Table,
     split_notes: Sequence[str] = (),
+    near: Near | None = None,
 ) -> dict[str, Any]:
     """Return the manifest, which later notebooks check and inherit from.
 
-    `model`: its portable name (model_names.portable); `split_notes`: from selection.split_rows.
+    `model`: its portable name (model_names.portable); `split_notes`: from selection.split_rows;
+    `near`: the near-duplicates, if they were looked for.
     """
     sides = {"train": train, "eval": evaluation}
     return {
@@ -43,9 +46,10 @@ def make_manifest(
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
         "notes": [line for source in read.values() for line in source.sentences()[1:]],
-        "split_notes": list(split_notes),
+        "split_notes": [*split_notes, *(near.notes() if near else ())],
         "counts": {side: c.as_dict() for side, c in counts.items()},
         "duplicates": num_duplicates(train, evaluation),
+        "near_duplicates": near.as_dict() if near and near.how != "ignore" else None,
         "sides": {
             side: {
                 "conversations": len(rows),

@@ -1,6 +1,6 @@
 """The notebooks' pictures, tables, dials, live view and chat box.
 
-01_tokenize uses data.turn_histogram, findings, pages, audit and save; 02_train
+01_tokenize uses data.turn_histogram, split, findings, pages, audit and save; 02_train
 training.conversations, dataset_card, probe, range_test, summary, card and share, and
 explore.losses; 03_evaluate evaluation.scores, where, checkpoints, worst, comparison, scoreboard,
 tasks, replies and answer, and chat.Chat; 04_compare comparison.differences, table,

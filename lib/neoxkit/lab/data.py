@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from neoxkit import paths
 from neoxkit.data import manifests, tokenized
 from neoxkit.data.audit import Check, Finding
+from neoxkit.data.overlap import Near
 from neoxkit.data.places import NO_PLACES, Places
 from neoxkit.data.table import Encoded, Table
 from neoxkit.lab import frontend, view
@@ -136,6 +137,43 @@ def save(
     folder = paths.tokenized(manifest["settings"]["dataset"])
     tokenized.save(train, evaluation, folder, manifest)
     return Markdown("\n\n".join([*notes, manifests.card(manifest)]))
+
+
+def split(
+    notes: Sequence[str], near: Near, tokenizer: "PreTrainedTokenizerBase", most: int = 3
+) -> View:
+    """Show the notes on the split, and the first near-duplicates side by side."""
+    none = "Both sets have conversations, and none is in both, not even nearly."
+    if near.how == "ignore":
+        none = "Both sets have conversations, and none is in both; near-duplicates may be."
+    said = view.sentences([*notes, *near.notes()], none=none)
+    rows = []
+    for at in near.found[:most].tolist():
+        one, other = near.held_out[at], near.train[int(near.partner[at])]
+        shown = _where_they_differ(
+            str(tokenizer.decode(one.ids.tolist())), str(tokenizer.decode(other.ids.tolist()))
+        )
+        places = (near.held_out.places.listed([one.line]), near.train.places.listed([other.line]))
+        rows.append([f"{place}: {text}" for place, text in zip(places, shown, strict=True)])
+    header = [f"{SETS[side]}: nearly the same" for side in ("eval", "train")]
+    return said + view.table(rows, header, even=True) if rows else said
+
+
+def _where_they_differ(one: str, other: str, before: int = 80, most: int = 240) -> tuple[str, str]:
+    """Return a part of each text, line ends as marks, from a little before where they differ.
+
+    >>> _where_they_differ("Hi.\\n\\nYes, of course.", "Hi.\\n\\nYes.", before=5, most=9)
+    ('... ↵↵Yes, of ...', '... ↵↵Yes.')
+    """
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    begin = max(same - before, 0)
+
+    def part(text: str) -> str:
+        shown = text[begin : begin + most].replace("\n", "↵")
+        return ("... " if begin else "") + shown + (" ..." if len(text) > begin + most else "")
+
+    return part(one), part(other)
 
 
 def findings(found: Sequence[Finding]) -> View:
