@@ -179,3 +179,9 @@ def test_without_a_gpu_there_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(script, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: BENCH_DATA: no gpt-neox-tokenizer")
+
+
+def test_the_table_of_several_nodes_is_what_its_script_prints() -> None:
+    done = subprocess.run([sys.executable, BENCHMARKS / "scale.py"], capture_output=True, text=True)
+    shown = (BENCHMARKS.parent / "docs" / "scale.md").read_text()
+    assert done.stdout in shown and done.stdout.count("\n") == 6, done.stderr
