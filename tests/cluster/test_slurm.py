@@ -185,3 +185,13 @@ def test_a_rank_that_is_killed_ends_the_job_as_failed(login: Login) -> None:
     login.kill_a_rank("killed")
     assert training.wait() == 1
     assert not (paths.run("killed") / FINISHED).exists()
+
+
+def test_the_doctor_asks_every_node(login: Login) -> None:
+    done = login.kit("doctor", "--cluster", num_nodes=2, num_ranks=1)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[0] for line in lines[:2]] == ["n1", "n2"]
+    assert "KillWait" in done.stdout and "30 s to save" in done.stdout
+    gpus = login.kit("doctor", "--cluster", slurm='{"gpus-per-node": 1}')
+    assert gpus.returncode == 1 and "shows 0 GPUs, 1 are needed" in gpus.stdout

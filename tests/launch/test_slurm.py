@@ -16,7 +16,7 @@ from conftest import BASE
 
 from neoxkit import files, machine, paths
 from neoxkit.errors import STOPPED, Stopped, TrainingError, UserError
-from neoxkit.launch import checks, cluster_file, job, join, nodes, process, slurm
+from neoxkit.launch import checks, cluster_file, inspection, job, join, nodes, process, slurm
 from neoxkit.runs import card, jobs, lock
 from neoxkit.runs.events import append_event, read_events
 from neoxkit.runs.folder import LOG, standing_of
@@ -376,3 +376,42 @@ def test_a_node_that_can_not_be_a_rank_says_so_in_the_run(
 
 def test_equal_versions_pass(folder: Path) -> None:
     join._check({"ranks": 1, "on_gpu": False, "versions": card.versions()})
+
+
+# The inspection
+
+
+def inspected(**changes: object) -> list[inspection.Found]:
+    one = inspection.facts(Path(__file__)) | {"gpus": 8, "address": "10.0.0.1"} | changes
+    place = nodes.of(ON_NODES.replace(num_ranks=0, slurm={"gpus-per-node": 8}))
+    now = time.time()
+    return inspection._of_node(one, place, now, now)
+
+
+def test_a_node_that_is_right_has_one_line_without_a_remedy(home: Path) -> None:
+    (line,) = inspected()
+    assert line[2] == "" and "sees this folder" in line[1]
+    assert "works around" in inspected(address="127.0.1.1")[0][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sees": False}, "does not see"),
+        ({"versions": {}}, "has python (none), neoxkit (none)"),
+        ({"commit": "another"}, "has commit another"),
+        ({"time": 0.0}, "its clock is off"),
+        ({"gpus": 4}, "shows 4 GPUs, 8 are needed"),
+        ({"files": 256}, "allows 256 open files"),
+        ({"address": ""}, "can't look up its own name"),
+    ],
+)
+def test_a_fault_of_a_node_is_named_with_its_remedy(home: Path, changes: dict, said: str) -> None:
+    ((_, what, remedy),) = inspected(**changes)
+    assert what.startswith(said) and remedy
+
+
+def test_a_site_that_cuts_saves_off_is_named() -> None:
+    found = inspection._of_slurm({"KillWait": "10 sec", "PreemptMode": "CANCEL"})
+    assert [bool(remedy) for _, _, remedy in found] == [True, True, False]
+    assert not any(remedy for _, _, remedy in inspection._of_slurm({"PreemptMode": "REQUEUE"}))

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from neoxkit import paths
-from neoxkit.cli import screen
+from neoxkit.cli import parameters, screen
+from neoxkit.settings import TrainSettings
 
 Found = tuple[str, bool]  # what was found, and whether it will do
 
@@ -134,3 +135,18 @@ def examined(out: TextIO) -> Iterator[str]:
         yield screen.explained(what, found, side, out)
         if not will_do:
             yield screen.explained("", f"-> {remedy}", side, out)
+
+
+def show_cluster(given: Mapping[str, Any]) -> int:
+    """Print what a job's nodes are like, with remedies; return 1 if something won't do."""
+    from neoxkit.launch import inspection
+
+    settings = TrainSettings(**parameters.own(TrainSettings, {**given, "launcher": "slurm"}))
+    with screen.busy("asking the nodes, in a job of its own"):
+        found = inspection.inspect(settings)
+    side = max(len(what) for what, _, _ in found)
+    for what, said, remedy in found:
+        print(screen.explained(what, said, side, sys.stdout))
+        if remedy:
+            print(screen.explained("", f"-> {remedy}", side, sys.stdout))
+    return int(any(remedy for _, _, remedy in found))

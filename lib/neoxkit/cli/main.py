@@ -137,24 +137,33 @@ def _sweep(
     ends only the waiting for it.
     """
     with screen.busy("importing"):
-        from neoxkit.cli import array, sweep, variants
+        from neoxkit.cli import job_array, sweep, variants
     if slurm:
         flags = [*flags, ("launcher", "slurm")]
     fixed, swept = parameters.read_swept(files, flags)
     name = fixed.setdefault("run", "sweep")
     made = variants.variants(fixed, swept, paired, notebooks)
     if fixed.get("launcher") == "slurm":
-        return array.run(name, made, notebooks, at_once, dry_run)
+        return job_array.carry_out(name, made, notebooks, at_once, dry_run)
     if dry_run:
         raise UserError("--dry-run", "prints the script of a job array", "add --slurm")
     return sweep.run(name, made, notebooks, at_once)
 
 
 @_neoxkit.command("doctor", short_help="Show what this machine has and what is missing.")
-def _doctor() -> int:
-    """Show what this machine has and what is missing."""
+@click.option("--cluster", is_flag=True, help="ask the nodes that a job would have (SLURM)")
+@_takes_parameters()
+def _doctor(cluster: bool, flags: Flags, files: Sequence[str]) -> int:
+    """Show what this machine has and what is missing. With --cluster and the parameters of
+    02_train that name the nodes (num_nodes, num_ranks, slurm), ask those nodes before anything
+    starts there, and SLURM about itself; exit code 1 if something won't do.
+    """
     from neoxkit.cli import doctor
 
+    if cluster:
+        return doctor.show_cluster(parameters.read(files, flags))
+    if flags or files:
+        raise UserError("-p", "names the nodes of a job", "add --cluster")
     for line in doctor.examined(sys.stdout):
         print(line, flush=True)
     return 0

@@ -129,12 +129,33 @@ def requeue(job: str) -> bool:
     return not _slurm("scontrol", "requeue", job).returncode
 
 
-def _slurm(*command: str) -> subprocess.CompletedProcess[str]:
+def on_each_node(
+    settings: TrainSettings, program: Sequence[str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python module once on each node that the settings' job would have, in a job of its
+    own; it may wait for its nodes."""
+    place = nodes.of(settings)
+    asked = {"job-name": "inspection", "nodes": place.num_nodes, "ntasks-per-node": 1}
+    options = {**asked, **cluster_file.options(settings.slurm)}
+    words = [_option(name, value) for name, value in options.items()]
+    return _slurm("srun", *words, sys.executable, "-m", *program, seconds=None)
+
+
+def configuration() -> dict[str, str]:
+    """Return SLURM's own configuration, by its names."""
+    lines = _slurm("scontrol", "show", "config").stdout.splitlines()
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _slurm(
+    *command: str, seconds: float | None = PATIENCE_SECONDS
+) -> subprocess.CompletedProcess[str]:
     """Run a command of SLURM's, as if outside of any job."""
     env = {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_OF_ANOTHER_JOB)}
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=env, check=False
+            command, capture_output=True, text=True, timeout=seconds, env=env, check=False
         )
     except subprocess.TimeoutExpired:
         what = f"{command[0]} did not answer in {PATIENCE_SECONDS:.0f} s"

@@ -1,6 +1,6 @@
 """A sweep as one job array of SLURM: an element a run, each with its own 02, and 03 if named.
 
-python -m neoxkit.cli.array runs/SWEEP/array-1.json      # the program of each element
+python -m neoxkit.cli.job_array runs/SWEEP/array-1.json      # the program of each element
 """
 
 import contextlib
@@ -27,7 +27,7 @@ LOOK_SECONDS = 2.0
 ALIKE = ("launcher", "num_nodes", "num_ranks", "slurm")  # one array asks for the same nodes
 
 
-def run(
+def carry_out(
     name: str,
     made: Sequence[Variant],
     notebooks: Sequence[str],
@@ -80,7 +80,7 @@ def _script(name: str, plan: Path, missing: Sequence[Variant], at_once: int) -> 
     if not missing:
         return ""
     elements = f"0-{len(missing) - 1}" + (f"%{at_once}" if at_once else "")
-    program = ["neoxkit.cli.array", str(plan)]
+    program = ["neoxkit.cli.job_array", str(plan)]
     log = plan.with_suffix(".log")
     return slurm.script(name, log, program, missing[0].settings, elements)
 

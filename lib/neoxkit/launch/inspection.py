@@ -1,0 +1,128 @@
+"""What a cluster's nodes are like, asked before anything starts there: `neoxkit doctor --cluster`.
+
+srun python -m neoxkit.launch.inspection TOKEN     # on each node: one line of JSON
+"""
+
+import json
+import platform
+import resource
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neoxkit import machine, paths
+from neoxkit.errors import UserError, shorten
+from neoxkit.launch import nodes, slurm
+from neoxkit.runs import card
+from neoxkit.settings import TrainSettings
+
+CLOCK_SECONDS = 5.0
+LEAST_FILES = 1024  # open ones: a rank with several loaders needs some hundred
+LEAST_KILL_WAIT = 30  # seconds: in these a preempted job must save
+
+SHARED = "on a folder that all nodes share"
+
+# What is asked, what was found, and what to do; empty if it will do.
+Found = tuple[str, str, str]
+
+
+def facts(token: Path) -> dict[str, Any]:
+    """Return what this node is like; `token` is a file that the asking host has just written."""
+    try:
+        address = socket.gethostbyname(platform.node())
+    except OSError:
+        address = ""
+    return {
+        "node": platform.node(),
+        "sees": token.is_file(),
+        "time": time.time(),
+        "versions": card.versions(),
+        "commit": card.code()["commit"],
+        "address": address,
+        "gpus": machine.num_gpus(),
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
+
+
+def inspect(settings: TrainSettings) -> list[Found]:
+    """Ask the nodes that a job with these settings would have, and SLURM about itself.
+
+    It takes a job of its own, which waits in the queue like any other.
+    """
+    slurm.require()
+    place = nodes.of(settings)
+    token = paths.root() / "runs" / f".inspection-{uuid.uuid4().hex[:8]}"
+    token.parent.mkdir(exist_ok=True)
+    token.touch()
+    try:
+        before = time.time()
+        done = slurm.on_each_node(settings, ["neoxkit.launch.inspection", str(token)])
+        after = time.time()
+    finally:
+        token.unlink()
+    if done.returncode:
+        said = shorten(done.stderr.removeprefix("srun: error: "), 120)
+        raise UserError("slurm", f"no job could ask the nodes: {said}", "correct slurm")
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = [_of_node(one, place, before, after) for one in sorted(answers, key=_name)]
+    return [line for lines in found for line in lines] + _of_slurm(slurm.configuration())
+
+
+def _name(one: Mapping[str, Any]) -> str:
+    return one["node"]
+
+
+def _of_node(
+    one: Mapping[str, Any], place: nodes.Place, before: float, after: float
+) -> list[Found]:
+    """Return a line for the node, and one for each of its faults."""
+    here, its = card.versions(), one["versions"]
+    other = [f"{name} {its.get(name, '(none)')}" for name in here if its.get(name) != here[name]]
+    off = one["time"] - after
+    faults = [
+        (not one["sees"], "does not see this folder's newest file", f"put it {SHARED}"),
+        (other, f"has {', '.join(other)}", f"use one environment for all, {SHARED}"),
+        (one["commit"] != card.code()["commit"], f"has commit {(one['commit'] or 'none')[:12]}",
+         f"use one checkout for all, {SHARED}"),
+        (not before - CLOCK_SECONDS < one["time"] < after + CLOCK_SECONDS,
+         f"its clock is off by {off:+.0f} s", "set it (NTP)"),
+        (place.on_gpu and one["gpus"] < place.ranks_a_node,
+         f"shows {one['gpus']} GPUs, {place.ranks_a_node} are needed",
+         "ask for gpus-per-node; see neoxkit doctor on that node"),
+        (one["files"] < LEAST_FILES, f"allows {one['files']} open files",
+         f"ulimit -n {LEAST_FILES}, in setup of cluster.yaml"),
+        (not one["address"], "can't look up its own name", "add it to /etc/hosts there"),
+    ]  # fmt: skip
+    good = f"sees this folder, has the same versions, {one['gpus']} GPUs"
+    if one["address"].startswith("127."):
+        good += f"; its own name is {one['address']}, which the kit works around"
+    lines = [(what, remedy) for is_so, what, remedy in faults if is_so] or [(good, "")]
+    return [(one["node"], what, remedy) for what, remedy in lines]
+
+
+def _of_slurm(config: Mapping[str, str]) -> list[Found]:
+    """Return what matters of SLURM's own configuration."""
+    wait = int(config.get("KillWait", "30 sec").split()[0])
+    preempts = config.get("PreemptMode", "OFF")
+    rows = [
+        ("KillWait", f"{wait} s to save in at a preemption",
+         "" if wait >= LEAST_KILL_WAIT else "save often (save_steps): a save may be cut off"),
+        ("PreemptMode", preempts,
+         "" if preempts != "CANCEL" else "a preempted job does not come back: run it again"),
+        ("MaxArraySize", config.get("MaxArraySize", "?") + " runs in a sweep, at most", ""),
+    ]  # fmt: skip
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print this node's facts."""
+    print(json.dumps(facts(Path((sys.argv[1:] if argv is None else argv)[0]))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
