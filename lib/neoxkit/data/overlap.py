@@ -86,9 +86,9 @@ class Near:
         if len(self.found):
             have = "had" if self.how == "drop" else "have"
             what = f"held-out conversations {have} a near-duplicate in the train side"
-            done = f"these {self.num_dropped:,} are left out"
+            done = f"{self.num_dropped:,} of that side are left out"
             if self.how != "drop":
-                done = f"near_duplicates drop leaves these {int(self.marked.sum()):,} out"
+                done = f"set near_duplicates to drop to leave {int(self.marked.sum()):,} of it out"
             said.append(f"{len(self.found):,} of {len(self.held_out):,} {what}: {done}")
         if self.templates:
             said.append(
