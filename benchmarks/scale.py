@@ -2,14 +2,13 @@
 
     python benchmarks/scale.py        # computed, not measured; on any machine, in a second
 
-Memory: models/memory.py. Network: in a step the weights are gathered twice (forward and backward
-pass) and the gradients reduced once, 2 bytes each (Rajbhandari et al. 2020, arXiv:1910.02054,
-section 7.2); of each, the share that is on other nodes must come in: at least
-3 x 2 x parameters x (nodes - 1) / nodes bytes a node. Some of it happens during the computing.
+Memory, and what the network must carry into each node: models/memory.py. Some of it is carried
+during the computing.
 Compute: 6 FLOP for each parameter and token, 8 with gradient checkpointing (Narayanan et al. 2021,
 arXiv:2104.04473, appendix). Save: the checkpoint's bytes by the file system's speed.
 """
 
+from neoxkit import machine
 from neoxkit.launch import machines
 from neoxkit.models.memory import Job
 
@@ -25,11 +24,6 @@ FLOPS = 0.4 * 989e12  # of an H100 in bf16 (its data sheet), at an MFU of 0.4: a
 def job(num_nodes: int) -> Job:
     zero = machines.configurations()["zero3"]
     return machines.job_of(machines.SHAPES[MODEL], zero, num_nodes * GPUS, num_nodes=num_nodes)
-
-
-def network_seconds(one: Job, bytes_a_second: float) -> float:
-    """Return the seconds for which a node's network is busy in a step, at least."""
-    return 3 * 2 * one.num_parameters * (1 - 1 / one.num_nodes) / bytes_a_second
 
 
 def compute_seconds(one: Job) -> float:
@@ -52,9 +46,9 @@ def rows() -> list[list[str]]:
                 f"{memory:.0f} of {GIB}",
                 f"{max(one.host_gib().values()):.0f}",
                 f"{compute_seconds(one):.1f}",
-                *(f"{network_seconds(one, speed):.1f}" for speed in NETWORKS.values()),
+                *(f"{one.network_gib() * machine.GIB / speed:.1f}" for speed in NETWORKS.values()),
                 f"{saved:.0f}",
-                *(f"{saved * 2**30 / speed:.0f}" for speed in DISKS.values()),
+                *(f"{saved * machine.GIB / speed:.0f}" for speed in DISKS.values()),
             ]
         )
     return made

@@ -381,6 +381,19 @@ def test_training_consequences_are_counted(screen: Screen) -> None:
     assert len(rates) == 6 and max(rates) <= control.settings.learning_rate == 2e-3
 
 
+def test_several_nodes_are_named_with_what_their_network_carries(screen: Screen) -> None:
+    settings = TrainSettings(
+        launcher="slurm", num_nodes=2, num_ranks=4, gradient_accumulation_steps=2
+    )
+    controls.training(settings, [10] * 200, [5] * 200, manifest(280))
+    said = facts(screen)
+    assert said["effective batch (one step)"].endswith("8 rank(s) on 2 nodes")
+    assert (
+        said["network"].startswith("at least ") and "GiB into each node a step" in said["network"]
+    )
+    assert controls._network(TrainSettings(), "tiny") == []
+
+
 def test_the_time_comes_from_the_last_run_and_the_memory_from_the_forecast(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

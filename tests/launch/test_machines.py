@@ -10,6 +10,7 @@ from conftest import REPOSITORY, train_to_the_end
 
 from neoxkit import files
 from neoxkit.launch import machines
+from neoxkit.machine import GIB
 from neoxkit.models import shape as model_shape
 from neoxkit.models.memory import Job
 from neoxkit.runs.events import History
@@ -74,6 +75,15 @@ def test_adapters_are_counted_as_they_are_built(home: Path) -> None:
     shape = counted.width, counted.layers, counted.vocabulary
     assert machines.job_of(shape, {}, 1, lora_rank=4) == counted
     assert counted.num_trained < counted.num_parameters
+
+
+def test_the_network_carries_weights_and_gradients_into_each_node() -> None:
+    shape = (10, 1, 100)
+    weights = machines.num_parameters(*shape) * 2 / GIB
+    for zero, micro_batches, times in ((ZERO2, 1, 2), (ZERO2, 3, 4), ({"stage": 3}, 2, 6)):
+        for num_nodes, elsewhere in ((1, 0), (2, 1 / 2), (4, 3 / 4)):
+            job = machines.job_of(shape, zero, 8, num_nodes=num_nodes)
+            assert job.network_gib(micro_batches) == pytest.approx(times * weights * elsewhere)
 
 
 def test_the_table_in_the_readme_agrees_with_the_planner() -> None:

@@ -129,6 +129,17 @@ def _in_brief(found: forecast.Forecast, size: int) -> tuple[list[Row], list[Row]
     return shown, [(largest, f"{conversations}; 02 starts with {size}")]
 
 
+def _network(settings: TrainSettings, base: str) -> list[Row]:
+    """Return the row of what the network between several nodes must carry."""
+    place = nodes.of(settings)
+    if place.num_nodes == 1:
+        return []
+    job = forecast.job_of(settings, base, place)
+    gib = machine.in_short(job.network_gib(settings.gradient_accumulation_steps))
+    said = f"at least {gib} GiB into each node a step (weights and gradients; models/memory.py)"
+    return [("network", said)]
+
+
 def _num_cycles(settings: TrainSettings) -> float:
     """Return the cosine's cycles; the start refuses other arguments of a schedule."""
     given = settings.training_arguments.get("lr_scheduler_kwargs")
@@ -147,7 +158,8 @@ def training(
     `lengths` and `trained`: tokens and trained tokens of each training conversation.
     """
     all_lengths, all_trained = np.asarray(lengths), np.asarray(trained)
-    ranks = nodes.of(settings).num_ranks
+    place = nodes.of(settings)
+    ranks, num_nodes = place.num_ranks, place.num_nodes
     first = model_names.at(manifest["model_name_or_path"], manifest["revision"])
     base = command.base_of(settings, first)
     last = measured.last_run(base, ranks)
@@ -184,8 +196,9 @@ def training(
             (
                 "effective batch (one step)",
                 f"{conversations:,} conversations{more}, about {a_step:,.0f} tokens, "
-                f"{ranks} rank(s)",
+                f"{ranks} rank(s)" + (f" on {num_nodes} nodes" if num_nodes > 1 else ""),
             ),
+            *_network(chosen, base),
             *found.rows()[1:4],
             *_host(found, too_small=False),
         ]

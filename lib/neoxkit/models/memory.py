@@ -160,6 +160,21 @@ class Job:
         weights = self.num_parameters * self.weight_bytes * self._offloads("param")
         return {"loading": loading, "offloading": (optimizer + weights) / self.num_nodes / GIB}
 
+    def network_gib(self, micro_batches: int = 1) -> float:
+        """Return what must come into each node in an optimizer step, at the least.
+
+        Below ZeRO 3 the gradients of each micro-batch are reduced and the new weights gathered
+        once; under ZeRO 3 each micro-batch gathers all weights twice (Rajbhandari et al. 2020,
+        section 7). Of each, the share that is on other nodes must come in.
+        """
+        trained = self.num_trained * self.weight_bytes
+        num_bytes = trained * micro_batches
+        if self.zero_stage == 3:
+            num_bytes += 2 * self.num_parameters * self.weight_bytes * micro_batches
+        else:
+            num_bytes += trained
+        return num_bytes * (1 - 1 / self.num_nodes) / GIB
+
     def _sharers(self, stage: int) -> int:
         """Return how many ranks share out what ZeRO shares out from this stage."""
         return self.num_ranks if self.zero_stage >= stage else 1
