@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import BASE
+from conftest import BASE, Outputs
 
 from neoxkit import files, machine, paths
 from neoxkit.errors import STOPPED, Stopped, TrainingError, UserError
+from neoxkit.lab import dashboard
 from neoxkit.launch import checks, cluster_file, inspection, job, join, nodes, process, slurm
 from neoxkit.runs import card, jobs, lock
 from neoxkit.runs.events import append_event, read_events
@@ -226,6 +227,19 @@ def test_a_job_in_the_queue_is_said_to_be_queued_and_is_not_started_twice(fake: 
     assert sum(line.startswith("sbatch") for line in fake.asked()) == 1
     with pytest.raises(UserError, match="has job 41"):
         process.start(BASE.replace(run=training.folder.name, restart=True))
+
+
+def test_the_live_view_says_where_the_job_is(fake: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = started(fake)
+    shown = Outputs()
+    monkeypatch.setattr(dashboard, "display", shown)
+    screen = dashboard._Screen(training, "auto")
+    screen.draw()
+    assert shown[0].text.startswith("Queued (Priority) ...")
+    fake.says("squeue", "41|RUNNING|None|n[1-2]")
+    screen.next_text = 0.0
+    screen.draw()
+    assert "on n[1-2]" in shown[0].text
 
 
 def test_a_job_is_as_it_was_while_slurm_does_not_answer(fake: Slurm) -> None:

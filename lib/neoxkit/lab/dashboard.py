@@ -17,7 +17,7 @@ from neoxkit.launch import process
 from neoxkit.launch.process import Training
 from neoxkit.machine import duration
 from neoxkit.models.power import POWER
-from neoxkit.runs import health, heartbeat
+from neoxkit.runs import health, heartbeat, jobs
 from neoxkit.runs.events import EventReader, History
 from neoxkit.runs.folder import LOG, doing
 
@@ -116,6 +116,8 @@ class _Screen:
         stage = doing(self.folder) if ended is None else NO_STAGE
         seconds = time.monotonic() - self.begun
         stamp = _stamp(self.history, ended)
+        if (job := jobs.look(self.folder)) and job.nodes:
+            stamp = f"{job.says} · {stamp}"
         line = status(self.history, seconds, ended, self.training.asked_to_stop, stage, stamp)
         self.line.update(line + self.alert)
         if (log := log_end(self.folder / LOG)) != self.log:
