@@ -19,6 +19,16 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "nsenter
 PACKAGES = "slurmctld slurmd slurm-client munge iproute2 util-linux"
 PATIENCE_SECONDS = 300.0  # only what hangs takes this long
 
+# What a host has of its own.
+KINDS = ("--net", "--uts", "--pid", "--mount", "--ipc", "--fork", "--mount-proc")
+
+_TRIAL = """
+hostname trial
+mount -t tmpfs none /run
+ip link add br0 type bridge
+ip link add one type veth peer name other
+"""
+
 _INIT = """
 set -e
 hostname "$1"
@@ -75,6 +85,9 @@ def missing() -> str:
         return "needs root, for the network of the test hosts"
     if absent := [name for name in PROGRAMS if not shutil.which(name)]:
         return f"{', '.join(absent)} not found: apt-get install {PACKAGES}"
+    tried = subprocess.run(["unshare", *KINDS, "sh", "-ec", _TRIAL], capture_output=True, text=True)
+    if tried.returncode:
+        return f"this root may not make test hosts (a container?): {tried.stderr.strip()}"
     return ""
 
 
@@ -127,9 +140,8 @@ class Cluster:
 
     def _start_host(self, name: str) -> None:
         """Start a host, and plug it into the bridge, which is on login."""
-        kinds = ["--net", "--uts", "--pid", "--mount", "--ipc", "--fork", "--mount-proc"]
         init = ["bash", "-c", _INIT, "host", name, str(self.folder)]
-        outer = self._spawn(["unshare", *kinds, *init])
+        outer = self._spawn(["unshare", *KINDS, *init])
         self.wait_for(lambda: _children(outer.pid))
         pid = self._hosts[name] = _children(outer.pid)[0]
         self.wait_for(lambda: self.on(name, ["hostname"]).stdout.strip() == name)
