@@ -330,6 +330,8 @@ def test_a_job_that_makes_no_progress_comes_back_twenty_times(fake: Slurm, folde
     assert all(job.may_come_back(folder) for _ in range(job.MOST_REQUEUES))
     assert not job.may_come_back(folder)
     assert "20 times without a new checkpoint" in read_events(folder)[-1]["what"]
+    jobs.record(folder, "42")  # submitted again, with more time
+    assert job.may_come_back(folder)
 
 
 def test_a_step_between_them_begins_the_count_anew(

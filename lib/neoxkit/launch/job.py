@@ -20,11 +20,10 @@ from neoxkit import files
 from neoxkit.errors import STOPPED
 from neoxkit.launch import command, slurm
 from neoxkit.launch.guard import SILENT
-from neoxkit.runs import checkpoints, heartbeat, lock
+from neoxkit.runs import checkpoints, heartbeat, jobs, lock
 from neoxkit.runs.events import append_event
 
 MOST_REQUEUES = 20  # without a new checkpoint between them
-TRIES = "requeues.json"  # in the run folder: how often the job came back, and with which step
 WAIT_SECONDS = 60  # for the other ranks once one has ended
 
 
@@ -98,7 +97,7 @@ def _srun(folder: Path) -> list[str]:
 
 def may_come_back(folder: Path) -> bool:
     """Count this return to the queue; refuse one too many without a new checkpoint, and say so."""
-    path, step = folder / TRIES, checkpoints.saved_step(folder)
+    path, step = folder / jobs.TRIES, checkpoints.saved_step(folder)
     before = files.read_json(path) if path.is_file() else {}
     times = before["times"] + 1 if before.get("step") == step and before else 1
     files.write_json(path, {"step": step, "times": times})

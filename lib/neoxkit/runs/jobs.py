@@ -13,6 +13,7 @@ from typing import Any
 from neoxkit import files
 
 JOB = "job.json"  # in the run folder: the job's id, from its submission on
+TRIES = "requeues.json"  # in the run folder: how often the job came back, and with which step
 LOOK_SECONDS = 5.0  # between two questions to the scheduler, which serves a whole site
 PATIENCE_SECONDS = 20.0  # for an answer
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED", "RESIZING")
@@ -43,7 +44,8 @@ class Queued:
 
 
 def record(folder: Path, job: str) -> None:
-    """Note the job that trains in a run folder."""
+    """Note the job that trains in a run folder; how often an earlier one came back is forgotten."""
+    (folder / TRIES).unlink(missing_ok=True)
     files.write_json(folder / JOB, {"id": job})
     _newest.forget()
 
