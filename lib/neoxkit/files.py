@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 MANIFEST = "manifest.json"
+FINISHED = "FINISHED.json"  # of a run
 
 
 def write_json(path: Path, value: Any) -> None:

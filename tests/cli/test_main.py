@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from neoxkit import files, paths
-from neoxkit.cli import doctor, notebooks, parameters, sweep, terminal, variants
+from neoxkit.cli import doctor, notebooks, parameters, stopping, sweep, terminal, variants
 from neoxkit.cli import main as cli
 from neoxkit.runs import heartbeat, lease, lock
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
@@ -640,7 +640,7 @@ def test_stop_now_signals_nobody_on_another_machine(
     capsys: CapSys, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "locked_by", lambda folder: lock.UNKNOWN)
-    monkeypatch.setattr(cli.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(stopping.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(cli.os, "kill", lambda pid, number: pytest.fail(f"signal to {pid}"))
     said = refused(capsys, "stop", "demo", "--now")
     assert said.startswith("RUN: demo is trained by a process that is not on this machine -- ")
@@ -660,7 +660,7 @@ def test_a_run_under_a_lease_is_stopped_by_its_file_from_any_host(
         slept.append(lock.asked_to_stop(finished))
         held.release()  # it has saved and ended
 
-    monkeypatch.setattr(cli.time, "sleep", sleep)
+    monkeypatch.setattr(stopping.time, "sleep", sleep)
     assert cli.main(["stop", "demo"]) == 0
     assert slept == [True] and not lock.asked_to_stop(finished)
 

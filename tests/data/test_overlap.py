@@ -13,7 +13,17 @@ import pytest
 from conftest import REPOSITORY, SHARED_DATA
 from small_talk import TOKENIZER, encode, talk
 
-from neoxkit.data import audit, encoding, manifests, overlap, reading, selection, word_runs, words
+from neoxkit.data import (
+    audit,
+    encoding,
+    manifests,
+    near_index,
+    overlap,
+    reading,
+    selection,
+    word_runs,
+    words,
+)
 from neoxkit.data.conversation import Conversation, Names, Turn
 from neoxkit.data.overlap import Near
 from neoxkit.data.table import Store, Table
@@ -212,19 +222,19 @@ def test_memory_does_not_grow_with_the_corpus(monkeypatch: pytest.MonkeyPatch) -
     train, held_out = split("sample", 0.05)
     whole, most, longest = look(train, held_out), 4000, int(train.length.max())
     read: list[int] = []
-    ids, index_of = Store.ids, overlap.Index._set_runs
+    ids, index_of = Store.ids, near_index.Index._set_runs
 
     def spied(store: Store, start: int, end: int) -> np.ndarray:
         read.append(end - start)
         return ids(store, start, end)
 
-    def kept(index: overlap.Index, runs: word_runs.Runs) -> None:
+    def kept(index: near_index.Index, runs: word_runs.Runs) -> None:
         assert np.bincount(runs.row).max() <= sum(word_runs.KEPT) + 2
         index_of(index, runs)
 
     monkeypatch.setattr(Store, "ids", spied)
-    monkeypatch.setattr(overlap.Index, "_set_runs", kept)
-    monkeypatch.setattr(overlap, "_AT_ONCE", most)
+    monkeypatch.setattr(near_index.Index, "_set_runs", kept)
+    monkeypatch.setattr(near_index, "_AT_ONCE", most)
     near = look(train, held_out)
     assert max(read) <= most + 2 * longest and sum(read) > train.length.sum()
     assert near.marked.tolist() == whole.marked.tolist()

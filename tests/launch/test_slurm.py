@@ -15,10 +15,11 @@ import pytest
 from conftest import BASE, Outputs
 
 from neoxkit import files, machine, paths
+from neoxkit.cli import job_array
 from neoxkit.errors import STOPPED, Stopped, TrainingError, UserError
 from neoxkit.lab import dashboard
 from neoxkit.launch import checks, cluster_file, inspection, job, join, nodes, process, slurm
-from neoxkit.runs import card, jobs, lock
+from neoxkit.runs import card, jobs, lease, lock
 from neoxkit.runs.events import append_event, read_events
 from neoxkit.runs.folder import LOG, standing_of
 
@@ -249,7 +250,13 @@ def test_a_job_is_as_it_was_while_slurm_does_not_answer(fake: Slurm) -> None:
     jobs._newest._asked = -jobs.LOOK_SECONDS  # it is time to ask again
     assert training.poll() is None and standing_of(training.folder).state == "queued"
     jobs.forget()  # as in a new process
-    assert training.poll() is None and standing_of(training.folder).state == "training"
+    assert training.poll() is None
+    standing = standing_of(training.folder)
+    assert (standing.state, standing.says) == ("unknown", "SLURM does not answer")
+    with pytest.raises(UserError, match="does not answer, and job 41 may run"):
+        slurm.stop(training.folder)
+    (training.folder / files.FINISHED).touch()  # whatever SLURM would say
+    assert jobs.look(training.folder) is None
 
 
 @pytest.mark.parametrize(
@@ -277,17 +284,91 @@ def test_a_job_that_has_left_the_queue_ends_as_its_run_says(
         training.check()
 
 
-def test_stopping_a_job_keeps_it_from_coming_back(fake: Slurm) -> None:
+def test_stopping_a_job_keeps_it_from_coming_back(
+    fake: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = started(fake)
     slurm.stop(training.folder)
     assert fake.asked()[-2:] == ["scontrol update JobId=41 Requeue=0", "scancel 41"]
     assert not lock.asked_to_stop(training.folder)
     fake.says("squeue", "41|RUNNING|None|n1")
+    training.interrupt()  # it has just begun: nothing to save
+    assert fake.asked()[-1] == "scancel 41"
+    assert not lock.asked_to_stop(training.folder)
+    monkeypatch.setattr(lock, "locked_by", lambda _: lock.UNKNOWN)
     training.interrupt()
     assert lock.asked_to_stop(training.folder)
     assert fake.asked()[-1] == "scontrol update JobId=41 Requeue=0"
     training.interrupt()
     assert fake.asked()[-1] == "scancel 41"
+    fake.fails("scancel")
+    with pytest.raises(UserError, match="scancel refused: scancel: error: Invalid account"):
+        slurm.stop(training.folder, now=True)
+
+
+def test_a_lease_that_is_renewed_holds_whatever_this_persons_queue_says(
+    fake: Slurm, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be another's job, or one on another cluster."""
+    fake.says("squeue", "")
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    held = lease.Lease(folder, lease.Token.of("slurm 41 0"))
+    held.take()
+    assert lock.locked_by(folder) == lock.UNKNOWN
+    monkeypatch.setenv("SLURM_JOB_ID", "41")  # the same job, back again
+    assert lock.locked_by(folder) is None
+    monkeypatch.delenv("SLURM_JOB_ID")
+    late = time.time() + 2 * lease.RENEW_SECONDS + lease.CLOCKS_SECONDS + 1
+    monkeypatch.setattr(lease.time, "time", lambda: late)
+    assert lock.locked_by(folder) is None  # its job is gone, and nobody renews it
+    fake.says("squeue", "41|RUNNING|None|n1")
+    assert lock.locked_by(folder) == lock.UNKNOWN
+    held.release()
+
+
+def test_a_persons_own_filters_hide_no_job(fake: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = started(fake)
+    (fake.folder / "squeue").write_text(
+        '#!/bin/sh\n[ -n "$SQUEUE_STATES" ] || echo "41|RUNNING|None|n1"\n'
+    )
+    monkeypatch.setenv("SQUEUE_STATES", "PENDING")
+    monkeypatch.setenv("LOGNAME", "somebody")
+    jobs.forget()
+    assert training.poll() is None
+    assert not any("somebody" in line for line in fake.asked())
+
+
+def test_a_sites_greeting_is_no_job_and_no_answer_is_refused(fake: Slurm, folder: Path) -> None:
+    fake.says("sbatch", "Welcome, 7 nodes are idle\n41;kit")
+    assert slurm.start(folder, ON_NODES) == "41"
+    fake.says("sbatch", "Welcome")
+    with pytest.raises(UserError, match="gave no job id: Welcome"):
+        slurm.start(folder, ON_NODES)
+
+
+def test_a_damaged_note_of_a_job_is_none(folder: Path) -> None:
+    for text in ("", "{}", "[]", "41"):
+        (folder / jobs.JOB).write_text(text)
+        assert jobs.job_of(folder) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/a b/train.log", '--output="/a b/train.log"'),
+        ("/o'neil/train.log", '--output="/o\'neil/train.log"'),
+        ('/say"x/train.log', "--output='/say\"x/train.log'"),
+        ("/a#b/train.log", '--output="/a#b/train.log"'),
+    ],
+)
+def test_a_path_is_quoted_as_sbatch_reads_it(path: str, line: str) -> None:
+    assert slurm._option("output", path) == line
+
+
+def test_a_path_that_sbatch_can_not_read_is_refused() -> None:
+    for path in ("/back\\slash", "/both'and\""):
+        with pytest.raises(UserError, match="which sbatch can't read"):
+            slurm._option("output", path)
 
 
 # The job's own program
@@ -324,6 +405,64 @@ def test_a_job_comes_back_after_its_time_limit_alone(
 ) -> None:
     assert run_job(fake, folder, code, send) == code
     assert ("scontrol requeue 41" in fake.asked()) is comes_back
+    assert jobs.job_of(folder) == "41"  # whoever submitted it may have been killed before
+
+
+def test_a_job_that_slurm_does_not_take_back_says_so(
+    fake: Slurm, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    fake.fails("scontrol")
+    job.come_back(folder)
+    assert read_events(folder)[-1]["what"].startswith("did not take the job back")
+
+
+@pytest.mark.parametrize(
+    ("code", "send", "comes_back"),
+    [
+        (STOPPED, signal.SIGUSR1, True),
+        (130, signal.SIGUSR1, True),  # before its first step
+        (-signal.SIGTERM, signal.SIGUSR1, True),  # in 03
+        (1, signal.SIGUSR1, False),
+        (STOPPED, signal.SIGTERM, False),
+        (0, 0, False),
+    ],
+)
+def test_an_element_comes_back_whatever_its_run_was_doing(
+    fake: Slurm,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    send: int,
+    comes_back: bool,
+) -> None:
+    words, returned = [], []
+
+    class Child:
+        returncode = code
+
+        def __init__(self, command: list[str], **_: object) -> None:
+            words.extend(command)
+            if send:
+                os.kill(os.getpid(), send)
+
+        def poll(self) -> int | None:
+            return code
+
+    monkeypatch.setattr(job_array.subprocess, "Popen", Child)
+    monkeypatch.setattr(job_array.job, "come_back", returned.append)
+    for name, value in {"ARRAY_JOB_ID": "40", "ARRAY_TASK_ID": "1", "JOB_ID": "41"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    plan = folder / "array-1.json"
+    files.write_json(plan, [{}, {"run": folder.name, "words": ["-p", "seed", "2"]}])
+    before = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGTERM)}
+    try:
+        assert job_array.main([str(plan)]) == (code if code >= 0 else 128 - code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert words[-3:] == ["-p", "seed", "2"] and jobs.job_of(folder) == "40_1"
+    assert returned == ([folder] if comes_back else [])
 
 
 def test_a_job_that_makes_no_progress_comes_back_twenty_times(fake: Slurm, folder: Path) -> None:

@@ -19,11 +19,13 @@ from neoxkit.cli.variants import Variant
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.fields import as_flags
 from neoxkit.launch import job, slurm
-from neoxkit.runs import jobs
+from neoxkit.runs import jobs, lock
 from neoxkit.runs.events import METRICS
 from neoxkit.runs.folder import live_state, standing_of
 
 LOOK_SECONDS = 2.0
+# How a run ends that is asked to save and stop: in training, before its first step, without one.
+CUT_SHORT = (STOPPED, sweep.INTERRUPTED, 128 + signal.SIGTERM)
 ALIKE = ("launcher", "num_nodes", "num_ranks", "slurm")  # one array asks for the same nodes
 
 
@@ -40,13 +42,16 @@ def carry_out(
     SLURM has nodes for. `dry_run`: print the script, and submit nothing.
     """
     _check_alike(made)
+    if at_once < 0:
+        raise UserError("--at-once", f"got {at_once}", "give 0 or more")
     doubts = sweep.check_before(made, [{}], notebooks)
     folder = paths.run(name)
-    missing = [v for v in made if not (sweep.is_done(v, notebooks) or live_state(v.folder))]
+    jobs.forget()
+    missing = [v for v in made if not (sweep.is_done(v, notebooks) or jobs.look(v.folder))]
     plan = _first_free(folder)
     script = _script(name, plan, missing, at_once)
     if dry_run:
-        print(script, end="")
+        print(script or "every run is finished, or has a job: nothing to submit\n", end="")
         return 0
     terminal.note(*doubts)
     if missing:
@@ -91,9 +96,10 @@ def _submit(plan: Path, script: str, missing: Sequence[Variant], notebooks: Sequ
     elements = [{"run": v.settings.run, "words": [*only, *as_flags(v.parameters)]} for v in missing]
     plan.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(plan, elements)
+    for variant in missing:  # an element may start at once
+        variant.folder.mkdir(parents=True, exist_ok=True)
     array = slurm.submit(plan.with_suffix(".sh"), script)
     for number, variant in enumerate(missing):
-        variant.folder.mkdir(parents=True, exist_ok=True)
         jobs.record(variant.folder, f"{array}_{number}")
     print(f"job array {array}: {len(missing)} runs; its script: {paths.short(plan.parent)}")
 
@@ -102,7 +108,7 @@ def _wait(made: Sequence[Variant], notebooks: Sequence[str]) -> None:
     """Show what each run does until none has a job any more."""
     table, begun = progress.LiveTable(), time.monotonic()
     while True:
-        live = [variant for variant in made if live_state(variant.folder)]
+        live = [v for v in made if jobs.look(v.folder) or live_state(v.folder)]
         table.show([_row(variant, notebooks, begun) for variant in made])
         if not live:
             return
@@ -122,9 +128,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = Path((sys.argv[1:] if argv is None else argv)[0])
     one = files.read_json(plan)[int(os.environ["SLURM_ARRAY_TASK_ID"])]
     folder = paths.run(one["run"])
+    jobs.record_own(folder)
     asked: list[int] = []
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, lambda number, _: asked.append(number))
+    while lock.locked_by(folder) and not asked:
+        time.sleep(LOOK_SECONDS)  # what an earlier job has left; or it still saves
     with (folder / sweep.LOG).open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "neoxkit.cli", "run", *one["words"]],
@@ -132,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             env={**os.environ, slurm.INSIDE: "1"},
         )  # fmt: skip
     code = _wait_for(child, asked)
-    if code == STOPPED and asked == [signal.SIGUSR1] and job.may_come_back(folder):
-        slurm.requeue(os.environ["SLURM_JOB_ID"])
+    if code in CUT_SHORT and asked == [signal.SIGUSR1]:
+        job.come_back(folder)
     return code
 
 

@@ -1,9 +1,7 @@
 """Run the neoxkit notebooks through papermill, with checked parameters, and manage runs."""
 
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -173,10 +171,10 @@ def _doctor(cluster: bool, flags: Flags, files: Sequence[str]) -> int:
 @click.option("--json", "as_json", is_flag=True, help="as a JSON array of objects")
 def _runs(as_json: bool) -> int:
     """List every run with its state, step and losses, the one that changed last first. With --json,
-    each object has run, state (queued, training, finished, stopped, failed or killed), step and
-    planned_steps, train_loss and eval_loss (the newest; null before the first), changed (UTC, as
-    2026-01-31T09:00:00Z), says (the error, or warnings about its losses) and trial (true for
-    a range test or a probe, which leaves no model).
+    each object has run, state (queued, training, finished, stopped, failed, killed or unknown),
+    step and planned_steps, train_loss and eval_loss (the newest; null before the first), changed
+    (UTC, as 2026-01-31T09:00:00Z), says (the error, or warnings about its losses) and trial (true
+    for a range test or a probe, which leaves no model).
     """
     from neoxkit.cli import terminal
     from neoxkit.runs.folder import all_runs
@@ -303,43 +301,9 @@ def _stop(run: str, now: bool) -> int:
     """Ask the training in runs/RUN to finish its step, save and stop, and wait until it has. The
     command that started it resumes from there.
     """
-    from neoxkit.cli import terminal
-    from neoxkit.launch import slurm
-    from neoxkit.runs import jobs, lease, lock
-    from neoxkit.runs.folder import live_state, standing_of
+    from neoxkit.cli import stopping
 
-    folder = paths.run(run)
-    if job := jobs.look(folder):
-        slurm.stop(folder, now)
-        does = "is cancelled" if now or job.is_waiting else "finishes its step and saves"
-        print(f"{run}: job {job.id} ({job.says}) {does} ...", flush=True)
-        with screen.busy("waiting until it has ended"):
-            while live_state(folder):
-                time.sleep(0.2)
-        lock.answer_stop(folder)
-        print(terminal.how_it_stands(standing_of(folder)))
-        return 0
-    for _ in range(100):
-        if (pid := lock.locked_by(folder)) != lock.UNKNOWN or lease.holder(folder):
-            break
-        time.sleep(0.05)  # it has just started
-    if not pid:
-        raise UserError("RUN", f"{run} is not training", "see neoxkit runs")
-    if now and pid == lock.UNKNOWN:
-        what = f"{run} is trained by a process that is not on this machine"
-        raise UserError("RUN", what, "use --now there, or leave it out here")
-    if now:
-        os.kill(pid, signal.SIGQUIT)  # the guard, which ends the whole tree
-    else:
-        lock.ask_to_stop(folder)
-        print(f"{run} finishes its step and saves ...", flush=True)
-    with screen.busy("waiting until it has ended"):
-        while lock.locked_by(folder):
-            time.sleep(0.2)
-    lock.answer_stop(folder)  # a training that had just ended did not see it
-    standing = standing_of(folder)
-    print(terminal.how_it_stands(standing))
-    return 0 if now or standing.state in ("stopped", "finished") else 1
+    return stopping.stop(run, now)
 
 
 @_neoxkit.command("completion", short_help="Print what completes commands and runs in a shell.")

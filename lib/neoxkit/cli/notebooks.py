@@ -22,7 +22,7 @@ from neoxkit.launch import checks, command, process, slurm
 from neoxkit.machine import duration
 from neoxkit.models import model_names
 from neoxkit.runs import heartbeat, lock, resuming
-from neoxkit.runs.folder import LOG, finished_facts, set_aside, state_of
+from neoxkit.runs.folder import LOG, finished_facts, is_trial, set_aside, state_of
 from neoxkit.settings import (
     NOTEBOOKS,
     STAGES,
@@ -205,7 +205,8 @@ def _signals_stop(folder: Path) -> Iterator[None]:
     def ask(*_: Any) -> None:
         nonlocal asked
         if asked or not (lock.locked_by(folder) and heartbeat.Watch(folder).ranks()):
-            slurm.stop(folder, now=True)
+            for one in (folder, *filter(is_trial, folder.parent.glob(f"{folder.name}.*"))):
+                slurm.stop(one, now=True)
             raise KeyboardInterrupt
         asked = True
         slurm.stop(folder)

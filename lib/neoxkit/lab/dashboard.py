@@ -116,7 +116,7 @@ class _Screen:
         stage = doing(self.folder) if ended is None else NO_STAGE
         seconds = time.monotonic() - self.begun
         stamp = _stamp(self.history, ended)
-        if (job := jobs.look(self.folder)) and job.nodes:
+        if (job := jobs.look(self.folder)) and not job.is_waiting:
             stamp = f"{job.says} · {stamp}"
         line = status(self.history, seconds, ended, self.training.asked_to_stop, stage, stamp)
         self.line.update(line + self.alert)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import files
-from neoxkit.errors import STOPPED
+from neoxkit.errors import STOPPED, UserError, as_fields
 from neoxkit.launch import command, slurm
 from neoxkit.launch.guard import SILENT
 from neoxkit.runs import checkpoints, heartbeat, jobs, lock
@@ -30,6 +30,7 @@ WAIT_SECONDS = 60  # for the other ranks once one has ended
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the ranks of this job; return their exit code."""
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    jobs.record_own(folder)
     if int(os.environ.get("SLURM_RESTART_COUNT") or 0):
         lock.answer_stop(folder)  # it was for the attempt before this one
     asked: list[int] = []
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     watch = heartbeat.Watch(folder)
     watch.forget()
     code = _wait(subprocess.Popen(words, env=os.environ | address), folder, watch)
-    if code == STOPPED and asked == [signal.SIGUSR1] and may_come_back(folder):
-        slurm.requeue(os.environ["SLURM_JOB_ID"])  # ends this process, too
+    if code == STOPPED and asked == [signal.SIGUSR1]:
+        come_back(folder)
     return code
 
 
@@ -85,7 +86,7 @@ def _srun(folder: Path) -> list[str]:
     cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it over by itself
     return [
         "srun",
-        "--kill-on-bad-exit=1",
+        "--kill-on-bad-exit=0",  # 75 is no failure, and rank 0 is the last to end
         f"--wait={WAIT_SECONDS}",
         *([f"--cpus-per-task={cores}"] if cores else []),
         sys.executable,
@@ -93,6 +94,12 @@ def _srun(folder: Path) -> list[str]:
         "neoxkit.launch.join",
         str(folder),
     ]
+
+
+def come_back(folder: Path) -> None:
+    """Put this job back into the queue, which ends it; say so in the run if it can't come back."""
+    if may_come_back(folder) and not slurm.requeue(os.environ["SLURM_JOB_ID"]):
+        _tell(folder, "did not take the job back at its time limit", "run it again to resume")
 
 
 def may_come_back(folder: Path) -> bool:
@@ -104,9 +111,12 @@ def may_come_back(folder: Path) -> bool:
     if times <= MOST_REQUEUES:
         return True
     what = f"the job came back {MOST_REQUEUES} times without a new checkpoint"
-    remedy = "give it more time: its start and a few steps must fit"
-    append_event(folder, "error", kind="UserError", where="slurm", what=what, remedy=remedy)
+    _tell(folder, what, "give it more time: its start and a few steps must fit")
     return False
+
+
+def _tell(folder: Path, what: str, remedy: str) -> None:
+    append_event(folder, "error", **as_fields(UserError("slurm", what, remedy)))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,7 @@ class Training:
         Another process's continues.
         """
         if self.job:
-            slurm.stop(self.folder, now=self.asked_to_stop)
-            self.asked_to_stop = True
+            self.asked_to_stop = not slurm.stop(self.folder, now=self.asked_to_stop)
             return
         if self.process is None:
             what = "it keeps training without this cell"
@@ -102,7 +101,7 @@ class Training:
             lock.refuse_locked(self.folder)
         if code in _STOPPED or last.get("event") == "stop" or (self.job and self._is_cancelled()):
             raise Stopped(self.folder.name, *self._where_it_stopped())
-        if code == 2 and error.get("kind") in KINDS:
+        if code and error.get("kind") in KINDS:  # whatever became of the other ranks
             raise from_fields(error)
         if code == 0 and (self.folder / FINISHED).is_file():
             facts = files.read_json(self.folder / FINISHED)
@@ -177,6 +176,7 @@ def start(
     """
     asked = checks.check(settings, dialled or {}, **trial)
     folder = asked.folder
+    jobs.forget()  # another process may have submitted one since SLURM was asked
     own = _started.get(folder)
     if own and own.poll() is None:
         resuming.refuse_changes(asked)

@@ -1,6 +1,7 @@
 """A training as a SLURM job: its script, its submission, and stopping it."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -72,15 +73,24 @@ def script(
 
 
 def _option(name: str, value: object) -> str:
-    """Write one option as sbatch reads it.
+    """Write one option as sbatch reads it in a script: it knows quotes, and nothing to escape them.
 
     >>> _option("gpus-per-node", 8), _option("exclusive", True), _option("comment", "two words")
     ('--gpus-per-node=8', '--exclusive', '--comment="two words"')
     """
-    if value is True:
-        return f"--{name}"
     text = str(value)
-    return f"--{name}={text}" if " " not in text else f'--{name}="{text}"'
+    if value is True or not re.search(r"[\s\"'#\\]", text):
+        return _word(name, value)
+    quote = "'" if '"' in text else '"'
+    if quote in text or "\\" in text:
+        what = f"{name} would be {shorten(text, 80)}, which sbatch can't read"
+        raise UserError("slurm", what, "use no backslash, and one kind of quotes")
+    return f"--{name}={quote}{text}{quote}"
+
+
+def _word(name: str, value: object) -> str:
+    """Write one option as an argument of a command."""
+    return f"--{name}" if value is True else f"--{name}={value}"
 
 
 def write_plan(folder: Path, settings: TrainSettings) -> None:
@@ -107,26 +117,42 @@ def submit(path: Path, text: str) -> str:
     if done.returncode:
         said = shorten(done.stderr.removeprefix("sbatch: error: "), 120)
         raise UserError("slurm", f"sbatch refused the job: {said}", "correct slurm or cluster.yaml")
-    return done.stdout.strip().partition(";")[0]
+    found = re.search(r"^(\d+)(;\S+)?$", done.stdout, re.M)  # a site may greet before it
+    if not found:
+        what = f"sbatch gave no job id: {shorten(done.stdout or 'nothing', 80)}"
+        raise UserError("slurm", what, "see squeue, and stop what it submitted by scancel")
+    return found[1]
 
 
-def stop(folder: Path, now: bool = False) -> None:
-    """Stop the run's job for good: one that runs saves first, unless `now`; one that waits, or has
-    not come to its program, is cancelled."""
+def stop(folder: Path, now: bool = False) -> bool:
+    """Stop the run's job for good; return whether it was cancelled.
+
+    One that trains is asked to save first, unless `now`. One that waits, starts or evaluates has
+    nothing to save and is cancelled.
+    """
+    jobs.forget()  # it may have come, or begun, since SLURM was asked
     job = jobs.look(folder)
     if not job:
-        return
+        return False
+    if job.state == jobs.UNKNOWN:
+        raise UserError("slurm", f"does not answer, and job {job.id} may run", "try again later")
     _slurm("scontrol", "update", f"JobId={job.id}", "Requeue=0")
-    if now or job.is_waiting:
-        _slurm("scancel", job.id)
-        jobs.forget()
-    else:
+    if not now and lock.locked_by(folder) and not job.is_waiting:
         lock.ask_to_stop(folder)
+        return False
+    done = _slurm("scancel", job.id)
+    if done.returncode:
+        raise UserError("slurm", f"scancel refused: {shorten(done.stderr, 100)}", "see squeue")
+    jobs.forget()
+    return True
 
 
 def requeue(job: str) -> bool:
     """Put a job that is running back into the queue; return whether SLURM has taken it."""
-    return not _slurm("scontrol", "requeue", job).returncode
+    try:
+        return not _slurm("scontrol", "requeue", job).returncode
+    except UserError:  # it did not answer
+        return False
 
 
 def on_each_node(
@@ -137,7 +163,7 @@ def on_each_node(
     place = nodes.of(settings)
     asked = {"job-name": "inspection", "nodes": place.num_nodes, "ntasks-per-node": 1}
     options = {**asked, **cluster_file.options(settings.slurm)}
-    words = [_option(name, value) for name, value in options.items()]
+    words = [_word(name, value) for name, value in options.items()]
     return _slurm("srun", *words, sys.executable, "-m", *program, seconds=None)
 
 

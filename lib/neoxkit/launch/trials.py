@@ -7,7 +7,7 @@ from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.errors import NotFinite
-from neoxkit.launch import command, process
+from neoxkit.launch import command, process, slurm
 from neoxkit.parallel import Progress
 from neoxkit.runs.events import EventReader
 from neoxkit.runs.folder import ARGUMENTS, is_trial
@@ -37,6 +37,7 @@ def train(settings: TrainSettings, progress: Progress, **arguments: Any) -> bool
             step = max([step, *(e["step"] for e in reader.poll() if e["event"] == "train")])
             progress(step, settings.max_steps)
     except KeyboardInterrupt:
+        slurm.stop(training.folder, now=True)
         training.stop()
         raise
     try:

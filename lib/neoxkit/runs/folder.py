@@ -7,13 +7,12 @@ from typing import Any
 
 from neoxkit import paths
 from neoxkit.errors import UserError, sentence
-from neoxkit.files import read_json
+from neoxkit.files import FINISHED, read_json
 from neoxkit.runs import heartbeat, jobs, lock
 from neoxkit.runs.events import Event, History, read_events
 
 LOG = "train.log"
 ARGUMENTS = "arguments.json"
-FINISHED = "FINISHED.json"
 DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
 DIALS = "dials.json"  # setting -> [parameter, dial], if dials had changed any at the start
 
@@ -31,7 +30,8 @@ def live_state(folder: Path) -> str:
     job = jobs.look(folder)
     if job and job.is_waiting:
         return "queued"
-    return "training" if job or lock.locked_by(folder) else ""
+    is_running = job and job.state != jobs.UNKNOWN
+    return "training" if is_running or lock.locked_by(folder) else ""
 
 
 def doing(folder: Path) -> tuple[str, float]:
@@ -76,8 +76,8 @@ def finished_facts(folder: Path) -> dict[str, Any]:
 class Standing:
     """The status of a run.
 
-    `state`: queued (a job that waits), training, finished, stopped (on request), failed, or killed
-    (ended without an event).
+    `state`: queued (a job that waits), training, finished, stopped (on request), failed, killed
+    (ended without an event), or unknown (a job while SLURM does not answer).
     `step`, `planned` and the newest losses are None until the first is logged; `changed` is in
     seconds since 1970; `says` is what stopped it, or warnings about its losses. A trial (trials.py)
     leaves no model, and its losses don't matter.
@@ -124,13 +124,15 @@ def _state(folder: Path, last_event: str) -> str:
         return live
     if (folder / FINISHED).exists():
         return "finished"
+    if jobs.look(folder):
+        return "unknown"
     return {"stop": "stopped", "error": "failed"}.get(last_event, "killed")
 
 
 def _says(folder: Path, last: Event) -> str:
-    """Say why the run's job waits, or what its newest event says went wrong."""
+    """Say why the run's job waits or is unknown, or what its newest event says went wrong."""
     job = jobs.look(folder)
-    if job and job.is_waiting:
+    if job and (job.is_waiting or job.state == jobs.UNKNOWN):
         return job.says
     return sentence(last) if last["event"] == "error" else ""
 

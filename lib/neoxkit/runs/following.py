@@ -153,9 +153,12 @@ def _seen(folder: Path, history: History) -> Seen:
 
 def _began(folder: Path) -> float:
     """Return when the training that is on took the lock or the lease, or its job was submitted."""
-    if live_state(folder) == "queued" or not lock.locked_by(folder):
-        return (folder / jobs.JOB).stat().st_mtime
-    return lock.began(folder)
+    try:
+        if live_state(folder) == "queued" or not lock.locked_by(folder):
+            return (folder / jobs.JOB).stat().st_mtime
+        return lock.began(folder)
+    except FileNotFoundError:  # it has just ended
+        return 0.0
 
 
 def _curve(losses: Sequence[float]) -> tuple[float, ...]:

@@ -1,6 +1,5 @@
 """The SLURM job of a run, and what the queue says of it."""
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -16,8 +15,15 @@ JOB = "job.json"  # in the run folder: the job's id, from its submission on
 TRIES = "requeues.json"  # in the run folder: how often the job came back, and with which step
 LOOK_SECONDS = 5.0  # between two questions to the scheduler, which serves a whole site
 PATIENCE_SECONDS = 20.0  # for an answer
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED", "RESIZING")
-ENDING = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE")
+WAITING = (
+    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
+    "SUSPENDED", "RESIZING",
+)  # fmt: skip
+ENDED = (
+    "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE",
+    "PREEMPTED", "BOOT_FAIL", "REVOKED",
+)  # fmt: skip
+UNKNOWN = "UNKNOWN"  # SLURM has not answered yet
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class Queued:
         """Say in a few words where the job is."""
         if self.is_waiting:
             return f"queued ({self.reason})" if self.reason not in ("", "None") else "queued"
-        if self.state == "UNKNOWN":
-            return "job without an answer from SLURM"
+        if self.state == UNKNOWN:
+            return "SLURM does not answer"
         return f"on {self.nodes}" if self.nodes else self.state.lower()
 
 
@@ -50,26 +56,35 @@ def record(folder: Path, job: str) -> None:
     _newest.forget()
 
 
+def record_own(folder: Path) -> None:
+    """Note the job that this process runs in, if whoever submitted it could not."""
+    if own() != job_of(folder):
+        record(folder, own())
+
+
 def job_of(folder: Path) -> str:
-    """Return the id of the run's newest job; empty if it had none."""
-    path = folder / JOB
-    return str(files.read_json(path)["id"]) if path.is_file() else ""
+    """Return the id of the run's newest job; empty if it had none, or its file is damaged."""
+    try:
+        return str(files.read_json(folder / JOB)["id"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def look(folder: Path) -> Queued | None:
     """Return the run's job while it is in the queue or on nodes; None if there is none (any more).
 
     SLURM is asked at most every LOOK_SECONDS, for all jobs at once. Where it does not answer, a job
-    is what it was; one that was never seen is in state UNKNOWN.
+    is what it was; one that was never seen is in state UNKNOWN, unless its run has finished.
     """
     job = job_of(folder)
-    return _newest.of(job) if job and job != own() else None
+    found = _newest.of(job) if job and job != own() else None
+    is_unknown = found is not None and found.state == UNKNOWN
+    return None if is_unknown and (folder / files.FINISHED).exists() else found
 
 
 def is_over(job: str) -> bool:
-    """Return whether a job has certainly left the queue, or is the one that this process runs in:
-    then what is left of an earlier attempt is nobody's."""
-    return job == own() or (_newest.of(job) is None and _newest.is_known)
+    """Return whether a job is certainly not in this person's queue (any more)."""
+    return _newest.of(job) is None and _newest.is_known
 
 
 def own(given: Mapping[str, str] = os.environ) -> str:
@@ -92,19 +107,19 @@ class _Newest:
         if time.monotonic() - self._asked >= LOOK_SECONDS:
             self._ask()
         if not self.is_known:
-            return Queued(job, "UNKNOWN") if _has_slurm() else None
+            return Queued(job, UNKNOWN) if shutil.which("squeue") else None
         return self._jobs.get(job)
 
     def _ask(self) -> None:
-        which = ("--noheader", "--array", "--user", getpass.getuser(), "--format", "%i|%T|%r|%N")
+        who = ("--all", "--user", str(os.getuid()))  # hidden partitions, too
         try:
-            said = _run("squeue", *which)
+            said = _run("squeue", "--noheader", "--array", *who, "--format", "%i|%T|%r|%N")
         except (OSError, subprocess.SubprocessError):
             said = None
         self._asked = time.monotonic()
         if said is not None:
             found = [Queued(*line.split("|")) for line in said.splitlines() if line.count("|") == 3]
-            self._jobs = {job.id: job for job in found if job.state not in ENDING}
+            self._jobs = {job.id: job for job in found if job.state not in ENDED}
             self.is_known = True
 
 
@@ -127,11 +142,8 @@ def fate(job: str) -> str:
 
 
 def _run(*command: str) -> str:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}  # a person's filters
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+        command, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS, env=env
     )
     return done.stdout
-
-
-def _has_slurm() -> bool:
-    return shutil.which("squeue") is not None

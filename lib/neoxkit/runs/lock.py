@@ -30,11 +30,17 @@ def locked_by(folder: Path) -> int | None:
 
 
 def leased_by(folder: Path) -> lease.Holder | None:
-    """Return who holds the lease on a folder; a job that has left its queue holds none."""
+    """Return who holds the lease on a folder.
+
+    The job that this process runs in holds none against itself. One that is not in this person's
+    queue may be another's, or on another cluster: it holds one for as long as it renews it.
+    """
     found = lease.holder(folder)
-    if found and found.token.engine == lease.SLURM and jobs.is_over(found.token.job):
+    if not found or found.token.engine != lease.SLURM:
+        return found
+    if found.token.job == jobs.own():
         return None
-    return found
+    return lease.holder(folder, 2 * lease.RENEW_SECONDS) if jobs.is_over(found.token.job) else found
 
 
 def _process(folder: Path) -> int | None:
