@@ -184,13 +184,13 @@ def test_tell_keeps_all_and_drop_leaves_out_what_is_marked() -> None:
     assert near.found.tolist() == [0] and near.marked.tolist() == [True, False, True]
     assert near.notes() == [
         "1 of 2 held-out conversations have a near-duplicate in the train side: "
-        "set near_duplicates to drop to leave 2 of it out"
+        "set near_duplicates to drop to leave out 2 of its own"
     ]
     dropped = look(*sides(), how="drop")
     assert dropped.left.column("line").tolist() == [2]
     assert dropped.held_out.column("line").tolist() == [9, 12]
     assert dropped.notes()[0].endswith(
-        "held-out conversations had a near-duplicate in the train side: 2 of that side are left out"
+        "held-out conversations had a near-duplicate in the train side: 2 of its own are left out"
     )
     assert dropped.as_dict() == {"held_out": 1, "train": 2, "dropped": 2, "templates": 0}
 

@@ -66,9 +66,9 @@ class Near:
         if len(self.found):
             have = "had" if self.how == "drop" else "have"
             what = f"held-out conversations {have} a near-duplicate in the train side"
-            done = f"{self.num_dropped:,} of that side are left out"
+            done = f"{self.num_dropped:,} of its own are left out"
             if self.how != "drop":
-                done = f"set near_duplicates to drop to leave {int(self.marked.sum()):,} of it out"
+                done = f"set near_duplicates to drop to leave out {int(self.marked.sum()):,} of its own"
             said.append(f"{len(self.found):,} of {len(self.held_out):,} {what}: {done}")
         if self.templates:
             said.append(
