@@ -96,7 +96,7 @@ def test_a_job_has_the_ranks_of_all_nodes_whatever_this_machine_has(
         ({"slurm": {"gpus-per-node": 2}}, "num_ranks: got 4, the job asks for 2 GPUs a node"),
         ({"launcher": "local"}, "num_nodes: is for jobs on a cluster"),
         ({"slurm": {"p": "gpu"}}, "'p' is not a long name"),
-        ({"slurm": {"nodes": 3}}, "nodes is what the kit sets -- set num_nodes"),
+        ({"slurm": {"nodes": 3}}, "nodes is not for a person to set here -- set num_nodes"),
         ({"slurm": {"time": 28800}}, "YAML reads 8:00:00 as 28800"),
         ({"slurm": {"comment": "a\nb"}}, "comment can't be"),
     ],
@@ -144,7 +144,7 @@ def test_a_runs_own_options_win_over_the_sites(site_file: Path) -> None:
         ("slurms: {}", "did you mean slurm"),
         ("setup: module load cuda", "setup must be a list"),
         ("- a", "is not a mapping"),
-        ("slurm: {nodes: 2}", "cluster.yaml: nodes is what the kit sets"),
+        ("slurm: {nodes: 2}", "cluster.yaml: nodes is not for a person to set here"),
     ],
 )
 def test_a_mistake_in_the_sites_file_is_named(site_file: Path, text: str, said: str) -> None:
@@ -302,7 +302,7 @@ def test_stopping_a_job_keeps_it_from_coming_back(
     training.interrupt()
     assert fake.asked()[-1] == "scancel 41"
     fake.fails("scancel")
-    with pytest.raises(UserError, match="scancel refused: scancel: error: Invalid account"):
+    with pytest.raises(UserError, match="scancel refused: Invalid account"):
         slurm.stop(training.folder, now=True)
 
 

@@ -78,7 +78,7 @@ def _check(where: str, name: str, value: Any) -> None:
         what = f"{name!r} is not a long name of sbatch's options"
         raise UserError(where, what, "write {partition: gpu, time: '8:00:00'}")
     if name in _OURS:
-        raise UserError(where, f"{name} is what the kit sets", _OURS[name])
+        raise UserError(where, f"{name} is not for a person to set here", _OURS[name])
     if isinstance(value, float | list | dict) or value is None or not str(value).isprintable():
         raise UserError(where, f"{name} can't be {value!r}", "write it as sbatch takes it, quoted")
     if name == "time" and isinstance(value, int):  # YAML reads 8:00:00 as seconds

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxkit import machine, paths
-from neoxkit.errors import UserError, shorten
+from neoxkit.errors import UserError
 from neoxkit.launch import nodes, slurm
 from neoxkit.runs import card
 from neoxkit.settings import TrainSettings
@@ -65,8 +65,8 @@ def inspect(settings: TrainSettings) -> list[Found]:
     finally:
         token.unlink()
     if done.returncode:
-        said = shorten(done.stderr.removeprefix("srun: error: "), 120)
-        raise UserError("slurm", f"no job could ask the nodes: {said}", "correct slurm")
+        what = f"no job could ask the nodes: {slurm.last_error(done.stderr)}"
+        raise UserError("slurm", what, "correct slurm or cluster.yaml, or see sinfo")
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     found = [_of_node(one, place, before, after) for one in sorted(answers, key=_name)]
     return [line for lines in found for line in lines] + _of_slurm(slurm.configuration())

@@ -115,8 +115,8 @@ def submit(path: Path, text: str) -> str:
     files.write_text(path, text)
     done = _slurm("sbatch", "--parsable", str(path))
     if done.returncode:
-        said = shorten(done.stderr.removeprefix("sbatch: error: "), 120)
-        raise UserError("slurm", f"sbatch refused the job: {said}", "correct slurm or cluster.yaml")
+        what = f"sbatch refused the job: {last_error(done.stderr)}"
+        raise UserError("slurm", what, "correct slurm or cluster.yaml, or see sinfo")
     found = re.search(r"^(\d+)(;\S+)?$", done.stdout, re.M)  # a site may greet before it
     if not found:
         what = f"sbatch gave no job id: {shorten(done.stdout or 'nothing', 80)}"
@@ -142,9 +142,20 @@ def stop(folder: Path, now: bool = False) -> bool:
         return False
     done = _slurm("scancel", job.id)
     if done.returncode:
-        raise UserError("slurm", f"scancel refused: {shorten(done.stderr, 100)}", "see squeue")
+        what = f"scancel refused: {last_error(done.stderr)}"
+        raise UserError("slurm", what, "see squeue")
     jobs.forget()
     return True
+
+
+def last_error(said: str) -> str:
+    """Return the last line that a command of SLURM's has said, which tells the cause.
+
+    >>> last_error("sbatch: error: dns_srv\\nsbatch: fatal: Could not find a configuration\\n")
+    'Could not find a configuration'
+    """
+    line = said.strip().rpartition("\n")[2]
+    return shorten(re.sub(r"^\w+: (error|fatal): ", "", line), 100)
 
 
 def requeue(job: str) -> bool:
