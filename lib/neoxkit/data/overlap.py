@@ -68,7 +68,8 @@ class Near:
             what = f"held-out conversations {have} a near-duplicate in the train side"
             done = f"{self.num_dropped:,} of its own are left out"
             if self.how != "drop":
-                done = f"set near_duplicates to drop to leave out {int(self.marked.sum()):,} of its own"
+                num = int(self.marked.sum())
+                done = f"set near_duplicates to drop to leave out {num:,} of its own"
             said.append(f"{len(self.found):,} of {len(self.held_out):,} {what}: {done}")
         if self.templates:
             said.append(
