@@ -64,8 +64,7 @@ def environment(plan: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, 
         "LOCAL_SIZE": str(plan["ranks"]),
         lease.VARIABLE: f"{lease.SLURM} {jobs.own(given)} {restart}",
     }
-    if not plan["on_gpu"]:
-        own["CUDA_VISIBLE_DEVICES"] = ""  # whatever the node has, the job has asked for none
+    if not plan["on_gpu"]:  # whatever the node has, the job has asked for none
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     env = command.environment(plan["ranks"]) | own
     if cores := given.get("SLURM_CPUS_PER_TASK"):
