@@ -26,10 +26,10 @@ help:
 	@echo "make test-gguf  a model converted for llama.cpp (compiles that once; needs a C++ compiler)"
 	@echo "make test-interop  a model in transformers 4, TransformerLens, nnsight and TRL (sets up three environments)"
 	@echo "make test-crash  whatever kills a run, by the hundred; an hour or more; writes tests/RELIABILITY.md"
-	@echo "make test-cluster  jobs on test hosts with a real SLURM (needs root, and Debian's slurmctld slurmd slurm-client munge)"
+	@echo "make test-cluster  trainings over two test hosts, by SLURM and by ssh (root; packages: .ci/run)"
 	@echo "make lab     JupyterLab in this folder: open notebooks/01_tokenize.ipynb"
 	@echo "make doctor  what this machine has and what is missing"
-	@echo "make lint    ruff over everything, mypy over the library"
+	@echo "make lint    ruff over everything, mypy over the library and the benchmarks"
 	@echo "make picture the README's pictures (needs chromium)"
 	@echo "make bench   the benchmark, beside the usual way and TRL (needs BENCH_DATA; BENCH_FLAGS=--list)"
 	@echo "make bench-gpu  the same on a GPU, unattended; writes benchmarks/GPU.md"
@@ -115,8 +115,10 @@ test-crash: $(READY)
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest -m cluster
 
+# The peers' programs run in environments of their own.
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@MYPYPATH=benchmarks $(BIN)/mypy $(filter-out %_peer.py,$(wildcard benchmarks/*.py))
 
 # The kernel python3 of .venv comes before any other of that name.
 lab: export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))

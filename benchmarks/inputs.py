@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORK = REPOSITORY / "benchmarks" / "work"
@@ -28,7 +29,7 @@ FILES = {
     "oasst": "oasst_en100.txt",
 }
 # Arguments of transformers' Trainer, for the programs other than the kit.
-TRAINER = {
+TRAINER: dict[str, Any] = {
     "use_cpu": True,
     "learning_rate": 1e-5,
     "lr_scheduler_type": "constant",
@@ -145,8 +146,8 @@ def one_reply_each(count: int, ending: str) -> Path:
     path = WORK / f"one-reply-each-{count}{ending}"
     if not path.exists():
         texts = conversations(data_file("gsm8k").read_text("utf-8"))
-        pairs = [text.removeprefix("User: ").partition(AGENT) for text in texts]
-        pairs = [(asked, said) for asked, mark, said in pairs if mark and "\n\n" not in said]
+        halves = [text.removeprefix("User: ").partition(AGENT) for text in texts]
+        pairs = [(asked, said) for asked, mark, said in halves if mark and "\n\n" not in said]
         part = path.with_suffix(".part")
         _WRITERS[ending](part, [(f"{n}. {a}", s) for n, (a, s) in _first(count, pairs)])
         part.rename(path)

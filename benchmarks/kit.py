@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import inputs
 from neoxkit import paths
-from neoxkit.launch import checks, forecast, process
+from neoxkit.launch import checks, forecast, nodes, process
 from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
 from stepclock import SKIPPED, StepClock
@@ -68,7 +68,7 @@ def main() -> None:
 
 def forecast_gib(history: History, chosen: TrainSettings) -> float:
     """Return the memory of a rank by the formulas, for the run's largest micro-batch."""
-    there = replace(forecast.here(chosen), precision=history.start["precision"])
+    there = replace(nodes.of(chosen), precision=history.start["precision"])
     job = forecast.job_of(chosen, chosen.model_name_or_path, there)
     tokens = max(e["tokens"] / (1 - e["padding_share"]) for e in history.train)
     trained = max(e["trained_tokens"] for e in history.train)

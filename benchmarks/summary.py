@@ -77,12 +77,12 @@ def summarise(comparison: Comparison, rounds: Sequence[Mapping[str, Result]]) ->
     without any round has `median` None.
     """
     sides = [name for name in (comparison.one, comparison.other) if name]
-    figures = [
+    found = [
         [comparison.figure(results[side]) for side in sides]
         for results in rounds
         if all(side in results for side in sides)
     ]
-    figures = [pair for pair in figures if None not in pair]
+    figures = [[f for f in pair if f is not None] for pair in found if None not in pair]
     values = [combine(comparison.how, *pair) for pair in figures]
     medians = [statistics.median(column) for column in zip(*figures, strict=True)]
     median = statistics.median(values) if values else None

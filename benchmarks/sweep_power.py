@@ -74,8 +74,9 @@ def shares(sweeps: int, better: float, seed: int = 0) -> dict[str, tuple[float, 
         }
         is_true = better > 0 and order[0] == 0
         for way, of in claimed.items():
-            counts[way] += (of.any() and not is_true, of.any() and is_true, of.mean() * is_true)
-    return {way: tuple(of / sweeps) for way, of in counts.items()}  # type: ignore[misc]
+            any_ = bool(of.any())
+            counts[way] += np.array([any_ and not is_true, any_ and is_true, of.mean() * is_true])
+    return {way: tuple(of / sweeps) for way, of in counts.items()}
 
 
 def main() -> None:
