@@ -250,15 +250,15 @@ class TrainSettings(Settings):
     # Rarely changed: where it runs
     launcher: str = setting(
         "local",
-        "local: this machine; slurm: a job on the cluster's nodes",
-        choices=("local", "slurm"),
+        "local: this machine; slurm: a job on its nodes; hostfile: hosts by ssh",
+        choices=("local", "slurm", "hostfile"),
         resume="free",
         trainer=None,
         memory=True,
     )
     num_nodes: int = setting(
         1,
-        "nodes of the job, each with num_ranks ranks",
+        "nodes of a SLURM job, each with num_ranks ranks",
         least=1,
         resume="free",
         trainer=None,
@@ -267,6 +267,13 @@ class TrainSettings(Settings):
     slurm: dict = setting(
         {},
         "the job's options by sbatch's long names: {partition: gpu, time: '8:00:00'}",
+        resume="free",
+        trainer=None,
+        memory=True,
+    )
+    hostfile: str = setting(
+        "hostfile",
+        "a file with a line for each host: n1 slots=8",
         resume="free",
         trainer=None,
         memory=True,

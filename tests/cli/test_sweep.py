@@ -165,6 +165,16 @@ def test_on_a_cpu_one_runs_after_the_other_unless_asked(monkeypatch: pytest.Monk
     assert shared == [{"OMP_NUM_THREADS": "2"}] * 2
 
 
+def test_on_the_hosts_of_a_hostfile_one_runs_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "num_gpus", lambda: 8)
+    by_ssh = TrainSettings(launcher="hostfile")
+    assert sweep.environments([by_ssh], 0) == [{}]
+    with pytest.raises(UserError, match="--at-once: the runs would share the hosts"):
+        sweep.environments([by_ssh], 2)
+
+
 def test_a_negative_number_at_once_is_refused() -> None:
     with pytest.raises(UserError, match="--at-once: got -1"):
         sweep.environments([TrainSettings()], -1)

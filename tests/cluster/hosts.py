@@ -17,6 +17,7 @@ ADDRESSES = {"login": "10.77.0.254", "n1": "10.77.0.1", "n2": "10.77.0.2"}
 NODES = ("n1", "n2")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "nsenter")
 PACKAGES = "slurmctld slurmd slurm-client munge iproute2 util-linux"
+SSH_PROGRAMS, SSH_PACKAGES = ("sshd", "ssh", "ssh-keygen"), "openssh-server openssh-client"
 PATIENCE_SECONDS = 300.0  # only what hangs takes this long
 
 # What a host has of its own.
@@ -34,9 +35,31 @@ set -e
 hostname "$1"
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
-mount --bind "$2/hosts" /etc/hosts
+mount --bind "$2/hosts.$1" /etc/hosts
 ip link set lo up
+if [ -f "$2/sshd_config" ]; then
+  mkdir /run/sshd
+  mount --bind "$2/ssh_config" /etc/ssh/ssh_config
+  exec "$(command -v sshd)" -D -e -f "$2/sshd_config"
+fi
 exec sleep infinity
+"""
+
+_SSH = """
+Host *
+  IdentityFile {folder}/key
+  StrictHostKeyChecking no
+  UserKnownHostsFile /dev/null
+  LogLevel ERROR
+"""
+
+_SSHD = """
+HostKey {folder}/key
+AuthorizedKeysFile {folder}/key.pub
+PermitRootLogin prohibit-password
+StrictModes no
+UsePAM no
+PidFile none
 """
 
 _CONF = """
@@ -91,6 +114,12 @@ def missing() -> str:
     return ""
 
 
+def ssh_missing() -> str:
+    """Return why the hosts can't reach each other by ssh; empty if they can."""
+    absent = [name for name in SSH_PROGRAMS if not shutil.which(name)]
+    return f"{', '.join(absent)} not found: apt-get install {SSH_PACKAGES}" if absent else ""
+
+
 class Cluster:
     """The hosts, and SLURM on them; `folder` has its configuration, keys and logs."""
 
@@ -101,8 +130,12 @@ class Cluster:
 
     def up(self) -> None:
         """Start the hosts and SLURM; return when both nodes are idle."""
-        lines = ["127.0.0.1 localhost", *(f"{a} {name}" for name, a in ADDRESSES.items())]
-        (self.folder / "hosts").write_text("\n".join(lines) + "\n")
+        for name in ADDRESSES:
+            others = [f"{a} {other}" for other, a in ADDRESSES.items() if other != name]
+            lines = ["127.0.0.1 localhost", f"127.0.1.1 {name}", *others]  # as Debian writes them
+            (self.folder / f"hosts.{name}").write_text("\n".join(lines) + "\n")
+        if not ssh_missing():
+            self._write_ssh()
         for name in ADDRESSES:
             self._start_host(name)
         self._write_configuration()
@@ -130,6 +163,19 @@ class Cluster:
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         for name in ("state", *(f"spool.{node}" for node in NODES)):
             (self.folder / name).mkdir()
+
+    def _write_ssh(self) -> None:
+        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key")]
+        subprocess.run(key, check=True)
+        for name, text in (("ssh_config", _SSH), ("sshd_config", _SSHD)):
+            (self.folder / name).write_text(text.format(folder=self.folder))
+
+    def cut(self, host: str) -> None:
+        """Cut a host's link."""
+        self.on("login", ["ip", "link", "set", f"kit-{host}", "down"])
+
+    def mend(self, host: str) -> None:
+        self.on("login", ["ip", "link", "set", f"kit-{host}", "up"])
 
     def start_slurmd(self, node: str) -> None:
         self._spawn(self.command(node, ["slurmd", "-D", "-N", node]))

@@ -29,6 +29,8 @@ from neoxkit.runs.folder import FINISHED
 
 pytestmark = [pytest.mark.cluster, pytest.mark.process]
 
+TIMES = 10  # that a job comes back beside its old rank
+
 
 def ended(login: Login, run: str, training: subprocess.Popen) -> Path:
     """Wait until a run has ended well; return its folder."""
@@ -59,6 +61,14 @@ def test_at_its_time_limit_a_job_saves_comes_back_and_goes_on(
     starts = starts_of(folder)
     assert len(starts) == 3 and starts == sorted(starts) and starts[1] >= 10
     assert files.sha256(folder / WEIGHTS) == undisturbed
+
+
+def test_slurms_own_warning_comes_in_time(login: Login) -> None:
+    training = login.begin("warned", 3 * LONG, slurm='{"time": "4"}', eval_steps=3 * LONG)
+    folder = ended(login, "warned", training)
+    starts = starts_of(folder)
+    assert len(starts) > 1 and starts == sorted(starts)
+    assert steps_of(folder)[-1] == 3 * LONG
 
 
 def test_a_job_that_is_requeued_or_preempted_ends_with_the_same_bytes(
@@ -133,7 +143,8 @@ def test_a_job_can_be_submitted_from_inside_another(login: Login, undisturbed: s
     assert files.sha256(folder / WEIGHTS) == undisturbed
 
 
-def test_a_job_that_comes_back_beside_its_old_rank_fences_it(login: Login) -> None:
+@pytest.mark.parametrize("time", range(TIMES))
+def test_a_job_that_comes_back_beside_its_old_rank_fences_it(login: Login, time: int) -> None:
     """SLURM loses a node's daemon, and starts the job elsewhere while the old rank goes on."""
     alone = {
         "num_nodes": 1,
@@ -141,14 +152,15 @@ def test_a_job_that_comes_back_beside_its_old_rank_fences_it(login: Login) -> No
         "eval_steps": 1000,
         "per_device_train_batch_size": 8,
     }
-    training = login.begin("twice", LONG, **alone)
-    folder = paths.run("twice")
-    job = login.until_step("twice", 150)
+    run = f"twice-{time}"
+    training = login.begin(run, LONG, **alone)
+    folder = paths.run(run)
+    job = login.until_step(run, 150)
     node = login.slurm("squeue", "-h", "-j", job, "-o", "%B")
     login.cluster.kill_slurmd(node)
     before = steps_of(folder)[-1]
     login.cluster.wait_for(lambda: len(starts_of(folder)) == 2)
-    assert login.ranks(node, "twice") == []  # it has ended by itself
+    assert login.ranks(node, run) == []  # it has ended by itself
     assert training.wait() == 0, told(folder)
     newest = events.read_events(folder)
     at = max(i for i, e in enumerate(newest) if e["event"] == "start")

@@ -416,7 +416,7 @@ ON_NODES = {"launcher": "slurm", "num_nodes": 2, "slurm": {"gpus-per-node": 1}}
 
 
 def test_memory_depends_on_the_settings_with_that_role_and_on_no_others() -> None:
-    named = {*CHANGED, *ON_NODES, "dataset", "model_name_or_path"}
+    named = {*CHANGED, *ON_NODES, "hostfile", "dataset", "model_name_or_path"}
     assert named == {*TrainSettings.with_role("memory")}
     plain = of()
     assert of(**ON_NODES) != plain

@@ -15,13 +15,14 @@ import pytest
 from conftest import BASE, Outputs
 
 from neoxkit import files, machine, paths
-from neoxkit.cli import job_array
+from neoxkit.cli import job_array, stopping
+from neoxkit.cli.variants import Variant
 from neoxkit.errors import STOPPED, Stopped, TrainingError, UserError
 from neoxkit.lab import dashboard
-from neoxkit.launch import checks, cluster_file, inspection, job, join, nodes, process, slurm
-from neoxkit.runs import card, jobs, lease, lock
+from neoxkit.launch import checks, cluster_file, inspection, job, join, nodes, plan, process, slurm
+from neoxkit.runs import card, heartbeat, jobs, lease, lock
 from neoxkit.runs.events import append_event, read_events
-from neoxkit.runs.folder import LOG, standing_of
+from neoxkit.runs.folder import LOG, doing, standing_of
 
 ON_NODES = BASE.replace(launcher="slurm", num_nodes=2, num_ranks=4)
 
@@ -94,7 +95,7 @@ def test_a_job_has_the_ranks_of_all_nodes_whatever_this_machine_has(
     [
         ({"num_ranks": 0}, "slurm: names no GPUs"),
         ({"slurm": {"gpus-per-node": 2}}, "num_ranks: got 4, the job asks for 2 GPUs a node"),
-        ({"launcher": "local"}, "num_nodes: is for jobs on a cluster"),
+        ({"launcher": "local"}, "num_nodes: is for launcher slurm"),
         ({"slurm": {"p": "gpu"}}, "'p' is not a long name"),
         ({"slurm": {"nodes": 3}}, "nodes is not for a person to set here -- set num_nodes"),
         ({"slurm": {"time": 28800}}, "YAML reads 8:00:00 as 28800"),
@@ -513,24 +514,77 @@ def test_gloo_is_told_the_interface_that_leads_to_another_node(fake: Slurm) -> N
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("facts", "said"),
     [
         ({"on_gpu": False, "versions": {"torch": "0.1"}}, "had 0.1 -- use one environment"),
         ({"on_gpu": True, "versions": {}}, "shows 0 GPUs to its 4 ranks"),
     ],
 )
 def test_a_node_that_can_not_be_a_rank_says_so_in_the_run(
-    home: Path, folder: Path, plan: dict, said: str, monkeypatch: pytest.MonkeyPatch
+    home: Path, folder: Path, facts: dict, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
-    files.write_json(folder / slurm.PLAN, {"ranks": 4, **plan})
+    files.write_json(folder / plan.FILE, {"launcher": "slurm", "ranks": 4, **facts})
     assert join.main([str(folder)]) == 2
     event = read_events(folder)[-1]
     assert event["kind"] == "UserError" and said in f"{event['what']} -- {event['remedy']}"
 
 
 def test_equal_versions_pass(folder: Path) -> None:
-    join._check({"ranks": 1, "on_gpu": False, "versions": card.versions()})
+    plan.check_here({"launcher": "slurm", "ranks": 1, "on_gpu": False, "versions": card.versions()})
+
+
+# What other parts do with jobs
+
+
+def test_every_rank_may_end_in_its_own_time(fake: Slurm, folder: Path) -> None:
+    """A stop is exit code 75, and rank 0 writes for longer than the others."""
+    fake.says("scontrol", "n1")
+    words, _ = job.ranks_command(folder)
+    assert "--kill-on-bad-exit=0" in words and f"--wait={job.WAIT_SECONDS}" in words
+
+
+def test_an_arrays_folders_are_there_before_it_is_submitted(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ON_NODES.replace(run=next(_names))
+    made = Variant(settings.as_dict(), settings)
+
+    def submit(path: Path, text: str) -> str:
+        assert path.parent.is_dir() and made.folder.is_dir()
+        return "7"
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    job_array._submit(folder / "array-1.json", "", [made], ["02_train"])
+    assert jobs.job_of(made.folder) == "7_0"
+
+
+@pytest.mark.parametrize(("event", "code"), [("stop", 0), ("error", 1)])
+def test_stopping_a_job_that_could_not_save_is_no_success(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, event: str, code: int
+) -> None:
+    found = [jobs.Queued("41", "RUNNING", nodes="n1")]
+    monkeypatch.setattr(jobs, "look", lambda folder: found.pop() if found else None)
+    monkeypatch.setattr(slurm, "stop", lambda folder, now: False)
+    append_event(folder, event, step=3, kind="failure", where="", what="it broke", remedy="")
+    assert stopping.stop(folder.name, now=False) == code
+
+
+def test_a_start_that_waits_for_a_dead_lease_says_so(folder: Path) -> None:
+    files.write_json(folder / lease.FILE, HELD | {"time": time.time() - 30})
+    said, seconds = doing(folder)
+    assert said == "making sure that an earlier start is over (up to 90 s)" and seconds >= 30
+    heartbeat.Signs(folder, 0).begin(heartbeat.READING)
+    assert doing(folder)[0] == heartbeat.READING
+    files.write_json(folder / lease.FILE, HELD | {"time": time.time()})
+    (folder / heartbeat.FOLDER / "0").unlink()
+    assert doing(folder) == ("", 0.0)
+
+
+HELD = {
+    "token": {"engine": "slurm", "job": "41", "restart": 0}, "once": "a", "host": "n1", "pid": 1,
+    "since": 0.0, "count": 1, "time": 0.0,
+}  # fmt: skip
 
 
 # The inspection
@@ -546,7 +600,8 @@ def inspected(**changes: object) -> list[inspection.Found]:
 def test_a_node_that_is_right_has_one_line_without_a_remedy(home: Path) -> None:
     (line,) = inspected()
     assert line[2] == "" and "sees this folder" in line[1]
-    assert "works around" in inspected(address="127.0.1.1")[0][1]
+    for address, said in (("127.0.1.1", "127.0.1.1"), ("", "unknown there")):
+        assert f"its own name is {said}, which the kit works" in inspected(address=address)[0][1]
 
 
 @pytest.mark.parametrize(
@@ -558,7 +613,6 @@ def test_a_node_that_is_right_has_one_line_without_a_remedy(home: Path) -> None:
         ({"time": 0.0}, "its clock is off"),
         ({"gpus": 4}, "shows 4 GPUs, 8 are needed"),
         ({"files": 256}, "allows 256 open files"),
-        ({"address": ""}, "can't look up its own name"),
     ],
 )
 def test_a_fault_of_a_node_is_named_with_its_remedy(home: Path, changes: dict, said: str) -> None:

@@ -138,11 +138,15 @@ def examined(out: TextIO) -> Iterator[str]:
 
 
 def show_cluster(given: Mapping[str, Any]) -> int:
-    """Print what a job's nodes are like, with remedies; return 1 if something won't do."""
+    """Print what a job's nodes, or a hostfile's, are like, with remedies; return 1 if something
+    won't do."""
     from neoxkit.launch import inspection
 
-    settings = TrainSettings(**parameters.own(TrainSettings, {**given, "launcher": "slurm"}))
-    with screen.busy("asking the nodes, in a job of its own"):
+    by_ssh = given.get("launcher") == "hostfile"
+    launcher = {"launcher": "hostfile" if by_ssh else "slurm"}
+    settings = TrainSettings(**parameters.own(TrainSettings, {**given, **launcher}))
+    by = "by ssh" if by_ssh else "in a job of its own"
+    with screen.busy(f"asking the nodes, {by}"):
         found = inspection.inspect(settings)
     side = max(len(what) for what, _, _ in found)
     for what, said, remedy in found:

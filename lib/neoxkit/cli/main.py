@@ -149,12 +149,12 @@ def _sweep(
 
 
 @_neoxkit.command("doctor", short_help="Show what this machine has and what is missing.")
-@click.option("--cluster", is_flag=True, help="ask the nodes that a job would have (SLURM)")
+@click.option("--cluster", is_flag=True, help="ask the nodes of a job (SLURM), or of a hostfile")
 @_takes_parameters()
 def _doctor(cluster: bool, flags: Flags, files: Sequence[str]) -> int:
     """Show what this machine has and what is missing. With --cluster and the parameters of
-    02_train that name the nodes (num_nodes, num_ranks, slurm), ask those nodes before anything
-    starts there, and SLURM about itself; exit code 1 if something won't do.
+    02_train that name the nodes (num_nodes, num_ranks, slurm; or launcher hostfile), ask those
+    nodes before anything starts there, and SLURM about itself; exit code 1 if something won't do.
     """
     from neoxkit.cli import doctor
 

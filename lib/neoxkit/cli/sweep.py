@@ -19,7 +19,7 @@ from neoxkit.cli.variants import Variant
 from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
-from neoxkit.launch import checks, command, forecast
+from neoxkit.launch import checks, command, forecast, nodes
 from neoxkit.runs.events import METRICS
 from neoxkit.runs.folder import live_state, standing_of, state_of
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
@@ -120,9 +120,17 @@ def _with_its_ranks(settings: TrainSettings, part: Mapping[str, str]) -> TrainSe
 
 
 def environments(settings: Sequence[TrainSettings], at_once: int) -> list[dict[str, str]]:
-    """Return the environment of each training that shares the machine: its GPUs or cores."""
+    """Return the environment of each training that shares the machine: its GPUs or cores.
+
+    On the hosts of a hostfile there is one at a time, whatever this machine has.
+    """
     if at_once < 0:
         raise UserError("--at-once", f"got {at_once}", "give 0 or more")
+    if any(one.launcher == nodes.HOSTFILE for one in settings):
+        if at_once > 1:
+            what = "the runs would share the hosts of one hostfile"
+            raise UserError("--at-once", what, "leave it out: one run after another")
+        return [{}]
     ranks = max(one.num_ranks for one in settings)
     gpus = machine.num_gpus()
     if not gpus:

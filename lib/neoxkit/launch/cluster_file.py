@@ -6,7 +6,8 @@ gpu_gib: 80                                               # memory of a GPU, for
 """
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -61,6 +62,15 @@ def read() -> dict[str, Any]:
             kind = fields.NOUNS.get(_KEYS[name], "a number")
             raise UserError(FILE, f"{name} must be {kind}, got {value!r}", "correct it")
     return said
+
+
+def script_of(program: Sequence[str]) -> list[str]:
+    """Return the shell lines that run a program on a node, in the kit's root folder, after the
+    site's set-up lines."""
+    root = shlex.quote(str(paths.root()))
+    setup = map(str, read().get("setup", []))
+    to_root = [f"cd {root} || exit 1", f"export NEOXKIT_HOME={root}"]
+    return [*to_root, *setup, f"exec {shlex.join(program)}"]
 
 
 def options(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from neoxkit.errors import LOCKED, STOPPED, UserError, as_fields
+from neoxkit.launch import meeting
 from neoxkit.runs import heartbeat, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import LOG
@@ -81,7 +82,7 @@ def _wait(
         if _end_of_file(0.2) or os.getppid() != owner:
             return STOPPED
         if signal.SIGQUIT in asked or len(asked) > 1 or (asked and not watch.ranks()):
-            clear_session(grace_seconds=0)
+            _end_at_once(run)
             return STOPPED
         if asked and not requested:
             lock.ask_to_stop(run)
@@ -90,7 +91,7 @@ def _wait(
             watch.excuse()
         if silent := watch.silent():
             _tell(run, watch, silent)
-            clear_session(grace_seconds=0)
+            _end_at_once(run)
             return SILENT
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
@@ -148,6 +149,12 @@ def _end_of_file(seconds: float) -> bool:
         return bool(ready) and os.read(0, 1024) == b""
     except InterruptedError:
         return False
+
+
+def _end_at_once(run: Path) -> None:
+    """End the ranks here without a word; those on other hosts have guards there, which are told."""
+    meeting.end_all(run)
+    clear_session(grace_seconds=0)
 
 
 def clear_session(grace_seconds: float = GRACE_SECONDS) -> None:

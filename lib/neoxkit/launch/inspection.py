@@ -1,26 +1,29 @@
 """What a cluster's nodes are like, asked before anything starts there: `neoxkit doctor --cluster`.
 
-srun python -m neoxkit.launch.inspection TOKEN     # on each node: one line of JSON
+srun python -m neoxkit.launch.inspection TOKEN     # on each node, or by ssh: one line of JSON
 """
 
 import json
 import platform
 import resource
 import socket
+import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from neoxkit import machine, paths
 from neoxkit.errors import UserError
-from neoxkit.launch import nodes, slurm
+from neoxkit.launch import nodes, plan, slurm, ssh
 from neoxkit.runs import card
 from neoxkit.settings import TrainSettings
 
 CLOCK_SECONDS = 5.0
+HOST_SECONDS = 60.0  # for an answer by ssh: Python starts slowly from a shared folder
 LEAST_FILES = 1024  # open ones: a rank with several loaders needs some hundred
 LEAST_KILL_WAIT = 30  # seconds: in these a preempted job must save
 
@@ -49,27 +52,69 @@ def facts(token: Path) -> dict[str, Any]:
 
 
 def inspect(settings: TrainSettings) -> list[Found]:
-    """Ask the nodes that a job with these settings would have, and SLURM about itself.
+    """Ask the nodes that a training with these settings would have, and SLURM about itself.
 
-    It takes a job of its own, which waits in the queue like any other.
+    On SLURM it takes a job of its own, which waits in the queue like any other.
     """
-    slurm.require()
     place = nodes.of(settings)
     token = paths.root() / "runs" / f".inspection-{uuid.uuid4().hex[:8]}"
     token.parent.mkdir(exist_ok=True)
     token.touch()
     try:
-        before = time.time()
-        done = slurm.on_each_node(settings, ["neoxkit.launch.inspection", str(token)])
-        after = time.time()
+        if place.launcher == nodes.HOSTFILE:
+            return _of_hosts(place, token)
+        return [*_of_job(settings, place, token), *_of_slurm(slurm.configuration())]
     finally:
         token.unlink()
+
+
+def refuse_faults(settings: TrainSettings) -> None:
+    """Refuse to start a training on hosts of which one won't do."""
+    for host, what, remedy in inspect(settings):
+        if remedy:
+            raise UserError("hostfile", f"{host}: {what}", remedy)
+
+
+def _of_job(settings: TrainSettings, place: nodes.Place, token: Path) -> list[Found]:
+    slurm.require()
+    before = time.time()
+    done = slurm.on_each_node(settings, _program(token))
+    after = time.time()
     if done.returncode:
         what = f"no job could ask the nodes: {slurm.last_error(done.stderr)}"
         raise UserError("slurm", what, "correct slurm or cluster.yaml, or see sinfo")
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     found = [_of_node(one, place, before, after) for one in sorted(answers, key=_name)]
-    return [line for lines in found for line in lines] + _of_slurm(slurm.configuration())
+    return [line for lines in found for line in lines]
+
+
+def _of_hosts(place: nodes.Place, token: Path) -> list[Found]:
+    """Ask all hosts of a hostfile at once, by ssh."""
+    with ThreadPoolExecutor(len(place.hosts)) as pool:
+        found = pool.map(lambda host: _of_host(host, place, token), place.hosts)
+        return [line for lines in found for line in lines]
+
+
+def _of_host(host: str, place: nodes.Place, token: Path) -> list[Found]:
+    before = time.time()
+    try:
+        done = subprocess.run(
+            ssh.command(host, _program(token)),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HOST_SECONDS,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise UserError("hostfile", "there is no ssh here", "install openssh-client") from None
+    except subprocess.TimeoutExpired:
+        return [(host, f"gave no answer in {HOST_SECONDS:.0f} s", "look at its shared folder")]
+    said = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not said:
+        what = ssh.why(done.returncode, done.stderr)
+        return [(host, what, ssh.remedy(host, done.returncode))]
+    return _of_node({**json.loads(said[-1]), "node": host}, place, before, time.time())
+
+
+def _program(token: Path) -> list[str]:
+    return ["neoxkit.launch.inspection", str(token)]
 
 
 def _name(one: Mapping[str, Any]) -> str:
@@ -92,14 +137,13 @@ def _of_node(
          f"its clock is off by {off:+.0f} s", "set it (NTP)"),
         (place.on_gpu and one["gpus"] < place.ranks_a_node,
          f"shows {one['gpus']} GPUs, {place.ranks_a_node} are needed",
-         "ask for gpus-per-node; see neoxkit doctor on that node"),
+         f"{plan.MORE_GPUS[place.launcher]}; see neoxkit doctor on that node"),
         (one["files"] < LEAST_FILES, f"allows {one['files']} open files",
          f"ulimit -n {LEAST_FILES}, in setup of cluster.yaml"),
-        (not one["address"], "can't look up its own name", "add it to /etc/hosts there"),
     ]  # fmt: skip
     good = f"sees this folder, has the same versions, {one['gpus']} GPUs"
-    if one["address"].startswith("127."):
-        good += f"; its own name is {one['address']}, which the kit works around"
+    if not one["address"] or one["address"].startswith("127."):
+        good += f"; its own name is {one['address'] or 'unknown there'}, which the kit works around"
     lines = [(what, remedy) for is_so, what, remedy in faults if is_so] or [(good, "")]
     return [(one["node"], what, remedy) for what, remedy in lines]
 

@@ -6,7 +6,6 @@ SLURM's variables become those of DeepSpeed and torch, which read none of SLURM'
 """
 
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -14,13 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from neoxkit import files, machine
 from neoxkit.errors import UserError, as_fields
-from neoxkit.launch import command
-from neoxkit.launch.slurm import PLAN
-from neoxkit.runs import card, jobs, lease
+from neoxkit.launch import command, plan, routes
+from neoxkit.runs import jobs, lease
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS
 
@@ -29,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Become a rank of the training in a run folder; return 2 where this node can't be one."""
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
     try:
-        plan = files.read_json(folder / PLAN)
-        _check(plan)
-        env = environment(plan, os.environ)
+        planned = plan.facts(folder)
+        plan.check_here(planned)
+        env = environment(planned, os.environ)
     except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr, flush=True)
         append_event(folder, "error", **as_fields(mistake))
@@ -40,37 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.execve(sys.executable, train, env)
 
 
-def _check(plan: Mapping[str, Any]) -> None:
-    """Refuse a node with other packages than the one that the job was submitted from, or without
-    the GPUs that the job has asked for."""
-    node, here = platform.node(), card.versions()
-    for name, version in plan["versions"].items():
-        if here.get(name) != version:
-            what = f"node {node} has {name} {here.get(name, '(none)')}, the start had {version}"
-            raise UserError("slurm", what, "use one environment for all, on a shared folder")
-    gpus = machine.num_gpus()
-    if plan["on_gpu"] and gpus < plan["ranks"]:
-        what = f"node {node} shows {gpus} GPUs to its {plan['ranks']} ranks"
-        raise UserError("slurm", what, "ask for gpus-per-node, and see neoxkit doctor on that node")
-
-
-def environment(plan: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+def environment(planned: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
     """Return the rank's environment, by what SLURM has `given` it."""
     restart = given.get("SLURM_RESTART_COUNT") or "0"
     own = {
         "RANK": given["SLURM_PROCID"],
         "LOCAL_RANK": given["SLURM_LOCALID"],
         "WORLD_SIZE": given["SLURM_NTASKS"],
-        "LOCAL_SIZE": str(plan["ranks"]),
+        "LOCAL_SIZE": str(planned["ranks"]),
         lease.VARIABLE: f"{lease.SLURM} {jobs.own(given)} {restart}",
     }
-    if not plan["on_gpu"]:  # whatever the node has, the job has asked for none
+    if not planned["on_gpu"]:  # whatever the node has, the job has asked for none
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    env = command.environment(plan["ranks"]) | own
+    env = command.environment(planned["ranks"]) | own
     if cores := given.get("SLURM_CPUS_PER_TASK"):
         env["OMP_NUM_THREADS"] = given.get("OMP_NUM_THREADS", cores)
     env["MASTER_ADDR"] = _reachable(given["MASTER_ADDR"], given.get("SLURM_LAUNCH_NODE_IPADDR"))
-    if not plan["on_gpu"] and "GLOO_SOCKET_IFNAME" not in env and (name := _interface(given)):
+    if not planned["on_gpu"] and "GLOO_SOCKET_IFNAME" not in env and (name := _interface(given)):
         env["GLOO_SOCKET_IFNAME"] = name
     return env
 
@@ -94,20 +75,9 @@ def _interface(given: Mapping[str, str]) -> str:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     for other in done.stdout.split():
-        if other != given.get("SLURMD_NODENAME") and (address := _towards(other)):
-            found = psutil.net_if_addrs().items()
-            return next((n for n, all_ in found if address in (a.address for a in all_)), "")
+        if other != given.get("SLURMD_NODENAME") and (address := routes.towards(other)):
+            return routes.interface(address)
     return ""
-
-
-def _towards(host: str) -> str:
-    """Return this host's address on the way to another; no packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, 9))
-        except OSError:
-            return ""
-        return probe.getsockname()[0]
 
 
 if __name__ == "__main__":

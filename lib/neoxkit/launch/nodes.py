@@ -7,13 +7,14 @@ from typing import Any
 
 from neoxkit import machine
 from neoxkit.errors import UserError
-from neoxkit.launch import cluster_file, machines
+from neoxkit.launch import cluster_file, host_file, machines
 from neoxkit.models import loading
 from neoxkit.settings import TrainSettings
 
-LOCAL, SLURM = "local", "slurm"
+LOCAL, SLURM, HOSTFILE = "local", "slurm", "hostfile"
 # Options of sbatch that give a node GPUs, the best known first.
 GPU_OPTIONS = ("gpus-per-node", "gres")
+_ONLY_FOR = {"num_nodes": SLURM, "slurm": SLURM, "hostfile": HOSTFILE}
 _UNITS = {"K": 2**-20, "M": 2**-10, "": 2**-10, "G": 1.0, "T": 1024.0}  # GiB of one; SLURM counts M
 
 
@@ -33,6 +34,7 @@ class Place:
     host_gib: float | None
     num_nodes: int = 1
     launcher: str = LOCAL
+    hosts: tuple[str, ...] = ()  # of a hostfile, as ssh knows them
 
     @property
     def ranks_a_node(self) -> int:
@@ -44,11 +46,15 @@ def of(settings: TrainSettings, at_once: int = 1) -> Place:
 
     What this machine has says nothing about a cluster's nodes.
     """
+    for name, launcher in _ONLY_FOR.items():
+        is_default = getattr(settings, name) == getattr(TrainSettings(), name)
+        if launcher != settings.launcher and not is_default:
+            remedy = f"set launcher to {launcher}, or leave {name} out"
+            raise UserError(name, f"is for launcher {launcher}", remedy)
     if settings.launcher == SLURM:
         return _of_job(settings)
-    for name in ("num_nodes", "slurm"):
-        if getattr(settings, name) != getattr(TrainSettings(), name):
-            raise UserError(name, "is for jobs on a cluster", "set launcher to slurm, too")
+    if settings.launcher == HOSTFILE:
+        return _of_hosts(settings)
     ranks, on_gpu = machine.num_ranks(settings), machine.num_gpus() > 0
     precision = loading.best_precision(on_gpu)
     device_gib = machine.device_gib(on_gpu, ranks if on_gpu else ranks * at_once)
@@ -72,6 +78,31 @@ def _of_job(settings: TrainSettings) -> Place:
     precision = "bf16" if gpus else "fp32"
     return Place(
         ranks * settings.num_nodes, gpus > 0, precision, device, host, settings.num_nodes, SLURM
+    )
+
+
+def _of_hosts(settings: TrainSettings) -> Place:
+    """Return the hosts of a hostfile, as many ranks on each; their slots are GPUs, if they have
+    any."""
+    hosts = host_file.hosts_in(settings.hostfile)
+    least, most = (which(hosts, key=lambda host: host.slots) for which in (min, max))
+    ranks = settings.num_ranks or most.slots
+    if not ranks:
+        what = "names no GPUs (slots=0), and num_ranks is 0: how many ranks a host?"
+        raise UserError("hostfile", what, "write slots=8, or set num_ranks for CPU processes")
+    if most.slots and ranks > least.slots:
+        what = f"{ranks} a host, but {least.name} has slots={least.slots}"
+        raise UserError("num_ranks", what, "lower it, or leave that host out of the hostfile")
+    on_gpu = most.slots > 0
+    return Place(
+        ranks * len(hosts),
+        on_gpu,
+        "bf16" if on_gpu else "fp32",
+        cluster_file.read().get("gpu_gib") if on_gpu else None,
+        None,
+        len(hosts),
+        HOSTFILE,
+        tuple(host.name for host in hosts),
     )
 
 

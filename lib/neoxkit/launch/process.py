@@ -23,7 +23,7 @@ from neoxkit.errors import (
     from_fields,
     sentence,
 )
-from neoxkit.launch import checks, command, job, nodes, slurm
+from neoxkit.launch import checks, command, inspection, job, nodes, plan, slurm
 from neoxkit.launch.guard import GRACE_SECONDS
 from neoxkit.models import memory
 from neoxkit.runs import card as run_card
@@ -33,7 +33,8 @@ from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, stat
 from neoxkit.settings import TrainSettings
 
 _STOPPED = (STOPPED, -signal.SIGQUIT)  # from the guard, or before it listened
-IN_JOB_SECONDS = 25.0  # between asking and killing: SLURM itself gives a job 30 s
+# Between asking ranks on other hosts and killing what starts them; SLURM itself gives a job 30 s.
+ELSEWHERE_SECONDS = 25.0
 _KILLED = (128 + signal.SIGKILL, 256 - signal.SIGKILL)  # the guard's child, or a launcher's rank
 
 
@@ -165,8 +166,8 @@ def start(
     dialled: Mapping[str, tuple[Any, Any]] | None = None,
     **trial: Any,
 ) -> Training:
-    """Start DeepSpeed on this machine's GPUs (or CPU ranks) as a guarded child process tree, or
-    submit it as a job, as the settings say.
+    """Start DeepSpeed as a guarded child process tree, on this machine's GPUs (or CPU ranks) or on
+    the hosts of a hostfile, or submit it as a job, as the settings say.
 
     `dialled`: the parameters that dials have changed (`Controls.overrides`), kept with the run in
     case it is resumed without them. `trial`: the trainer's arguments of a trial (trials.py).
@@ -187,7 +188,8 @@ def start(
             resuming.refuse_changes(asked)
         return attach(settings.run)
     refuse_running(folder)
-    is_job = nodes.of(settings).launcher == nodes.SLURM
+    launcher = nodes.of(settings).launcher
+    is_job = launcher == nodes.SLURM
     if is_job:
         slurm.require()
     state = state_of(folder)
@@ -198,6 +200,8 @@ def start(
     since = metrics.stat().st_size if metrics.exists() else 0
     if state == "finished":
         return Training(folder, None, since)
+    if launcher == nodes.HOSTFILE:
+        inspection.refuse_faults(settings)
     _write(asked, dialled or {})
     if state == "new":
         as_started = command.as_started(asked.arguments, asked.num_ranks)
@@ -205,9 +209,13 @@ def start(
     if is_job and not slurm.is_inside():
         return Training(folder, None, since, job=slurm.start(folder, settings))
     if is_job:
-        slurm.write_plan(folder, settings)
+        plan.write(folder, settings)
         words, more = job.ranks_command(folder)
-        guarded = _under_guard(folder, words, os.environ | more, IN_JOB_SECONDS)
+        guarded = _under_guard(folder, words, os.environ | more, ELSEWHERE_SECONDS)
+    elif launcher == nodes.HOSTFILE:
+        plan.write(folder, settings)
+        words = [sys.executable, "-m", "neoxkit.launch.hosts", str(folder)]
+        guarded = _under_guard(folder, words, os.environ, ELSEWHERE_SECONDS)
     else:
         words, more = command.start_command(asked.num_ranks)
         words = [*words, str(folder / ARGUMENTS)]

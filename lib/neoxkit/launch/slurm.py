@@ -2,21 +2,19 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from neoxkit import files, paths
+from neoxkit import files
 from neoxkit.errors import UserError, shorten
-from neoxkit.launch import cluster_file, nodes
-from neoxkit.runs import card, jobs, lock
+from neoxkit.launch import cluster_file, nodes, plan
+from neoxkit.runs import jobs, lock
 from neoxkit.runs.folder import LOG
 from neoxkit.settings import TrainSettings
 
-PLAN = "launch.json"  # in the run folder: what each rank of a job needs to know
 SCRIPT = "job.sh"
 INSIDE = "NEOXKIT_INSIDE"  # set in an element of a sweep's array: its training starts right there
 PATIENCE_SECONDS = 60.0  # for a command of SLURM's
@@ -46,7 +44,6 @@ def script(
     `array`: the elements of a job array, as sbatch takes them.
     """
     place = nodes.of(settings)
-    said = cluster_file.read()
     options = {
         "job-name": name,
         "nodes": place.num_nodes,
@@ -63,10 +60,7 @@ def script(
         [
             "#!/bin/bash",
             *lines,
-            f"cd {shlex.quote(str(paths.root()))} || exit 1",
-            f"export NEOXKIT_HOME={shlex.quote(str(paths.root()))}",
-            *map(str, said.get("setup", [])),
-            f"exec {shlex.join([sys.executable, '-m', *program])}",
+            *cluster_file.script_of([sys.executable, "-m", *program]),
             "",
         ]
     )
@@ -93,16 +87,9 @@ def _word(name: str, value: object) -> str:
     return f"--{name}" if value is True else f"--{name}={value}"
 
 
-def write_plan(folder: Path, settings: TrainSettings) -> None:
-    """Write what each rank of a run's job needs to know."""
-    place = nodes.of(settings)
-    plan = {"ranks": place.ranks_a_node, "on_gpu": place.on_gpu, "versions": card.versions()}
-    files.write_json(folder / PLAN, plan)
-
-
 def start(folder: Path, settings: TrainSettings) -> str:
     """Submit a run's job; return its id."""
-    write_plan(folder, settings)
+    plan.write(folder, settings)
     program = ["neoxkit.launch.job", str(folder)]
     job = submit(folder / SCRIPT, script(folder.name, folder / LOG, program, settings))
     jobs.record(folder, job)

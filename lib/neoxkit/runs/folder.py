@@ -8,7 +8,7 @@ from typing import Any
 from neoxkit import paths
 from neoxkit.errors import UserError, sentence
 from neoxkit.files import FINISHED, read_json
-from neoxkit.runs import heartbeat, jobs, lock
+from neoxkit.runs import heartbeat, jobs, lease, lock
 from neoxkit.runs.events import Event, History, read_events
 
 LOG = "train.log"
@@ -37,12 +37,18 @@ def live_state(folder: Path) -> str:
 def doing(folder: Path) -> tuple[str, float]:
     """Return what a run does besides its steps, and for how many seconds; "" if nothing.
 
-    It is a job that waits in a queue, or the stage of the rank furthest behind.
+    It is a job that waits in a queue, a start that waits for the end of an earlier one's lease, or
+    the stage of the rank furthest behind.
     """
     job = jobs.look(folder)
     if job and job.is_waiting:
         return job.says, max(time.time() - (folder / jobs.JOB).stat().st_mtime, 0.0)
-    return heartbeat.stage(folder)
+    stage, seconds = heartbeat.stage(folder)
+    silence = lease.silence(folder)
+    if not stage and silence > 2 * lease.RENEW_SECONDS:  # nobody who trains here renews it
+        limit = lease.STALE_SECONDS
+        return f"making sure that an earlier start is over (up to {limit:.0f} s)", silence
+    return stage, seconds
 
 
 def is_trial(folder: Path) -> bool:

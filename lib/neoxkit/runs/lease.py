@@ -245,6 +245,13 @@ def release() -> None:
             _mine.release()
 
 
+def clear(folder: Path, token: str) -> None:
+    """Remove the lease of a training whose ranks have all ended, if one was killed with it."""
+    found = _read(folder)
+    if found and found.token == Token.of(token):
+        (folder / FILE).unlink(missing_ok=True)
+
+
 def is_lost(folder: Path) -> bool:
     """Return whether this training must not write into a folder: another one holds its lease.
 
@@ -279,6 +286,12 @@ def holder(folder: Path, seconds: float = STALE_SECONDS) -> Holder | None:
     found = _read(folder)
     live = found is not None and time.time() - found.time < seconds + CLOCKS_SECONDS
     return found if live else None
+
+
+def silence(folder: Path) -> float:
+    """Return for how many seconds a lease was not renewed, by its holder's clock; 0 without one."""
+    found = _read(folder)
+    return max(time.time() - found.time, 0.0) if found else 0.0
 
 
 def is_training(folder: Path, who: str) -> UserError:
