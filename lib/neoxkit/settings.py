@@ -273,7 +273,7 @@ class TrainSettings(Settings):
     )
     hostfile: str = setting(
         "hostfile",
-        "a file with a line for each host: n1 slots=8",
+        "the file with its hosts and their slots, as DeepSpeed reads it",
         resume="free",
         trainer=None,
         memory=True,
