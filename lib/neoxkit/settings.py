@@ -318,6 +318,9 @@ class TrainSettings(Settings):
         0.25, "checkpoint every N steps; below 1: a share", above=0, resume="named"
     )
     save_total_limit: int = setting(2, "checkpoints to keep", least=1, resume="free")
+    snapshots: bool = setting(
+        False, "keep the weights of steps 0, 1, 2, 4, 8, ..., too", resume="free", trial=False
+    )
     logging_steps: float = setting(
         5, "log every N steps; below 1: a share", above=0, resume="free", trial=1
     )
@@ -422,7 +425,7 @@ class EvaluateSettings(Settings):
 
     # Rarely changed: the losses
     batch_size: int = setting(32, "conversations scored or answered at once", least=1)
-    score_checkpoints: bool = setting(True, "also score the checkpoints that were kept")
+    score_checkpoints: bool = setting(True, "score kept checkpoints and snapshots, too")
     plain_text_file: str = setting("", "a text of another kind, to measure forgetting")
 
     # Rarely changed: standard tasks

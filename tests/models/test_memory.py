@@ -89,6 +89,15 @@ def test_the_disk_must_hold_the_kept_checkpoints_the_next_and_the_model(
     assert ("set save_total_limit 2" in str(refused.value)) == (limit == 5)
 
 
+def test_the_disk_must_hold_the_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, free = job(GIB, 1, 2), [84.0 * GIB]  # as above: 3 x 20 + 4, and 5 snapshots of 4
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: Usage(0, 0, free[0]))
+    memory.check_disk(tmp_path, one, 2, snapshots=5)
+    free[0] -= GIB
+    with pytest.raises(UserError, match="3 checkpoints, 5 snapshots and the model need 84 GiB"):
+        memory.check_disk(tmp_path, one, 2, snapshots=5)
+
+
 def test_the_hosts_memory_must_hold_the_larger_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_gib", lambda: 24.0)
     memory.check_host(job(GIB, 2, 2))

@@ -15,7 +15,7 @@ from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_models, tasks
 from neoxkit.models import configs, loading, model_names
 from neoxkit.parallel import Progress, silent
-from neoxkit.runs import checkpoints
+from neoxkit.runs import checkpoints, snapshots
 from neoxkit.runs.folder import finished_facts
 from neoxkit.settings import EvaluateSettings
 
@@ -194,16 +194,19 @@ class Evaluation:
         }
 
     def losses_by_step(self) -> dict[int, float]:
-        """Return the held-out loss at step 0 (the base), at every kept checkpoint, and at the end;
-        nothing if the held-out set is empty."""
+        """Return the held-out loss at step 0 (the base), at every kept checkpoint and snapshot, and
+        at the end; nothing if the held-out set is empty."""
         base, tuned = (self.examined[which].score for which in MODELS)
         if not base or not tuned:
             return {}
-        kept = checkpoints.whole(self.folder) if self.settings.score_checkpoints else []
+        kept: dict[int, Path] = {}
+        if self.settings.score_checkpoints:
+            kept = {checkpoints.step_of(path): path for path in checkpoints.whole(self.folder)}
+            kept |= snapshots.by_step(self.folder)
         between = {
-            step: self._loss_of(checkpoint)
-            for checkpoint in kept
-            if (step := checkpoints.step_of(checkpoint)) < self.facts["step"]
+            step: self._loss_of(kept[step])
+            for step in sorted(kept)
+            if 0 < step < self.facts["step"]
         }
         return {0: base.loss, **between, self.facts["step"]: tuned.loss}
 

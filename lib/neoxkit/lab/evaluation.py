@@ -12,6 +12,7 @@ from neoxkit.data.questions import normal, spread
 from neoxkit.evaluation import compare_models, paired
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure, styled
 from neoxkit.lab.view import NOTHING, View, details, sentence, sentences, table
+from neoxkit.runs import snapshots
 from neoxkit.runs.events import History
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from neoxkit.evaluation.evaluate import Evaluation
     from neoxkit.models.generation import Reply
 
+MOST_VALUES = 6  # at points of a curve
 DIFFERENTLY = "answered differently by base and tuned"
 _MARKS = {"ran on": "[ran on]", "too long": "[no room for a reply]"}
 _PAIRED = (
@@ -241,7 +243,8 @@ def _pairs(axes: Axes, heights: Mapping[str, Sequence[float]]) -> list[BarContai
 @styled
 def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | View:
     """Draw the held-out loss by step: at every evaluation of the training (metrics.jsonl), and the
-    base (step 0), kept checkpoints and tuned model as they were scored here, with their values.
+    base (step 0), kept checkpoints, snapshots and tuned model as they were scored here; of up to
+    six their values. With snapshots, most of which are early, the steps are on a log scale.
 
     Nothing without a held-out set.
     """
@@ -255,11 +258,15 @@ def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | Vie
     steps = sorted(losses)
     axes.plot(steps, [losses[step] for step in steps], color=BLUE, marker="D", markersize=6,
               linestyle="none", label="scored here")  # fmt: skip
-    for step in steps:
+    for step in steps if len(steps) <= MOST_VALUES else (steps[0], steps[-1]):
         axes.annotate(f"{losses[step]:.3f}", (step, losses[step]), xytext=(0, 8),
                       textcoords="offset points", ha="center")  # fmt: skip
     label_axes(axes, "optimizer step (0: the base)", "eval loss (nats per token)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if snapshots.by_step(pair.folder):
+        axes.set_xscale("symlog", base=2, linthresh=1)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.2)
     axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
     axes.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 1))

@@ -189,17 +189,20 @@ class Job:
         return value if isinstance(value, int) else other
 
 
-def check_disk(run: Path, job: Job, limit: int | None) -> None:
-    """Refuse a disk without room for the checkpoints that are kept, the next one, and the model.
+def check_disk(run: Path, job: Job, limit: int | None, snapshots: int = 0) -> None:
+    """Refuse a disk without room for the checkpoints that are kept, the next one, and the model;
+    and for as many snapshots of it.
 
     Without a limit all are kept. Their number is not known here, so room for two is required.
     """
     kept = max(limit or 0, checkpoints.LEAST_KEPT)
     more = max(kept - len(checkpoints.whole(run)), 0) + 1
-    need = more * job.checkpoint_gib() + job.model_gib()
+    need = more * job.checkpoint_gib() + (1 + snapshots) * job.model_gib()
     free = shutil.disk_usage(run).free / GIB
     if need > free:
-        what = f"{more} checkpoints and the model need {need:.3g} GiB, but {free:.3g} are free"
+        and_more = f", {snapshots} snapshots" if snapshots else ""
+        what = f"{more} checkpoints{and_more} and the model need {need:.3g} GiB, "
+        what += f"but {free:.3g} are free"
         least = checkpoints.LEAST_KEPT
         remedy = f"free some, or set save_total_limit {least}" if kept > least else "free some"
         raise UserError("disk", what, remedy)

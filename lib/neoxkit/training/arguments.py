@@ -54,6 +54,7 @@ class KitArguments:
     )
     trial: bool = field(default=False, metadata={"help": "write neither a checkpoint nor a model"})
     num_replies: int = _same("num_replies")
+    snapshots: bool = _same("snapshots")
     allow_change: list[str] = _same("allow_change")
     use_fast_tokenizer: bool = field(
         default=True, metadata={"help": "accepted for the examples' sake; always fast"}

@@ -144,7 +144,7 @@ def _random_base(folder: Path, name: str, args: TrainingArguments) -> Path:
     return base
 
 
-def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
+def check_needs(parsed: arguments.Parsed, folder: Path, num_snapshots: int = 0) -> None:
     """Refuse a training that does not fit on this machine, before any weight is loaded."""
     kit, args = parsed.kit, parsed.training
     zero = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
@@ -171,7 +171,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path) -> None:
     if not distributed.is_first():
         return
     if not kit.trial:
-        memory.check_disk(folder, job, args.save_total_limit)
+        memory.check_disk(folder, job, args.save_total_limit, num_snapshots)
     memory.check_host(job)
     if job.on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory / machine.GIB

@@ -1,4 +1,5 @@
-"""The Trainer's callbacks: metrics.jsonl, replies, stops, sealed checkpoints, heartbeats."""
+"""The Trainer's callbacks: metrics.jsonl, replies, stops, sealed checkpoints, snapshots,
+heartbeats."""
 
 import importlib.metadata
 import math
@@ -18,7 +19,7 @@ from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, asked
 from neoxkit.errors import NotFinite, UserError
 from neoxkit.models.generation import reply
-from neoxkit.runs import checkpoints, heartbeat, lease, lock
+from neoxkit.runs import checkpoints, heartbeat, lease, lock, snapshots
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.training import distributed, sealing, universal
@@ -238,6 +239,35 @@ class SaveWhole(TrainerCallback):
         append_event(self.folder, "checkpoint", step=state.global_step, folder=checkpoint.name)
         best = [Path(state.best_model_checkpoint)] if state.best_model_checkpoint else []
         checkpoints.rotate(self.folder, self.limit, best)
+
+
+class Snapshots(TrainerCallback):
+    """The callback that keeps the weights of steps 0, 1, 2, 4, ...; the last step's are model/.
+
+    A snapshot is whole before its step is saved, so that no resume skips one.
+    """
+
+    def __init__(self, folder: Path, trainer: Any, signs: heartbeat.Signs) -> None:
+        self.folder, self.trainer, self.signs = folder, trainer, signs
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._write(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if snapshots.is_due(state.global_step) and state.global_step < state.max_steps:
+            self._write(state)
+
+    def _write(self, state: Any) -> None:
+        """Write one; every rank helps to gather the weights."""
+        self.signs.give(silent=True)
+        place = snapshots.folder_of(self.folder, state.global_step)
+        if not state.is_world_process_zero:
+            self.trainer.save_model(str(place))
+            return
+        with files.whole_folder(place, check=lambda: lease.check(self.folder)) as part:
+            self.trainer.save_model(str(part))
+            (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and not needed
 
 
 class Alive(TrainerCallback):

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neoxkit import paths
+from neoxkit import machine, paths
 from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
@@ -17,7 +17,7 @@ from neoxkit.errors import UserError
 from neoxkit.models import configs, flops, loading, model_names, packing, sharing
 from neoxkit.models.batches import Collator
 from neoxkit.runs import card as run_card
-from neoxkit.runs import heartbeat, lease, lock, resuming
+from neoxkit.runs import heartbeat, lease, lock, resuming, snapshots
 from neoxkit.runs.folder import state_of
 from neoxkit.training import (
     arguments,
@@ -29,7 +29,7 @@ from neoxkit.training import (
     precision,
     resume,
 )
-from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, StepCheck
+from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, Snapshots, StepCheck
 from neoxkit.training.trainer import KitTrainer
 
 
@@ -68,7 +68,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     checkpoint = resume.newest_checkpoint(folder, parsed)
     args.eval_on_start = args.eval_on_start and not checkpoint  # of the base, once
     signs.begin(heartbeat.LOADING)
-    base_model.check_needs(parsed, folder)
+    base_model.check_needs(parsed, folder, _num_snapshots(parsed, len(sides["train"])))
     if distributed.is_first() and not kit.trial:
         export.rehearse(kit.base, tokenizer, Names.of(manifest))
     with base_model.counting_weights(signs):
@@ -145,6 +145,8 @@ def _trainer(
         trainer.add_callback(Replies(folder, some_asked, tokenizer, Names.of(manifest)))
     dtype = getattr(torch, loading.dtype_of(kit.precision))
     trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, dtype)))
+    if kit.snapshots:
+        trainer.add_callback(Snapshots(folder, trainer, signs))
     trainer.add_callback(SaveWhole(folder, parsed, limit))
     trainer.add_callback(Alive(signs))
     return trainer, check
@@ -185,6 +187,14 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
     num_ranks, values = parsed.training.world_size, arguments.together(parsed)
     contradictions.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
     return sides, manifest
+
+
+def _num_snapshots(parsed: arguments.Parsed, num_rows: int) -> int:
+    """Return how many snapshots the run will keep."""
+    if not parsed.kit.snapshots:
+        return 0
+    values = arguments.together(parsed)
+    return snapshots.how_many(machine.count_steps(values, num_rows, parsed.training.world_size))
 
 
 def _leave_out_evaluations(parsed: arguments.Parsed) -> None:
