@@ -75,6 +75,7 @@ def lines(said: str) -> list[str]:
 COMMANDS = {
     "help": ["--help"],
     "runs": ["runs"],
+    "diff": ["diff", "demo", NAMES[0]],
     "fit": ["fit"],
     "a mistake": ["run", "-p", "learning_rat", "1e-5"],
     "a notebook that may be two": ["run", "--only", "0"],
@@ -150,7 +151,7 @@ def test_commands_flags_notebooks_and_runs_are_completed(home: Path, shell: str)
     assert first("neoxkit run --on") == ["--only"]
     assert first("neoxkit run --only 03") == ["03_evaluate"]
     assert first("neoxkit sweep 0") == ["02_train", "03_evaluate"]
-    for command in ("repeat", "merge", "report", "stop"):
+    for command in ("repeat", "merge", "report", "stop", "diff", "diff burnt"):
         assert first(f"neoxkit {command} d") == ["demo"]
     assert first("neoxkit stop ") == sorted(["demo", "burnt", *NAMES])
 

@@ -185,6 +185,28 @@ def _runs(as_json: bool) -> int:
     return 0
 
 
+@_neoxkit.command("diff", short_help="Show what differs between two runs; nothing else.")
+@click.argument("a", shell_complete=completion.runs)
+@click.argument("b", shell_complete=completion.runs)
+@click.option("--all", "everything", is_flag=True,
+              help="every conversation and reply that differs, whole")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="as a JSON object, all texts whole")
+def _diff(a: str, b: str, everything: bool, as_json: bool) -> int:
+    """Show what differs between the runs A and B (names, or folders copied from elsewhere):
+    settings, conversations, versions, losses, and the replies of 03. What is equal is named in one
+    line, and what could not be compared, with the reason. Of conversations and replies that differ,
+    the first 3 of each kind are shown, and the number of all. Exit code 0 if nothing differs, 1 if
+    something does, 2 for a mistake.
+
+    Of a machine, only what a run's bytes depend on counts: processor, GPUs, CUDA, threads. With
+    --json, the object has runs, differs, and sections (settings, data, versions, losses, replies),
+    each with unequal (name, a, b, by), listed (what, count, rows), says, equal and unknown.
+    """
+    with screen.busy("importing"):
+        from neoxkit.cli import difference
+    return difference.diff(a, b, everything, as_json)
+
+
 @_neoxkit.command("repeat", short_help="Train a finished run again and compare the bytes.")
 @_about_a_run
 def _repeat(run: str) -> int:

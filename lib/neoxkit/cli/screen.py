@@ -23,6 +23,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "queued": {"fg": "cyan"},
     "warning:": {"fg": "yellow"},
     "error:": {"fg": "red", "bold": True},
+    "Equal:": {"fg": "green"},
+    "Not": {"fg": "yellow"},  # "Not compared:"
 }
 
 
@@ -38,7 +40,15 @@ def can_rewrite(out: TextIO) -> bool:
 
 def painted(text: str, out: TextIO) -> str:
     """Colour a text by its first word, a state or a label (STYLES), on a terminal with colours."""
-    style = STYLES.get(text.partition(" ")[0])
+    return _styled(text, out, STYLES.get(text.partition(" ")[0]))
+
+
+def heading(text: str, out: TextIO) -> str:
+    """Make a text bold on a terminal with colours."""
+    return _styled(text, out, {"bold": True})
+
+
+def _styled(text: str, out: TextIO, style: dict[str, Any] | None) -> str:
     if not style or not can_rewrite(out) or os.environ.get("NO_COLOR"):
         return text
     return click.style(text, **style)
@@ -109,17 +119,18 @@ def _without_middle(name: str, room: int, head: int) -> str:
     return f"{_start(name, head)}{CUT}{_start(name[::-1], room - len(CUT) - head)[::-1]}"
 
 
-def wrapped(text: str, out: TextIO, hang: int = 0) -> str:
+def wrapped(text: str, out: TextIO, hang: int = 0, anywhere: bool = False) -> str:
     """Break a text between its words on a terminal; all lines but the first are indented by `hang`.
 
-    A path is never broken, so that it can be copied.
+    A path is never broken, so that it can be copied; `anywhere`: a word longer than a line is.
     """
     if (room := columns(out)) is None:
         return text
     lines = []
     for whole in text.split("\n"):
         lines.append("")
-        for word in re.findall(r" *\S+", whole):
+        words = re.findall(r" *\S+", whole)
+        for word in (p for w in words for p in _pieces(w, room - hang)) if anywhere else words:
             if lines[-1] and width(lines[-1] + word) > room:
                 lines.append(" " * hang + word.lstrip())
             else:
@@ -127,9 +138,18 @@ def wrapped(text: str, out: TextIO, hang: int = 0) -> str:
     return "\n".join(lines)
 
 
-def explained(name: str, text: str, side: int, out: TextIO) -> str:
+def _pieces(word: str, room: int) -> Iterator[str]:
+    """Yield the parts of a word, with the spaces before it, of which each fits."""
+    while width(word) > max(room, 2):
+        head = _start(word, max(room, 2))
+        yield head
+        word = word[len(head) :]
+    yield word
+
+
+def explained(name: str, text: str, side: int, out: TextIO, anywhere: bool = False) -> str:
     """Return a line of a table of two columns, the first `side` wide; the second is wrapped."""
-    return wrapped(f"{_padded(name, side)}{GAP}{text}", out, side + len(GAP))
+    return wrapped(f"{_padded(name, side)}{GAP}{text}", out, side + len(GAP), anywhere)
 
 
 Cells = Sequence[Sequence[str]]
@@ -184,6 +204,15 @@ def _safe(lines: Cells) -> list[list[str]]:
     from neoxkit.lab.view import visible  # imports IPython, which completing does not need
 
     return [[visible(value) for value in line] for line in lines]
+
+
+def safe(text: str) -> str:
+    """Make a text safe to print on one line: line ends and tabs become marks, too.
+
+    >>> safe("a\\x1b[31m\\n\\tb")
+    'a␛[31m␊␉b'
+    """
+    return _safe([[text]])[0][0].replace("\n", "␊").replace("\t", "␉")
 
 
 def _widths(lines: Cells) -> list[int]:

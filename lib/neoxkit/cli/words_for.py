@@ -9,7 +9,7 @@ from neoxkit.errors import closest
 from neoxkit.settings import NOTEBOOKS
 
 # What another program calls a command, or a notebook's word -> the command.
-_OTHERS = {"status": "runs", "list": "runs"} | {
+_OTHERS = {"status": "runs", "list": "runs", "difference": "diff"} | {
     stage.notebook.partition("_")[2]: f"run --only {stage.notebook}" for stage in NOTEBOOKS
 }
 

@@ -14,6 +14,7 @@ from neoxkit.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
+    from pyarrow import RecordBatch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -101,7 +102,7 @@ def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
     from datasets import load_from_disk
 
     _, manifest = sizes(folder)
-    with _readable(folder):
+    with readable(folder):
         return load_from_disk(folder), manifest
 
 
@@ -113,7 +114,7 @@ def sizes(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any
     """
     manifest, read = load_manifest(folder), {}
     for side, numbers in manifest["sides"].items():
-        with _readable(folder / side):
+        with readable(folder / side):
             read[side] = _side_sizes(folder / side)
         if (found := len(read[side]["length"])) != numbers["conversations"]:
             raise UserError(
@@ -126,7 +127,7 @@ def sizes(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any
 
 
 @contextlib.contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def readable(folder: Path) -> Iterator[None]:
     """Refuse a folder of rows that lacks a file, or whose files can't be read."""
     try:
         yield
@@ -141,17 +142,34 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def _side_sizes(side: Path) -> dict[str, np.ndarray]:
-    """Return two columns of a side, from the files that its state.json lists in order."""
+    """Return two columns of a side."""
+    parts: dict[str, list[np.ndarray]] = {"length": [], "trained": []}
+    for batch in batches(side):
+        for name, found in parts.items():
+            found.append(np.from_dlpack(batch.column(name)).copy())  # to_numpy asks pandas
+    return {n: np.concatenate([np.zeros(0, np.int32), *found]) for n, found in parts.items()}
+
+
+def batches(side: Path) -> "Iterator[RecordBatch]":
+    """Yield the rows of a side part by part, from the files that its state.json lists in order."""
     import pyarrow
     from pyarrow import ipc
 
-    parts: dict[str, list[np.ndarray]] = {"length": [], "trained": []}
     for file in files.read_json(side / "state.json")["_data_files"]:
         with pyarrow.memory_map(str(side / file["filename"])) as source:
-            for batch in ipc.open_stream(source):
-                for name, found in parts.items():
-                    found.append(np.from_dlpack(batch.column(name)).copy())  # to_numpy asks pandas
-    return {n: np.concatenate([np.zeros(0, np.int32), *found]) for n, found in parts.items()}
+            yield from ipc.open_stream(source)
+
+
+def tokens_at(side: Path, rows: np.ndarray) -> dict[int, list[int]]:
+    """Return the tokens of some rows of a side, by row number."""
+    found: dict[int, list[int]] = {}
+    begin = 0
+    for batch in batches(side):
+        inside = rows[(rows >= begin) & (rows < begin + batch.num_rows)]
+        column = batch.column("input_ids")
+        found |= {int(row): column[int(row) - begin].as_py() for row in inside}
+        begin += batch.num_rows
+    return found
 
 
 def sha256(folder: Path) -> str:

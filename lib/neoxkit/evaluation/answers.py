@@ -33,20 +33,27 @@ def counted(chosen: Sequence[Run]) -> dict[str, Any]:
     return {"sets": {name: _ranked(alike, name) for name in sets}, "without": without}
 
 
-def _read(run: Run) -> dict[str, Any] | str:
-    """Return a run's replies to questions with short references, and how they were made."""
+def replies_of(run: Run) -> dict[str, Any] | str:
+    """Return a run's replies and the settings of 03 that made them, or why it has none."""
     path, evaluation = run.folder / "replies.jsonl", run.folder / "evaluation.json"
     if not path.is_file() or not evaluation.is_file():
         return "was not evaluated by 03"
     text = path.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.split("\n") if line]  # a reply may hold U+2028
-    if any("exact" not in line["tuned"] for line in lines):
+    return {"lines": lines, "settings": files.read_json(evaluation)["settings"]}
+
+
+def _read(run: Run) -> dict[str, Any] | str:
+    """Return a run's replies to questions with short references, and how they were made."""
+    found = replies_of(run)
+    if isinstance(found, str):
+        return found
+    if any("exact" not in line["tuned"] for line in found["lines"]):
         return "was evaluated by an older 03: evaluate it again"
-    lines = [line for line in lines if line["tuned"]["exact"] is not None]
+    lines = [line for line in found["lines"] if line["tuned"]["exact"] is not None]
     if not lines:
         return "was asked no question with a short reference"
-    settings = files.read_json(evaluation)["settings"]
-    return {"lines": lines, "how": {name: settings[name] for name in HOW}}
+    return {"lines": lines, "how": {name: found["settings"][name] for name in HOW}}
 
 
 def _differs(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:

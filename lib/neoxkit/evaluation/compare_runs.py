@@ -1,6 +1,7 @@
 """Compare runs by their files: what differs between them, and how far each one got."""
 
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,6 +118,14 @@ def _folders(name: str) -> list[Path]:
     raise UserError("runs", f"{name!r} is not a run here", remedy)
 
 
+def folder_of(name: str) -> Path:
+    """Return the folder of the one run that a name, or a path, means."""
+    found = _folders(name)
+    if len(found) != 1:
+        raise UserError("runs", f"{name!r} means {len(found)} runs", "name one: see neoxkit runs")
+    return found[0]
+
+
 def load_run(folder: Path) -> Run:
     """Load the run in a folder, however far it is."""
     card, history = run_card.read(folder), History.of_run(folder)
@@ -151,6 +160,18 @@ def differing(chosen: Sequence[Run]) -> dict[str, list[Any]]:
     names = [name for name in dict.fromkeys(n for one in every for n in one) if name not in skipped]
     values = {name: [one.get(name) for one in every] for name in names}
     return {name: of for name, of in values.items() if any(value != of[0] for value in of)}
+
+
+def as_text(value: Any) -> str:
+    """Return a value as text, hashes shortened; of a model's files, only those of its weights.
+
+    >>> as_text(None), as_text({"config.json": "ab" * 32, "model.safetensors": "cd" * 32})
+    ('', 'cdcdcdcdcdcd')
+    """
+    if isinstance(value, dict) and any(str(name).endswith(".safetensors") for name in value):
+        return ", ".join(as_text(v) for k, v in value.items() if k.endswith(".safetensors"))
+    text = "" if value is None else str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{40,64}", text) else text
 
 
 def settings_that_differ(chosen: Sequence[Run]) -> dict[str, list[Any]]:

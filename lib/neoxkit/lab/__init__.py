@@ -7,5 +7,5 @@ tasks, replies and answer, and chat.Chat; 04_compare comparison.differences, tab
 same_conversations, seeds, replies, overlay, heat_map and save. They share view.sentences, table,
 settings_table, doing and ProgressBar; controls.block_size and training make the dials,
 dashboard.watch the live view. In any notebook, board() of the module board shows all runs on one
-page.
+page, and difference() of the module difference what differs between two runs.
 """

@@ -1,7 +1,6 @@
 """The tables and pictures of 04_compare: runs side by side."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -127,7 +126,7 @@ def seeds(chosen: Sequence[Run]) -> view.View:
     names = dict.fromkeys(name for group in groups for name in group["differs"])
     rows = [
         (
-            *(_value(group["differs"].get(name)) for name in names),
+            *(compare_runs.as_text(group["differs"].get(name)) for name in names),
             ", ".join(_seed(*of) for of in sorted(group["losses"].items())),
             f"{group['mean']:.4f}",
             _bounds(group["interval"]),
@@ -171,16 +170,8 @@ def differences(chosen: Sequence[Run]) -> view.View:
     found = compare_runs.differing(chosen)
     if not found:
         return view.sentence("Nothing differs between these runs.")
-    values = [[_value(one) for one in of] for of in zip(*found.values(), strict=True)]
+    values = [[compare_runs.as_text(one) for one in of] for of in zip(*found.values(), strict=True)]
     return fitting.table([run.name for run in chosen], [*found], values, ("run", "setting"))
-
-
-def _value(value: Any) -> str:
-    """Return a setting as text, hashes shortened."""
-    if isinstance(value, dict):
-        return ", ".join(f"{_value(v)}" for k, v in value.items() if k.endswith(".safetensors"))
-    text = "" if value is None else str(value)
-    return text[:12] if re.fullmatch(r"[0-9a-f]{40,64}", text) else text
 
 
 @styled

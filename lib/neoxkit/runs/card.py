@@ -23,6 +23,7 @@ PACKAGES = (
     "safetensors", "numpy", "peft",
 )  # fmt: skip
 MADE_BY = ("lib", "notebooks", "ds_configs")  # parts of the checkout that affect a run
+BYTES = ("cpu", "cpu_capability", "gpus", "cuda")  # of the machine: what sums depend on
 CODE = Path(__file__).resolve().parents[3]  # the checkout that this package is imported from
 
 
@@ -226,6 +227,28 @@ def _code(code: Mapping[str, Any]) -> str:
         return "not from a git checkout"
     changed = "" if code["clean"] else f", changed since: {', '.join(code['changed'])}"
     return f"commit {code['commit'][:12]}{changed}"
+
+
+def over_starts(card: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what a run's starts had of what decides its bytes, each value once, in order.
+
+    Of the machine, its memory, cores and kernel don't; the threads of a rank do.
+
+    >>> starts = [{"versions": {"torch": "1"}}, {"versions": {"torch": "2"}}]
+    >>> over_starts({"starts": starts})
+    {'versions torch': ['1', '2']}
+    """
+    found: dict[str, list[Any]] = {}
+    for start in card["starts"]:
+        parts = {part: start.get(part, {}) for part in ("code", "versions", "machine")}
+        parts["machine"] = {k: v for k, v in parts["machine"].items() if k in BYTES}
+        had = {f"{part} {name}": v for part, of in parts.items() for name, v in of.items()}
+        if threads := start.get("threads_a_rank"):
+            had["threads per rank"] = threads
+        for name, value in had.items():
+            values = found.setdefault(name, [])
+            values += [value] if value not in values else []
+    return found
 
 
 def differences(card: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
