@@ -115,14 +115,14 @@ FAULTS: dict[str, tuple[Callable[[Login], None], bool]] = {
     "the owner is killed": (kill("login", "ipykernel_launcher"), False),
     "the command is killed": (kill("login", "neoxkit.cli run"), False),
     "the guard is killed": (kill("login", "neoxkit.launch.guard"), False),
-    "what starts the hosts is killed": (kill("login", "-m neoxkit.launch.hosts"), False),
+    "what starts the hosts is killed": (kill("login", "neoxkit.launch.hosts"), False),
     "an ssh is killed": (kill("login", "^ssh .* n2 "), True),
     "an sshd is killed": (kill("n2", "^sshd: "), True),
     "a host's guard is killed": (kill("n2", "neoxkit.launch.node --guard"), False),
     "the first host's guard is killed": (kill("n1", "neoxkit.launch.node --guard"), False),
     "a launcher is killed": (kill("n2", "deepspeed.launcher.launch"), False),
-    "a rank is killed": (kill("n2", "-m neoxkit.train"), False),
-    "the first rank is killed": (kill("n1", "-m neoxkit.train"), False),
+    "a rank is killed": (kill("n2", "neoxkit.train"), False),
+    "the first rank is killed": (kill("n1", "neoxkit.train"), False),
     "a link is cut": (cut, False),
 }
 

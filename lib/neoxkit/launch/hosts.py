@@ -140,11 +140,13 @@ def _wait(
 ) -> None:
     """Wait until the ranks of all hosts have ended, or must be ended."""
     progress, watch, failed, requested = _Progress(run), heartbeat.Watch(run), 0.0, False
+    guard = os.getppid()
     while None in (codes := [host.code() for host in hosts]):
         mine.keep()
-        if asked and not watch.ranks():  # none takes steps: there is nothing to save
+        ends = asked or os.getppid() != guard  # which was killed
+        if ends and not watch.ranks():  # none takes steps: there is nothing to save
             return
-        if asked and not requested:
+        if ends and not requested:
             lock.ask_to_stop(run)
             requested = True
         quiet = progress.silence()
