@@ -95,12 +95,11 @@ def test_stop_saves_and_the_same_command_goes_on(by_ssh: Login, undisturbed: str
     assert files.sha256(paths.run("paused") / WEIGHTS) == undisturbed
 
 
-def kill(host: str, pattern: str, newest: bool = True) -> Callable[[Login], None]:
+def kill(host: str, pattern: str) -> Callable[[Login], None]:
     """Return a fault: the newest process of a pattern on a host is killed."""
 
     def carry_out(login: Login) -> None:
-        which = ["--newest"] if newest else ["--oldest"]
-        done = login.cluster.on(host, ["pkill", "-KILL", *which, "-f", pattern])
+        done = login.cluster.on(host, ["pkill", "-KILL", "--newest", "-f", pattern])
         assert done.returncode == 0, pattern
 
     return carry_out
