@@ -231,7 +231,7 @@ def test_a_lease_is_cleared_by_the_start_whose_it_is_only(tmp_path: Path) -> Non
 GUARD = """
 import sys
 from neoxkit.launch import node
-node.OWNER_SECONDS, node.SAVE_SECONDS, node.LOOK_SECONDS = 1.0, 3.0, 0.05
+node.OWNER_SECONDS, node.SAVE_SECONDS, node.LOOK_SECONDS = {owner_seconds}, 3.0, 0.05
 node.launcher_command = lambda *_: [sys.executable, "-c", {program!r}]
 sys.exit(node.main(["--guard", *sys.argv[1:]]))
 """
@@ -253,8 +253,9 @@ class Guarded:
         files.write_json(run / plan.FILE, facts | {"versions": {}})
         self.met = meeting.begin(run)
 
-    def start(self, program: str) -> subprocess.Popen:
-        words = [sys.executable, "-c", GUARD.format(program=program)]
+    def start(self, program: str, owner_seconds: float = 1.0) -> subprocess.Popen:
+        text = GUARD.format(program=program, owner_seconds=owner_seconds)
+        words = [sys.executable, "-c", text]
         return subprocess.Popen([*words, self.run, self.met.start, "0"], start_new_session=True)
 
     def takes_steps(self) -> None:
@@ -287,6 +288,16 @@ def test_without_an_owner_ranks_that_take_steps_save_and_others_are_ended(
     again.takes_steps()
     assert again.start(STOPS).wait() == STOPPED
     assert (tmp_path / "STOP").exists()
+
+
+@pytest.mark.process
+def test_ranks_save_at_once_when_their_owner_is_said_to_be_gone(guarded: Guarded) -> None:
+    guarded.takes_steps()
+    started = guarded.start(STOPS, owner_seconds=600.0)
+    until(lambda: guarded.children(started))
+    meeting.leave_all(guarded.run)
+    assert started.wait() == STOPPED
+    assert (guarded.run / "STOP").exists()
 
 
 @pytest.mark.process

@@ -69,6 +69,7 @@ def main() -> int:
         return _wait(child, options.run, watch, asked, owner)
     finally:  # also after a failure here: a full disk, a run folder that is gone
         clear_session(options.grace)
+        meeting.leave_all(options.run)
         for number in STOPS:  # a late signal would replace the exit code
             signal.signal(number, signal.SIG_IGN)
 

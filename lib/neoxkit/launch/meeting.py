@@ -28,6 +28,14 @@ def begin(run: Path) -> "Meeting":
     return made
 
 
+def leave_all(run: Path) -> None:
+    """Tell the guards on other hosts, if there are any, that their owner is gone: what they still
+    train is saved and stopped."""
+    for folder in (run / FOLDER).glob("*"):
+        with contextlib.suppress(OSError):
+            Meeting(folder).tell(OWNER, gone=True)
+
+
 def end_all(run: Path) -> None:
     """Ask the guards on other hosts, if there are any, to end their ranks at once."""
     for folder in (run / FOLDER).glob("*"):
@@ -98,16 +106,21 @@ class Renewed:
 
 
 class Watched:
-    """Another process, seen by what it renews; only this process's clock counts."""
+    """Another process, seen by what it renews; only this process's clock counts.
+
+    `is_gone`: it was said to be gone.
+    """
 
     def __init__(self, meeting: Meeting, name: str) -> None:
         self._meeting, self._name = meeting, name
         self._last: dict[str, Any] = {}
+        self.is_gone = False
         self._since = time.monotonic()
 
     def silence(self) -> float:
         """Return for how many seconds nothing new was seen."""
         now = self._meeting.told(self._name)
+        self.is_gone = "gone" in now
         if now and now != self._last:
             self._last, self._since = now, time.monotonic()
         return time.monotonic() - self._since

@@ -115,7 +115,7 @@ def _wait(child: subprocess.Popen, run: Path, met: meeting.Meeting, mine: meetin
         if met.is_over():
             guard.clear_session(grace_seconds=0)
             return STOPPED
-        if not asked and owner.silence() > OWNER_SECONDS:
+        if not asked and (owner.silence() > OWNER_SECONDS or owner.is_gone):
             if not watch.ranks():  # none takes steps: there is nothing to save
                 return STOPPED
             with contextlib.suppress(OSError):
