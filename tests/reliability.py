@@ -28,6 +28,8 @@ SERIES = (
     "stops: nothing left within 10 s, the next start works",
     "failures that looked like success",
     "safeguards whose absence a series notices",
+    "a sweep of 20 with 20 of its processes killed: runs that finished by themselves, same bytes",
+    "ends of runs and sweeps, also by a kill, that the person's command was told exactly once",
 )
 
 

@@ -4,6 +4,7 @@ import copy
 import difflib
 import os
 import re
+import signal
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 STOPPED = 75  # exit code after a stop request
 LOCKED = 73  # exit code when another guard holds the lock
 FENCED = 76  # exit code of a training whose run another has taken over (lease.py)
+KILLED = 71  # exit code of `neoxkit run` when a rank, the kernel or the guard was killed
+# What ends a process that nobody has asked to end; the others are a request to stop.
+KILLS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
 
 MAX_FAULTS_SHOWN = 20
 MOST_CHARACTERS = 200  # in one error line; the description is shortened to fit
@@ -125,6 +129,22 @@ class TrainingError(RuntimeError):
     label = "error"
 
     _render_traceback_ = UserError._render_traceback_
+
+
+class Killed(TrainingError):
+    """A training of which a process was killed, or fell silent: it can resume as it is."""
+
+
+def killed_by(code: int) -> str:
+    """Return the signal that ended a process unasked, by its exit code; empty if none did.
+
+    Python writes a signal as -N, a shell and the guard as 128 + N, DeepSpeed's launcher as 256 - N.
+
+    >>> killed_by(-9), killed_by(137), killed_by(247), killed_by(143), killed_by(1)
+    ('KILL', 'KILL', 'KILL', '', '')
+    """
+    found = [s for s in KILLS if code in (-s, 128 + s, 256 - s)]
+    return found[0].name.removeprefix("SIG") if found else ""
 
 
 def closest(name: str, known: Iterable[str]) -> str:

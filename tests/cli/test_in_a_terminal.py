@@ -148,7 +148,7 @@ def test_commands_flags_notebooks_and_runs_are_completed(home: Path, shell: str)
         return [found.partition(",")[0].partition("\t")[0] for found in completed(shell, typed)]
 
     assert first("neoxkit re") == ["repeat", "report"]
-    assert first("neoxkit run --on") == ["--only"]
+    assert first("neoxkit run --on") == ["--only", "--on-end"]
     assert first("neoxkit run --only 03") == ["03_evaluate"]
     assert first("neoxkit sweep 0") == ["02_train", "03_evaluate"]
     for command in ("repeat", "merge", "report", "stop", "diff", "diff burnt"):

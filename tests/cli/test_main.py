@@ -14,11 +14,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from nbclient.exceptions import DeadKernelError
 
 from neoxkit import files, paths
 from neoxkit.cli import doctor, notebooks, parameters, stopping, sweep, terminal, variants
 from neoxkit.cli import main as cli
 from neoxkit.runs import heartbeat, lease, lock
+from neoxkit.runs.events import read_events
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TokenizeSettings, TrainSettings
 
 CapSys = pytest.CaptureFixture[str]
@@ -361,9 +363,62 @@ def test_the_notebooks_of_a_sweep_are_named_in_the_same_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(sweep, "run", lambda name, made, books, at_once: asked.append(books) or 0)
+    monkeypatch.setattr(sweep, "run", lambda name, made, books, *_: asked.append(books) or 0)
     assert cli.main(["sweep", "2", "eval", "-p", "seed", "1,2"]) == 0
     assert [*asked[0]] == ["02_train", "03_evaluate"]
+
+
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_the_end_of_a_command_is_told_once(
+    papermill: Papermill, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by_flag: bool
+) -> None:
+    """What the command starts does not hear of it, or it would be told again."""
+    tell = f'echo "$NEOXKIT_SAYS" >> {tmp_path}/told'
+    if not by_flag:
+        monkeypatch.setenv("NEOXKIT_ON_END", tell)
+    flags = ["--on-end", tell] if by_flag else []
+    assert cli.main(["run", "--only", "01_tokenize", "-p", "run", "mine", *flags]) == 0
+    assert (tmp_path / "told").read_text() == "mine: finished\n"
+    assert "NEOXKIT_ON_END" not in os.environ
+    wrong = ["run", "--only", "02", "-p", "dataset", "gone", "-p", "run", "bad"]
+    assert cli.main([*wrong, "--on-end", tell]) == 2
+    said = (tmp_path / "told").read_text().splitlines()[1:]
+    assert len(said) == 1 and said[0].startswith("bad: failed; dataset: ")
+
+
+@pytest.mark.parametrize("what", ["a rank", "the kernel"])
+def test_a_kill_has_an_exit_code_of_its_own(
+    papermill: Papermill, capsys: CapSys, what: str, tmp_path: Path
+) -> None:
+    """By which a sweep knows that the run may go on."""
+    if what == "a rank":
+        papermill.failure = Failure("Killed", "its kernel was killed")
+        papermill.fails_at = "02_train"
+    else:
+        execute = papermill.execute_notebook
+
+        def dies(source: str, target: str, **options: Any) -> None:
+            if Path(source).stem == "02_train":
+                raise DeadKernelError("Kernel died")
+            execute(source, target, **options)
+
+        papermill.execute_notebook = dies
+    assert cli.main(["run"]) == 71
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["error: its kernel was killed", "       in runs/demo/02_train.ipynb"]
+    events = [] if what == "a rank" else [("killed", "its kernel was killed")]
+    assert [(e["event"], e["what"]) for e in read_events(tmp_path / "runs" / "demo")] == events
+
+
+def test_the_end_of_a_job_array_is_told_by_slurm(
+    monkeypatch: pytest.MonkeyPatch, capsys: CapSys
+) -> None:
+    words = ["sweep", "02", "--slurm", "-p", "seed", "1,2", "--on-end", "true"]
+    assert cli.main(words) == 2
+    said = (
+        "error: --on-end: does not follow jobs -- leave it out; -p slurm '{mail-type: END}' mails"
+    )
+    assert capsys.readouterr().err.strip() == said
 
 
 def test_run_sets_the_folder_of_every_notebook(capsys: CapSys, papermill: Papermill) -> None:

@@ -20,7 +20,8 @@ from neoxkit.errors import UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.launch import checks, command, forecast
 from neoxkit.runs import lock
-from neoxkit.runs.folder import FINISHED, finished_facts, state_of
+from neoxkit.runs.events import read_events
+from neoxkit.runs.folder import ARGUMENTS, FINISHED, finished_facts, state_of
 from neoxkit.settings import EvaluateSettings, TrainSettings
 
 
@@ -248,6 +249,124 @@ def test_a_sweep_waits_for_a_variant_that_still_saves(
     threading.Timer(1.5, held.close).start()
     assert sweep.run("g", two[:1], ["02_train"]) == 0
     assert begun == [False]
+
+
+def ends(code: int) -> subprocess.Popen:
+    """Start a stand-in for a run that ends with this code, or by this signal."""
+    line = f"import os, sys; os.kill(os.getpid(), {-code}) if {code} < 0 else sys.exit({code})"
+    return subprocess.Popen([sys.executable, "-c", line], start_new_session=True)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "SETTLE_SECONDS", 0.1)
+
+
+def codes_given(
+    monkeypatch: pytest.MonkeyPatch, codes: dict[str, list[int]]
+) -> dict[str, list[int]]:
+    """Have each start of a run end with its next code; what is left of them is returned."""
+
+    def child(variant: Variant, *_: object) -> subprocess.Popen:
+        variant.folder.mkdir(exist_ok=True)
+        code = codes[variant.settings.run].pop(0)
+        if not code:
+            files.write_json(variant.folder / FINISHED, {})
+        return ends(code)
+
+    monkeypatch.setattr(sweep, "_child", child)
+    return codes
+
+
+def test_runs_of_which_a_process_was_killed_go_on_by_themselves(
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, at_once: None,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    left = codes_given(monkeypatch, {"g.seed=1": [-9, 71, 0], "g.seed=2": [0]})
+    assert sweep.run("g", two, ["02_train"]) == 0
+    assert left == {"g.seed=1": [], "g.seed=2": []}
+    said = capsys.readouterr().out.splitlines()
+    cause = "its neoxkit run was killed (KILL)"
+    assert f"g.seed=1  restarting  after {cause}" in said
+    assert "g.seed=1  finished  restarted 2 times" in said
+    last = "restarted 2 times, the last time after one of its processes was killed"
+    assert f"note: g.seed=1 was {last}" in said
+    found = [(e["times"], e["what"]) for e in read_events(two[0].folder)]
+    assert found == [(1, cause), (2, "one of its processes was killed")]
+
+
+@pytest.mark.parametrize("code", [1, 2, 75, 130, -15])
+def test_no_other_end_is_followed_by_a_restart(
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, at_once: None, code: int
+) -> None:
+    left = codes_given(monkeypatch, {"g.seed=1": [code, 0], "g.seed=2": [0]})
+    assert sweep.run("g", two, ["02_train"]) == code
+    assert left == {"g.seed=1": [0], "g.seed=2": []}
+
+
+def test_a_run_that_is_killed_again_and_again_is_left(
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, at_once: None,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """Where memory runs out, the system kills it each time."""
+    left = codes_given(monkeypatch, {"g.seed=1": [71] * 9, "g.seed=2": [0]})
+    assert sweep.run("g", two, ["02_train"]) == 71
+    assert left == {"g.seed=1": [71] * 5, "g.seed=2": []}
+    said = capsys.readouterr().out.splitlines()
+    row = "g.seed=1  failed  see runs/g.seed=1/run.log, restarted 3 times"
+    left_with = "3 restarts brought no new checkpoint, and one of its processes was killed"
+    assert row in said and f"note: g.seed=1 is left: {left_with}" in said
+
+
+def test_a_stop_ends_the_restarts(
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    left = codes_given(monkeypatch, {"g.seed=1": [71, 0], "g.seed=2": [0]})
+    monkeypatch.setattr(sweep, "SETTLE_SECONDS", 1.0)
+    threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert sweep.run("g", two, ["02_train"]) == 75
+    assert left == {"g.seed=1": [0], "g.seed=2": [0]}
+
+
+def test_a_restart_waits_for_what_a_killed_one_has_left(
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    """Also for its trials: a range test holds the lock of a folder of its own."""
+    trial = two[0].folder.with_name("g.seed=1.range-test")
+    trial.mkdir()
+    files.write_json(trial / ARGUMENTS, {"trial": True})
+    held: list = []
+    begun: list[bool] = []
+
+    def child(*_: object) -> subprocess.Popen:
+        begun.append(bool(lock.locked_by(trial)))
+        if len(begun) == 1:
+            two[0].folder.mkdir()
+            held.append(lock.hold(trial))
+            threading.Timer(1.5, held[0].close).start()
+            return ends(71)
+        return ends(0)
+
+    monkeypatch.setattr(sweep, "_child", child)
+    assert sweep.run("g", two[:1], ["02_train"]) == 0
+    assert begun == [False, False]
+
+
+def test_each_run_that_was_started_is_told_once_however_often_it_was_restarted(
+    two: list[Variant], monkeypatch: pytest.MonkeyPatch, at_once: None, tmp_path: Path
+) -> None:
+    for code, state in ((0, "finished"), (2, "failed"), (75, "stopped")):
+        codes_given(monkeypatch, {"g.seed=1": [71, -9, code], "g.seed=2": [0]})
+        tell = f'echo "$NEOXKIT_NAME $NEOXKIT_STATE" >> {tmp_path}/told'
+        assert sweep.run("g", two, ["02_train"], on_end=tell) == code
+        told = [f"g.seed=1 {state}", "g.seed=2 finished"]
+        assert (tmp_path / "told").read_text().splitlines() == told
+        assert sweep.run("g", two[1:], ["02_train"], on_end=tell) == 0  # it was finished before
+        assert (tmp_path / "told").read_text().splitlines() == told
+        (tmp_path / "told").unlink()
+        for one in two:
+            (one.folder / FINISHED).unlink(missing_ok=True)
 
 
 def test_runs_that_may_not_fit_are_named_before_the_first_begins(

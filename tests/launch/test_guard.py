@@ -14,12 +14,13 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS
 
+from neoxkit import files
 from neoxkit.errors import LOCKED, STOPPED
 from neoxkit.launch import command
-from neoxkit.launch.guard import GRACE_SECONDS, SILENT
-from neoxkit.runs import heartbeat, lease, lock
+from neoxkit.launch.guard import GRACE_SECONDS, SILENT, end_orphans
+from neoxkit.runs import endings, heartbeat, lease, lock
 from neoxkit.runs.events import read_events
-from neoxkit.runs.folder import LOG
+from neoxkit.runs.folder import ARGUMENTS, LOG
 
 pytestmark = pytest.mark.process
 
@@ -296,6 +297,135 @@ def test_a_killed_member_does_not_leave_its_children(tmp_path: Path, victim: str
     code = guard.wait(timeout=PATIENCE_SECONDS)
     assert left(tmp_path) == []
     assert code == (128 + signal.SIGKILL if victim == "runner" else 0)
+    said = "one of its processes was killed (KILL)"
+    if victim == "launcher":
+        said = "DeepSpeed's launcher was killed"
+    assert [(e["event"], e["what"]) for e in read_events(tmp_path)] == [("killed", said)]
+
+
+# A training that says how it ends, and then ends in this way.
+SAYS = """
+import os, sys
+from pathlib import Path
+from neoxkit.files import write_json
+from neoxkit.runs.events import append_event
+folder, event, fields, end = Path(sys.argv[1]), sys.argv[2], eval(sys.argv[3]), sys.argv[4]
+if event:
+    append_event(folder, event, **fields)
+if event == "done":
+    write_json(folder / "FINISHED.json", {})
+os.kill(os.getpid(), 9) if end == "KILL" else sys.exit(int(end))
+"""
+
+
+def says(folder: Path, event: str, end: str, **fields: str) -> list[str]:
+    return [sys.executable, "-c", SAYS, str(folder), event, repr(fields), end]
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [("error", "UserError"), ("error", "NotFinite"), ("stop", ""), ("done", "")],
+)
+def test_what_the_ranks_have_said_of_their_end_counts(
+    tmp_path: Path, event: str, kind: str
+) -> None:
+    """A rank that has reported a mistake may be killed by its launcher."""
+    fields = {"kind": kind, "where": "", "what": "", "remedy": ""} if kind else {}
+    guard = start(tmp_path, command=says(tmp_path, event, "KILL", **fields))
+    assert guard.wait(timeout=PATIENCE_SECONDS) == 128 + signal.SIGKILL
+    assert [e["event"] for e in read_events(tmp_path)] == [event]
+
+
+def test_a_rank_that_fails_because_another_was_killed_is_not_the_cause(tmp_path: Path) -> None:
+    lost = {"kind": "failure", "where": "", "what": "connection lost", "remedy": ""}
+    start(tmp_path, command=says(tmp_path, "error", "KILL", **lost)).wait(timeout=PATIENCE_SECONDS)
+    assert [e["event"] for e in read_events(tmp_path)] == ["error", "killed"]
+
+
+def killed_guard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Kill a guard whose training goes on; return its process id."""
+    monkeypatch.setenv(lock.GUARDED, str(folder))
+    guard = start(folder)
+    guard.kill()
+    guard.wait()
+    assert len(left(folder)) == 4
+    return guard.pid
+
+
+def test_a_guard_first_ends_what_a_killed_one_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two trainings would write into one folder."""
+    killed_guard(tmp_path, monkeypatch)
+    old = [int(file.stem) for file in tmp_path.glob("*.rank")]
+    code = f"""
+        import psutil, sys
+        here = [p for p in map(psutil.Process, filter(psutil.pid_exists, {old}))]
+        sys.exit(any(p.status() != "zombie" for p in here))
+    """
+    second = start(tmp_path, command=[sys.executable, "-c", textwrap.dedent(code)])
+    assert second.wait(timeout=PATIENCE_SECONDS) == 0
+    assert left(tmp_path) == []
+
+
+def test_nothing_is_ended_that_trains_another_run_or_has_its_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = killed_guard(tmp_path, monkeypatch)
+    end_orphans(tmp_path / "another", pid)
+    end_orphans(tmp_path, 0)
+    assert len(left(tmp_path)) == 4
+    end_orphans(tmp_path, pid)
+    assert left(tmp_path) == []
+    for file in tmp_path.glob("*.rank"):
+        file.unlink()
+    guard = start(tmp_path)
+    end_orphans(tmp_path, guard.pid)
+    assert len(left(tmp_path)) == 5
+    guard.send_signal(signal.SIGQUIT)
+    guard.wait(timeout=PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def notebook_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a run; its end is to be written into the file `told`."""
+    for name in ("notebooks", "ds_configs", "runs/one"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("NEOXKIT_HOME", str(tmp_path))
+    tell = f'echo "$NEOXKIT_END_OF $NEOXKIT_STATE" >> {tmp_path}/told'
+    monkeypatch.setenv(endings.VARIABLE, tell)
+    return tmp_path / "runs" / "one"
+
+
+@pytest.mark.parametrize(
+    ("event", "end", "state"),
+    [("done", "0", "finished"), ("stop", "75", "stopped"), ("error", "2", "failed"),
+     ("", "KILL", "killed")],
+)  # fmt: skip
+def test_the_guard_tells_the_end_of_a_notebooks_training(
+    notebook_run: Path, event: str, end: str, state: str
+) -> None:
+    fields = {"kind": "UserError", "where": "", "what": "", "remedy": ""} if end == "2" else {}
+    guard = start(notebook_run, command=says(notebook_run, event, end, **fields))
+    guard.wait(timeout=PATIENCE_SECONDS)
+    told = notebook_run.parents[1] / "told"
+    wait_for(lambda: told.exists() and not [*notebook_run.parent.glob(".on_end*")])
+    assert endings.tell_found() == [] and told.read_text() == f"run {state}\n"
+
+
+def test_the_end_of_a_killed_guards_training_is_found(
+    notebook_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = killed_guard(notebook_run, monkeypatch)
+    end_orphans(notebook_run, pid)
+    assert endings.tell_found() == endings.tell_found() == []
+    assert (notebook_run.parents[1] / "told").read_text() == "run killed\n"
+
+
+def test_the_end_of_a_trial_is_not_told(notebook_run: Path) -> None:
+    files.write_json(notebook_run / ARGUMENTS, {"trial": True})
+    start(notebook_run, command=says(notebook_run, "done", "0")).wait(timeout=PATIENCE_SECONDS)
+    assert endings.tell_found() == [] and not (notebook_run.parents[1] / "told").exists()
 
 
 @pytest.mark.parametrize("code", [0, 2, 7])

@@ -1,15 +1,18 @@
 """Run the neoxkit notebooks through papermill, with checked parameters, and manage runs."""
 
+import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from neoxkit import __version__, paths
 from neoxkit.cli import completion, parameters, screen, words_for
 from neoxkit.errors import UserError
+from neoxkit.runs import endings
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -19,7 +22,8 @@ Flags = Sequence[tuple[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0 done, 1 notebook failed, 2 user's mistake, 75 training stopped."""
+    """Run a command; return 0 done, 1 notebook failed, 2 user's mistake, 71 a process of the
+    training was killed, 75 training stopped."""
     if argv is None and (answered := completion.answer(_neoxkit)) is not None:
         return answered
     try:
@@ -82,6 +86,50 @@ def _neoxkit() -> None:
     pass
 
 
+def _tells_its_end() -> Callable[[Any], Any]:
+    """Add --on-end. TERM ends the command like Ctrl-C, so that its end can still be told."""
+    on_end = click.option("--on-end", envvar=endings.VARIABLE, default="", metavar="COMMAND",
+                          help="call this once for each run and sweep that ends, in whatever way, "
+                          "with NEOXKIT_NAME, NEOXKIT_STATE, NEOXKIT_SAYS, ... in its environment "
+                          f"(or set {endings.VARIABLE})")  # fmt: skip
+
+    def leave(number: int, _: Any) -> NoReturn:
+        sys.exit(128 + number)
+
+    def adds(command: Callable[..., int]) -> Any:
+        @functools.wraps(command)
+        def telling(*args: Any, **kwargs: Any) -> int:
+            os.environ.pop(endings.VARIABLE, None)  # whatever this starts does not tell it again
+            before = signal.signal(signal.SIGTERM, leave)
+            try:
+                return command(*args, **kwargs)
+            finally:
+                signal.signal(signal.SIGTERM, before)
+
+        return on_end(_tells_what_is_owed(telling))
+
+    return adds
+
+
+def _tells_what_is_owed(command: Callable[..., int]) -> Callable[..., int]:
+    """Tell before and after a command the ends that killed processes still owe (endings.py)."""
+
+    @functools.wraps(command)
+    def telling(*args: Any, **kwargs: Any) -> int:
+        _print_notes(endings.tell_found())
+        try:
+            return command(*args, **kwargs)
+        finally:
+            _print_notes(endings.tell_found())
+
+    return telling
+
+
+def _print_notes(lines: Sequence[str]) -> None:
+    for line in lines:  # never into the JSON of neoxkit runs
+        print(screen.wrapped(f"note: {line}", sys.stderr, len("note: ")), file=sys.stderr)
+
+
 _about_a_run = click.argument("run", shell_complete=completion.runs)
 
 
@@ -100,14 +148,15 @@ def _takes_parameters(
 @_takes_parameters()
 @click.option("--only", type=words_for.Notebook([s.notebook for s in NOTEBOOKS]), multiple=True,
               help="only this notebook: 02, 02_train or train (repeat for more)")  # fmt: skip
-def _run(flags: Flags, files: Sequence[str], only: Sequence[str]) -> int:
+@_tells_its_end()
+def _run(flags: Flags, files: Sequence[str], only: Sequence[str], on_end: str) -> int:
     """Execute the three notebooks in order through papermill into runs/<run>/. A parameter goes to
     every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ unless `run` is given.
     """
     given = parameters.read(files, flags)
     with screen.busy("importing"):
         from neoxkit.cli import notebooks
-    return notebooks.execute(given, [*only])
+    return notebooks.execute(given, [*only], on_end)
 
 
 @_neoxkit.command("sweep", short_help="Make one run per combination of values, and a table of all.")
@@ -120,6 +169,7 @@ def _run(flags: Flags, files: Sequence[str], only: Sequence[str]) -> int:
               help="trainings at once; 0: as the GPUs allow, one on a CPU")  # fmt: skip
 @click.option("--slurm", is_flag=True, help="as one job array of SLURM (-p launcher slurm)")
 @click.option("--dry-run", is_flag=True, help="print the array's script; submit nothing")
+@_tells_its_end()
 def _sweep(
     notebooks: Sequence[str],
     flags: Flags,
@@ -128,24 +178,31 @@ def _sweep(
     at_once: int,
     slurm: bool,
     dry_run: bool,
+    on_end: str,
 ) -> int:
     """Run 02_train (and 03_evaluate, if named) once per combination of the values given, into
     runs/<run>.<name>=<value>, then 04_compare into runs/<run>. The same command again skips
-    finished runs and resumes the rest. With --slurm each run is an element of one job array; Ctrl-C
-    ends only the waiting for it.
+    finished runs and resumes the rest. A run of which a rank, the kernel or the guard was killed
+    goes on by itself. With --slurm each run is an element of one job array; Ctrl-C ends only the
+    waiting for it.
     """
     with screen.busy("importing"):
-        from neoxkit.cli import job_array, sweep, variants
+        from neoxkit.cli import job_array, sweep, terminal, variants
     if slurm:
         flags = [*flags, ("launcher", "slurm")]
     fixed, swept = parameters.read_swept(files, flags)
     name = fixed.setdefault("run", "sweep")
     made = variants.variants(fixed, swept, paired, notebooks)
     if fixed.get("launcher") == "slurm":
+        if on_end:
+            what, remedy = "does not follow jobs", "leave it out; -p slurm '{mail-type: END}' mails"
+            raise UserError("--on-end", what, remedy)
         return job_array.carry_out(name, made, notebooks, at_once, dry_run)
     if dry_run:
         raise UserError("--dry-run", "prints the script of a job array", "add --slurm")
-    return sweep.run(name, made, notebooks, at_once)
+    names = [variant.settings.run for variant in made]
+    with endings.told(endings.SWEEP, name, on_end, terminal.note, names) as ending:
+        return ending.by(sweep.run(name, made, notebooks, at_once, on_end))
 
 
 @_neoxkit.command("doctor", short_help="Show what this machine has and what is missing.")
@@ -169,6 +226,7 @@ def _doctor(cluster: bool, flags: Flags, files: Sequence[str]) -> int:
 
 @_neoxkit.command("runs", short_help="List every run with its state, step and losses.")
 @click.option("--json", "as_json", is_flag=True, help="as a JSON array of objects")
+@_tells_what_is_owed
 def _runs(as_json: bool) -> int:
     """List every run with its state, step and losses, the one that changed last first. With --json,
     each object has run, state (queued, training, finished, stopped, failed, killed or unknown),
@@ -319,6 +377,7 @@ def _report(run: str) -> int:
 @_neoxkit.command("stop", short_help="Stop a training: it finishes its step and saves.")
 @_about_a_run
 @click.option("--now", is_flag=True, help="end it at once, without saving")
+@_tells_what_is_owed
 def _stop(run: str, now: bool) -> int:
     """Ask the training in runs/RUN to finish its step, save and stop, and wait until it has. The
     command that started it resumes from there.

@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neoxkit import files, paths
 from neoxkit.cli import parameters, screen, terminal
 from neoxkit.data import tokenized
-from neoxkit.errors import KINDS, STOPPED, Stopped, UserError
+from neoxkit.errors import KILLED, KINDS, STOPPED, Killed, Stopped, UserError
 from neoxkit.evaluation import compare_runs, tasks
 from neoxkit.fields import Settings, as_flags
 from neoxkit.launch import checks, command, process, slurm
 from neoxkit.machine import duration
 from neoxkit.models import model_names
-from neoxkit.runs import heartbeat, lock, resuming
+from neoxkit.runs import endings, heartbeat, lock, resuming
+from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import LOG, finished_facts, is_trial, set_aside, state_of
 from neoxkit.settings import (
     NOTEBOOKS,
@@ -37,10 +38,11 @@ KERNEL_STARTS = 3
 KERNEL_DIED = "Kernel died before replying"  # jupyter_client's words
 
 
-def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
+def execute(given: Mapping[str, Any], only: Sequence[str] | None = None, on_end: str = "") -> int:
     """Execute the notebooks in order; stop at the first that fails, and keep its copy.
 
-    Everything that can be refused is refused before the first one writes anything.
+    Everything that can be refused is refused before the first one writes anything. `on_end`: the
+    command that is told the end (endings.py), once the parameters were understood.
     """
     _end_with_owner()
     stages = [s for s in NOTEBOOKS if (s.notebook in only if only else s in STAGES)]
@@ -49,6 +51,15 @@ def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
         if name not in ("run", *parameters.known(stages)):
             raise UserError(name, "is not a parameter of the chosen notebooks", "leave out --only")
     folder = _folder(settings, given.get("run"))
+    with endings.told(endings.RUN, folder.name, on_end, terminal.note) as ending:
+        code, ending.reason = _carry_out(settings, given, folder)
+        return ending.by(code)
+
+
+def _carry_out(
+    settings: Mapping[type[Settings], Any], given: Mapping[str, Any], folder: Path
+) -> tuple[int, str]:
+    """Check and execute the notebooks of these settings; return the exit code, and why if not 0."""
     for one in settings.values():  # first: it may be why something is refused
         terminal.note(*unused(one, given))
     first: Any = settings.get(TokenizeSettings)
@@ -61,25 +72,25 @@ def execute(given: Mapping[str, Any], only: Sequence[str] | None = None) -> int:
     if train and train.restart and state_of(folder) != "new":
         print(f"the old run is kept as {paths.short(set_aside(folder))}")
     folder.mkdir(parents=True, exist_ok=True)
-    for number, stage in enumerate(stages, start=1):
+    for number, stage in enumerate(settings, start=1):
         target = folder / f"{stage.notebook}.ipynb"
-        print(f"[{number}/{len(stages)}] {stage.notebook} -> {paths.short(target)}", flush=True)
+        print(f"[{number}/{len(settings)}] {stage.notebook} -> {paths.short(target)}", flush=True)
         begun = time.monotonic()
         with _watched(settings[stage], folder):
             fault = _execute(settings[stage], target)
         if fault:
-            return _failed(fault, target)
+            return _failed(fault, target), fault.evalue
         _say(duration(time.monotonic() - begun))
         if stage is TokenizeSettings:
             manifest = files.read_json(paths.tokenized(first.dataset) / files.MANIFEST)
             counted = terminal.tokenized_note(manifest)
             for line in (*manifest["notes"], counted, *manifest["split_notes"]):
                 _say(line)
-    trained = folder if {TrainSettings, EvaluateSettings} & {*stages} else None
+    trained = folder if {TrainSettings, EvaluateSettings} & {*settings} else None
     dataset = paths.tokenized(first.dataset) if first else None
     said = terminal.summary(dataset, trained, EvaluateSettings in settings)
     print(screen.wrapped(f"done: {said or paths.short(folder)}", sys.stdout, len("done: ")))
-    return 0
+    return 0, ""
 
 
 def _settings(
@@ -222,6 +233,13 @@ def _say(text: str) -> None:
     print(screen.wrapped(line, sys.stdout, len(terminal.INDENT)), flush=True)
 
 
+class _KernelDied(NamedTuple):
+    """What there is of papermill's error when the kernel was killed in a cell."""
+
+    ename: str = Killed.__name__
+    evalue: str = "its kernel was killed"
+
+
 def _execute(settings: Settings, target: Path) -> Any:
     """Execute one notebook; return papermill's error if a cell failed.
 
@@ -234,6 +252,7 @@ def _execute(settings: Settings, target: Path) -> Any:
     from neoxkit.cli.kernel import OwnKernel
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it reports slow autosaves
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     for start in range(1, KERNEL_STARTS + 1):
@@ -253,6 +272,11 @@ def _execute(settings: Settings, target: Path) -> Any:
             return None
         except PapermillExecutionError as fault:
             return fault
+        except DeadKernelError:
+            died = _KernelDied()
+            if isinstance(settings, TrainSettings | EvaluateSettings):
+                append_event(target.parent, "killed", what=died.evalue)
+            return died
         except RuntimeError as fault:
             if not str(fault).startswith(KERNEL_DIED) or start == KERNEL_STARTS:
                 raise
@@ -265,8 +289,11 @@ def _failed(fault: Any, target: Path) -> int:
         print(fault.evalue, file=sys.stderr)
         return STOPPED
     mistake = fault.ename in KINDS  # papermill names the exception
-    said = fault.evalue if mistake else f"{fault.ename}: {fault.evalue}"
+    was_killed = fault.ename == Killed.__name__
+    said = fault.evalue if mistake or was_killed else f"{fault.ename}: {fault.evalue}"
     line = screen.label(f"error: {said}", sys.stderr)
     print(screen.wrapped(line, sys.stderr, len("error: ")), file=sys.stderr)
     print(f"       in {paths.short(target)}", file=sys.stderr)
+    if was_killed:
+        return KILLED
     return 2 if mistake else 1

@@ -16,7 +16,7 @@ from neoxkit.runs.folder import FINISHED, Standing, doing, live_state, state_of
 from neoxkit.settings import EvaluateSettings
 
 # States of runs that have a process, or a job.
-GOING = ("starting", "queued", "training", "evaluating", "finishing")
+GOING = ("starting", "queued", "training", "evaluating", "finishing", "restarting")
 HEADER = ("run", "state", "doing", "loss", "eval loss", "left")
 DROPPED = ("left", "eval loss", "loss")
 SHORTEST_NAME = 20  # before a column is left out

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from neoxkit import files, machine, paths
@@ -20,20 +21,30 @@ from neoxkit.errors import STOPPED, UserError
 from neoxkit.evaluation import compare_runs
 from neoxkit.fields import as_flags
 from neoxkit.launch import checks, command, forecast, nodes
+from neoxkit.runs import endings
 from neoxkit.runs.events import METRICS
-from neoxkit.runs.folder import live_state, standing_of, state_of
+from neoxkit.runs.folder import is_trial, live_state, standing_of, state_of
+from neoxkit.runs.restarts import Restarts, sentence
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 
 LOG = "run.log"  # the output of a variant's `neoxkit run`
 LOOK_SECONDS = 1.0
+SETTLE_SECONDS = 3.0  # after a kill: a kernel looks every second whether its parent is there
 INTERRUPTED = 130  # `neoxkit run` after Ctrl-C, if no training was asked to stop
 
 
-def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: int = 0) -> int:
+def run(
+    name: str,
+    made: Sequence[Variant],
+    notebooks: Sequence[str],
+    at_once: int = 0,
+    on_end: str = "",
+) -> int:
     """Run every unfinished variant, then 04_compare over all; return the exit code.
 
     `at_once` trainings share the machine; 0: as many as the GPUs allow, one on a CPU. A variant
-    that fails does not stop the others.
+    that fails does not stop the others, and one of which a process was killed goes on by itself
+    (restarts.py). `on_end`: the command that is told the end of each run that was started.
     """
     table = progress.LiveTable()
     table.show([_before(variant, notebooks) for variant in made])  # what comes first takes seconds
@@ -48,45 +59,91 @@ def run(name: str, made: Sequence[Variant], notebooks: Sequence[str], at_once: i
         slots.put(part)
     children: dict[str, subprocess.Popen] = {}
     begun: dict[str, float] = {}  # when each child was started
-    took: list[float] = []  # seconds of each child that ended well
+    again: dict[str, Restarts] = {}
+    took: list[float] = []  # seconds of each run that ended well
     asked: list[int] = []  # signals received
+    notes: list[str] = []  # said when the table is complete
 
     def carry_out(variant: Variant) -> int:
         if is_done(variant, notebooks):
             return 0
         part = slots.get()
         try:
-            while live_state(variant.folder) and not asked:
-                time.sleep(LOOK_SECONDS)  # the training of a killed sweep still saves
+            _wait_until_free(variant.folder, asked)
             if asked:
                 return STOPPED
-            begun[variant.settings.run] = time.monotonic()
+            run = variant.settings.run
+            again[run] = Restarts(variant.folder)
+            with endings.told(endings.RUN, run, on_end, notes.append) as ending:
+                code = ending.by(until_its_end(variant, part))
+                if ending.state in ("failed", "killed"):
+                    ending.reason = _why(variant, again[run])
+                return code
+        finally:
+            slots.put(part)
+
+    def until_its_end(variant: Variant, part: dict[str, str]) -> int:
+        first, run = time.monotonic(), variant.settings.run
+        while True:
+            begun[run] = time.monotonic()
             child = _child(variant, notebooks, part)
-            children[variant.settings.run] = child
+            children[run] = child
             if asked:  # while it was starting
                 child.send_signal(signal.SIGINT)
             if not (code := child.wait()):
-                took.append(time.monotonic() - begun[variant.settings.run])
-            return code
-        finally:
-            slots.put(part)
+                took.append(time.monotonic() - first)
+            if asked or not again[run].may_go_on(code):
+                return code
+            del begun[run]
+            time.sleep(SETTLE_SECONDS)
+            _wait_until_free(variant.folder, asked)
+            if asked:
+                return STOPPED
 
     with ThreadPoolExecutor(len(parts)) as pool, _signals_reach(children, asked):
         ends = {v.settings.run: pool.submit(carry_out, v) for v in made}
         rows: dict[str, progress.SweepRow] = {}
         while not all(end.done() for end in ends.values()):
-            _look(made, ends, begun, rows)
+            _look(made, ends, begun, again, rows)
             table.show([*rows.values()], _left(rows, begun, took, len(parts)))
             time.sleep(LOOK_SECONDS)
             if asked:
                 pool.shutdown(wait=False, cancel_futures=True)
-        _look(made, ends, begun, rows)
+        _look(made, ends, begun, again, rows)
         table.show([*rows.values()])
+    terminal.note(*notes, *_told_of(again))
     if asked:
         print("stopped -- run the same command again to resume", file=sys.stderr)
         return STOPPED
     codes = [end.result() for end in ends.values()]
     return compare(name, made) or next((code for code in codes if code), 0)
+
+
+def _wait_until_free(folder: Path, asked: Sequence[int]) -> None:
+    """Wait for what still trains in a run's folder, or in those of its trials: the training of a
+    killed sweep or notebook, which saves or is being ended."""
+    while not asked:
+        trials = filter(is_trial, folder.parent.glob(f"{folder.name}.*"))
+        if not any(live_state(one) for one in (folder, *trials)):
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _why(variant: Variant, again: Restarts) -> str:
+    """Say why a run of the sweep has not finished."""
+    said = standing_of(variant.folder).says if (variant.folder / METRICS).exists() else ""
+    return again.is_left or said or f"see {paths.short(variant.folder / LOG)}"
+
+
+def _told_of(again: Mapping[str, Restarts]) -> list[str]:
+    """Say which runs were started again, and which are left as they are after that."""
+    said = []
+    for run, restarts in again.items():
+        if restarts.is_left:
+            said.append(f"{run} is left: {restarts.is_left}")
+        elif restarts.causes:
+            said.append(f"{run} was {sentence(restarts.causes)}")
+    return said
 
 
 def check_before(
@@ -203,6 +260,7 @@ def _look(
     made: Sequence[Variant],
     ends: Mapping[str, Future],
     begun: Mapping[str, float],
+    again: Mapping[str, Restarts],
     rows: dict[str, progress.SweepRow],
 ) -> None:
     """Bring the variants' rows up to date; that of one that has ended does not change again."""
@@ -211,18 +269,33 @@ def _look(
         end = ends[name]
         if name in rows and end.done() and rows[name].state not in ("waiting", *progress.GOING):
             continue
-        rows[name] = _row(variant, end, begun.get(name))
+        causes = again[name].causes if name in again else ()
+        rows[name] = _row(variant, end, begun.get(name), causes)
 
 
-def _row(variant: Variant, end: Future, begun: float | None) -> progress.SweepRow:
-    """Return a run's name, its state, and how far it is."""
+def _row(
+    variant: Variant, end: Future, begun: float | None, causes: Sequence[str] = ()
+) -> progress.SweepRow:
+    """Return a run's name, its state, and how far it is; `causes`: of its restarts."""
+    row = _row_of(variant, end, begun, causes)
+    if not causes or row.state == "restarting":
+        return row
+    times = f"restarted {len(causes)} time{'s' if len(causes) > 1 else ''}"
+    return row._replace(doing=", ".join(filter(None, (row.doing, times))))
+
+
+def _row_of(
+    variant: Variant, end: Future, begun: float | None, causes: Sequence[str]
+) -> progress.SweepRow:
     name, folder = variant.settings.run, variant.folder
     if end.cancelled() or (end.done() and not folder.is_dir()):
         return progress.SweepRow(name, "not started")
     if end.done():
-        if end.result() in (0, STOPPED, INTERRUPTED):
+        if endings.state_by(end.result()) in ("finished", "stopped"):
             return progress.ended(standing_of(folder))
         return progress.SweepRow(name, "failed", f"see {paths.short(folder / LOG)}")
+    if begun is None and causes:
+        return progress.SweepRow(name, "restarting", f"after {causes[-1]}")
     if begun is None and not live_state(folder):  # by the training of a killed sweep
         return progress.SweepRow(name, "waiting")
     return progress.going(folder, time.monotonic() - (begun or time.monotonic()))

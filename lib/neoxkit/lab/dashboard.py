@@ -17,7 +17,7 @@ from neoxkit.launch import process
 from neoxkit.launch.process import Training
 from neoxkit.machine import duration
 from neoxkit.models.power import POWER
-from neoxkit.runs import health, heartbeat, jobs
+from neoxkit.runs import endings, health, heartbeat, jobs
 from neoxkit.runs.events import EventReader, History
 from neoxkit.runs.folder import LOG, doing
 
@@ -60,6 +60,7 @@ def watch(training: Training | str, scale: str = "auto") -> dict[str, Any]:
         raise
     finally:
         screen.draw_last()
+    endings.tell_found()  # of a guard that was killed
     return training.check()
 
 

@@ -8,7 +8,8 @@ watches its standard input and its parent. At end of file or with another parent
 session to end and kills it soon after. At TERM, INT or HUP it asks the training to finish its step,
 save and stop; at a second one, or at QUIT, it ends everything at once. A training with a rank whose
 heartbeat stops is ended, with the ranks' stacks in the log; before the first step, only if no
-process of the session does anything. The guard clears the session after a normal end too.
+process of the session does anything. The guard clears the session after a normal end too, and
+first of all what a guard that was killed has left of an earlier start.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from pathlib import Path
 
 import psutil
 
-from neoxkit.errors import LOCKED, STOPPED, UserError, as_fields
+from neoxkit.errors import LOCKED, STOPPED, UserError, as_fields, killed_by
 from neoxkit.launch import meeting
-from neoxkit.runs import heartbeat, lock
-from neoxkit.runs.events import append_event
-from neoxkit.runs.folder import LOG
+from neoxkit.runs import endings, heartbeat, lock
+from neoxkit.runs.events import METRICS, EventReader, append_event
+from neoxkit.runs.folder import FINISHED, LOG
 
 GRACE_SECONDS = 5.0  # between asking and killing
 STACKS_SECONDS = 2.0  # for the ranks to write their stacks
@@ -48,30 +49,42 @@ def main() -> int:
         if os.getpgrp() == os.getpid():
             parser.error("it leads a process group, so it can't lead a session: use setsid")
         os.setsid()
+    before = lock.written_in(options.run)
     try:
-        held = lock.take(options.run / lock.LOCK)  # until this process is gone
+        held = lock.take(options.run / lock.LOCK)  # until this process is gone, or has told it
     except UserError as mistake:
         append_event(options.run, "error", **as_fields(mistake))
         return 2
     if not held or lock.leased_by(options.run):
         return LOCKED
+    end_orphans(options.run, before)
+    ending = endings.of_a_training(options.run)
     watch = heartbeat.Watch(options.run)
     watch.forget()
     asked: list[int] = []
     for number in STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
-    owner = os.getppid()
+    owner, metrics = os.getppid(), options.run / METRICS
+    since = metrics.stat().st_size if metrics.exists() else 0
     with (options.run / LOG).open("ab") as log:
         child = subprocess.Popen(
             options.command[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        return _wait(child, options.run, watch, asked, owner)
+        code = _wait(child, options.run, watch, asked, owner)
+        has_left = bool(others())
     finally:  # also after a failure here: a full disk, a run folder that is gone
         clear_session(options.grace)
         meeting.leave_all(options.run)
         for number in STOPS:  # a late signal would replace the exit code
             signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # the disk may be full
+        _tell_killed(options.run, since, code, has_left)
+    held.close()
+    if ending:
+        ending.let_go()
+    endings.have_told(options.run / LOG)
+    return code
 
 
 def _wait(
@@ -113,6 +126,21 @@ def _tell(run: Path, watch: heartbeat.Watch, silent: heartbeat.Silent) -> None:
         what += f" while {silent.doing} ({heartbeat.LIMIT} allows more)"
     what += f"; the stacks of all ranks are in {LOG}"
     append_event(run, "error", kind="silent", where="", what=what, remedy="")
+
+
+def _tell_killed(run: Path, since: int, code: int, has_left: bool) -> None:
+    """Report that a process of the training was killed, unless the ranks have said how it ended.
+
+    `has_left`: others were alive when the command ended. DeepSpeed's runner ends with 0 when its
+    launcher is killed.
+    """
+    events = EventReader(run, since).poll()
+    if any(e["event"] in ("stop", "done") or e.get("kind", "failure") != "failure" for e in events):
+        return
+    if name := killed_by(code):
+        append_event(run, "killed", what=f"one of its processes was killed ({name})")
+    elif code == 0 and has_left and not (run / FINISHED).exists():
+        append_event(run, "killed", what="DeepSpeed's launcher was killed")
 
 
 class _Work:
@@ -171,14 +199,40 @@ def clear_session(grace_seconds: float = GRACE_SECONDS) -> None:
             time.sleep(0.1 if ask == signal.SIGKILL else 0.5)
 
 
+def end_orphans(run: Path, leader: int) -> None:
+    """End what a guard that was killed has left: the processes of its session that train this run.
+
+    While one of them lives, no other process gets the guard's number.
+    """
+    with contextlib.suppress(psutil.Error):
+        if not leader or psutil.Process(leader).status() != "zombie":
+            return
+    while left := [p for p in _members(leader) if _trains(p, run)]:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _trains(pid: int, run: Path) -> bool:
+    try:
+        return psutil.Process(pid).environ().get(lock.GUARDED) == str(run)
+    except psutil.Error:  # it is gone, or another person's
+        return False
+
+
 def others() -> list[int]:
     """Return the other living processes of this process's session."""
-    me, session, found = os.getpid(), os.getsid(0), []
+    return [pid for pid in _members(os.getsid(0)) if pid != os.getpid()]
+
+
+def _members(session: int) -> list[int]:
+    """Return the living processes of a session."""
+    found = []
     for process in psutil.process_iter(["pid", "status"]):
         try:
-            pid = process.pid
-            if pid != me and os.getsid(pid) == session and process.status() != "zombie":
-                found.append(pid)
+            if os.getsid(process.pid) == session and process.status() != "zombie":
+                found.append(process.pid)
         except (OSError, psutil.Error):
             continue
     return found

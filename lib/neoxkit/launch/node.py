@@ -98,7 +98,7 @@ def _run_ranks(
     planned = plan.facts(run)
     plan.check_here(planned)
     address = _meet(met, number, planned, mine)
-    env = environment(planned, met, address)
+    env = environment(run, planned, met, address)
     words = launcher_command(planned, number, address)
     child = subprocess.Popen(
         [*words, str(run / ARGUMENTS)],
@@ -160,14 +160,14 @@ def token(met: meeting.Meeting) -> str:
 
 
 def environment(
-    planned: Mapping[str, Any], met: meeting.Meeting, address: Mapping[str, Any]
+    run: Path, planned: Mapping[str, Any], met: meeting.Meeting, address: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return the environment of this node's ranks."""
     if not planned["on_gpu"]:  # whatever the node has, none was asked for
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     env = command.environment(planned["ranks"])
     env[lease.VARIABLE] = token(met)
-    env[lock.GUARDED] = "1"
+    env[lock.GUARDED] = str(run)
     here = routes.towards(address["host"])
     if not planned["on_gpu"] and here and (name := routes.interface(here)):
         env.setdefault("GLOO_SOCKET_IFNAME", name)

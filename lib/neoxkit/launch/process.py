@@ -17,18 +17,20 @@ from neoxkit.errors import (
     KINDS,
     LOCKED,
     STOPPED,
+    Killed,
     Stopped,
     TrainingError,
     UserError,
     from_fields,
+    killed_by,
     sentence,
 )
 from neoxkit.launch import checks, command, inspection, job, nodes, plan, slurm
-from neoxkit.launch.guard import GRACE_SECONDS
+from neoxkit.launch.guard import GRACE_SECONDS, end_orphans
 from neoxkit.models import memory
 from neoxkit.runs import card as run_card
 from neoxkit.runs import checkpoints, heartbeat, jobs, lock, resuming
-from neoxkit.runs.events import METRICS, EventReader
+from neoxkit.runs.events import METRICS, EventReader, append_event
 from neoxkit.runs.folder import ARGUMENTS, DIALS, FINISHED, LOG, set_aside, state_of
 from neoxkit.settings import TrainSettings
 
@@ -58,10 +60,22 @@ class Training:
         For another process's training, and for a job, it is 2 after a mistake and else 0.
         """
         if self.process is not None:
-            return self.process.poll()
+            code = self.process.poll()
+            if code is not None and code < 0 and killed_by(code):
+                self._replace_guard(code)
+            return code
         if jobs.look(self.folder) or lock.locked_by(self.folder):
             return None
         return 2 if self.job and self._error().get("kind") in KINDS else 0
+
+    def _replace_guard(self, code: int) -> None:
+        """Do what a guard that was killed can't: end its ranks, and report how it ended."""
+        assert self.process
+        end_orphans(self.folder, self.process.pid)
+        if self._last().get("event") in ("killed", "error", "stop", "done"):
+            return
+        with contextlib.suppress(OSError):  # the disk may be full
+            append_event(self.folder, "killed", what=f"its guard was killed ({killed_by(code)})")
 
     def interrupt(self) -> None:
         """Ask it to finish the step, save and stop; the second time, end the whole tree at once.
@@ -110,7 +124,10 @@ class Training:
                 return facts
         reason = (code not in _KILLED and error and sentence(error)) or self._reason(code)
         log = paths.short(self.folder / LOG)
-        raise TrainingError(f"training failed ({reason}) -- see the end of {log}")
+        silent = error.get("kind") == "silent"
+        was_killed = silent or last.get("event") == "killed" or (code and killed_by(code))
+        kind = Killed if was_killed else TrainingError
+        raise kind(f"training failed ({reason}) -- see the end of {log}")
 
     def _is_cancelled(self) -> bool:
         """Return whether the job was cancelled, before it could save or report anything."""
@@ -125,6 +142,8 @@ class Training:
             arguments = files.read_json(self.folder / ARGUMENTS)
             remedy = memory.half_the_memory(arguments)
             return f"one of its processes was killed, usually because memory ran out: {remedy}"
+        if (last := self._last()).get("event") == "killed":
+            return str(last["what"])
         if (self.folder / FINISHED).is_file():
             return f"exit code {code}, but its result is complete: run it again to use it"
         return f"exit code {code}, no result was written"
@@ -237,7 +256,7 @@ def _under_guard(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd=paths.root(),
-        env={**env, lock.GUARDED: "1"},
+        env={**env, lock.GUARDED: str(folder)},
     )
 
 

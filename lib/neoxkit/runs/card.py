@@ -14,7 +14,8 @@ import psutil
 
 from neoxkit import files, notebook, paths
 from neoxkit.machine import num_cores
-from neoxkit.runs import lease
+from neoxkit.runs import lease, restarts
+from neoxkit.runs.events import read_events
 from neoxkit.runs.folder import ARGUMENTS, state_of
 
 CARD = "run_card.json"
@@ -193,6 +194,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     if not card["commands"]:
         changed = " ".join(last["command"])
     results = card.get("results", {})
+    again = restarts.sentence(restarts.causes_of(read_events(folder)))
     return [
         *(("warning", line) for line in results.get("warnings", [])),
         ("settings that differ from the defaults", changed or "none"),
@@ -204,7 +206,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
         ("code", "; ".join(dict.fromkeys(_code(start["code"]) for start in card["starts"]))),
         ("packages", ", ".join(f"{k} {v}" for k, v in last["versions"].items())),
         ("machine", f"{where}, {found['cores']} cores, {found['memory_gib']} GiB"),
-        ("starts", f"{len(card['starts'])}"),
+        ("starts", "; ".join(filter(None, (f"{len(card['starts'])}", again)))),
         ("weights", _files(results.get("model_sha256", {}))),
         ("to run it again", card["commands"].get("repeat", "its command at a shell")),
     ]

@@ -140,7 +140,10 @@ def _says(folder: Path, last: Event) -> str:
     job = jobs.look(folder)
     if job and (job.is_waiting or job.state == jobs.UNKNOWN):
         return job.says
-    return sentence(last) if last["event"] == "error" else ""
+    is_wrong = last["event"] == "error" or (
+        last["event"] in ("killed", "restart") and not (folder / FINISHED).exists()
+    )
+    return sentence(last) if is_wrong else ""
 
 
 def all_runs() -> list[Standing]:

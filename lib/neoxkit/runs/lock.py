@@ -18,7 +18,8 @@ STOP = "STOP"  # this file in a run folder asks its training to save and stop
 CLOCK_SECONDS = 2.0  # largest difference between the clocks of processes and files
 UNKNOWN = -1  # a holder that has not written its process id yet, or of another machine
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # of flock, by the file system
-GUARDED = "NEOXKIT_GUARDED"  # set in the environment of a training whose guard holds the lock
+# In the environment of a training whose guard holds the lock: its run folder.
+GUARDED = "NEOXKIT_GUARDED"
 
 
 def locked_by(folder: Path) -> int | None:
@@ -60,12 +61,19 @@ def _holder(path: Path) -> int:
 
     Until the holder has written its own, the file has that of an earlier one, which is gone.
     """
-    written, pid = path.stat().st_mtime, int(path.read_text().strip() or 0)
+    written, pid = path.stat().st_mtime, written_in(path.parent)
     try:
         is_it = psutil.Process(pid).create_time() < written + CLOCK_SECONDS
     except psutil.Error:
         return UNKNOWN
     return pid if pid and is_it else UNKNOWN
+
+
+def written_in(folder: Path) -> int:
+    """Return the process that wrote its id into a folder's lock last, 0 if none did: it may be
+    gone."""
+    path = folder / LOCK
+    return int(path.read_text().strip() or 0) if path.exists() else 0
 
 
 def refuse_locked(folder: Path) -> None:
