@@ -321,6 +321,26 @@ class TrainSettings(Settings):
     snapshots: bool = setting(
         False, "keep the weights of steps 0, 1, 2, 4, 8, ..., too", resume="free", trial=False
     )
+    load_best_model_at_end: bool = setting(
+        False,
+        "save, keep and export the step of the lowest eval loss",
+        resume="named",
+        trial=False,
+    )
+    early_stopping_patience: int = setting(
+        0,
+        "stop after this many evaluations without a lower loss; 0: never",
+        least=0,
+        resume="named",
+        trial=0,
+    )
+    early_stopping_threshold: float = setting(
+        0.0,
+        "how much lower it has to be, in nats per token",
+        least=0,
+        resume="named",
+        trial=0.0,
+    )
     logging_steps: float = setting(
         5, "log every N steps; below 1: a share", above=0, resume="free", trial=1
     )

@@ -240,6 +240,9 @@ def run(home: Path) -> Iterator[EvaluateSettings]:
         "from_scratch": False,
         "precision": "fp32",
         "step": 8,
+        "planned_steps": 8,
+        "stopped_early": 0,
+        "model_step": 8,
     }
     facts |= {"dataset": "data/tokenized/small", "block_size": 60}
     sha256 = tokenized.sha256(paths.tokenized("small"))

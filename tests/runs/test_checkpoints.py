@@ -141,10 +141,24 @@ def test_two_complete_checkpoints_are_kept_whatever_the_limit(
     assert not list(tmp_path.glob(".going-*"))
 
 
-def test_the_best_checkpoint_is_spared(tmp_path: Path) -> None:
-    best, *_ = [save(tmp_path, step) for step in (1, 2, 3, 4)]
-    checkpoints.rotate(tmp_path, 2, [best])
-    assert [checkpoints.step_of(p) for p in checkpoints.whole(tmp_path)] == [1, 3, 4]
+@pytest.mark.parametrize(
+    ("bests", "kept"),
+    [
+        ([1, 1, 1, 1, 1], [1, 4, 5]),
+        ([1, 2, 2, 2, 5], [2, 4, 5]),  # 4 is resumed from if 5 is damaged
+        ([1, 1, 1, 4, 4], [4, 5]),
+        ([None, None, None, None, None], [4, 5]),
+    ],
+)
+def test_the_best_of_each_checkpoint_that_is_kept_is_kept(
+    tmp_path: Path, bests: list[int | None], kept: list[int]
+) -> None:
+    for step, best in enumerate(bests, 1):
+        checkpoint = save(tmp_path, step, seal=False)
+        files.write_json(checkpoint / "trainer_state.json", {"best_global_step": best})
+        checkpoints.seal(checkpoint, step=step)
+        checkpoints.rotate(tmp_path, 2)
+    assert [checkpoints.step_of(p) for p in checkpoints.whole(tmp_path)] == kept
 
 
 def test_an_interrupted_deletion_is_finished(

@@ -164,8 +164,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "seed": (more(data_seed=2**32), "data_seed: must be at most 4"),
     "the best": (
         more(load_best_model_at_end=True),
-        "load_best_model_at_end: save_steps is 0.25 and eval_steps 0.1: the best may not be saved "
-        "-- set save_steps to 0.1",
+        "load_best_model_at_end is a setting of its own -- set it there",
+    ),
+    "a threshold": (
+        {"early_stopping_threshold": 0.1},
+        "early_stopping_threshold: has no effect without early_stopping_patience -- set that as",
     ),
     "a schedule's": (
         more(lr_scheduler_kwargs={"cycles": 2}),
@@ -226,7 +229,8 @@ def test_contradictions_are_refused_before_anything_starts(home: Path, what: str
 
 
 FOLLOWED: dict[str, dict[str, Any]] = {  # their remedies
-    "the best": more(load_best_model_at_end=True) | {"save_steps": 0.1},
+    "the best": {"load_best_model_at_end": True},
+    "a threshold": {"early_stopping_threshold": 0.1, "early_stopping_patience": 1},
     "a schedule's": more(lr_scheduler_kwargs={"num_cycles": 2}),
     "workers": more(dataloader_prefetch_factor=4, dataloader_num_workers=1),
     "compiled": more(torch_compile_mode="default") | {"torch_compile": True},
@@ -272,8 +276,12 @@ def test_texts_become_what_they_mean(home: Path) -> None:
         ),
         ({"load_best_model_at_end": True}, "load_best_model_at_end: needs evaluations, and there"),
         (
-            {"load_best_model_at_end": True, "eval_strategy": "epoch"},
-            "load_best_model_at_end: eval_strategy is epoch and save_strategy steps: the best may",
+            {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "no"},
+            "load_best_model_at_end: needs checkpoints, and there are none -- set save_strategy",
+        ),
+        (
+            {"early_stopping_patience": 2},
+            "early_stopping_patience: needs evaluations, and there are none -- set eval_strategy",
         ),
         (
             {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1e-3}},
@@ -299,9 +307,9 @@ def test_a_schedule_without_a_warm_up_and_unread_betas_are_said(tmp_path: Path) 
 
 
 def test_a_trial_may_be_shorter_than_the_warm_up_and_keeps_no_best(tmp_path: Path) -> None:
-    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_steps": 3}
+    best = {"load_best_model_at_end": True, "early_stopping_patience": 1, "eval_strategy": "steps"}
     parsed = parse(tmp_path, trial=True, warmup_steps=100, max_steps=3, eval_steps=3, **best)
-    assert not parsed.training.load_best_model_at_end
+    assert not parsed.kit.load_best_model_at_end and not parsed.kit.early_stopping_patience
     contradictions.check_rows(arguments.together(parsed), 10, 0, 1)
 
 
@@ -433,10 +441,11 @@ def test_the_best_checkpoint_becomes_the_model(home: Path, zygote: Zygote) -> No
     values = {"load_best_model_at_end": True, "optim": "sgd", "optim_args": "momentum=0.99"}
     too_high = {"learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
     folder = trained(zygote, "best", values, eval_steps=2, save_steps=2, **too_high)
-    _, *evals, again = History(metrics(folder)).evals  # the base's is not saved
+    _, *evals = History(metrics(folder)).evals  # the base's is not saved
     best = min(evals, key=lambda event: event["loss"])
-    assert best != evals[-1] and again["loss"] == pytest.approx(best["loss"])
-    assert finished_facts(folder)["eval_loss"] == again["loss"]
+    assert best != evals[-1]
+    facts = finished_facts(folder)
+    assert (facts["model_step"], facts["eval_loss"]) == (best["step"], best["loss"])
     kept = files.sha256(folder / f"checkpoint-{best['step']}" / "model.safetensors")
     assert files.sha256(folder / "model" / "model.safetensors") == kept
 

@@ -15,7 +15,7 @@ from neoxkit.launch import command
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import METRICS, Event, History
-from neoxkit.runs.folder import ARGUMENTS, is_trial, standing_of
+from neoxkit.runs.folder import ARGUMENTS, early, is_trial, standing_of
 
 MADE_OF = ("dataset_sha256", "base_sha256")  # keys of a run card
 LAST_START = (
@@ -251,6 +251,8 @@ def notes(chosen: Sequence[Run]) -> list[str]:
     if others := [name for name in AT_LAST_START if name in differing(chosen)]:
         said.append(f"besides settings, these differ: {', '.join(others)}")
     said += [f"{run.name} is {run.state}" for run in chosen if run.state != "finished"]
+    done = [(run.name, event) for run in chosen for event in run.history.of("done")[-1:]]
+    said += [f"{name} {line}" for name, event in done if (line := early(event))]
     return said + [f"{run.name}: {line}" for run in chosen for line in health.warnings(run.history)]
 
 

@@ -16,7 +16,7 @@ from neoxkit.evaluation import compare_models, tasks
 from neoxkit.models import configs, loading, model_names
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints, snapshots
-from neoxkit.runs.folder import finished_facts
+from neoxkit.runs.folder import early, finished_facts
 from neoxkit.settings import EvaluateSettings
 
 if TYPE_CHECKING:  # torch comes with the first model, so that a notebook's imports take no seconds
@@ -195,7 +195,7 @@ class Evaluation:
 
     def losses_by_step(self) -> dict[int, float]:
         """Return the held-out loss at step 0 (the base), at every kept checkpoint and snapshot, and
-        at the end; nothing if the held-out set is empty."""
+        at the model's step; nothing if the held-out set is empty."""
         base, tuned = (self.examined[which].score for which in MODELS)
         if not base or not tuned:
             return {}
@@ -204,11 +204,11 @@ class Evaluation:
             kept = {checkpoints.step_of(path): path for path in checkpoints.whole(self.folder)}
             kept |= snapshots.by_step(self.folder)
         between = {
-            step: self._loss_of(kept[step])
-            for step in sorted(kept)
-            if 0 < step < self.facts["step"]
+            step: self._loss_of(path)
+            for step, path in kept.items()
+            if step not in (0, self.facts["model_step"])
         }
-        return {0: base.loss, **between, self.facts["step"]: tuned.loss}
+        return dict(sorted({0: base.loss, **between, self.facts["model_step"]: tuned.loss}.items()))
 
     def _loss_of(self, checkpoint: Path) -> float:
         model = loading.for_inference(str(checkpoint), _dtype(self.facts))
@@ -231,6 +231,7 @@ class Evaluation:
             "endings": {name: endings(e.replies) for name, e in both.items()},
             "tasks": self._tasks(),
             "settings": self.settings.as_dict(),
+            "training": early(self.facts),
         }
         lines = [
             {**asdict(question), "base": self._said(question, one),

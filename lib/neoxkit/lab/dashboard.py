@@ -19,7 +19,7 @@ from neoxkit.machine import duration
 from neoxkit.models.power import POWER
 from neoxkit.runs import endings, health, heartbeat, jobs
 from neoxkit.runs.events import EventReader, History
-from neoxkit.runs.folder import LOG, doing
+from neoxkit.runs.folder import LOG, doing, early
 
 REDRAW_SECONDS = 1.0  # between two texts, and at least between two pictures
 DRAWING_SHARE = 0.05  # of one core at most, for the picture: on a CPU, drawing slows training
@@ -206,8 +206,8 @@ def status(
         parts.append(f"{doing}, {lasts:.0f} s")
     parts += _losses(history)
     if train:
-        if history.of("done"):
-            parts.append("finished")
+        if done := history.of("done"):
+            parts.append(early(done[-1]) or "finished")
         elif ended is not None:
             parts.append("stopped" if history.last["event"] == "stop" else "ended early")
         elif stopping:

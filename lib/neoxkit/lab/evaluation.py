@@ -126,7 +126,9 @@ def scores(results: Mapping[str, Any]) -> View:
         "text", "model", "loss (nats per token)", "perplexity", "bits per byte", "tokens", "rows",
     )  # fmt: skip
     said = compare_models.sentences(results.get("depth"))
-    return table(rows, header) + sentences(said, none="There is no difference to measure.")
+    shown = table(rows, header) + sentences(said, none="There is no difference to measure.")
+    ended = results.get("training")
+    return shown + sentence(f"The training {ended}.") if ended else shown
 
 
 def tasks(results: Mapping[str, Any]) -> View:

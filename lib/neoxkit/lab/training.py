@@ -26,7 +26,7 @@ from neoxkit.launch import lr_finder, trials
 from neoxkit.models import sharing
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import read_events
-from neoxkit.runs.folder import finished_facts
+from neoxkit.runs.folder import early, finished_facts
 from neoxkit.settings import TrainSettings
 
 
@@ -142,7 +142,7 @@ def summary(run: str) -> View:
     figures = view.table(
         [
             *(("note", notice) for notice in notices),
-            ("steps", f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
+            ("steps", early(facts) or f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
             ("time in training steps", f"{facts['train_seconds']:,} s"),
             ("tokens", f"{facts['tokens']:,}, {facts['trained_tokens']:,} of them trained"),
             ("speed", f"{facts['tokens_per_second']:,} useful tokens/s (no padding counted)"),
@@ -155,10 +155,15 @@ def summary(run: str) -> View:
                 "final eval loss",
                 "none: the held-out set is empty" if loss is None else f"{loss:.4f}",
             ),
-            ("the model", f"{paths.short(folder / 'model')} ({opens})"),
+            ("the model", f"{paths.short(folder / 'model')} ({_of_step(facts)}{opens})"),
         ]
     )
     return view.alert(facts["warnings"]) + figures
+
+
+def _of_step(facts: Mapping[str, Any]) -> str:
+    step = facts["model_step"]
+    return "" if step == facts["step"] else f"of step {step:,}, the lowest eval loss; "
 
 
 def card(run: str) -> View:

@@ -120,7 +120,7 @@ class Training:
             raise from_fields(error)
         if code == 0 and (self.folder / FINISHED).is_file():
             facts = files.read_json(self.folder / FINISHED)
-            if facts["step"] == facts["planned_steps"]:
+            if facts["step"] == facts["planned_steps"] or facts.get("stopped_early"):
                 return facts
         reason = (code not in _KILLED and error and sentence(error)) or self._reason(code)
         log = paths.short(self.folder / LOG)

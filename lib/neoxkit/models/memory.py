@@ -189,14 +189,16 @@ class Job:
         return value if isinstance(value, int) else other
 
 
-def check_disk(run: Path, job: Job, limit: int | None, snapshots: int = 0) -> None:
+def check_disk(
+    run: Path, job: Job, limit: int | None, keeps_best: bool = False, snapshots: int = 0
+) -> None:
     """Refuse a disk without room for the checkpoints that are kept, the next one, and the model;
     and for as many snapshots of it.
 
     Without a limit all are kept. Their number is not known here, so room for two is required.
     """
     kept = max(limit or 0, checkpoints.LEAST_KEPT)
-    more = max(kept - len(checkpoints.whole(run)), 0) + 1
+    more = max(kept + keeps_best - len(checkpoints.whole(run)), 0) + 1
     need = more * job.checkpoint_gib() + (1 + snapshots) * job.model_gib()
     free = shutil.disk_usage(run).free / GIB
     if need > free:

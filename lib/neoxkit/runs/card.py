@@ -16,7 +16,7 @@ from neoxkit import files, notebook, paths
 from neoxkit.machine import num_cores
 from neoxkit.runs import lease, restarts
 from neoxkit.runs.events import read_events
-from neoxkit.runs.folder import ARGUMENTS, state_of
+from neoxkit.runs.folder import ARGUMENTS, early, state_of
 
 CARD = "run_card.json"
 PACKAGES = (
@@ -197,6 +197,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
     again = restarts.sentence(restarts.causes_of(read_events(folder)))
     return [
         *(("warning", line) for line in results.get("warnings", [])),
+        *(("note", line) for line in [early(results)] if line),
         ("settings that differ from the defaults", changed or "none"),
         ("base", f"{_base(card)}{', only its shape' if card['from_scratch'] else ''}: {base}"),
         *(("note", line) for line in card["same_weights"]),

@@ -8,7 +8,7 @@ its manifest is valid.
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,24 @@ def _aside(checkpoint: Path, why: str) -> str:
     return f"{checkpoint.name} {why}; it is kept as {aside.name}"
 
 
-def rotate(run: Path, limit: int | None, spare: Sequence[Path] = ()) -> None:
-    """Delete the oldest complete checkpoints beyond the limit (at least 2; None: keep all)."""
+def best_step(checkpoint: Path) -> int | None:
+    """Return the step of the lowest eval loss up to a checkpoint; None if it was not looked for."""
+    path = checkpoint / "trainer_state.json"  # transformers'
+    return files.read_json(path).get("best_global_step") if path.is_file() else None
+
+
+def rotate(run: Path, limit: int | None) -> None:
+    """Delete the oldest complete checkpoints beyond the limit (at least 2; None: keep all).
+
+    The best of each one that is kept is kept as well: a run that has to resume from the older of
+    two still has it.
+    """
     if limit is None:
         return
-    for checkpoint in whole(run)[: -max(limit, LEAST_KEPT)]:
-        if checkpoint not in spare:
+    found, newest = whole(run), max(limit, LEAST_KEPT)
+    bests = {best_step(checkpoint) for checkpoint in found[-newest:]}
+    for checkpoint in found[:-newest]:
+        if step_of(checkpoint) not in bests:
             lease.check(run)
             going = checkpoint.with_name(f"{_GOING}{checkpoint.name}")
             os.rename(checkpoint, going)  # noqa: PTH104 - one atomic step

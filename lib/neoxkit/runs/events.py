@@ -111,9 +111,13 @@ class History:
         return seconds / max(steps, 1) * (planned - recent[-1]["step"])
 
     def totals(self) -> dict[str, Any]:
-        """Sum up the run: seconds of training, tokens, final losses."""
+        """Sum up the run: seconds of training, tokens, final losses; the eval loss is that of the
+        step to export."""
         train = self.train
         evals = [e for e in self.evals if e.get("step") != 0]  # at step 0 it is the base's
+        known = [e for e in evals if e["loss"] is not None]
+        if known and self.start.get("exports_best"):
+            evals = [min(known, key=lambda e: e["loss"])]
         seconds = sum(e["seconds"] for e in train)
         num_tokens = sum(e["tokens"] for e in train)
         peak, at_peak = None, 0.0  # seconds at the device's peak matrix speed

@@ -1,6 +1,7 @@
 """Read a run folder: its files, its metrics, and whether it is finished."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,22 @@ def finished_facts(folder: Path) -> dict[str, Any]:
     return read_json(folder / FINISHED)
 
 
+def early(facts: Mapping[str, Any]) -> str:
+    """Say that a run stopped early, and why; "" if it did not.
+
+    `facts`: FINISHED.json, or the done event.
+
+    >>> early({"step": 12, "planned_steps": 40, "stopped_early": 3})
+    'stopped early at step 12 of 40, no improvement in 3 evaluations'
+    """
+    count = facts.get("stopped_early", 0)
+    if not count:
+        return ""
+    evaluations = "evaluation" if count == 1 else "evaluations"
+    at = f"step {facts['step']:,} of {facts['planned_steps']:,}"
+    return f"stopped early at {at}, no improvement in {count:,} {evaluations}"
+
+
 @dataclass(frozen=True)
 class Standing:
     """The status of a run.
@@ -85,8 +102,8 @@ class Standing:
     `state`: queued (a job that waits), training, finished, stopped (on request), failed, killed
     (ended without an event), or unknown (a job while SLURM does not answer).
     `step`, `planned` and the newest losses are None until the first is logged; `changed` is in
-    seconds since 1970; `says` is what stopped it, or warnings about its losses. A trial (trials.py)
-    leaves no model, and its losses don't matter.
+    seconds since 1970; `says` is what stopped it, or that it stopped early and warnings about its
+    losses. A trial (trials.py) leaves no model, and its losses don't matter.
     """
 
     run: str
@@ -112,6 +129,7 @@ def standing_of(folder: Path, history: History | None = None) -> Standing:
     from neoxkit.runs import health  # it imports numpy, which the guard doesn't need
 
     warnings = [] if trial else [f"warning: {line}" for line in health.warnings(history)]
+    said = [line for event in history.of("done")[-1:] if (line := early(event))]
     return Standing(
         run=folder.name,
         state=_state(folder, last["event"]),
@@ -120,7 +138,7 @@ def standing_of(folder: Path, history: History | None = None) -> Standing:
         train_loss=newest.get("train", {}).get("loss"),
         eval_loss=newest.get("eval", {}).get("loss"),
         changed=last["time"],
-        says=_says(folder, last) or "; ".join(warnings),
+        says=_says(folder, last) or "; ".join([*said, *warnings]),
         is_trial=trial,
     )
 

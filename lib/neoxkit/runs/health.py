@@ -117,8 +117,8 @@ def _train_loss_rises(start: Mapping[str, Any], train: Sequence[Mapping[str, Any
 
 def _eval_loss_rises(history: History, evals: Sequence[Mapping[str, Any]]) -> str:
     """Report an eval loss that rose from its best: the model now memorises the train side."""
-    if not evals:
-        return ""
+    if not evals or history.start.get("exports_best"):
+        return ""  # the best is exported
     losses = np.array([e["loss"] for e in evals])
     at = int(losses.argmin())
     best, last = evals[at], evals[-1]

@@ -123,13 +123,15 @@ def dialled(folder: Path) -> dict[str, list[Any]]:
 def refuse_other_ranks(start: Start) -> None:
     """Refuse a checkpoint written by another number of ranks or with another ZeRO stage.
 
-    It can be converted to another number of ranks if allow_change names `num_ranks`.
+    It can be converted to another number of ranks if allow_change names `num_ranks`; not where the
+    best one may be loaded at the end, which is not converted.
     """
     for checkpoint in checkpoints.whole(start.folder)[-1:]:
         manifest = checkpoints.manifest(checkpoint)
         was = (manifest["num_ranks"], manifest["zero_stage"])
         now = (start.num_ranks, start.zero_stage)
         convertible = was[1] == now[1] and (now[1] or 0) <= MOST_ZERO_STAGE
+        convertible &= not start.arguments.get("load_best_model_at_end")
         if was == now or (convertible and "num_ranks" in start.allowed):
             continue
         first = "add num_ranks to allow_change" if convertible else "go back"

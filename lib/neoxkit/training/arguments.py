@@ -55,6 +55,11 @@ class KitArguments:
     trial: bool = field(default=False, metadata={"help": "write neither a checkpoint nor a model"})
     num_replies: int = _same("num_replies")
     snapshots: bool = _same("snapshots")
+    early_stopping_patience: int = _same("early_stopping_patience")
+    early_stopping_threshold: float = _same("early_stopping_threshold")
+    # transformers' argument, which it does not get: it would refuse save_steps that are not a
+    # multiple of eval_steps, and the kit saves each best.
+    load_best_model_at_end: bool = field(default=False, init=False)
     allow_change: list[str] = _same("allow_change")
     use_fast_tokenizer: bool = field(
         default=True, metadata={"help": "accepted for the examples' sake; always fast"}
@@ -144,9 +149,7 @@ def _rename(values: Mapping[str, Any], notices: list[str], dashes: str = "") -> 
 
 def known_names() -> list[str]:
     """Return every argument name that `parse` takes."""
-    return [f.name for f in fields(KitArguments)] + [
-        f.name for f in fields(TrainingArguments) if f.init
-    ]
+    return [f.name for f in (*fields(KitArguments), *fields(TrainingArguments)) if f.init]
 
 
 def _unknown(name: str, dashes: str = "") -> UserError:
@@ -156,7 +159,7 @@ def _unknown(name: str, dashes: str = "") -> UserError:
 
 def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     """Make checked arguments of values; raise UserError for what can't work."""
-    names = {f.name for f in fields(KitArguments)}
+    names = {f.name for f in fields(KitArguments) if f.init}
     for name in values:
         if name not in known_names():
             raise _unknown(name)
@@ -167,11 +170,15 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     said = {name: value for name, value in training.items() if value != defaults.get(name)}
     training |= honoured.taken(said) | honoured.FIXED
     notices += honoured.notices(said)
-    kept = ("trial", "layout", "row_tokens", "attn_implementation")
+    kept = ("trial", "layout", "row_tokens", "attn_implementation", *contradictions.EARLY)
     ours = {name: getattr(kit, name) for name in kept}
     contradictions.check_together(defaults | training | ours, machine.num_gpus() > 0)
     if kit.trial:
         training |= {"save_strategy": "no", "load_best_model_at_end": False}
+        kit.early_stopping_patience = 0
+    kit.load_best_model_at_end = bool(training.pop("load_best_model_at_end", False))
+    if kit.load_best_model_at_end or kit.early_stopping_patience:
+        training["metric_for_best_model"] = training.get("metric_for_best_model") or "eval_loss"
     training.setdefault("eval_on_start", _evaluates_first(training) and not kit.trial)
     if not training.get("output_dir"):
         raise UserError("output_dir", "is missing", "add --output_dir runs/NAME")

@@ -171,7 +171,8 @@ def check_needs(parsed: arguments.Parsed, folder: Path, num_snapshots: int = 0) 
     if not distributed.is_first():
         return
     if not kit.trial:
-        memory.check_disk(folder, job, args.save_total_limit, num_snapshots)
+        best = kit.load_best_model_at_end
+        memory.check_disk(folder, job, args.save_total_limit, best, num_snapshots)
     memory.check_host(job)
     if job.on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory / machine.GIB

@@ -72,6 +72,7 @@ class Metrics(TrainerCallback):
             max_grad_norm=args.max_grad_norm,
             matmul_peak_tflops=round(self.matmul_peak / 1e12, 4),
             num_ranks=args.world_size,
+            exports_best=kit.load_best_model_at_end,
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             zero_stage=zero_stage(args),
             notices=self.parsed.notices,
@@ -84,7 +85,10 @@ class Metrics(TrainerCallback):
         now = time.perf_counter()
         self.seconds += now - self.last
         self.last = now
-        if control.should_save or state.global_step >= state.max_steps:
+        kit = self.parsed.kit
+        may_save = kit.load_best_model_at_end or kit.early_stopping_patience
+        saves = control.should_save or (control.should_evaluate and may_save)
+        if saves or state.global_step >= state.max_steps:
             control.should_log = True  # so that a resume counts every step once
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -237,8 +241,7 @@ class SaveWhole(TrainerCallback):
         if not state.is_world_process_zero:
             return
         append_event(self.folder, "checkpoint", step=state.global_step, folder=checkpoint.name)
-        best = [Path(state.best_model_checkpoint)] if state.best_model_checkpoint else []
-        checkpoints.rotate(self.folder, self.limit, best)
+        checkpoints.rotate(self.folder, self.limit)
 
 
 class Snapshots(TrainerCallback):

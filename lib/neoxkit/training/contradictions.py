@@ -58,6 +58,9 @@ _OPTIM_ARGS: dict[str, tuple[str, ...]] = {
     "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
 }
 
+EARLY = ("early_stopping_patience", "early_stopping_threshold")
+_OF_EVALUATIONS = ("load_best_model_at_end", "early_stopping_patience")
+
 
 def check_together(values: Mapping[str, Any], on_gpu: bool) -> None:
     """Refuse arguments that contradict each other; `values` are the trainer's, by its names.
@@ -69,7 +72,7 @@ def check_together(values: Mapping[str, Any], on_gpu: bool) -> None:
     _check_workers(values)
     if values.get("max_steps", -1) > 0 and not values.get("trial"):
         _check_warm_up(values, values["max_steps"])
-    if values.get("load_best_model_at_end") and not values.get("trial"):
+    if not values.get("trial"):
         _check_best(values)
     if values.get("tf32") and (values.get("use_cpu") or not on_gpu):
         raise UserError("tf32", "needs a GPU and there is none", LEAVE)
@@ -153,25 +156,19 @@ def _check_workers(values: Mapping[str, Any]) -> None:
 
 
 def _check_best(values: Mapping[str, Any]) -> None:
-    """Refuse to keep the best of evaluations that are not all saved.
-
-    transformers takes a multiple as well, and then loads the best of those that happen to be saved.
-    """
+    """Refuse to keep the best of no evaluation, or to wait for a better one."""
     evals, saves = (plain(values.get(f"{name}_strategy", "no")) for name in ("eval", "save"))
-    where = "load_best_model_at_end"
-    if evals == "no":
-        raise UserError(
-            where, "needs evaluations, and there are none", "set eval_strategy to steps"
-        )
-    if saves == "best":
-        return
-    if saves != evals:
-        what = f"eval_strategy is {evals} and save_strategy {saves}: the best may not be saved"
-        raise UserError(where, what, f"set save_strategy to {evals}")
-    every, kept = values.get("eval_steps") or values["logging_steps"], values["save_steps"]
-    if evals == "steps" and kept != every:
-        what = f"save_steps is {kept:g} and eval_steps {every:g}: the best may not be saved"
-        raise UserError(where, what, f"set save_steps to {every:g}")
+    for where in filter(values.get, _OF_EVALUATIONS):
+        if evals == "no":
+            what = "needs evaluations, and there are none"
+            raise UserError(where, what, "set eval_strategy to steps")
+    if values.get("load_best_model_at_end") and saves == "no":
+        what = "needs checkpoints, and there are none"
+        raise UserError("load_best_model_at_end", what, "set save_strategy to steps")
+    patience, threshold = (values.get(name) for name in EARLY)
+    if threshold and not patience:
+        what = "has no effect without early_stopping_patience"
+        raise UserError("early_stopping_threshold", what, "set that as well, or leave it out")
 
 
 def check_rows(values: Mapping[str, Any], training: int, held_out: int, num_ranks: int) -> None:
@@ -185,9 +182,10 @@ def check_rows(values: Mapping[str, Any], training: int, held_out: int, num_rank
         raise UserError("dataloader_drop_last", what, "leave it out, or lower the batch size")
     if values.get("trial"):
         return
-    if values.get("load_best_model_at_end") and not held_out:
-        what = "needs evaluations, and the held-out set is empty"
-        raise UserError("load_best_model_at_end", what, LEAVE)
+    for where in filter(values.get, _OF_EVALUATIONS):
+        if not held_out:
+            what = "needs evaluations, and the held-out set is empty"
+            raise UserError(where, what, LEAVE)
     _check_warm_up(values, machine.count_steps(values, training, num_ranks))
 
 

@@ -74,7 +74,7 @@ def finish(
     """
     distributed.check_lease(folder)
     step, planned = trainer.state.global_step, trainer.state.max_steps
-    if step != planned:
+    if step != planned and not trainer.stopped_early():
         raise RuntimeError(f"the training ended at step {step:,} of {planned:,}")
     if not trainer.state.is_world_process_zero:
         if not kit.trial:
@@ -106,6 +106,8 @@ def _facts(
     return {
         "step": trainer.state.global_step,
         "planned_steps": trainer.state.max_steps,
+        "stopped_early": trainer.stopped_early(),  # evaluations without an improvement; 0: it isn't
+        "model_step": trainer.exported_step,
         "base": kit.model_name_or_path,
         "revision": kit.revision,
         "base_commit": kit.base_commit,

@@ -78,6 +78,8 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
     sharing.make_own(model, tokenizer)
     same_weights = [] if kit.from_scratch else model_names.same_weights(kit.base)
     parsed.notices += same_weights
+    if kit.early_stopping_patience and not kit.load_best_model_at_end:
+        parsed.notices.append("the last step is exported, not the best: see load_best_model_at_end")
     if distributed.is_first():
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
@@ -93,6 +95,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         return False
     if len(sides["eval"]) and args.do_eval:
         trainer.evaluate_once()
+    trainer.load_best()
     export.finish(trainer, tokenizer, kit, manifest, folder)
     signs.over()
     return True
@@ -134,6 +137,9 @@ def _trainer(
         processing_class=tokenizer,  # which each checkpoint then has
         signs=signs,
         lr_range_from=kit.lr_range_from,
+        exports_best=kit.load_best_model_at_end,
+        patience=kit.early_stopping_patience,
+        threshold=kit.early_stopping_threshold,
     )
     check = StepCheck(folder, trainer)
     trainer.add_callback(check)

@@ -1,6 +1,7 @@
 """A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from neoxkit.errors import UserError
 from neoxkit.models import flops, power
 from neoxkit.models.batches import Collator, EvenRanks, even_rows, owners, packed, padded
 from neoxkit.models.losses import token_losses
+from neoxkit.runs import checkpoints
 from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import distributed
 
@@ -38,6 +40,21 @@ class _Epochs(TrainerCallback):
         self.sampler.set_epoch(math.floor((state.epoch or 0) + 1e-6))
 
 
+def without_improvement(losses: Iterable[float], threshold: float = 0.0) -> int:
+    """Count the evaluations since the last that improved, as transformers' EarlyStoppingCallback.
+
+    A loss improves if it is more than `threshold` below the lowest one before it.
+
+    >>> without_improvement([3.0, 2.0, 2.5, 2.0]), without_improvement([2.0, 1.9], threshold=0.5)
+    (2, 1)
+    """
+    best, count = math.inf, 0
+    for loss in losses:
+        count = 0 if loss < best and best - loss > threshold else count + 1
+        best = min(loss, best) if math.isfinite(loss) else best
+    return count
+
+
 class KitTrainer(Trainer):
     """A Trainer whose loss is per trained token of the whole step, over all ranks."""
 
@@ -48,10 +65,17 @@ class KitTrainer(Trainer):
     data_collator: Collator
 
     def __init__(
-        self, signs: Signs | None = None, lr_range_from: float = 0.0, **kwargs: Any
+        self,
+        signs: Signs | None = None,
+        lr_range_from: float = 0.0,
+        exports_best: bool = False,
+        patience: int = 0,
+        threshold: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.signs, self.lr_range_from = signs, lr_range_from
+        self.exports_best, self.patience, self.threshold = exports_best, patience, threshold
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch is always counted
         self.work = flops.work(self.model)
@@ -122,8 +146,52 @@ class KitTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing when a run resumes from its last step: the Trainer would take one more."""
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step < self.state.max_steps and not self._waited_in_vain():
             super()._run_epoch(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Note the lowest eval loss, after each evaluation; save its step if it is to be exported,
+        and the last step if the training ends early."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        if self._waited_in_vain():
+            self.control.should_training_stop = True
+        if (is_best and self.exports_best) or self.control.should_training_stop:
+            self.control.should_save |= self.args.save_strategy != "no"
+        return is_best
+
+    def _waited_in_vain(self) -> int:
+        """Return how many evaluations have not improved, if they are as many as the patience; else
+        0.
+
+        They are counted in the history of the losses, which each checkpoint has: a run that resumes
+        goes on counting, with another patience as well.
+        """
+        logged = [e for e in self.state.log_history if "eval_loss" in e and e["step"]]
+        count = without_improvement([e["eval_loss"] for e in logged], self.threshold)
+        return count if self.patience and count >= self.patience else 0
+
+    def stopped_early(self) -> int:
+        """Return after how many evaluations without an improvement the training ended before its
+        planned step; 0 if it did not."""
+        return self._waited_in_vain() if self.state.global_step < self.state.max_steps else 0
+
+    @property
+    def exported_step(self) -> int:
+        """The step whose weights are exported."""
+        best = self.state.best_global_step if self.exports_best else None
+        return best or self.state.global_step
+
+    def load_best(self) -> None:
+        """Load the weights of the step to export, if others are loaded; refuse a checkpoint of it
+        that is not whole."""
+        if self.exported_step == self.state.global_step:
+            return
+        checkpoint = Path(self.args.output_dir or "") / f"checkpoint-{self.exported_step}"
+        if found := distributed.by_first(lambda: checkpoints.fault(checkpoint)):
+            remedy = "bring it back, or set load_best_model_at_end False and allow_change for it"
+            raise UserError("load_best_model_at_end", f"{checkpoint.name}: {found}", remedy)
+        self.state.best_model_checkpoint = str(checkpoint)
+        self._load_best_model()
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         distributed.check_lease(Path(self.args.output_dir or ""))
@@ -247,7 +315,7 @@ class KitTrainer(Trainer):
 
     def evaluate_once(self) -> None:
         """Evaluate at the end, unless the last step has been evaluated already."""
-        if self.args.load_best_model_at_end or not any(
+        if not any(
             "eval_loss" in e and e["step"] == self.state.global_step for e in self.state.log_history
         ):
             self.evaluate()
