@@ -41,18 +41,17 @@ def tokenize_file(
     source = sources["train"]
     encoded = encoding.encode_file(tokenizer, source, source.names, train_on)
     rows, counts = selection.fit_sides({"train": encoded}, block_size, settings.too_long)["train"]
-    train, evaluation, _ = selection.split_rows(rows, None, eval_share, settings.seed)
+    sides, _ = selection.split_rows(rows, None, eval_share, settings.seed)
     manifest = manifests.make_manifest(
         settings.as_dict(),
         model_names.portable(settings.model_name_or_path),
         tokenizer,
         sources,
         {"train": counts},
-        train,
-        evaluation,
+        sides,
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tokenized.save(train, evaluation, folder, manifest)
+    tokenized.save(sides, folder, manifest)
 
 
 def kit_seconds(path: Path, block_size: int) -> float:

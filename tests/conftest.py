@@ -124,17 +124,18 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
     source = sources["train"]
     encoded = encoding.encode_file(tokenizer, source, source.names, settings.train_on)
     rows, counts = selection.fit(encoded, settings.block_size, settings.too_long)
-    train, evaluation, _ = selection.split_rows(rows, None, settings.eval_share, settings.seed)
+    sides, _ = selection.split_rows(
+        rows, None, settings.eval_share, settings.seed, settings.test_share
+    )
     manifest = manifests.make_manifest(
         settings.as_dict(),
         model_names.portable(settings.model_name_or_path),
         tokenizer,
         sources,
         {"train": counts},
-        train,
-        evaluation,
+        sides,
     )
-    tokenized.save(train, evaluation, paths.tokenized(dataset), manifest)
+    tokenized.save(sides, paths.tokenized(dataset), manifest)
 
 
 def train_to_the_end(settings: TrainSettings) -> Path:

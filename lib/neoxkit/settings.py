@@ -17,6 +17,8 @@ END_MARK = "<|endoftext|>"
 
 TINY = "tiny"
 
+MOST_SHARE = 0.5  # of the conversations that may be held out, by all shares together
+
 COLUMN_ROLES = ("user", "agent", "system", "messages", "text")
 _PAIRS = ({"user", "agent"}, {"user", "agent", "system"})  # the roles of columns with single turns
 ATTENTIONS = ("auto", "sdpa", "eager", "varlen", "flash_attention_2", "flex_attention")
@@ -62,7 +64,10 @@ class TokenizeSettings(Settings):
     # Rarely changed: the held-out set
     eval_file: str = setting("", "conversations to evaluate on; empty: a share of train_file")
     eval_share: float = setting(
-        0.05, "share of the conversations held out, 0 to 0.5", least=0, most=0.5
+        0.05, "share of the conversations held out, 0 to 0.5", least=0, most=MOST_SHARE
+    )
+    test_share: float = setting(
+        0.0, "another share, for 03 with side test alone; 0: none", least=0, most=MOST_SHARE
     )
     seed: int = setting(0, "seed of the split", least=0)
     near_duplicates: str = setting(
@@ -92,6 +97,10 @@ class TokenizeSettings(Settings):
             raise UserError("columns", f"got {self.columns}", remedy)
         if len({*self.columns.values()}) < len(self.columns):
             raise UserError("columns", f"got {self.columns}", "name each column once")
+        taken = round(self.test_share + (0 if self.eval_file else self.eval_share), 9)
+        if taken > MOST_SHARE:
+            what = f"and eval_share take {taken:g} together, more than {MOST_SHARE:g}"
+            raise UserError("test_share", what, "lower one of them")
         if not self.end_mark.strip():
             what = "is empty"
             raise UserError(
@@ -444,6 +453,11 @@ class EvaluateSettings(Settings):
     seed: int = setting(0, "seed of sampling", least=0)
 
     # Rarely changed: the losses
+    side: str = setting(
+        "eval",
+        "eval; or test, which 01 took with test_share: each look is counted",
+        choices=("eval", "test"),
+    )
     batch_size: int = setting(32, "conversations scored or answered at once", least=1)
     score_checkpoints: bool = setting(True, "score kept checkpoints and snapshots, too")
     plain_text_file: str = setting("", "a text of another kind, to measure forgetting")

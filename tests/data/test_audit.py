@@ -93,8 +93,7 @@ def test_turn_lengths_add_up_to_the_conversation() -> None:
 
 def audited(rows: Table, block_size: int = 280, too_long: str = "drop") -> list[audit.Check]:
     fitted, counts = selection.fit(rows, block_size, too_long)
-    train, evaluation, _ = selection.split_rows(fitted, None, 0.2, 0)
-    sides = {"train": train, "eval": evaluation}
+    sides, _ = selection.split_rows(fitted, None, 0.2, 0)
     return audit.audit(sides, {"train": counts}, TOKENIZER, {"train": SOURCE})
 
 
@@ -158,9 +157,8 @@ def test_conversations_in_both_files_are_accounted_for() -> None:
     fitted = selection.fit_sides({"train": TRAIN, "eval": EVAL}, 280, "drop")
     again = encode(talk(7, "Who are you?", "A program."))
     counts = {"train": fitted["train"][1], "eval": selection.fit(again, 280, "drop")[1]}
-    train, evaluation, notes = selection.split_rows(fitted["train"][0], again, 0.0, 0)
+    sides, notes = selection.split_rows(fitted["train"][0], again, 0.0, 0)
     assert notes[0].startswith("1 conversations are in both files")
-    sides = {"train": train, "eval": evaluation}
     checks = audit.audit(sides, counts, TOKENIZER, {"train": SOURCE})
     assert checks[-1].passed and "+ 1 on both sides" in checks[-1].found
 

@@ -328,8 +328,8 @@ def test_counts_add_up(tiny: Tokenizer, train_on: str, too_long: str, block_size
 
 def test_eval_file_leaves_no_shared_text_on_the_train_side(tiny: Tokenizer) -> None:
     rows = encoding.encode(tiny, [talk("a", "b"), talk("c", "d"), talk("a", "b")], Names("Joi"))
-    train, evaluation, notes = selection.split_rows(rows, rows.select(slice(1)), 0.5, 0)
-    assert (train.at.tolist(), evaluation.at.tolist()) == ([1], [0])
+    sides, notes = selection.split_rows(rows, rows.select(slice(1)), 0.5, 0)
+    assert {side: of.at.tolist() for side, of in sides.items()} == {"train": [1], "eval": [0]}
     assert notes[0].startswith("2 conversations are in both files")
     with pytest.raises(UserError, match="no conversation is left to train on"):
         selection.split_rows(rows, rows, 0.5, 0)
@@ -339,8 +339,9 @@ def test_an_empty_held_out_set_is_reported(tiny: Tokenizer) -> None:
     rows = encoding.encode(tiny, [talk("a", "b"), talk("a", "b")], Names("Joi"))
     assert selection.num_duplicates(rows) == 1
     for share, why in ((0, "eval_share is 0"), (0.5, "only one conversation")):
-        train, evaluation, notes = selection.split_rows(rows, None, share, 0)
-        assert (train.at.tolist(), len(evaluation)) == ([0, 1], 0) and why in notes[0]
+        sides, notes = selection.split_rows(rows, None, share, 0)
+        assert {side: of.at.tolist() for side, of in sides.items()} == {"train": [0, 1], "eval": []}
+        assert why in notes[0]
 
 
 def talks(num: int) -> list[Conversation]:
@@ -354,17 +355,18 @@ def test_too_few_held_out_are_reported_and_the_remedy_holds_out_enough(
 ) -> None:
     rows = encoding.encode(tiny, talks(num), Names("Joi"))
     share = 3 / num
-    _, evaluation, (note,) = selection.split_rows(rows, None, share, seed)
-    assert len(evaluation) == 3
+    sides, (note,) = selection.split_rows(rows, None, share, seed)
+    assert len(sides["eval"]) == 3
     assert note.startswith(
         "Only 3 conversations are held out: 03 can't tell whether a difference between two models "
         "is chance. eval_share "
     )
     better, said = re.search(r"eval_share (\S+) holds out (\d+) \(of", note).groups()
     settings = TokenizeSettings(eval_share=float(better))
-    _, evaluation, notes = selection.split_rows(rows, None, settings.eval_share, seed)
-    assert (len(evaluation), notes) == (int(said), [])
-    assert selection.LEAST_HELD_OUT <= len(evaluation) <= selection.LEAST_HELD_OUT + num // 100
+    sides, notes = selection.split_rows(rows, None, settings.eval_share, seed)
+    assert (len(sides["eval"]), notes) == (int(said), [])
+    least = selection.LEAST_HELD_OUT
+    assert least <= len(sides["eval"]) <= least + num // 100
 
 
 def test_the_suggested_share_counts_repeats_once(tiny: Tokenizer) -> None:
@@ -372,8 +374,8 @@ def test_the_suggested_share_counts_repeats_once(tiny: Tokenizer) -> None:
     rows = encoding.encode(tiny, talks(40) + talks(1) * 20, Names("Joi"))
     *_, (note,) = selection.split_rows(rows, None, 0.05, 0)
     assert "eval_share 0.5 holds out" in note and "(of 60)" in note
-    _, evaluation, notes = selection.split_rows(rows, None, 0.5, 0)
-    assert len(evaluation) >= selection.LEAST_HELD_OUT and notes == []
+    sides, notes = selection.split_rows(rows, None, 0.5, 0)
+    assert len(sides["eval"]) >= selection.LEAST_HELD_OUT and notes == []
 
 
 def test_more_conversations_are_asked_for_if_no_share_holds_out_enough(tiny: Tokenizer) -> None:
@@ -383,7 +385,7 @@ def test_more_conversations_are_asked_for_if_no_share_holds_out_enough(tiny: Tok
     assert note.endswith(
         " Even eval_share 0.5 holds out 15 (of 30): give more conversations, or an eval_file."
     )
-    assert len(selection.split_rows(rows, None, selection.MOST_SHARE, 0)[1]) == 15
+    assert len(selection.split_rows(rows, None, selection.MOST_SHARE, 0)[0]["eval"]) == 15
     with pytest.raises(UserError, match="eval_share"):
         TokenizeSettings(eval_share=selection.MOST_SHARE + 0.01)
     *_, notes = selection.split_rows(
@@ -417,8 +419,8 @@ def test_equal_ids_are_never_on_both_sides(
 ) -> None:
     rows, _ = selection.fit(encoding.encode(tiny, pair, Names("Joi")), block_size, "cut")
     assert len(rows) == 2 and rows[0].ids.tolist() == rows[1].ids.tolist()
-    train, evaluation, _ = selection.split_rows(rows, None, 0.5, 0)
-    assert (len(train), len(evaluation)) == (2, 0)
+    sides, _ = selection.split_rows(rows, None, 0.5, 0)
+    assert {side: len(of) for side, of in sides.items()} == {"train": 2, "eval": 0}
 
 
 Saved = tuple[Path, dict, list[Table], list[Table]]
@@ -437,13 +439,13 @@ def saved(tiny: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     rows, counts = selection.fit(
         encoding.encode(tiny, sources["train"].conversations, Names("Agent")), 64
     )
-    *sides, notes = selection.split_rows(rows, None, 0.2, 0)
+    sides, notes = selection.split_rows(rows, None, 0.2, 0)
     manifest = manifests.make_manifest(
-        settings, "tiny", tiny, sources, {"train": counts}, *sides, notes
+        settings, "tiny", tiny, sources, {"train": counts}, sides, notes
     )
     folder = paths.tokenized("toy")
-    tokenized.save(*sides, folder, manifest)
-    return folder, manifest, *sides
+    tokenized.save(sides, folder, manifest)
+    return folder, manifest, *sides.values()
 
 
 def test_saved_dataset_opens_with_datasets(tiny: Tokenizer, saved: Saved) -> None:
@@ -484,12 +486,8 @@ def test_second_save_replaces_the_first(saved: Saved, num_eval: int) -> None:
     numbers = {"train": {"conversations": 3}, "eval": {"conversations": num_eval}}
     sides = {side: {**manifest["sides"][side], **numbers[side]} for side in numbers}
     (folder / "stale").touch()
-    tokenized.save(
-        train.select(slice(3)),
-        evaluation.select(slice(num_eval)),
-        folder,
-        {**manifest, "sides": sides},
-    )
+    rows = {"train": train.select(slice(3)), "eval": evaluation.select(slice(num_eval))}
+    tokenized.save(rows, folder, {**manifest, "sides": sides})
     loaded, _ = tokenized.load(folder)
     assert loaded["train"]["line"] == train.column("line")[:3].tolist()
     assert loaded["eval"]["line"] == evaluation.column("line")[:num_eval].tolist()
@@ -525,10 +523,11 @@ def test_load_refuses_a_dataset_that_does_not_match_its_manifest_or_text(
     saved: Saved, tmp_path: Path
 ) -> None:
     folder, manifest, train, evaluation = saved
-    tokenized.save(train, evaluation.select(slice(1, None)), folder, manifest)
+    sides = {"train": train, "eval": evaluation}
+    tokenized.save(sides | {"eval": evaluation.select(slice(1, None))}, folder, manifest)
     with pytest.raises(UserError, match=r"toy/eval has 3 rows, its manifest says 4 -- run 01"):
         tokenized.load(folder)
-    tokenized.save(train, evaluation, folder, manifest)
+    tokenized.save(sides, folder, manifest)
     with (tmp_path / "talks.txt").open("a", encoding="utf-8") as file:
         file.write("\n")
     with pytest.raises(UserError, match=r"talks\.txt has changed since it was tokenized -- run 01"):
@@ -609,11 +608,12 @@ def test_a_document_is_split_into_equal_parts_and_nothing_is_lost(
 def test_all_parts_of_a_document_are_on_one_side(tiny: Tokenizer) -> None:
     pages = documents(tiny, *(f"{i} and so on " * 20 for i in range(30)))
     rows = selection.fit(pages, 16, "split")[0]
-    train, evaluation, _ = selection.split_rows(rows, None, 0.3, 0)
+    sides, _ = selection.split_rows(rows, None, 0.3, 0)
+    train, evaluation = sides.values()
     assert len(train) + len(evaluation) == len(rows) and len({*evaluation.at}) == 9
     assert not {*train.at.tolist()} & {*evaluation.at.tolist()}
-    again, _, notes = selection.split_rows(rows, evaluation, 0.3, 0)
-    assert again.at.tolist() == train.at.tolist()
+    again, notes = selection.split_rows(rows, evaluation, 0.3, 0)
+    assert again["train"].at.tolist() == train.at.tolist()
     assert notes == ["9 conversations are in both files: left out of the train side"]
 
 

@@ -47,8 +47,8 @@ def conversations(name: str) -> tuple[Conversation, ...]:
 
 
 def split(name: str, share: float) -> tuple[Table, Table]:
-    train, evaluation, _ = selection.split_rows(encode(*conversations(name)), None, share, SEED)
-    return train, evaluation
+    sides, _ = selection.split_rows(encode(*conversations(name)), None, share, SEED)
+    return sides["train"], sides["eval"]
 
 
 def look(train: Table, held_out: Table, how: str = "tell") -> Near:
@@ -259,10 +259,10 @@ def test_the_audit_counts_what_is_dropped() -> None:
     source = reading.read_sides(TokenizeSettings(train_file=str(REPOSITORY / "data/sample.txt")))
     rows = encode(*conversations("sample")[:400])
     fitted, counts = selection.fit(rows, 40, "cut")
-    train, held_out, _ = selection.split_rows(fitted, None, 0.2, SEED)
-    near = look(train, held_out, "drop")
+    sides, _ = selection.split_rows(fitted, None, 0.2, SEED)
+    near = look(*sides.values(), "drop")
     assert near.num_dropped
-    kept = {"train": near.left, "eval": held_out}
+    kept = {"train": near.left, "eval": sides["eval"]}
     check = audit.audit(kept, {"train": counts}, TOKENIZER, source, near.num_dropped)[-1]
     assert check.passed and f"+ {near.num_dropped} near-duplicates" in check.found
     for wrong in (0, near.num_dropped + 1):
@@ -273,26 +273,28 @@ def test_the_manifest_and_the_card_say_what_was_found() -> None:
     settings = TokenizeSettings(train_file=str(REPOSITORY / "data/sample.txt"))
     near = look(*sides(), how="drop")
     given = settings.as_dict(), "tiny", TOKENIZER, reading.read_sides(settings), {}
-    manifest = manifests.make_manifest(*given, near.left, near.held_out, ["A note."], near)
+    kept = {"train": near.left, "eval": near.held_out}
+    manifest = manifests.make_manifest(*given, kept, ["A note."], [near])
     assert manifest["near_duplicates"] == near.as_dict()
     assert manifest["split_notes"] == ["A note.", *near.notes()]
     assert near.notes()[0] in manifests.card(manifest)
     ignored = look(*sides(), how="ignore")
-    for none in (None, ignored):
-        manifest = manifests.make_manifest(*given, *sides(), [], none)
+    for none in ([], [ignored]):
+        manifest = manifests.make_manifest(*given, kept, [], none)
         assert manifest["near_duplicates"] is None and manifest["split_notes"] == []
 
 
 def test_01_shows_three_pairs_side_by_side_and_escapes_them() -> None:
     held_out = encode(*(talk(i, f"<b>{LONG}</b> {i}", REPLY) for i in range(10, 15)))
     train = encode(*(talk(i, f"<b>{LONG}</b> {i}!", REPLY) for i in range(10, 15)))
-    shown = data.split(["A note."], look(train, held_out), TOKENIZER)
+    shown = data.split(["A note."], [look(train, held_out)], TOKENIZER)
     assert "<b>" not in shown.html and "winter.&lt;/b&gt; 10" in shown.html
     lines = shown.text.splitlines()
     assert lines[0] == "- A note." and lines[1].startswith("- 5 of 5 held-out")
     assert [line.split(": ")[0] for line in lines[4:]] == ["line 10", "line 11", "line 12"]
     assert all(line.count("line 1") == 2 and "↵↵" in line for line in lines[4:])
-    nothing = data.split([], look(train.select([0]), held_out.select([4]), "ignore"), TOKENIZER)
+    ignored = look(train.select([0]), held_out.select([4]), "ignore")
+    nothing = data.split([], [ignored], TOKENIZER)
     assert "near-duplicates may be" in nothing.text
 
 

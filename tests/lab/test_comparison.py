@@ -9,10 +9,10 @@ import pytest
 
 from neoxkit import files
 from neoxkit.errors import UserError
-from neoxkit.evaluation import compare_runs, seeds
+from neoxkit.evaluation import compare_runs, first, seeds
 from neoxkit.lab import comparison, fitting
 from neoxkit.runs.events import METRICS, append_event
-from neoxkit.runs.folder import ARGUMENTS, FINISHED
+from neoxkit.runs.folder import ARGUMENTS, DATASET, FINISHED
 from neoxkit.settings import CompareSettings
 
 STARTED_WITH = {
@@ -428,3 +428,52 @@ def test_the_scoreboard_shows_everything_the_lesser_figures_folded(home: Path) -
     assert "tokens trained on" in first and "perplexity" not in first
     assert all(name in more for name in ("perplexity", "useful tokens/s", "memory", "seconds"))
     assert ">20.086<" in more and "20.086" in table.text
+
+
+def looked(folder: Path, low: float | None, by_all: int) -> None:
+    """Write what 03 leaves of a look at the test side."""
+    difference = {"mean": -0.5, "low": low, "high": low and -0.4}
+    loss = {"loss": 2.25, "conversations": 40}
+    results = {"eval_loss": {"base": loss, "tuned": loss}, "depth": {"difference": difference}}
+    looks = {"by_run": 1, "by_all": by_all}
+    files.write_json(folder / "evaluation_test.json", results | {"looks": looks})
+
+
+def test_04_says_that_the_first_was_chosen_by_the_side_that_reports_it(home: Path) -> None:
+    """One run is not chosen; nor does one without an eval loss take part."""
+    make(home, "a", 100, [3.0])
+    make(home, "b", 100, [float("nan")])
+    assert first.facts(compare_runs.load_runs([])) is None
+    assert "chosen" not in comparison.table(compare_runs.load_runs([])).text
+    best = make(home, "c", 100, [2.0], learning_rate=2e-3)
+    chosen = compare_runs.load_runs([])
+    why = "c was chosen by these losses, the lowest of 2, so that its own may be low by luck."
+    other = "A dataset with a test side (01, test_share) has a figure that did not choose."
+    assert f"{why} {other}" in comparison.table(chosen).text
+    files.write_json(best / DATASET, {"sides": {"train": {}, "eval": {}, "test": {}}})
+    remedy = "03_evaluate of it with side test gives a figure that did not choose."
+    assert f"{why} {remedy}" in comparison.table(chosen).text
+    comparison.save(chosen, CompareSettings(name="all"), {})
+    assert files.read_json(home / "runs" / "all" / "comparison.json")["first"] == {
+        "run": "c", "out_of": 2, "has_test_side": True, "on_the_test_side": None,
+    }  # fmt: skip
+
+
+def test_04_shows_the_firsts_figure_on_the_test_side_and_no_others(home: Path) -> None:
+    best, other = make(home, "a", 100, [2.0]), make(home, "b", 100, [3.0])
+    looked(other, -0.6, by_all=1)
+    chosen = compare_runs.load_runs([])
+    assert "On the test side" not in comparison.table(chosen).text
+    looked(best, -0.6, by_all=3)
+    said = (
+        "On the test side, which did not choose: loss 2.2500, tuned minus base -0.5000, between "
+        "-0.6000 and -0.4000 (95 %), over 40 conversations. This is look 1 at the test side by "
+        "this run, and look 3 by all runs of its dataset."
+    )
+    assert said in comparison.table(chosen).text
+    looked(best, None, by_all=3)  # fewer than 20 conversations
+    assert "base -0.5000, over 40 conversations" in comparison.table(chosen).text
+    results = files.read_json(best / "evaluation_test.json")
+    results["eval_loss"] = {"base": None, "tuned": None}
+    files.write_json(best / "evaluation_test.json", results | {"depth": None})
+    assert first.facts(chosen)["on_the_test_side"] is None

@@ -228,7 +228,10 @@ PLAIN = SimpleNamespace(backend_tokenizer=SimpleNamespace(normalizer=None))
 def pair(questions: list[Any], base: list[Any], tuned: list[Any]) -> Any:
     """A stand-in for evaluate.Evaluation: what both models replied."""
     examined = {"base": SimpleNamespace(replies=base), "tuned": SimpleNamespace(replies=tuned)}
-    return SimpleNamespace(questions=questions, examined=examined, tokenizer=PLAIN)
+    settings = SimpleNamespace(side="eval")
+    return SimpleNamespace(
+        questions=questions, examined=examined, tokenizer=PLAIN, settings=settings
+    )
 
 
 @pytest.mark.parametrize(("given", "shown"), NASTY.items())

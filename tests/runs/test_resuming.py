@@ -144,6 +144,19 @@ def test_a_dataset_made_before_a_setting_was_there_is_read_and_is_no_other_data(
     assert resuming.replaced(FIRST) == []
 
 
+def test_a_test_side_is_other_data_for_a_dataset_made_before_there_were_any(started: Path) -> None:
+    path = paths.tokenized("kept") / files.MANIFEST
+    was = files.read_json(path)
+    del was["settings"]["test_share"]
+    for one in (path, started / DATASET):
+        files.write_json(one, was)
+    assert resuming.replaced(FIRST) == []
+    with pytest.raises(
+        UserError, match=r"^dataset: kept would be replaced \(test_share 0.0 -> 0.1"
+    ):
+        resuming.replaced(FIRST.replace(test_share=0.1))
+
+
 SMALLER = FIRST.replace(block_size=32)
 
 

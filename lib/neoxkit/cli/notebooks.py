@@ -88,7 +88,8 @@ def _carry_out(
                 _say(line)
     trained = folder if {TrainSettings, EvaluateSettings} & {*settings} else None
     dataset = paths.tokenized(first.dataset) if first else None
-    said = terminal.summary(dataset, trained, EvaluateSettings in settings)
+    last = settings.get(EvaluateSettings)
+    said = terminal.summary(dataset, trained, last.side if last else "")
     print(screen.wrapped(f"done: {said or paths.short(folder)}", sys.stdout, len("done: ")))
     return 0, ""
 
@@ -170,7 +171,21 @@ def _check_before(settings: Mapping[type[Settings], Any]) -> list[str]:
         tasks.check(last.tasks)
         if not train:
             tokenized.unchanged(finished_facts(paths.run(last.run)))
+        if last.side == "test":
+            _check_test_side(first, train, last)
     return resuming.replaced(first) if first else []
+
+
+def _check_test_side(
+    first: TokenizeSettings | None, train: TrainSettings | None, last: EvaluateSettings
+) -> None:
+    """Refuse to evaluate on a test side that the dataset does not have, or will not have."""
+    if first and not first.test_share:
+        raise UserError("side", "01 takes no test side", "set test_share, 0.1 say")
+    if not first:
+        data = paths.tokenized(train.dataset) if train else None
+        data = data or tokenized.unchanged(finished_facts(paths.run(last.run)))
+        tokenized.check_side(last.side, tokenized.load_manifest(data)["sides"])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from neoxkit.lab.figure import Picture
 from neoxkit.runs import card as run_card
 from neoxkit.runs import health
 from neoxkit.runs.events import METRICS, History
-from neoxkit.runs.folder import standing_of
+from neoxkit.runs.folder import EVALUATION, of_side, standing_of
 from neoxkit.settings import NOTEBOOKS
 
 REPORT = "report.html"
@@ -74,9 +74,10 @@ def _overview(folder: Path) -> str:
         how = f"<p>{standing.state}, {terminal.reached(standing)} ({when})</p>"
         alert, drawn = view.alert(health.warnings(history)).html, curve.draw(history)
         parts = [how, alert, *parts, _picture(drawn)]
-    if (folder / "evaluation.json").is_file():
-        found = files.read_json(folder / "evaluation.json")
-        parts += [evaluation.scores(found).html, _picture(evaluation.comparison(found))]
+    for path in (folder / of_side(EVALUATION, side) for side in ("eval", "test")):
+        if path.is_file():
+            found = files.read_json(path)
+            parts += [evaluation.scores(found).html, _picture(evaluation.comparison(found))]
     return "".join(parts)
 
 

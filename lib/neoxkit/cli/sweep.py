@@ -23,7 +23,7 @@ from neoxkit.fields import as_flags
 from neoxkit.launch import checks, command, forecast, nodes
 from neoxkit.runs import endings
 from neoxkit.runs.events import METRICS
-from neoxkit.runs.folder import is_trial, live_state, standing_of, state_of
+from neoxkit.runs.folder import EVALUATION, is_trial, live_state, standing_of, state_of
 from neoxkit.runs.restarts import Restarts, sentence
 from neoxkit.settings import CompareSettings, EvaluateSettings, TrainSettings
 
@@ -212,7 +212,7 @@ def is_done(variant: Variant, notebooks: Sequence[str]) -> bool:
     if EvaluateSettings.notebook not in notebooks:
         return True
     wanted = EvaluateSettings(**own(EvaluateSettings, variant.parameters)).as_dict()
-    path = variant.folder / "evaluation.json"
+    path = variant.folder / EVALUATION
     return path.is_file() and files.read_json(path)["settings"] == wanted
 
 

@@ -16,7 +16,15 @@ from neoxkit.data.places import Places
 from neoxkit.machine import duration
 from neoxkit.runs import checkpoints, health
 from neoxkit.runs.events import METRICS, EventReader, History
-from neoxkit.runs.folder import Standing, doing, finished_facts, live_state, state_of
+from neoxkit.runs.folder import (
+    EVALUATION,
+    Standing,
+    doing,
+    finished_facts,
+    live_state,
+    of_side,
+    state_of,
+)
 
 REWRITE_SECONDS = 1.0  # on a terminal: one line, overwritten
 LINE_SECONDS = 30.0  # into a file or a pipe: at most one line in this time
@@ -237,28 +245,33 @@ def _counted_side(counts: Mapping[str, Any], places: Places | None) -> str:
 
 def tokenized_note(manifest: Mapping[str, Any]) -> str:
     """Say what became of a file's conversations."""
-    sides = {side: numbers["conversations"] for side, numbers in manifest["sides"].items()}
-    return f"{counted(manifest, True)}; {sides['train']:,} train, {sides['eval']:,} eval"
+    sides = [f"{numbers['conversations']:,} {side}" for side, numbers in manifest["sides"].items()]
+    return f"{counted(manifest, True)}; {', '.join(sides)}"
 
 
-def summary(dataset: Path | None, run: Path | None, evaluated: bool) -> str:
-    """Summarise what the notebooks made, from the files they wrote."""
+def summary(dataset: Path | None, run: Path | None, side: str = "") -> str:
+    """Summarise what the notebooks made, from the files they wrote; `side`: what 03 evaluated."""
     parts = []
     if dataset:
         parts.append(counted(files.read_json(dataset / files.MANIFEST)))
     if run:
-        parts += [_loss(run, evaluated), f"model in {paths.short(run / 'model')}"]
+        parts += [_loss(run, side), f"model in {paths.short(run / 'model')}"]
         parts += [f"warning: {line}" for line in finished_facts(run)["warnings"]]
     elif dataset:
         parts.append(f"dataset in {paths.short(dataset)}")
     return "; ".join(filter(None, parts))
 
 
-def _loss(run: Path, evaluated: bool) -> str:
-    """Return the tuned model's eval loss, after the base's if 03 has measured that."""
-    if evaluated:
-        scores = files.read_json(run / "evaluation.json")["eval_loss"]
+def _loss(run: Path, side: str) -> str:
+    """Return the tuned model's loss, after the base's if 03 has measured that; of the test side,
+    with the number of the look."""
+    found: dict[str, Any] = {}
+    if side:
+        found = files.read_json(run / of_side(EVALUATION, side))
+        scores = found["eval_loss"]
         losses = [scores[which]["loss"] for which in ("base", "tuned") if scores[which]]
     else:
         losses = [loss] if (loss := finished_facts(run)["eval_loss"]) is not None else []
-    return f"eval loss {' -> '.join(f'{loss:.2f}' for loss in losses)}" if losses else ""
+    said = f"{side or 'eval'} loss {' -> '.join(f'{loss:.2f}' for loss in losses)}"
+    look = f" (look {found['looks']['by_run']:,} at the test side)" if "looks" in found else ""
+    return said + look if losses else ""

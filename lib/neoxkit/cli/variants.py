@@ -95,6 +95,9 @@ def _check_name(name: str, notebooks: Sequence[str]) -> None:
         raise UserError(name, what, "give the sweep another run name")
     if name == "hub_model_id":
         raise UserError(name, "would push every run to the same place", "push the best one")
+    if name == "side":
+        what = "would have every run look at the test side, to choose by it"
+        raise UserError(name, what, "leave it out, and run 03_evaluate with it of the chosen run")
 
 
 def _name(sweep: str, chosen: Mapping[str, Any]) -> str:

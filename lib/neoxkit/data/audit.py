@@ -35,11 +35,11 @@ class Finding:
 def findings(sides: Sides) -> list[Finding]:
     """List what to look at before training, each with the conversations concerned."""
     asked = {side: first_questions(rows) for side, rows in sides.items()}
-    other = {"train": "eval", "eval": "train"}
+    other = "the other side" if len(sides) < 3 else "another side"
     rules = {
         "repeats another one exactly": lambda side, rows: repeats(rows),
-        "asks what the other side asks first": lambda side, rows: np.isin(
-            asked[side], asked.get(other[side], [])
+        f"asks what {other} asks first": lambda side, rows: np.isin(
+            asked[side], _of_others(asked, side)
         ),
         f"a turn of fewer than {SHORT_TURN} characters": lambda side, rows: (
             rows.column("shortest") < SHORT_TURN
@@ -56,6 +56,12 @@ def findings(sides: Sides) -> list[Finding]:
         Finding(what, {side: rows.select(rule(side, rows)) for side, rows in sides.items()})
         for what, rule in rules.items()
     ]
+
+
+def _of_others(asked: Mapping[str, np.ndarray], side: str) -> np.ndarray:
+    """Return what all other sides ask."""
+    others = (of for name, of in asked.items() if name != side)
+    return np.concatenate([np.zeros(0, np.uint64), *others])
 
 
 def repeats(rows: Table) -> np.ndarray:
@@ -228,7 +234,8 @@ def _nothing_is_lost_unseen(sides: Sides, counts: Mapping[str, Counts], near: in
     read = sum(c.read for c in counts.values())
     named = sum(len(lines) for c in counts.values() for lines in c.dropped.values())
     kept = sum(map(len, sides.values()))
-    on_both = counts["train"].kept - len(sides["train"]) - near if "eval" in counts else 0
+    of_train_file = len(sides["train"]) + len(sides.get("test", ())) + near
+    on_both = counts["train"].kept - of_train_file if "eval" in counts else 0
     cut = sum(len(c.cut) for c in counts.values())
     more_parts = sum(c.more_parts for c in counts.values())
     shortened = sum(

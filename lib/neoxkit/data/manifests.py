@@ -21,17 +21,15 @@ def make_manifest(
     tokenizer: "PreTrainedTokenizerBase",
     read: Mapping[str, ConversationFile],
     counts: Mapping[str, Counts],
-    train: Table,
-    evaluation: Table,
+    sides: Mapping[str, Table],
     split_notes: Sequence[str] = (),
-    near: Near | None = None,
+    near: Sequence[Near] = (),
 ) -> dict[str, Any]:
     """Return the manifest, which later notebooks check and inherit from.
 
     `model`: its portable name (model_names.portable); `split_notes`: from selection.split_rows;
-    `near`: the near-duplicates, if they were looked for.
+    `near`: the near-duplicates of the held-out set, then of the test side if there is one.
     """
-    sides = {"train": train, "eval": evaluation}
     return {
         "source": _source(read["train"]),
         "eval_source": _source(read["eval"]) if "eval" in read else None,
@@ -46,10 +44,10 @@ def make_manifest(
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
         "notes": [line for source in read.values() for line in source.sentences()[1:]],
-        "split_notes": [*split_notes, *(near.notes() if near else ())],
+        "split_notes": [*split_notes, *(line for one in near for line in one.notes())],
         "counts": {side: c.as_dict() for side, c in counts.items()},
-        "duplicates": num_duplicates(train, evaluation),
-        "near_duplicates": near.as_dict() if near and near.how != "ignore" else None,
+        "duplicates": num_duplicates(*sides.values()),
+        "near_duplicates": _near_duplicates(near),
         "sides": {
             side: {
                 "conversations": len(rows),
@@ -65,6 +63,15 @@ def make_manifest(
             p: importlib.metadata.version(p) for p in ("transformers", "tokenizers", "datasets")
         },
     }
+
+
+def _near_duplicates(near: Sequence[Near]) -> dict[str, Any] | None:
+    """Return the counts of the held-out set, and with a test side its own below "test"; None if
+    none were looked for."""
+    looked = {one.side: one.as_dict() for one in near if one.how != "ignore"}
+    if not looked:
+        return None
+    return looked["eval"] | {side: of for side, of in looked.items() if side != "eval"}
 
 
 def _source(source: ConversationFile) -> dict[str, Any]:

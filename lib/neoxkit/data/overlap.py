@@ -13,6 +13,7 @@ difference (words.py). Two conversations are nearly the same if
 Below 8 words, the names of both sides included, only the first counts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,8 @@ class Near:
 
     `partner`: for each held-out row a train row that is nearly the same, -1 if none is. `marked`:
     the train rows that a held-out row is nearly the same as. `templates`: how many held-out rows
-    have nothing but runs of templates, so that only the same words would have been found.
+    have nothing but runs of templates, so that only the same words would have been found. `side`:
+    that of the held-out rows, eval or test.
     """
 
     train: Table
@@ -43,6 +45,7 @@ class Near:
     marked: np.ndarray
     templates: int = 0
     how: str = "tell"
+    side: str = "eval"
 
     @property
     def found(self) -> np.ndarray:
@@ -63,9 +66,12 @@ class Near:
     def notes(self) -> list[str]:
         """Say what was found and done, for the user."""
         said = []
+        are = "held-out conversations"
+        if self.side == "test":
+            are = "conversations of the test side"
         if len(self.found):
             have = "had" if self.how == "drop" else "have"
-            what = f"held-out conversations {have} a near-duplicate in the train side"
+            what = f"{are} {have} a near-duplicate in the train side"
             done = f"{self.num_dropped:,} of its own are left out"
             if self.how != "drop":
                 num = int(self.marked.sum())
@@ -73,7 +79,7 @@ class Near:
             said.append(f"{len(self.found):,} of {len(self.held_out):,} {what}: {done}")
         if self.templates:
             said.append(
-                f"{self.templates:,} held-out conversations have only words that many others have: "
+                f"{self.templates:,} {are} have only words that many others have: "
                 "of their near-duplicates, those with the same words alone are found"
             )
         return said
@@ -94,15 +100,16 @@ def look_for(
     tokenizer: "PreTrainedTokenizerBase",
     how: str = "tell",
     progress: Progress = silent,
+    side: str = "eval",
 ) -> Near:
-    """Look for near-duplicates between a dataset's sides; with "ignore", don't.
+    """Look for near-duplicates between the train side and held-out rows; with "ignore", don't.
 
     Refuse to drop all conversations of the train side.
     """
     marked, done = np.zeros(len(train), bool), 0
     if how == "ignore" or not len(held_out):
         progress(0, 0)
-        return Near(train, held_out, np.full(len(held_out), -1, np.int64), marked, how=how)
+        return Near(train, held_out, np.full(len(held_out), -1, np.int64), marked, 0, how, side)
     vocabulary = Vocabulary(tokenizer)
     wholes = np.concatenate([whole_of(words_of(part, vocabulary)) for part in parts_of(held_out)])
     _, first, which = np.unique(wholes, return_index=True, return_inverse=True)
@@ -118,8 +125,27 @@ def look_for(
         done += len(part)
         progress(done, len(train))
     templates = int(index.is_template[which].sum())
-    near = Near(train, held_out, partner[which], marked, templates, how)
+    near = Near(train, held_out, partner[which], marked, templates, how, side)
     if not len(near.left):
         what = "every conversation of the train side is nearly the same as a held-out one"
         raise UserError("near_duplicates", what, "set it to tell")
     return near
+
+
+def look_through(
+    sides: Mapping[str, Table],
+    tokenizer: "PreTrainedTokenizerBase",
+    how: str = "tell",
+    progress: Progress = silent,
+) -> tuple[dict[str, Table], list[Near]]:
+    """Look for near-duplicates of each held-out side in the train side, one side after the other.
+
+    Return the sides that are left, and what was found of the held-out set, then of the test side.
+    """
+    left, found = dict(sides), []
+    for side in sides:
+        if side != "train":
+            near = look_for(left["train"], sides[side], tokenizer, how, progress, side)
+            left["train"] = near.left
+            found.append(near)
+    return left, found

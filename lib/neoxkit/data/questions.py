@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from neoxkit import paths
 from neoxkit.data import reading
 from neoxkit.data.conversation import Conversation, Names, Turn, prompt
+from neoxkit.data.selection import SETS
 from neoxkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,14 +69,16 @@ def questions_for(
     eval_rows: "Dataset",
     tokenizer: "PreTrainedTokenizerBase",
     file: str = "",
+    side: str = "eval",
 ) -> tuple[list[Question], str]:
     """Return the held-out questions and where they come from.
 
     They are read from `file`; else from <train_file>_questions.jsonl beside the training text;
-    else each held-out conversation is asked for its last reply.
+    else each held-out conversation is asked for its last reply. Those of the test side are not
+    read from beside the text, where they are the same for every side.
     """
     beside = reading.questions_beside(paths.root() / manifest["source"]["path"])
-    if file or beside.is_file():
+    if file or (side == "eval" and beside.is_file()):
         path = paths.find("questions_file", file) if file else beside
         return read_questions(path, Names.of(manifest)), paths.short(path)
     found = [
@@ -83,12 +86,12 @@ def questions_for(
             decode(tokenizer, row["input_ids"][: row["reply_start"]]),
             decode(tokenizer, row["input_ids"][row["reply_start"] : row["reply_end"]]).strip(),
             "last reply",
-            "held-out set",
+            SETS[side],
         )
         for row in eval_rows
         if row["reply_start"] >= 0
     ]
-    return found, "the held-out set"
+    return found, f"the {SETS[side]}"
 
 
 def read_questions(path: Path, names: Names) -> list[Question]:

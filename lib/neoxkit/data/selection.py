@@ -11,9 +11,12 @@ import numpy as np
 from neoxkit.data.places import NO_PLACES, Places
 from neoxkit.data.table import FAULTS, Table
 from neoxkit.errors import UserError
+from neoxkit.settings import MOST_SHARE
 
+# The sides of a dataset, and their names for people; not every dataset has a test side.
+SETS = {"train": "training set", "eval": "held-out set", "test": "test set"}
+SIDES = (*SETS,)
 LEAST_HELD_OUT = 20  # conversations: an interval computed from fewer can't be trusted
-MOST_SHARE = 0.5  # the largest eval_share
 
 
 @dataclass
@@ -144,82 +147,120 @@ def fit_sides(
     return fitted
 
 
-def split(keys: np.ndarray, eval_share: float, seed: int) -> np.ndarray:
-    """Mark the rows to hold out: bool, one per key; equal keys are on the same side.
+def split(keys: np.ndarray, eval_share: float, seed: int, test_share: float = 0.0) -> np.ndarray:
+    """Return the side of each row, as an index into SIDES: int8, one per key; equal keys are on the
+    same side.
 
-    The side depends only on the seed and the key, not on the order in the file. With two or more
-    different keys and a share above 0, both sides get at least one.
+    The side depends only on the seed and the key, not on the order in the file. The lowest of the
+    keyed hashes are held out and the next ones are the test side, so that a test_share leaves the
+    held-out set as it is. A share above 0 gets at least one key, if one is left for the train side.
     """
     unique, which = np.unique(keys, return_inverse=True)
     seed_key = str(seed).encode()
     digests = (hashlib.blake2b(k, digest_size=8, key=seed_key).digest() for k in unique)
     ranks = np.fromiter(digests, "S8", len(unique))
-    num_eval = round(eval_share * len(unique))
-    if eval_share > 0 and len(unique) > 1:
-        num_eval = min(max(num_eval, 1), len(unique) - 1)
-    held_out = np.zeros(len(unique), bool)
-    held_out[np.argsort(ranks, kind="stable")[:num_eval]] = True
-    return held_out[which]
+    num_eval = _of_share(eval_share, len(unique), len(unique) - 1)
+    num_test = _of_share(test_share, len(unique), len(unique) - 1 - num_eval)
+    side = np.zeros(len(unique), np.int8)
+    order = np.argsort(ranks, kind="stable")
+    side[order[:num_eval]] = SIDES.index("eval")
+    side[order[num_eval : num_eval + num_test]] = SIDES.index("test")
+    return side[which]
+
+
+def _of_share(share: float, num: int, most: int) -> int:
+    """Return how many of `num` keys a share takes: at least one, but no more than `most`.
+
+    >>> _of_share(0.05, 100, 99), _of_share(0.05, 4, 3), _of_share(0.05, 1, 0), _of_share(0, 9, 8)
+    (5, 1, 0, 0)
+    """
+    return max(min(max(round(share * num), int(share > 0)), most), 0)
 
 
 def split_rows(
-    rows: Table, eval_rows: Table | None, eval_share: float, seed: int
-) -> tuple[Table, Table, list[str]]:
-    """Return the train side, the held-out set, and notes on the split for the user.
+    rows: Table, eval_rows: Table | None, eval_share: float, seed: int, test_share: float = 0.0
+) -> tuple[dict[str, Table], list[str]]:
+    """Return the sides, and notes on the split for the user; there is a test side only if
+    `test_share` is above 0.
 
-    With `eval_rows` (from a separate file) no share is split off, but conversations in both files
-    leave the train side.
+    With `eval_rows` (from a separate file) they are the held-out set, and conversations in both
+    files leave the others.
     """
-    notes = []
+    notes, keys = [], rows.side_keys()
     if eval_rows is not None:
-        held_out = np.isin(rows.side_keys(), eval_rows.side_keys())
-        evaluation = eval_rows
-        if both := len(np.unique(rows.at[held_out])):
+        repeated, eval_share = np.isin(keys, eval_rows.side_keys()), 0.0
+        if both := len(np.unique(rows.at[repeated])):
             notes.append(f"{both} conversations are in both files: left out of the train side")
-    else:
-        held_out = split(rows.side_keys(), eval_share, seed)
-        evaluation = rows.select(held_out)
-    train = rows.select(~held_out)
-    if not len(train):
+        rows, keys = rows.select(~repeated), keys[~repeated]
+    of_row = split(keys, eval_share, seed, test_share)
+    sides = {side: rows.select(of_row == i) for i, side in enumerate(SIDES)}
+    if eval_rows is not None:
+        sides["eval"] = eval_rows
+    if not len(sides["train"]):
         raise UserError("block_size", "no conversation is left to train on", "raise it, or use cut")
-    if not len(evaluation):
+    if test_share and not len(sides["test"]):
+        what = "no conversation is left for the test side"
+        raise UserError("test_share", what, "give more conversations, or set it to 0")
+    shares = {"eval_share": eval_share, "test_share": test_share}
+    notes += _on_held_out(sides["eval"], rows, seed, shares, eval_rows is not None)
+    if not test_share:
+        del sides["test"]
+    elif len(sides["test"]) < LEAST_HELD_OUT:
+        remedy = _more_held_out("test_share", rows, seed, shares)
+        notes.append(f"{_too_few(len(sides['test']), 'in the test side')} {remedy}")
+    return sides, notes
+
+
+def _on_held_out(
+    held_out: Table, rows: Table, seed: int, shares: Mapping[str, float], own_file: bool
+) -> list[str]:
+    """Say that the held-out set is empty or small; nothing otherwise.
+
+    `own_file`: whether it comes from an eval_file, `rows` are those of train_file.
+    """
+    if not len(held_out):
         why = "there is only one conversation to split"
-        if eval_rows is not None:
+        if own_file:
             why = "no conversation of eval_file was kept"
-        elif eval_share == 0:
+        elif shares["eval_share"] == 0:
             why = "eval_share is 0"
-        notes.append(f"The held-out set is empty ({why}): 02 and 03 will show no eval loss.")
-    elif len(evaluation) < LEAST_HELD_OUT:
+        return [f"The held-out set is empty ({why}): 02 and 03 will show no eval loss."]
+    if len(held_out) < LEAST_HELD_OUT:
         remedy = "Give an eval_file of at least 20 conversations that fit."
-        if eval_rows is None:
-            remedy = _more_held_out(rows.keys(), seed)
-        notes.append(f"{_too_few(len(evaluation))} {remedy}")
-    return train, evaluation, notes
+        if not own_file:
+            remedy = _more_held_out("eval_share", rows, seed, shares)
+        return [f"{_too_few(len(held_out), 'held out')} {remedy}"]
+    return []
 
 
-def _too_few(held_out: int) -> str:
-    are = "conversation is" if held_out == 1 else "conversations are"
+def _too_few(num: int, where: str) -> str:
+    are = "conversation is" if num == 1 else "conversations are"
     return (
-        f"Only {held_out} {are} held out: 03 can't tell whether a difference between two models "
+        f"Only {num} {are} {where}: 03 can't tell whether a difference between two models "
         "is chance."
     )
 
 
-def _more_held_out(keys: np.ndarray, seed: int) -> str:
-    """Suggest the smallest share (in hundredths, finer for large files) that holds out enough."""
+def _more_held_out(name: str, rows: Table, seed: int, shares: Mapping[str, float]) -> str:
+    """Suggest the smallest share (in hundredths, finer for large files) that holds out enough, of
+    those that the other share leaves. `name`: eval_share or test_share."""
+    keys = rows.keys()
     different = len(np.unique(keys))
+    side = SIDES.index(name.removesuffix("_share"))
+
+    def held_out(share: float) -> int:
+        both = {**shares, name: share}
+        return int((split(keys, both["eval_share"], seed, both["test_share"]) == side).sum())
+
     fine = 10 ** max(2, math.ceil(math.log10(different)))
     share = math.ceil(LEAST_HELD_OUT / different * fine) / fine
-    if share <= MOST_SHARE:
-        held_out = int(split(keys, share, seed).sum())
-        return (
-            f"eval_share {share:g} holds out {held_out} (of {len(keys):,}), or give an eval_file."
-        )
-    most = int(split(keys, MOST_SHARE, seed).sum())
-    return (
-        f"Even eval_share {MOST_SHARE:g} holds out {most} (of {len(keys):,}): give more "
-        "conversations, or an eval_file."
-    )
+    most = round(MOST_SHARE - sum(of for other, of in shares.items() if other != name), 9)
+    a_file = name == "eval_share"
+    if share <= most:
+        said = f"{name} {share:g} holds out {held_out(share)} (of {len(keys):,})"
+        return f"{said}, or give an eval_file." if a_file else f"{said}."
+    said = f"Even {name} {most:g} holds out {held_out(most)} (of {len(keys):,}): give more "
+    return said + ("conversations, or an eval_file." if a_file else "conversations.")
 
 
 def num_duplicates(*sides: Table) -> int:

@@ -1,7 +1,8 @@
 """Save and load tokenized datasets, and check a training against them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
     from pyarrow import RecordBatch
     from transformers import PreTrainedTokenizerBase
+
+OF_TRAINING = ("train", "eval")  # the sides that a training reads
+LOOKS = "looks.jsonl"  # each look at the test side; no part of what a dataset is
 
 
 def features() -> "Features":
@@ -73,11 +77,13 @@ def within(rows: "Dataset", block_size: int) -> "Dataset":
     return rows.select([i for i, length in enumerate(rows["length"]) if length <= block_size])
 
 
-def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
-    """Write the dataset, its card and its manifest; an earlier dataset stays until all is there."""
+def save(sides: Mapping[str, Table], folder: Path, manifest: dict) -> None:
+    """Write the dataset, its card and its manifest; an earlier dataset stays until all is there.
+
+    The looks at its test side (runs/looks.py) stay counted: who replaces a dataset has seen them.
+    """
     import datasets
 
-    sides = {"train": train, "eval": evaluation}
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -91,19 +97,32 @@ def save(train: Table, evaluation: Table, folder: Path, manifest: dict) -> None:
             for side, rows in sides.items():
                 _replace_arrow_file(part / side / "data-00000-of-00001.arrow", rows)
             (part / "README.md").write_text(manifests.card(manifest), encoding="utf-8")
+            if (folder / LOOKS).is_file():
+                shutil.copy(folder / LOOKS, part / LOOKS)
             files.write_json(part / files.MANIFEST, manifest)
     finally:
         if bars:
             datasets.enable_progress_bars()
 
 
-def load(folder: Path) -> tuple["DatasetDict", dict[str, Any]]:
-    """Load a dataset and its manifest; refuse what `sizes` refuses."""
-    from datasets import load_from_disk
+def load(folder: Path, sides: Sequence[str] = OF_TRAINING) -> tuple["DatasetDict", dict[str, Any]]:
+    """Load these sides of a dataset, and its manifest; refuse what `sizes` refuses.
+
+    Whoever does not name the test side does not get it.
+    """
+    from datasets import DatasetDict, load_from_disk
 
     _, manifest = sizes(folder)
     with readable(folder):
-        return load_from_disk(folder), manifest
+        found = load_from_disk(folder)
+        return DatasetDict({side: found[side] for side in sides}), manifest
+
+
+def check_side(side: str, known: Collection[str]) -> None:
+    """Refuse the test side of a dataset that has none; `known`: its sides."""
+    if side not in known:
+        remedy = "run 01_tokenize with test_share and another dataset name, and train on that"
+        raise UserError("side", f"the dataset has no {side} side", remedy)
 
 
 def sizes(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:

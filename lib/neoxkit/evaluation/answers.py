@@ -9,6 +9,7 @@ from neoxkit import files
 from neoxkit.evaluation import paired
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.paired import Pairs
+from neoxkit.runs.folder import EVALUATION
 
 HOW = ("max_new_tokens", "do_sample", "temperature")  # settings that decide a reply
 
@@ -35,7 +36,7 @@ def counted(chosen: Sequence[Run]) -> dict[str, Any]:
 
 def replies_of(run: Run) -> dict[str, Any] | str:
     """Return a run's replies and the settings of 03 that made them, or why it has none."""
-    path, evaluation = run.folder / "replies.jsonl", run.folder / "evaluation.json"
+    path, evaluation = run.folder / "replies.jsonl", run.folder / EVALUATION
     if not path.is_file() or not evaluation.is_file():
         return "was not evaluated by 03"
     text = path.read_text(encoding="utf-8")

@@ -141,11 +141,11 @@ def turns(labels: Sequence[int]) -> np.ndarray:
     return np.cumsum(begins)[trained]
 
 
-def sentences(facts: Mapping[str, Any] | None) -> list[str]:
-    """Return the differences of `Evaluation.compare` in words."""
+def sentences(facts: Mapping[str, Any] | None, name: str = "held-out set") -> list[str]:
+    """Return the differences of `Evaluation.compare` in words; `name`: what was scored."""
     if not facts:
         return []
-    said = [f"held-out set, {Difference(**facts['difference']).text()}"]
+    said = [f"{name}, {Difference(**facts['difference']).text()}"]
     if facts["plain"]:
         said.append(f"plain text, {Difference(**facts['plain']).text('pieces')}")
     return said

@@ -16,7 +16,8 @@ from neoxkit.evaluation import compare_models, tasks
 from neoxkit.models import configs, loading, model_names
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints, snapshots
-from neoxkit.runs.folder import early, finished_facts
+from neoxkit.runs import looks as run_looks
+from neoxkit.runs.folder import EVALUATION, early, finished_facts, of_side
 from neoxkit.settings import EvaluateSettings
 
 if TYPE_CHECKING:  # torch comes with the first model, so that a notebook's imports take no seconds
@@ -120,9 +121,9 @@ class Examination:
 class Evaluation:
     """A finished run's base and tuned model on the same questions and held-out conversations.
 
-    `rows`: the held-out set, up to the run's block size. `questions`: those that are asked, out of
-    `num_known` from `source` and the user. `tasks`: see tasks.load_tasks. `show` makes a progress
-    line for a label.
+    `rows`: the held-out set, or the test side (settings.side), up to the run's block size.
+    `questions`: those that are asked, out of `num_known` from `source` and the user. `tasks`: see
+    tasks.load_tasks. `show` makes a progress line for a label.
     """
 
     settings: EvaluateSettings
@@ -142,6 +143,14 @@ class Evaluation:
     def tuned_model(self) -> "PreTrainedModel":
         """The tuned model, which stays loaded for `ask` and the chat box."""
         return self.load("tuned")
+
+    @cached_property
+    def looks(self) -> run_looks.Looks | None:
+        """The looks at the test side, this one included, which is counted when it is first asked
+        for; None on the held-out set."""
+        if self.settings.side != "test":
+            return None
+        return run_looks.add(self.folder, tokenized.unchanged(self.facts))
 
     def load(self, which: str) -> "PreTrainedModel":
         """Load the base or the tuned model."""
@@ -195,9 +204,10 @@ class Evaluation:
 
     def losses_by_step(self) -> dict[int, float]:
         """Return the held-out loss at step 0 (the base), at every kept checkpoint and snapshot, and
-        at the model's step; nothing if the held-out set is empty."""
+        at the model's step; nothing if the held-out set is empty, or on the test side: who sees the
+        loss of each checkpoint there may choose one."""
         base, tuned = (self.examined[which].score for which in MODELS)
-        if not base or not tuned:
+        if not base or not tuned or self.settings.side == "test":
             return {}
         kept: dict[int, Path] = {}
         if self.settings.score_checkpoints:
@@ -218,7 +228,8 @@ class Evaluation:
 
     def save(self) -> dict[str, Any]:
         """Write evaluation.json and replies.jsonl into the run's folder, and task_values.jsonl if
-        there are tasks; return the first."""
+        there are tasks; return the first. Those of the test side have names of their own."""
+        looks = self.looks  # counted before any figure is written or shown
         both = {which: self.examined[which] for which in MODELS}
         replies = [examined.replies for examined in both.values()]
         results = {
@@ -232,6 +243,7 @@ class Evaluation:
             "tasks": self._tasks(),
             "settings": self.settings.as_dict(),
             "training": early(self.facts),
+            **({"looks": asdict(looks)} if looks else {}),
         }
         lines = [
             {**asdict(question), "base": self._said(question, one),
@@ -239,10 +251,13 @@ class Evaluation:
             for question, one, other in zip(self.questions, *replies, strict=True)
         ]  # fmt: skip
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        files.write_text(self.folder / "replies.jsonl", text)
+        files.write_text(self._path("replies.jsonl"), text)
         self._write_task_values()
-        files.write_json(self.folder / "evaluation.json", results)
+        files.write_json(self._path(EVALUATION), results)
         return results
+
+    def _path(self, name: str) -> Path:
+        return self.folder / of_side(name, self.settings.side)
 
     def _tasks(self) -> dict[str, Any]:
         """Return both models' task results without their values by document, and how they differ,
@@ -257,7 +272,7 @@ class Evaluation:
 
     def _write_task_values(self) -> None:
         """Write the values by document; remove those of an earlier evaluation if there are none."""
-        path = self.folder / "task_values.jsonl"
+        path = self._path("task_values.jsonl")
         lines = tasks.by_document(*(self.examined[which].tasks for which in MODELS))
         if lines:
             files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
@@ -299,14 +314,16 @@ class Evaluation:
 def prepare(
     settings: EvaluateSettings, show: Callable[[str], Progress] = lambda label: silent
 ) -> Evaluation:
-    """Load what a finished run is evaluated on: its held-out set, which must not have changed, the
-    questions, and the tasks."""
+    """Load what a finished run is evaluated on: its held-out set or test side, which must not have
+    changed, the questions, and the tasks."""
     folder = paths.run(settings.run)
     facts = finished_facts(folder)
-    dataset, manifest = tokenized.load(tokenized.unchanged(facts))
+    data, side = tokenized.unchanged(facts), settings.side
+    tokenized.check_side(side, tokenized.load_manifest(data)["sides"])
+    dataset, manifest = tokenized.load(data, (side,))
     tokenizer = loading.load_tokenizer(str(folder / "model"))
-    rows = tokenized.within(dataset["eval"], facts["block_size"])
-    known, source = questions_for(manifest, rows, tokenizer, settings.questions_file)
+    rows = tokenized.within(dataset[side], facts["block_size"])
+    known, source = questions_for(manifest, rows, tokenizer, settings.questions_file, side)
     names = Names.of(manifest)
     own = own_questions(settings.my_questions, names)
     asked = known[: settings.num_questions] + own

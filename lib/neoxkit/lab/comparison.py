@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
 from neoxkit import files, paths
-from neoxkit.evaluation import answers, compare_models, compare_runs, rescoring
+from neoxkit.evaluation import answers, compare_models, compare_runs, first, rescoring
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.seeds import means
 from neoxkit.lab import fitting, scales, view
@@ -80,7 +80,8 @@ def _colour(number: int, of: int) -> Any:
 
 
 def table(chosen: Sequence[Run]) -> view.View:
-    """Show the scoreboard, the lowest eval loss first; what matters less is folded below it."""
+    """Show the scoreboard, the lowest eval loss first, and what chose that one (first.said); what
+    matters less is folded below it."""
     lines = compare_runs.scores(chosen)
     equal = f"eval loss at {compare_runs.equal_tokens(chosen):,.0f} tokens"
     rows = [
@@ -95,7 +96,8 @@ def table(chosen: Sequence[Run]) -> view.View:
     ]
     header = ("run", "state", "eval loss", equal, "tokens trained on")
     more = view.fold("perplexity, speed, memory, time", _more_figures(lines))
-    return view.table(rows, header, close=True) + more
+    shown, said = view.table(rows, header, close=True), first.said(first.facts(chosen))
+    return (shown + view.sentence(said) if said else shown) + more
 
 
 def _more_figures(lines: Sequence[Mapping[str, Any]]) -> view.View:
@@ -208,8 +210,9 @@ def heat_map(chosen: Sequence[Run]) -> Picture | view.View:
 
 
 def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, Any]) -> view.View:
-    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures, the means over
-    seeds, the scores on the same conversations (rescoring.scores), and the exact replies."""
+    """Write runs/<name>/comparison.json: what differs, the scoreboard's figures, those of the first
+    on the test side (first.facts), the means over seeds, the scores on the same conversations
+    (rescoring.scores), and the exact replies."""
     folder = paths.run(settings.name)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
@@ -217,6 +220,7 @@ def save(chosen: Sequence[Run], settings: CompareSettings, scored: Mapping[str, 
         "differs": compare_runs.differing(chosen),
         "notes": compare_runs.notes(chosen),
         "scores": compare_runs.scores(chosen),
+        "first": first.facts(chosen),
         "over_seeds": means(chosen),
         "on_the_same_conversations": scored,
         "exact_replies": answers.counted(chosen),

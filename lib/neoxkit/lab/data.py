@@ -13,6 +13,7 @@ from neoxkit.data import manifests, tokenized
 from neoxkit.data.audit import Check, Finding
 from neoxkit.data.overlap import Near
 from neoxkit.data.places import NO_PLACES, Places
+from neoxkit.data.selection import SETS
 from neoxkit.data.table import Encoded, Table
 from neoxkit.lab import frontend, view
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure, styled
@@ -21,7 +22,6 @@ from neoxkit.lab.view import View
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SETS = {"train": "training set", "eval": "held-out set"}
 _TOKEN = "border-right:1px solid rgba(128,128,128,0.35);padding:1px 0"
 _TRAINED = "background:rgba(0,114,178,0.28)"
 _MARK = "border:1px solid;border-radius:3px;font-size:80%;padding:0 3px"
@@ -130,23 +130,35 @@ def _pieces(
             waiting = []
 
 
-def save(
-    train: Table, evaluation: Table, manifest: dict[str, Any], notes: Sequence[str]
-) -> Markdown:
+def save(sides: Mapping[str, Table], manifest: dict[str, Any], notes: Sequence[str]) -> Markdown:
     """Write a dataset and show its card, below the notes."""
     folder = paths.tokenized(manifest["settings"]["dataset"])
-    tokenized.save(train, evaluation, folder, manifest)
+    tokenized.save(sides, folder, manifest)
     return Markdown("\n\n".join([*notes, manifests.card(manifest)]))
 
 
 def split(
-    notes: Sequence[str], near: Near, tokenizer: "PreTrainedTokenizerBase", most: int = 3
+    notes: Sequence[str], near: Sequence[Near], tokenizer: "PreTrainedTokenizerBase", most: int = 3
 ) -> View:
-    """Show the notes on the split, and the first near-duplicates side by side."""
-    none = "Both sets have conversations, and none is in both, not even nearly."
-    if near.how == "ignore":
-        none = "Both sets have conversations, and none is in both; near-duplicates may be."
-    said = view.sentences([*notes, *near.notes()], none=none)
+    """Show the notes on the split, and each held-out side's first near-duplicates side by side."""
+    none = "Both sets have conversations, and none is in both"
+    if len(near) > 1:
+        none = "All three sets have conversations, and none is in two of them"
+    if any(one.how == "ignore" for one in near):
+        none += "; near-duplicates may be."
+    else:
+        others = ", and the training set has none of the others' nearly the same."
+        none += ", not even nearly." if len(near) == 1 else others
+    shown = view.sentences([*notes, *(line for one in near for line in one.notes())], none=none)
+    for one in near:
+        if rows := _pairs(one, tokenizer, most):
+            header = [f"{SETS[side]}: nearly the same" for side in (one.side, "train")]
+            shown += view.table(rows, header, even=True)
+    return shown
+
+
+def _pairs(near: Near, tokenizer: "PreTrainedTokenizerBase", most: int) -> list[list[str]]:
+    """Return the first near-duplicates, from a little before where they differ, with places."""
     rows = []
     for at in near.found[:most].tolist():
         one, other = near.held_out[at], near.train[int(near.partner[at])]
@@ -155,8 +167,7 @@ def split(
         )
         places = (near.held_out.places.listed([one.line]), near.train.places.listed([other.line]))
         rows.append([f"{place}: {text}" for place, text in zip(places, shown, strict=True)])
-    header = [f"{SETS[side]}: nearly the same" for side in ("eval", "train")]
-    return said + view.table(rows, header, even=True) if rows else said
+    return rows
 
 
 def _where_they_differ(one: str, other: str, before: int = 80, most: int = 240) -> tuple[str, str]:

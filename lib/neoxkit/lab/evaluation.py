@@ -9,11 +9,14 @@ from matplotlib.container import BarContainer
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from neoxkit.data.questions import normal, spread
+from neoxkit.data.selection import SETS
 from neoxkit.evaluation import compare_models, paired
 from neoxkit.lab.figure import BLUE, GREY, ORANGE, RED, Picture, label_axes, new_figure, styled
 from neoxkit.lab.view import NOTHING, View, details, sentence, sentences, table
 from neoxkit.runs import snapshots
 from neoxkit.runs.events import History
+from neoxkit.runs.folder import of_side
+from neoxkit.runs.looks import Looks
 
 if TYPE_CHECKING:
     from neoxkit.data.questions import Question
@@ -27,6 +30,9 @@ _PAIRED = (
     "Each document is compared with itself: 95 % intervals of the difference, and for metrics of "
     "right and wrong the exact McNemar test. ± is one standard error of one model alone: two such "
     "errors do not tell whether the models differ."
+)
+_NO_CHECKPOINTS = (
+    "The checkpoints are not scored on the test set: who sees their losses there may choose one."
 )
 
 # `results`: the contents of evaluation.json; `pair`: the Evaluation that they come from.
@@ -62,9 +68,10 @@ def replies(pair: "Evaluation", most: int = 12) -> View:
         row = (asked, question.reference or "", _said(one), _said(other))
         groups.setdefault(_agreement(pair, question, one, other), []).append(row)
     differing = groups.pop(DIFFERENTLY, [])
-    shown = sentence(_counted(differing, DIFFERENTLY, most)) + _asked(differing, most)
+    file = of_side("replies.jsonl", pair.settings.side)
+    shown = sentence(_counted(differing, DIFFERENTLY, most, file)) + _asked(differing, most)
     for kind in sorted(groups):
-        shown += details(_counted(groups[kind], kind, most), _asked(groups[kind], most))
+        shown += details(_counted(groups[kind], kind, most, file), _asked(groups[kind], most))
     return shown
 
 
@@ -79,9 +86,9 @@ def _agreement(pair: "Evaluation", question: "Question", one: "Reply", other: "R
     return "both answered as the reference" if same else "answered alike, not as the reference"
 
 
-def _counted(rows: Sequence[Any], kind: str, most: int) -> str:
+def _counted(rows: Sequence[Any], kind: str, most: int, file: str) -> str:
     """Return a group's title: how many questions, and how many of them are shown."""
-    few = f" (these are {most} of them; all are in replies.jsonl)" if len(rows) > most else ""
+    few = f" (these are {most} of them; all are in {file})" if len(rows) > most else ""
     return f"{len(rows):,} question{'s' * (len(rows) != 1)} {kind}{few}"
 
 
@@ -100,10 +107,11 @@ def _cut(text: str, most: int) -> str:
 
 
 def scores(results: Mapping[str, Any]) -> View:
-    """Show losses on the held-out set and the plain text, with their counts, and how sure the
-    difference is."""
+    """Show losses on the held-out set (or the test set) and the plain text, with their counts, and
+    how sure the difference is; of the test set, which look this is."""
+    name = _set(results)
     sides = {
-        "held-out set": results["eval_loss"],
+        name: results["eval_loss"],
         "plain text": results.get("plain_text", {}),
     }
     rows = [
@@ -121,14 +129,20 @@ def scores(results: Mapping[str, Any]) -> View:
         if found
     ]
     if not rows:
-        return sentence("The held-out set is empty: there is no loss to show.")
+        return sentence(f"The {name} is empty: there is no loss to show.")
     header = (
         "text", "model", "loss (nats per token)", "perplexity", "bits per byte", "tokens", "rows",
     )  # fmt: skip
-    said = compare_models.sentences(results.get("depth"))
+    said = compare_models.sentences(results.get("depth"), name)
+    said += [Looks(**results["looks"]).text()] if "looks" in results else []
     shown = table(rows, header) + sentences(said, none="There is no difference to measure.")
     ended = results.get("training")
     return shown + sentence(f"The training {ended}.") if ended else shown
+
+
+def _set(results: Mapping[str, Any]) -> str:
+    """Return the name of the set that was scored."""
+    return SETS[results.get("settings", {}).get("side", "eval")]
 
 
 def tasks(results: Mapping[str, Any]) -> View:
@@ -248,8 +262,10 @@ def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | Vie
     base (step 0), kept checkpoints, snapshots and tuned model as they were scored here; of up to
     six their values. With snapshots, most of which are early, the steps are on a log scale.
 
-    Nothing without a held-out set.
+    Nothing without a held-out set; of the test set, a sentence that says why.
     """
+    if _set(results) == SETS["test"]:
+        return sentence(_NO_CHECKPOINTS)
     if not results["losses_by_step"]:
         return NOTHING
     figure, axes = new_figure(2.4)
@@ -277,15 +293,15 @@ def checkpoints(pair: "Evaluation", results: Mapping[str, Any]) -> Picture | Vie
 
 @styled
 def comparison(results: Mapping[str, Any]) -> Picture:
-    """Draw two panels, base beside tuned: held-out loss, and exact answers by set."""
+    """Draw two panels, base beside tuned: the loss, and exact answers by set."""
     figure, (left, right) = new_figure(3.2, 2, width_ratios=[1, 2])
     losses = {k: v["loss"] for k, v in results["eval_loss"].items() if v}
     bars = left.bar(list(losses), list(losses.values()), color=[GREY, BLUE], width=0.6)
     left.bar_label(bars, fmt="%.3f")
-    label_axes(left, "", "loss (nats per trained token)", "held-out set")
+    label_axes(left, "", "loss (nats per trained token)", _set(results))
     rows = [r for r in results["exact"] if r["kind"] == "total"]
     if not losses:
-        left.text(0.5, 0.5, "the held-out set is empty", ha="center", transform=left.transAxes)
+        left.text(0.5, 0.5, f"the {_set(results)} is empty", ha="center", transform=left.transAxes)
     models = ("base", "tuned")
     drawn = _pairs(right, {m: [100 * r[m] / r["questions"] for r in rows] for m in models})
     for model, bars in zip(models, drawn, strict=True):

@@ -73,6 +73,16 @@ def finish(folder: Path, results: Mapping[str, Any]) -> None:
     files.write_json(folder / CARD, {**files.read_json(folder / CARD), "results": dict(results)})
 
 
+def note(folder: Path, name: str, value: Any) -> None:
+    """Write one more fact into the card of a finished run."""
+    files.write_json(folder / CARD, {**_written(folder), name: value})
+
+
+def noted(folder: Path, name: str) -> Any:
+    """Return such a fact; None if the card has none of that name."""
+    return _written(folder).get(name)
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Return a run's card; empty if the run has not begun."""
     card = _written(folder)
@@ -209,6 +219,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
         ("machine", f"{where}, {found['cores']} cores, {found['memory_gib']} GiB"),
         ("starts", "; ".join(filter(None, (f"{len(card['starts'])}", again)))),
         ("weights", _files(results.get("model_sha256", {}))),
+        *([("looks at the test side", _looks(card["looks"]))] if "looks" in card else []),
         ("to run it again", card["commands"].get("repeat", "its command at a shell")),
     ]
 
@@ -217,6 +228,10 @@ def _base(card: Mapping[str, Any]) -> str:
     """Name the base; one on the hub with its revision and the start of its commit."""
     at = f"{card['revision'] or 'main'}, commit {card['base_commit'][:12]}"
     return f"{card['base']} ({at})" if card["base_commit"] else card["base"]
+
+
+def _looks(looks: Mapping[str, int]) -> str:
+    return f"{looks['by_run']:,}; {looks['by_all']:,} by all runs of the dataset until then"
 
 
 def _files(sha256: Mapping[str, str]) -> str:

@@ -16,6 +16,17 @@ LOG = "train.log"
 ARGUMENTS = "arguments.json"
 DATASET = "dataset.json"  # the manifest of the dataset that the run was started on
 DIALS = "dials.json"  # setting -> [parameter, dial], if dials had changed any at the start
+EVALUATION = "evaluation.json"  # what 03 measured on the held-out set
+
+
+def of_side(name: str, side: str) -> str:
+    """Return the name of a file that 03 writes: what it measures on the test side is kept apart.
+
+    >>> of_side("evaluation.json", "eval"), of_side("evaluation.json", "test")
+    ('evaluation.json', 'evaluation_test.json')
+    """
+    stem, dot, end = name.partition(".")
+    return name if side == "eval" else f"{stem}_{side}{dot}{end}"
 
 
 def state_of(folder: Path) -> str:

@@ -19,6 +19,8 @@ MOST_ZERO_STAGE = 2  # under ZeRO 3 a converted checkpoint gave other losses (De
 _OF_THE_DATA = "dataset_sha256"  # refuse_other_data reports it in words
 _OF_THE_BASE = "base_commit"  # it follows from the base and its revision
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
+# Settings that a dataset may have been made without: they had no effect then.
+_NEWER = {"test_share": TokenizeSettings.test_share}
 _ROOM = 70  # characters of a refusal for the settings that differ
 
 
@@ -230,12 +232,13 @@ def _source(parameter: str, file: str) -> dict[str, str]:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """List the differences between two manifests' texts, settings and versions, in words."""
     texts = {name: _text_change(was[key], now[key]) for name, key in _FILES.items()}
+    old, new = (_NEWER | of["settings"] for of in (was, now))
     return [
         *filter(None, texts.values()),
         *(
-            f"{name} {_shown(value)} -> {_shown(now['settings'].get(name))}"
-            for name, value in was["settings"].items()
-            if value != now["settings"].get(name) and not texts.get(name)
+            f"{name} {_shown(value)} -> {_shown(new.get(name))}"
+            for name, value in old.items()
+            if value != new.get(name) and not texts.get(name)
         ),
         *(
             f"tokenized by {name} {version}, now {installed}"

@@ -180,7 +180,10 @@ def _made_of(
 
 
 def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return both sides' rows that fit, and the manifest; fill empty arguments from it."""
+    """Return both sides' rows that fit, and the manifest; fill empty arguments from it.
+
+    A test side is not among them: what it says must have chosen nothing.
+    """
     kit = parsed.kit
     folder = paths.find("dataset", kit.dataset or "(none given)", file=False)
     tokenized.check_sha256(folder, kit.dataset_sha256)
