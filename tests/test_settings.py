@@ -415,5 +415,5 @@ def test_the_run_command_repeats_the_settings(
     called: list[Any] = []
     monkeypatch.setattr(notebooks, "execute", lambda *given: called.extend(given) or 0)
     assert cli.main(words) == 0
-    given, only = called
-    assert type(settings)(**given) == settings and only == [settings.notebook]
+    given, only, on_end = called
+    assert on_end == "" and type(settings)(**given) == settings and only == [settings.notebook]

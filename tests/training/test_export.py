@@ -52,7 +52,7 @@ def test_a_card_does_not_name_this_machines_folders(tmp_path: Path) -> None:
     facts = {
         "base": str(base), "lora_rank": 0, "from_scratch": False, "eval_loss": 1000.0,
         "revision": "", "base_commit": "",
-        "block_size": 280, "agent_name": "Joi", "user_name": "User", "step": 3, "trained_tokens": 9,
+        "block_size": 280, "agent_name": "Joi", "user_name": "User", "step": 3, "model_step": 3, "trained_tokens": 9,
         "train_seconds": 1.5, "precision": "fp32", "warnings": [],
     }  # fmt: skip
     source = {"path": str(tmp_path / "secret" / "mine.txt"), "sha256": "abc"}
@@ -181,7 +181,9 @@ def test_whatever_else_can_not_be_written_is_refused_in_a_line(
 def test_a_training_that_ended_early_is_not_finished(tmp_path: Path, first: bool) -> None:
     state = SimpleNamespace(global_step=3, max_steps=8, is_world_process_zero=first)
     with pytest.raises(RuntimeError, match="the training ended at step 3 of 8"):
-        export.finish(SimpleNamespace(state=state), None, None, {}, tmp_path)
+        export.finish(
+            SimpleNamespace(state=state, stopped_early=lambda: 0), None, None, {}, tmp_path
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from neoxkit.data import tokenized
 
-SIDES = ("train", "eval")
 HASH_BYTES = 16
 
 
@@ -31,7 +30,7 @@ class RowHashes:
     @classmethod
     def of_dataset(cls, folder: Path) -> Self:
         """Hash the rows of a tokenized dataset."""
-        sides = [_of_side(folder / side) for side in SIDES]
+        sides = [_of_side(folder / side) for side in tokenized.OF_TRAINING]
         tokens, labels, line = (np.concatenate(parts) for parts in zip(*sides, strict=True))
         is_eval = np.repeat([False, True], [len(one) for one, *_ in sides])
         return cls(tokens, labels, is_eval, line)
@@ -42,7 +41,11 @@ class RowHashes:
     def place(self, row: int) -> tuple[str, int]:
         """Return the side of a row, and its number there."""
         num_train = len(self) - int(self.is_eval.sum())
-        return (SIDES[1], row - num_train) if self.is_eval[row] else (SIDES[0], row)
+        return (
+            (tokenized.OF_TRAINING[1], row - num_train)
+            if self.is_eval[row]
+            else (tokenized.OF_TRAINING[0], row)
+        )
 
 
 def _of_side(side: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

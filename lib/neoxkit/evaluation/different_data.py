@@ -62,7 +62,8 @@ def compared(a: Run, b: Run, most: int | None) -> Data:
     one, other = _Side.of_run(a), _Side.of_run(b)
     if hashes[0] == hashes[1]:
         manifest = one.manifest or other.manifest
-        rows = sum(s["conversations"] for s in manifest["sides"].values()) if manifest else None
+        sides = manifest["sides"] if manifest else {}
+        rows = sum(sides[n]["conversations"] for n in tokenized.OF_TRAINING) if sides else None
         return Data(Section("data", equal=[_said(rows)]), True)
     return _other_data(one, other, most)
 
@@ -190,7 +191,7 @@ class _Rows:
             return [], f"texts of {side.run.name}'s conversations: {fault.what}"
         read: dict[tuple[str, int], list[int]] = {}
         places = [self.rows[i].place(row) for row in rows.tolist()]
-        for name in pairing.SIDES:
+        for name in tokenized.OF_TRAINING:
             numbers = np.array([number for of, number in places if of == name], np.int64)
             found = tokenized.tokens_at(side.folder / name, numbers)
             read |= {(name, number): ids for number, ids in found.items()}

@@ -17,7 +17,7 @@ from neoxkit.models import configs, loading, model_names
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints, snapshots
 from neoxkit.runs import looks as run_looks
-from neoxkit.runs.folder import EVALUATION, early, finished_facts, of_side
+from neoxkit.runs.folder import EVALUATION, early, exported_step, finished_facts, of_side
 from neoxkit.settings import EvaluateSettings
 
 if TYPE_CHECKING:  # torch comes with the first model, so that a notebook's imports take no seconds
@@ -213,12 +213,9 @@ class Evaluation:
         if self.settings.score_checkpoints:
             kept = {checkpoints.step_of(path): path for path in checkpoints.whole(self.folder)}
             kept |= snapshots.by_step(self.folder)
-        between = {
-            step: self._loss_of(path)
-            for step, path in kept.items()
-            if step not in (0, self.facts["model_step"])
-        }
-        return dict(sorted({0: base.loss, **between, self.facts["model_step"]: tuned.loss}.items()))
+        last = exported_step(self.facts)
+        between = {s: self._loss_of(path) for s, path in kept.items() if s not in (0, last)}
+        return dict(sorted({0: base.loss, **between, last: tuned.loss}.items()))
 
     def _loss_of(self, checkpoint: Path) -> float:
         model = loading.for_inference(str(checkpoint), _dtype(self.facts))

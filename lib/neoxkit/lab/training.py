@@ -26,7 +26,7 @@ from neoxkit.launch import lr_finder, trials
 from neoxkit.models import sharing
 from neoxkit.runs import card as run_card
 from neoxkit.runs.events import read_events
-from neoxkit.runs.folder import early, finished_facts
+from neoxkit.runs.folder import early, exported_step, finished_facts
 from neoxkit.settings import TrainSettings
 
 
@@ -162,7 +162,7 @@ def summary(run: str) -> View:
 
 
 def _of_step(facts: Mapping[str, Any]) -> str:
-    step = facts["model_step"]
+    step = exported_step(facts)
     return "" if step == facts["step"] else f"of step {step:,}, the lowest eval loss; "
 
 

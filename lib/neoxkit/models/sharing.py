@@ -15,7 +15,7 @@ from neoxkit.errors import UserError, shorten
 from neoxkit.models import configs, loading, lora, model_names
 from neoxkit.models.rope import older_rope
 from neoxkit.runs import card as run_card
-from neoxkit.runs.folder import early, finished_facts
+from neoxkit.runs.folder import early, exported_step, finished_facts
 from neoxkit.settings import TINY, TrainSettings
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def card(
 def _steps(facts: Mapping[str, Any]) -> str:
     """Say how many steps were taken, and which of them the model is of."""
     said = early(facts) or f"{facts['step']:,} steps"
-    best = facts["model_step"]
+    best = exported_step(facts)
     return said if best == facts["step"] else f"{said}, the weights of step {best:,} (the best)"
 
 

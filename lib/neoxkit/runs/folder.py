@@ -90,6 +90,16 @@ def finished_facts(folder: Path) -> dict[str, Any]:
     return read_json(folder / FINISHED)
 
 
+def exported_step(facts: Mapping[str, Any]) -> int:
+    """Return the step whose weights are model/; a run that an earlier version of the kit finished
+    has those of its last one.
+
+    >>> exported_step({"step": 40, "model_step": 12}), exported_step({"step": 40})
+    (12, 40)
+    """
+    return int(facts.get("model_step", facts["step"]))
+
+
 def early(facts: Mapping[str, Any]) -> str:
     """Say that a run stopped early, and why; "" if it did not.
 
