@@ -52,7 +52,8 @@ def test_a_card_does_not_name_this_machines_folders(tmp_path: Path) -> None:
     facts = {
         "base": str(base), "lora_rank": 0, "from_scratch": False, "eval_loss": 1000.0,
         "revision": "", "base_commit": "",
-        "block_size": 280, "agent_name": "Joi", "user_name": "User", "step": 3, "model_step": 3, "trained_tokens": 9,
+        "block_size": 280, "agent_name": "Joi", "user_name": "User", "step": 3, "model_step": 3,
+        "trained_tokens": 9,
         "train_seconds": 1.5, "precision": "fp32", "warnings": [],
     }  # fmt: skip
     source = {"path": str(tmp_path / "secret" / "mine.txt"), "sha256": "abc"}

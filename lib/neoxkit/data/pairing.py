@@ -41,11 +41,7 @@ class RowHashes:
     def place(self, row: int) -> tuple[str, int]:
         """Return the side of a row, and its number there."""
         num_train = len(self) - int(self.is_eval.sum())
-        return (
-            (tokenized.OF_TRAINING[1], row - num_train)
-            if self.is_eval[row]
-            else (tokenized.OF_TRAINING[0], row)
-        )
+        return ("eval", row - num_train) if self.is_eval[row] else ("train", row)
 
 
 def _of_side(side: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
