@@ -85,6 +85,7 @@ def test_the_ranks_of_a_guard_that_was_killed_are_ended(folder: Path) -> None:
     guard.wait()
     assert rank.status() != "zombie"
     assert process.Training(folder, guard, 0).poll() == -signal.SIGKILL
+    psutil.wait_procs([rank], timeout=60)  # it was killed, and may take a moment to be gone
     assert not rank.is_running() or rank.status() == "zombie"
 
 

@@ -59,7 +59,7 @@ def _finished_and_new(folder: Path) -> tuple[bool, float]:
 def _measured(folder: Path, model: str, num_ranks: int) -> Measured | None:
     history = History.of_run(folder)
     start, train = history.start, history.train
-    if not start or not train or start["model"] != model:
+    if not start or not train or start.get("model") != model:
         return None
     if num_ranks not in (0, start["num_ranks"]) or not run_card.is_of_this_machine(folder):
         return None
