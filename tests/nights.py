@@ -105,10 +105,14 @@ class Told:
         self._folder = folder
         self.environment = {"CALLS": str(folder)}
 
+    def environments(self) -> list[dict[str, str]]:
+        """Return what each call got."""
+        found = [file.read_text().split("\0") for file in self._folder.iterdir()]
+        return [dict(line.split("=", 1) for line in lines if "=" in line) for lines in found]
+
     def calls(self) -> Counter[tuple[str, str, str]]:
         """Count the calls of each kind, name and state."""
-        found = [file.read_text().split("\0") for file in self._folder.iterdir()]
-        values = [dict(line.split("=", 1) for line in lines if "=" in line) for lines in found]
+        values = self.environments()
         names = ("NEOXKIT_END_OF", "NEOXKIT_NAME", "NEOXKIT_STATE")
         return Counter(tuple(one.get(name, "?") for name in names) for one in values)
 

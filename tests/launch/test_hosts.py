@@ -176,6 +176,7 @@ def test_a_host_without_the_gpus_of_its_slots_is_refused(by_ssh: Path) -> None:
 
 def test_other_hosts_get_what_concerns_the_training_of_the_environment() -> None:
     given = {"HF_TOKEN": "t", "NCCL_DEBUG": "INFO", "HOME": "/root", "NEOXKIT_GUARDED": "1"}
+    given |= {"NEOXKIT_ON_END": "curl secret"}
     assert hosts.carried({**given, "CUDA_VISIBLE_DEVICES": "3"}) == {
         "HF_TOKEN": "t", "NCCL_DEBUG": "INFO",
     }  # fmt: skip
@@ -244,6 +245,13 @@ sys.exit(75)
 """
 
 
+STARTS = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {STOPS!r}, sys.argv[1]])
+time.sleep(600)
+"""
+
+
 class Guarded:
     """A run with a guard for node 0."""
 
@@ -304,6 +312,17 @@ def test_ranks_save_at_once_when_their_owner_is_said_to_be_gone(guarded: Guarded
 def test_a_save_that_does_not_end_is_ended(guarded: Guarded) -> None:
     guarded.takes_steps()
     assert guarded.start(SLEEPS).wait() == STOPPED
+
+
+@pytest.mark.process
+def test_the_ranks_of_a_launcher_that_is_killed_save(guarded: Guarded) -> None:
+    guarded.takes_steps()
+    started = guarded.start(STARTS, owner_seconds=600.0)
+    until(lambda: [c for c in guarded.children(started) if c.children()])
+    (launcher,) = guarded.children(started)
+    launcher.kill()
+    assert started.wait() == 128 + 9
+    assert (guarded.run / "STOP").exists() and guarded.met.told("0")["code"] == 128 + 9
 
 
 @pytest.mark.process

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from nights import Told
 
 from neoxkit import files
 from neoxkit.errors import KILLED, STOPPED, UserError
@@ -16,8 +17,7 @@ from neoxkit.runs import endings, lock
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import FINISHED
 
-# Writes its environment into a new file for each call.
-COMMAND = 'env -0 > "$(mktemp "$CALLS/XXXXXX")"'
+COMMAND = Told.command
 
 
 @pytest.fixture
@@ -30,10 +30,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
     monkeypatch.chdir(tmp_path)
 
     def read() -> list[dict[str, str]]:
-        found = []
-        for file in (tmp_path / "calls").iterdir():
-            lines = file.read_text().split("\0")
-            found.append(dict(line.split("=", 1) for line in lines if "=" in line))
+        found = Told(tmp_path / "calls").environments()
         return sorted(found, key=lambda e: (e["NEOXKIT_END_OF"], e["NEOXKIT_NAME"]))
 
     return read

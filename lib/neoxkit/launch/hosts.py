@@ -19,7 +19,7 @@ from pathlib import Path
 
 from neoxkit.errors import STOPPED
 from neoxkit.launch import meeting, node, plan, ssh
-from neoxkit.runs import heartbeat, lease, lock
+from neoxkit.runs import endings, heartbeat, lease, lock
 from neoxkit.runs.events import append_event
 
 ALONE_SECONDS = 45.0  # that a host may be out of ssh's reach while no rank makes progress
@@ -31,7 +31,7 @@ CARRIED = (
     "NEOXKIT_", "HF_", "DS_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "PYTHONPATH", "LD_LIBRARY_PATH",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
-NOT_CARRIED = (lock.GUARDED,)
+NOT_CARRIED = (lock.GUARDED, endings.VARIABLE)  # the command may hold a secret
 
 
 class Remote:

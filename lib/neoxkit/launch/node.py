@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guard(Path(run), met, int(number))
     if met.claim(int(number)):
         given = json.loads(sys.stdin.readline())  # of the owner's environment
-        _start_guard([_GUARD, *words], os.environ | given)
+        _start_guard(Path(run), int(number), words, os.environ | given)
     seen = meeting.Watched(met, number)
     while (code := met.told(number).get("code")) is None:
         if seen.silence() > GUARD_SECONDS or not met.folder.is_dir():
@@ -55,15 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _start_guard(words: Sequence[str], env: Mapping[str, str]) -> None:
-    subprocess.Popen(
-        [sys.executable, "-m", "neoxkit.launch.node", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=env,
-    )
+def _start_guard(run: Path, number: int, words: Sequence[str], env: Mapping[str, str]) -> None:
+    with log_of(run, number).open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "neoxkit.launch.node", _GUARD, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=env,
+        )
 
 
 def log_of(run: Path, number: int) -> Path:
@@ -78,13 +79,11 @@ def _guard(run: Path, met: meeting.Meeting, number: int) -> int:
     mine.keep()
     code = 1
     try:
-        with log_of(run, number).open("ab", buffering=0) as log:
-            try:
-                code = _run_ranks(run, met, number, mine, log)
-            except UserError as mistake:
-                log.write(f"error: {mistake}\n".encode())
-                append_event(run, "error", **as_fields(mistake))
-                code = 2
+        code = _run_ranks(run, met, number, mine)
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
+        append_event(run, "error", **as_fields(mistake))
+        code = 2
     finally:
         guard.clear_session()
         with contextlib.suppress(OSError):  # a later start has removed the folder
@@ -92,40 +91,37 @@ def _guard(run: Path, met: meeting.Meeting, number: int) -> int:
     return code
 
 
-def _run_ranks(
-    run: Path, met: meeting.Meeting, number: int, mine: meeting.Renewed, log: Any
-) -> int:
+def _run_ranks(run: Path, met: meeting.Meeting, number: int, mine: meeting.Renewed) -> int:
     planned = plan.facts(run)
     plan.check_here(planned)
     address = _meet(met, number, planned, mine)
     env = environment(run, planned, met, address)
     words = launcher_command(planned, number, address)
-    child = subprocess.Popen(
-        [*words, str(run / ARGUMENTS)],
-        env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_the_guard,
-    )  # fmt: skip
+    arguments = str(run / ARGUMENTS)
+    child = subprocess.Popen([*words, arguments], env=env, preexec_fn=_die_with_the_guard)
     return _wait(child, run, met, mine)
 
 
 def _wait(child: subprocess.Popen, run: Path, met: meeting.Meeting, mine: meeting.Renewed) -> int:
     """Wait until the ranks end or must be ended; return the exit code as a shell counts."""
     owner, watch, asked = meeting.Watched(met, meeting.OWNER), heartbeat.Watch(run), 0.0
-    while (code := child.poll()) is None:
+    while (code := child.poll()) is None or (code < 0 and guard.others()):
         mine.keep()
         if met.is_over():
             guard.clear_session(grace_seconds=0)
-            return STOPPED
-        if not asked and (owner.silence() > OWNER_SECONDS or owner.is_gone):
+            break
+        was_killed = code is not None  # the launcher; its ranks go on
+        if not asked and (was_killed or owner.silence() > OWNER_SECONDS or owner.is_gone):
             if not watch.ranks():  # none takes steps: there is nothing to save
-                return STOPPED
+                break
             with contextlib.suppress(OSError):
                 lock.ask_to_stop(run)
             asked = time.monotonic()
         if asked and time.monotonic() - asked > SAVE_SECONDS:
-            return STOPPED
+            break
         time.sleep(LOOK_SECONDS)
-    if code < 0:  # the launcher was killed; its ranks go on, and may save
-        guard.clear_session(SAVE_SECONDS)
+    if code is None:
+        return STOPPED
     return code if code >= 0 else 128 - code
 
 
