@@ -260,6 +260,14 @@ def test_the_same_rows_under_another_name_are_equal(home: Path) -> None:
     assert "data (400 rows)" in found().equal() and "eval losses (3)" in found().equal()
 
 
+def test_a_test_side_is_named_as_not_compared(home: Path) -> None:
+    """It has left the train side of the one, which is a difference."""
+    two_runs.made("diff-a")
+    on_another_text(home, lambda text: text, "with-test", test_share=0.1)
+    assert "the test set, which no training reads" in found().unknown()
+    assert [*kinds(0)] == ["40 conversations only in diff-a"]
+
+
 def test_conversations_that_only_one_run_has(home: Path) -> None:
     two_runs.made("diff-a")
     new = "User: Are you new?\n\nAgent: <b>Yes</b>."

@@ -12,6 +12,7 @@ from neoxkit.data import manifests, pairing, tokenized
 from neoxkit.data.pairing import RowHashes
 from neoxkit.data.places import Places
 from neoxkit.data.questions import decode
+from neoxkit.data.selection import SETS
 from neoxkit.errors import UserError
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.sections import Listed, Section, Unequal, lack, unequal
@@ -87,6 +88,9 @@ def _other_data(a: _Side, b: _Side, most: int | None) -> Data:
             why = fault.what
     if not rows:
         return Data(Section("data", found, unknown=[*unknown, f"conversations: {why}"]), None)
+    manifests_here = filter(None, (a.manifest, b.manifest))
+    unread = {side for one in manifests_here for side in one["sides"]} - {*tokenized.OF_TRAINING}
+    unknown += [f"the {SETS[side]}, which no training reads" for side in sorted(unread)]
     listed, unnamed = rows.listed()
     order = rows.order()
     equal = [] if listed or order else [_said(rows.pairing.num_equal)]
