@@ -1,16 +1,14 @@
 """Run the neoxkit notebooks through papermill, with checked parameters, and manage runs."""
 
-import functools
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from neoxkit import __version__, paths
-from neoxkit.cli import completion, parameters, screen, words_for
+from neoxkit.cli import completion, parameters, screen, telling, words_for
 from neoxkit.errors import UserError
 from neoxkit.runs import endings
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
@@ -86,50 +84,6 @@ def _neoxkit() -> None:
     pass
 
 
-def _tells_its_end() -> Callable[[Any], Any]:
-    """Add --on-end. TERM ends the command like Ctrl-C, so that its end can still be told."""
-    on_end = click.option("--on-end", envvar=endings.VARIABLE, default="", metavar="COMMAND",
-                          help="call this once for each run and sweep that ends, in whatever way, "
-                          "with NEOXKIT_NAME, NEOXKIT_STATE, NEOXKIT_SAYS, ... in its environment "
-                          f"(or set {endings.VARIABLE})")  # fmt: skip
-
-    def leave(number: int, _: Any) -> NoReturn:
-        sys.exit(128 + number)
-
-    def adds(command: Callable[..., int]) -> Any:
-        @functools.wraps(command)
-        def telling(*args: Any, **kwargs: Any) -> int:
-            os.environ.pop(endings.VARIABLE, None)  # whatever this starts does not tell it again
-            before = signal.signal(signal.SIGTERM, leave)
-            try:
-                return command(*args, **kwargs)
-            finally:
-                signal.signal(signal.SIGTERM, before)
-
-        return on_end(_tells_what_is_owed(telling))
-
-    return adds
-
-
-def _tells_what_is_owed(command: Callable[..., int]) -> Callable[..., int]:
-    """Tell before and after a command the ends that killed processes still owe (endings.py)."""
-
-    @functools.wraps(command)
-    def telling(*args: Any, **kwargs: Any) -> int:
-        _print_notes(endings.tell_found())
-        try:
-            return command(*args, **kwargs)
-        finally:
-            _print_notes(endings.tell_found())
-
-    return telling
-
-
-def _print_notes(lines: Sequence[str]) -> None:
-    for line in lines:  # never into the JSON of neoxkit runs
-        print(screen.wrapped(f"note: {line}", sys.stderr, len("note: ")), file=sys.stderr)
-
-
 _about_a_run = click.argument("run", shell_complete=completion.runs)
 
 
@@ -148,7 +102,7 @@ def _takes_parameters(
 @_takes_parameters()
 @click.option("--only", type=words_for.Notebook([s.notebook for s in NOTEBOOKS]), multiple=True,
               help="only this notebook: 02, 02_train or train (repeat for more)")  # fmt: skip
-@_tells_its_end()
+@telling.option()
 def _run(flags: Flags, files: Sequence[str], only: Sequence[str], on_end: str) -> int:
     """Execute the three notebooks in order through papermill into runs/<run>/. A parameter goes to
     every notebook that has it. 01_tokenize alone goes into runs/<dataset>/ unless `run` is given.
@@ -169,7 +123,7 @@ def _run(flags: Flags, files: Sequence[str], only: Sequence[str], on_end: str) -
               help="trainings at once; 0: as the GPUs allow, one on a CPU")  # fmt: skip
 @click.option("--slurm", is_flag=True, help="as one job array of SLURM (-p launcher slurm)")
 @click.option("--dry-run", is_flag=True, help="print the array's script; submit nothing")
-@_tells_its_end()
+@telling.option()
 def _sweep(
     notebooks: Sequence[str],
     flags: Flags,
@@ -226,7 +180,7 @@ def _doctor(cluster: bool, flags: Flags, files: Sequence[str]) -> int:
 
 @_neoxkit.command("runs", short_help="List every run with its state, step and losses.")
 @click.option("--json", "as_json", is_flag=True, help="as a JSON array of objects")
-@_tells_what_is_owed
+@telling.tells_what_is_owed
 def _runs(as_json: bool) -> int:
     """List every run with its state, step and losses, the one that changed last first. With --json,
     each object has run, state (queued, training, finished, stopped, failed, killed or unknown),
@@ -377,7 +331,7 @@ def _report(run: str) -> int:
 @_neoxkit.command("stop", short_help="Stop a training: it finishes its step and saves.")
 @_about_a_run
 @click.option("--now", is_flag=True, help="end it at once, without saving")
-@_tells_what_is_owed
+@telling.tells_what_is_owed
 def _stop(run: str, now: bool) -> int:
     """Ask the training in runs/RUN to finish its step, save and stop, and wait until it has. The
     command that started it resumes from there.
