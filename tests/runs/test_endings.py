@@ -80,6 +80,16 @@ def test_an_end_is_told_once_with_what_is_known_of_it(
     }
 
 
+def test_a_run_that_stopped_early_says_so(calls: Callable) -> None:
+    trained("one", 2.5)
+    append_event(Path("runs/one"), "done", step=8, planned_steps=40, stopped_early=3)
+    with endings.told("run", "one", COMMAND, pytest.fail) as ending:
+        ending.by(0)
+    (env,) = calls()
+    said = "stopped early at step 8 of 40, no improvement in 3 evaluations"
+    assert env["NEOXKIT_REASON"] == said and env["NEOXKIT_SAYS"].endswith(f"; {said}")
+
+
 @pytest.mark.parametrize(
     ("fault", "state", "reason"),
     [

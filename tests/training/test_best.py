@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback
 from zygote import Sabotage, job
 
 from neoxkit import files, paths
+from neoxkit.cli import terminal
 from neoxkit.errors import TrainingError
 from neoxkit.evaluation import compare_runs
 from neoxkit.lab import dashboard, evaluation
@@ -91,6 +92,7 @@ def test_a_run_without_improvement_stops_early_and_is_finished(stopped: Path) ->
 
 def test_it_is_said_wherever_the_run_is_shown(stopped: Path) -> None:
     assert SAID in lab.summary(stopped.name).text
+    assert SAID in terminal.summary(None, stopped)
     assert SAID in dashboard.status(History(metrics(stopped)), 0.0, ended=0).text
     assert ("note", SAID) in card.rows(stopped)
     evaluated = {"eval_loss": {"tuned": SCORE}, "training": early(finished_facts(stopped))}

@@ -20,6 +20,7 @@ from neoxkit.runs.folder import (
     EVALUATION,
     Standing,
     doing,
+    early,
     finished_facts,
     live_state,
     of_side,
@@ -255,8 +256,9 @@ def summary(dataset: Path | None, run: Path | None, side: str = "") -> str:
     if dataset:
         parts.append(counted(files.read_json(dataset / files.MANIFEST)))
     if run:
-        parts += [_loss(run, side), f"model in {paths.short(run / 'model')}"]
-        parts += [f"warning: {line}" for line in finished_facts(run)["warnings"]]
+        facts = finished_facts(run)
+        parts += [early(facts), _loss(run, side), f"model in {paths.short(run / 'model')}"]
+        parts += [f"warning: {line}" for line in facts["warnings"]]
     elif dataset:
         parts.append(f"dataset in {paths.short(dataset)}")
     return "; ".join(filter(None, parts))

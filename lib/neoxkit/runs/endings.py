@@ -281,6 +281,8 @@ def _values(owed: Owed, state: str, reason: str) -> dict[str, str]:
     else:
         best = _standing(owed.name)
         about = _how_far(best) if best else ""
+        if best and state == "finished":
+            reason = reason or best.says  # it stopped early, or its losses look wrong
     losses = (best.train_loss, best.eval_loss) if best else (None, None)
     train, evaluation = ("" if loss is None else f"{loss:.4f}" for loss in losses)
     says = [f"{owed.name}: {state}", about, reason]
