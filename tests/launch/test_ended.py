@@ -12,7 +12,7 @@ from conftest import BASE
 
 from neoxkit import files, paths
 from neoxkit.errors import STOPPED, Killed, NotFinite, Stopped, TrainingError, UserError
-from neoxkit.launch import command, process
+from neoxkit.launch import command, guard, process
 from neoxkit.launch.guard import SILENT
 from neoxkit.runs import lock
 from neoxkit.runs.events import append_event, read_events
@@ -75,18 +75,27 @@ def test_the_ranks_of_a_guard_that_was_killed_are_ended(folder: Path) -> None:
         "import subprocess, time; r = subprocess.Popen(['sleep', '600']); "
         "print(r.pid, flush=True); time.sleep(600)"
     )
-    guard = subprocess.Popen(
+    killed = subprocess.Popen(
         [sys.executable, "-c", line], stdout=subprocess.PIPE, start_new_session=True,
         env=os.environ | {lock.GUARDED: str(folder)},
     )  # fmt: skip
-    assert guard.stdout
-    rank = psutil.Process(int(guard.stdout.readline()))
-    guard.kill()
-    guard.wait()
+    assert killed.stdout
+    rank = psutil.Process(int(killed.stdout.readline()))
+    killed.kill()
+    killed.wait()
     assert rank.status() != "zombie"
-    assert process.Training(folder, guard, 0).poll() == -signal.SIGKILL
+    assert process.Training(folder, killed, 0).poll() == -signal.SIGKILL
     psutil.wait_procs([rank], timeout=60)  # it was killed, and may take a moment to be gone
     assert not rank.is_running() or rank.status() == "zombie"
+
+
+def test_a_process_without_an_environment_yet_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel shows none while it replaces a process's program."""
+    seen = iter([{}, {}, {lock.GUARDED: "runs/a"}])
+    monkeypatch.setattr(psutil.Process, "environ", lambda self: next(seen))
+    assert guard._trains(os.getpid(), Path("runs/a"))
 
 
 @pytest.mark.parametrize("said", ["", "error", "stop", "done"])

@@ -34,6 +34,7 @@ GRACE_SECONDS = 5.0  # between asking and killing
 STACKS_SECONDS = 2.0  # for the ranks to write their stacks
 WORK_SECONDS = 30.0  # between two looks at what the session's processes do
 WORK_SHARE = 0.01  # of a core: a download or a slow disk takes more, waiting takes a tenth of it
+EXEC_LOOKS = 20  # at a process whose program is just being replaced
 SILENT = 70  # exit code when a rank made no progress
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -215,10 +216,15 @@ def end_orphans(run: Path, leader: int) -> None:
 
 
 def _trains(pid: int, run: Path) -> bool:
-    try:
-        return psutil.Process(pid).environ().get(lock.GUARDED) == str(run)
-    except psutil.Error:  # it is gone, or another person's
-        return False
+    """Return whether a process trains a run, by its environment; a new one may have none yet."""
+    for _ in range(EXEC_LOOKS):
+        try:
+            if found := psutil.Process(pid).environ():
+                return found.get(lock.GUARDED) == str(run)
+        except psutil.Error:  # it is gone, or another person's
+            return False
+        time.sleep(0.05)
+    return False
 
 
 def others() -> list[int]:
