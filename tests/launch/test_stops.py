@@ -85,11 +85,11 @@ def members(session: int) -> list[psutil.Process]:
 def part(session: int, name: str) -> psutil.Process:
     """Return the runner, the launcher or the first rank of a training."""
     signs = {"runner": "launcher.runner", "launcher": "launcher.launch", "rank": "neoxkit.train"}
+    others = ("launcher.", "neoxkit.launch.guard")  # carry a rank's module in their lines as well
+    # A line is read once: that of a process that is just being loaded is empty for a moment.
     lines = [(p, " ".join(p.cmdline())) for p in members(session) if p.pid != session]
-    found = [p for p, line in lines if signs[name] in line]
-    if name == "rank":  # the others carry its module in their command lines as well
-        found = [p for p in found if not any(s in " ".join(p.cmdline()) for s in
-                                             ("launcher.", "neoxkit.launch.guard"))]  # fmt: skip
+    found = [p for p, line in lines if signs[name] in line
+             and (name != "rank" or not any(other in line for other in others))]  # fmt: skip
     return found[0]
 
 
