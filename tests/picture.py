@@ -19,7 +19,7 @@ from neoxkit.data import tokenized
 from neoxkit.errors import UserError
 
 RUN = "picture"
-HEIGHTS = {"02_train": 900, "04_compare": 1060}
+HEIGHTS = {"02_train": 960, "04_compare": 1230}
 PICTURES = Path(__file__).parents[1] / "docs"
 STATUS = """[...document.querySelectorAll('.jp-OutputArea-output')]
     .find(e => /^\\s*step [\\d,]+ of [\\d,]+ ·/.test(e.textContent))"""
