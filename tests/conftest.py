@@ -121,18 +121,20 @@ def tokenize(file: str, dataset: str, model: str = "tiny", **changes: object) ->
     )
     sources = reading.read_sides(settings)
     tokenizer = loading.load_tokenizer(settings.model_name_or_path)
-    source = sources["train"]
-    encoded = encoding.encode_file(tokenizer, source, source.names, settings.train_on)
-    rows, counts = selection.fit(encoded, settings.block_size, settings.too_long)
-    sides, _ = selection.split_rows(
-        rows, None, settings.eval_share, settings.seed, settings.test_share
-    )
+    encoded = {
+        side: encoding.encode_file(tokenizer, source, sources["train"].names, settings.train_on)
+        for side, source in sources.items()
+    }
+    fitted = selection.fit_sides(encoded, settings.block_size, settings.too_long)
+    rows = {side: kept for side, (kept, _) in fitted.items()}
+    shares = settings.eval_share, settings.seed, settings.test_share
+    sides, _ = selection.split_rows(rows["train"], rows.get("eval"), *shares)
     manifest = manifests.make_manifest(
         settings.as_dict(),
         model_names.portable(settings.model_name_or_path),
         tokenizer,
         sources,
-        {"train": counts},
+        {side: counts for side, (_, counts) in fitted.items()},
         sides,
     )
     tokenized.save(sides, paths.tokenized(dataset), manifest)

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import yaml
 
@@ -193,6 +193,15 @@ def as_yaml(value: Any) -> str:
     return text.strip()
 
 
+def kinds(kind: Any) -> tuple[Any, ...]:
+    """Return the types that a value may have: those of a union or tuple, or the one.
+
+    >>> [[one.__name__ for one in kinds(kind)] for kind in (str | list, (int, float), bool)]
+    [['str', 'list'], ['int', 'float'], ['bool']]
+    """
+    return kind if isinstance(kind, tuple) else get_args(kind) or (kind,)
+
+
 def example(name: str, kind: Any, default: Any) -> str:
     """Return how to write a value of a setting; for a number, `default` is the example.
 
@@ -229,8 +238,8 @@ def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
         return list(value)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    if isinstance(kind, tuple):
-        noun = " or ".join(NOUNS[one] for one in kind)
+    if several := kinds(kind)[1:]:
+        noun = " or ".join(NOUNS[one] for one in (kinds(kind)[0], *several))
         raise UserError(name, f"must be {noun}, got {value!r}", "correct it")
     if kind is str and isinstance(value, int | float):
         raise UserError(

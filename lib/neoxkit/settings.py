@@ -19,6 +19,8 @@ TINY = "tiny"
 
 MOST_SHARE = 0.5  # of the conversations that may be held out, by all shares together
 
+MOST_EVAL_FILES = 6  # each has a curve, and more can't be told apart
+
 COLUMN_ROLES = ("user", "agent", "system", "messages", "text")
 _PAIRS = ({"user", "agent"}, {"user", "agent", "system"})  # the roles of columns with single turns
 ATTENTIONS = ("auto", "sdpa", "eager", "varlen", "flash_attention_2", "flex_attention")
@@ -62,7 +64,9 @@ class TokenizeSettings(Settings):
     )
 
     # Rarely changed: the held-out set
-    eval_file: str = setting("", "conversations to evaluate on; empty: a share of train_file")
+    eval_file: str | list | dict = setting(
+        "", "conversations to evaluate on, or {name: file, ...}; empty: a share of train_file"
+    )
     eval_share: float = setting(
         0.05, "share of the conversations held out, 0 to 0.5", least=0, most=MOST_SHARE
     )
@@ -97,6 +101,7 @@ class TokenizeSettings(Settings):
             raise UserError("columns", f"got {self.columns}", remedy)
         if len({*self.columns.values()}) < len(self.columns):
             raise UserError("columns", f"got {self.columns}", "name each column once")
+        self._check_eval_files()
         taken = round(self.test_share + (0 if self.eval_file else self.eval_share), 9)
         if taken > MOST_SHARE:
             what = f"and eval_share take {taken:g} together, more than {MOST_SHARE:g}"
@@ -107,6 +112,30 @@ class TokenizeSettings(Settings):
                 "end_mark", what, "set the mark, or none: each question begins a conversation"
             )
 
+    @property
+    def eval_files(self) -> dict[str, str]:
+        """The files of the held-out set by name; those of a list are named after themselves."""
+        if isinstance(self.eval_file, dict):
+            return self.eval_file
+        listed = self.eval_file if isinstance(self.eval_file, list) else [self.eval_file]
+        return {_stem(file): file for file in listed if file}
+
+    def _check_eval_files(self) -> None:
+        """Refuse a list or mapping of something other than files, or of too many."""
+        if isinstance(self.eval_file, str):
+            return
+        given, remedy = self.eval_file, "write {chat: data/chat.txt, code: data/code.txt}"
+        files = [*given.values()] if isinstance(given, dict) else given
+        if not files or not all(isinstance(file, str) and file.strip() for file in files):
+            raise UserError("eval_file", f"got {given!r}", remedy)
+        if len(self.eval_files) < len(files):
+            raise UserError("eval_file", "two of the files have one name", remedy)
+        if len(files) > MOST_EVAL_FILES:
+            what = f"names {len(files)} files, at most {MOST_EVAL_FILES} have curves of their own"
+            raise UserError("eval_file", what, "put some of them together in a folder")
+        for name in self.eval_files:
+            paths.check_name("eval_file", name)
+
     def _check_documents(self) -> None:
         """Refuse columns of documents beside those of turns, or to train on their turns."""
         if len(self.columns) > 1:
@@ -116,13 +145,17 @@ class TokenizeSettings(Settings):
             raise UserError("columns", what, "set train_on to all")
 
 
+def _stem(file: str) -> str:
+    return re.sub(r"[^\w.+=-]+", "-", paths.stem(Path(file).name)).strip("-.+=")[:100]
+
+
 def _name_of(file: str) -> str:
     """Derive a dataset's name from its file.
 
     >>> _name_of("data/sample.txt"), _name_of("my talks (new).train.jsonl")
     ('sample', 'my-talks-new-.train')
     """
-    name = re.sub(r"[^\w.+=-]+", "-", paths.stem(Path(file).name)).strip("-.+=")[:100]
+    name = _stem(file)
     if not file.strip():
         raise UserError("train_file", "is empty", "name a file, a folder or a data set of the hub")
     if not name:

@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from neoxkit.data import encoding, manifests, reading, sources
 from neoxkit.data.conversation import Turn
+from neoxkit.data.places import Places
 from neoxkit.data.rows import open_rows
 from neoxkit.errors import UserError
 from neoxkit.models import loading
@@ -130,8 +131,8 @@ def test_a_source_gives_the_conversations_that_were_written(kit: Path, name: str
     assert [c.turns for c in file.conversations] == TURNS
     assert len(encoding.encode_file(TOKENIZER, file, file.names)) == 3
     described = manifests._source(file)
-    assert described["path"] == name
-    assert sources.here(name) == file.source and file.source.sha256() == described["sha256"]
+    assert described["path"] == name and Places.of(described) == file.places
+    assert sources.here(described) == file.source and file.source.sha256() == described["sha256"]
 
 
 def test_a_change_of_any_file_changes_the_hash_and_a_move_does_not(kit: Path) -> None:

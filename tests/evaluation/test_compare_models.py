@@ -270,7 +270,7 @@ def test_an_evaluation_holds_all_comparisons_of_the_two_models() -> None:
     deep = pair.compare()
     assert compare_models.worst(*pair.losses()) == [23, 22, 21]
     assert len(deep["turns"]) == 2 and len(compare_models.sentences(deep)) == 2
-    assert list(deep) == ["difference", "turns", "lengths", "plain"]
+    assert list(deep) == ["difference", "turns", "lengths", "plain", "parts"]
     assert deep["plain"] == deep["difference"] and deep["difference"]["better"] == 20
     assert json.loads(json.dumps(deep)) == deep
     assert deep["difference"]["detectable"] > 0

@@ -377,6 +377,19 @@ def test_the_end_of_the_log_is_folded_escaped_and_without_metrics(tmp_path: Path
     assert "line 84\n" not in dashboard.log_end(path).html
 
 
+def test_the_parts_of_the_held_out_set_are_listed_with_their_lowest_losses() -> None:
+    evals = [
+        {"event": "eval", "step": step, "loss": 2.0, "parts": {"chat": chat, "code": code}}
+        for step, chat, code in ((0, 3.0, 2.0), (10, 1.0, 2.5), (20, 1.5, None))
+    ]
+    lines = dashboard.parts(History(evals)).text.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["chat", "1.5000", "1.0000", "at", "step", "10"],
+        ["code", "not", "finite", "2.0000", "at", "step", "0"],
+    ]
+    assert dashboard.parts(History([{"event": "eval", "step": 0, "loss": 2.0}])) == NOTHING
+
+
 def test_what_the_held_out_set_can_show_is_that_of_the_newest_evaluation_that_says_it() -> None:
     """A resumed run measures it no more: its base's losses are gone."""
     evals = [{"event": "eval", "step": step, "loss": 2.0} for step in (0, 10, 20, 30)]

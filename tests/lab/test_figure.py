@@ -253,6 +253,26 @@ def test_curve_draws_the_events_values() -> None:
     assert marks(curve.draw(stopped)) == [("resumed", 2), ("stopped", 2)]
 
 
+def test_the_parts_of_a_held_out_set_have_curves_of_their_own() -> None:
+    """From the first evaluation that has them, and with another one before it that has not."""
+    evals = [evaluated(0), *(evaluated(s) | {"parts": {"a": 1 / s, "b": None}} for s in (10, 20))]
+    found = curve.draw(History([start(), train(10), *evals]))
+    steps, losses = drawn(found.loss, "a")
+    assert steps == [0, 10, 20]
+    assert np.isnan(losses[0]) and losses[1:] == [0.1, 0.05]
+    assert np.isnan(drawn(found.loss, "b")[1]).all()
+    legend = found.rate.get_legend()
+    assert legend and [text.get_text() for text in legend.get_texts()] == [
+        "eval loss of:",
+        "a",
+        "b",
+    ]
+    low, _ = found.loss.get_ylim()
+    assert low <= 0.05
+    plain = curve.draw(History([start(), train(10), evaluated(0)]))
+    assert plain.rate.get_legend() is None
+
+
 def marks(found: curve.Curve) -> list[tuple[str, float]]:
     return [(said, text.get_position()[0]) for text in found.loss.texts
             if (said := text.get_text().strip())]  # fmt: skip

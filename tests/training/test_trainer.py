@@ -215,6 +215,24 @@ def test_evaluations_after_the_bases_say_what_the_held_out_set_can_show(
     assert expected > 0
 
 
+@pytest.mark.parametrize("size", [1, 4, 32])
+def test_each_part_of_the_held_out_set_has_the_loss_that_it_has_alone(
+    tmp_path: Path, size: int
+) -> None:
+    made = trainer(tmp_path)
+    made.args.per_device_eval_batch_size = size
+    held_out(made)
+    rows = made.eval_dataset
+    made.parts = {"first": np.arange(5), "second": np.arange(5, 21)}
+    together = made.evaluation_loop().metrics
+    parts, made.parts = made.parts, {}
+    for name, of in parts.items():
+        made.eval_dataset = rows.select(of)
+        alone = made.evaluation_loop().metrics["eval_loss"]
+        assert together[f"eval_{name}_loss"] == pytest.approx(alone, rel=1e-6)
+    assert together["eval_first_loss"] != pytest.approx(together["eval_second_loss"], rel=1e-4)
+
+
 def test_few_conversations_or_a_resumed_run_have_no_such_figure(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     held_out(made, num=19)

@@ -9,7 +9,7 @@ import yaml
 
 from neoxkit import paths
 from neoxkit.errors import UserError, near, shorten
-from neoxkit.fields import Settings, convert, example
+from neoxkit.fields import Settings, convert, example, kinds
 from neoxkit.settings import NOTEBOOKS
 
 
@@ -33,7 +33,8 @@ def read_swept(
     swept: dict[str, list[Any]] = {}
     for name, (value, where) in given.items():
         of_lists = isinstance(value, list) and value and all(isinstance(v, list) for v in value)
-        if not isinstance(value, list) or (_kind(name) is list and not of_lists):
+        is_one = isinstance(value, list) and list in kinds(_kind(name)) and not of_lists
+        if not isinstance(value, list | tuple) or is_one:
             fixed[name] = _checked(name, value, where)
         elif not value:
             raise UserError(where + name, "has no value", "give one or more")
@@ -45,10 +46,10 @@ def read_swept(
 
 
 def _several(name: str, value: str) -> Any:
-    """Return a flag's value, or its values if it has commas."""
-    if _kind(name) in (list, dict) or name == "report_to" or "," not in value:
+    """Return a flag's value, or a tuple of its values if it has commas."""
+    if _is_nested(name, value) or name == "report_to" or "," not in value:
         return _literal(name, value)  # its own value may have commas
-    return [part.strip() for part in value.split(",")]
+    return tuple(part.strip() for part in value.split(","))
 
 
 def _from_files(files: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
@@ -109,12 +110,21 @@ def _from_yaml(text: str) -> Any:
 
 def _literal(name: str, value: str) -> Any:
     """Return a flag's text; lists and dicts are read as YAML."""
-    if (kind := _kind(name)) not in (list, dict):
+    if not _is_nested(name, value):
         return value
     try:
         return _from_yaml(value)
     except yaml.YAMLError:
-        raise UserError(name, f"{value!r} is not YAML", example(name, kind, None)) from None
+        shown = example(name, _kind(name), None)
+        raise UserError(name, f"{value!r} is not YAML", shown) from None
+
+
+def _is_nested(name: str, value: str) -> bool:
+    """Return whether a flag's text is a list or a mapping; one that may be text as well is if it
+    begins like one."""
+    known_kinds = kinds(_kind(name))
+    nested = list in known_kinds or dict in known_kinds
+    return nested and (str not in known_kinds or value.lstrip().startswith(("[", "{")))
 
 
 def _checked(name: str, value: Any, where: str = "") -> Any:

@@ -5,6 +5,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neoxkit.data import held_out
 from neoxkit.data.examining import ConversationFile
 from neoxkit.data.overlap import Near
 from neoxkit.data.selection import Counts, num_duplicates
@@ -75,12 +76,14 @@ def _near_duplicates(near: Sequence[Near]) -> dict[str, Any] | None:
 
 
 def _source(source: ConversationFile) -> dict[str, Any]:
+    parts = held_out.parts(source)
     return {
         "path": source.source.label,
         "sha256": source.sha256,
         "format": source.form.format,
         "unit": source.places.unit,
         "begins": {str(line): name for line, name in source.places.begins},
+        **({"parts": parts} if parts else {}),
     }
 
 

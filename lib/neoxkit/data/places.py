@@ -18,7 +18,7 @@ class Places(NamedTuple):
     @classmethod
     def of(cls, source: Mapping[str, Any]) -> Self:
         """Read them from a manifest's description of a source."""
-        begins = tuple((int(line), name) for name, line in source["begins"].items())
+        begins = tuple((int(line), name) for line, name in source["begins"].items())
         return cls(source["path"], source["unit"], begins)
 
     def at(self, number: int) -> str:

@@ -1,5 +1,6 @@
 """Read and check sources of conversations, chunk by chunk, without a tokenizer."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def _open_rows(
         return places, json_format.find_shape(first, columns, documents), found
     if source.reader == "csv":
         _cut(source, [chunks.at_lines] * len(_heads(source)))  # refuses damaged files by line
-    places, rows = Places(source.label, "row"), open_rows(source)
+    places, rows = Places(source.label, "row", _row_begins(source)), open_rows(source)
     if not len(rows):
         raise no_rows(source)
     size = max(chunks.CHUNK_BYTES * len(rows) // max(rows.data.nbytes, 1), 1)
@@ -152,6 +153,15 @@ def _open_rows(
     few = json_format.table_rows(rows, 0, min(len(rows), json_format.LOOKED_AT), 1)
     first = json_format.first_rows(places, few)
     return places, json_format.find_shape(first, columns, documents), found
+
+
+def _row_begins(source: Source) -> tuple[tuple[int, str], ...]:
+    """Return the first row of each source that a table was put together from, and its name."""
+    sizes = [len(open_rows(part)) for _, part in source.parts]
+    firsts = itertools.accumulate(sizes, initial=1)
+    return tuple(
+        (first, part.label) for first, (_, part) in zip(firsts, source.parts, strict=False)
+    )
 
 
 def _leave_out(source: Source, facts: Examined) -> None:
@@ -190,8 +200,8 @@ def read_sides(settings: TokenizeSettings) -> dict[str, ConversationFile]:
     options["documents"] = settings.train_on == "all"
     train_file = sources.find("train_file", settings.train_file)
     sides = {"train": read(train_file, settings.agent_name, settings.user_name, **options)}
-    if settings.eval_file:
-        eval_file = sources.find("eval_file", settings.eval_file)
+    if named := settings.eval_files:
+        eval_file = sources.find_all("eval_file", named)
         # Documents have no names; these are then the defaults, which must not be searched for.
         names = Names("", "") if sides["train"].form.holds_documents else sides["train"].names
         sides["eval"] = read(eval_file, *names, **options, names_of="train_file")

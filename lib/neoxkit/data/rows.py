@@ -31,10 +31,23 @@ def open_rows(source: Source) -> "Dataset":
     import datasets
 
     with _reading(source):
+        if source.parts:
+            return datasets.concatenate_datasets([*_same_columns(source)])
         if source.reader == "saved":
             return datasets.load_from_disk(source.files[0].parent)
         parts = map(datasets.Dataset.from_file, _as_arrow(source, sources.stamp(source.files)))
         return datasets.concatenate_datasets([*parts])
+
+
+def _same_columns(source: Source) -> Iterator["Dataset"]:
+    """Open each part of a table; refuse other columns than the first one's."""
+    columns: list[str] = []
+    for _, part in source.parts:
+        rows = open_rows(part)
+        if columns and {*rows.column_names} != {*columns}:  # their order may differ
+            raise _other_columns(part.label, rows.column_names, columns)
+        columns = rows.column_names
+        yield rows
 
 
 @functools.cache

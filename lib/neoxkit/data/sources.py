@@ -6,10 +6,10 @@ import hashlib
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from neoxkit import files, paths
 from neoxkit.data import downloads
@@ -31,7 +31,8 @@ class Source:
 
     `label`: the name as a person writes it; `path`: the file or folder. `reader`: "text", "json",
     "saved" (by `save_to_disk`), or what `datasets` calls a table: "csv", "parquet", "arrow".
-    `notes`: what is not read, in sentences.
+    `notes`: what is not read, in sentences. `parts`: the sources that it was put together from, by
+    name, if it was (`together`); `path` is then the first one's.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Source:
     reader: str
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    parts: tuple[tuple[str, "Source"], ...] = ()
 
     @property
     def is_file(self) -> bool:
@@ -46,6 +48,9 @@ class Source:
 
     def sha256(self) -> str:
         """Hash the files that are read, and their names if it is a folder."""
+        if self.parts:
+            hashes = (f"{part.sha256()}\n" for _, part in self.parts)
+            return hashlib.sha256("".join(hashes).encode()).hexdigest()
         if self.is_file:
             return files.sha256(self.path)
         listed = (f"{self._inside(file)} {files.sha256(file)}\n" for file in self.files)
@@ -53,6 +58,9 @@ class Source:
 
     def label_of(self, file: Path) -> str:
         """Return what a person calls one of the files."""
+        for _, part in self.parts:
+            if file in part.files:
+                return part.label_of(file)
         folder = self.label.partition(":")[0]
         return self.label if self.is_file else f"{folder}/{self._inside(file)}"
 
@@ -83,6 +91,29 @@ def find(parameter: str, value: str) -> Source:
         return _of_files(parameter, folder, value, parts, is_fetched=True)
     file = paths.find(parameter, value)  # refuses it
     raise AssertionError(file)
+
+
+def find_all(parameter: str, named: Mapping[str, str]) -> Source:
+    """Return the sources that a parameter names, put together (see `together`)."""
+    return together(parameter, {name: find(parameter, value) for name, value in named.items()})
+
+
+def together(parameter: str, named: Mapping[str, Source]) -> Source:
+    """Put several sources together, to be read one after the other; refuse different kinds of
+    files, and one that is named twice."""
+    first, *others = named.values()
+    if not others:
+        return first
+    for one in others:
+        if "saved" in (first.reader, one.reader) or one.reader != first.reader:
+            what = f"{first.label} and {one.label} are not files of one kind"
+            raise UserError(parameter, what, "give several texts, or several files of one format")
+    every = tuple(file for one in named.values() for file in one.files)
+    if twice := next((file for file in every if every.count(file) > 1), None):
+        raise UserError(parameter, f"names {paths.short(twice)} twice", "name each file once")
+    label = ", ".join(one.label for one in named.values())
+    notes = tuple(f"{one.label}: {note}" for one in named.values() for note in one.notes)
+    return Source(label, first.path, first.reader, every, notes, tuple(named.items()))
 
 
 def of_file(file: Path) -> Source:
@@ -170,8 +201,16 @@ def choose_split(parameter: str, label: str, splits: Iterable[str], parts: Seque
     )
 
 
-def here(label: str) -> Source | None:
-    """Return the source that a manifest names; None if it is not on this machine."""
+def here(described: Mapping[str, Any]) -> Source | None:
+    """Return the source that a manifest describes; None if not all of it is on this machine."""
+    if parts := described.get("parts"):
+        found = {part["name"]: _here(part["path"]) for part in parts}
+        known = {name: one for name, one in found.items() if one}
+        return together("dataset", known) if len(known) == len(found) else None
+    return _here(described["path"])
+
+
+def _here(label: str) -> Source | None:
     place = paths.root() / label.partition(":")[0]
     if place.is_file():
         return of_file(place)

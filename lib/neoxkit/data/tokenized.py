@@ -219,7 +219,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """Read a tokenized dataset's manifest; refuse it if its sources have changed since."""
     manifest = _manifest(folder)
     for source in filter(None, (manifest["source"], manifest["eval_source"])):
-        now = sources.here(source["path"])
+        now = sources.here(source)
         if now and now.sha256() != source["sha256"]:
             raise UserError(
                 "dataset",

@@ -146,6 +146,8 @@ def sentences(facts: Mapping[str, Any] | None, name: str = "held-out set") -> li
     if not facts:
         return []
     said = [f"{name}, {Difference(**facts['difference']).text()}"]
+    for part in facts.get("parts", ()):
+        said.append(f"{part['name']}, {Difference(**part['difference']).text()}")
     if facts["plain"]:
         said.append(f"plain text, {Difference(**facts['plain']).text('pieces')}")
     return said

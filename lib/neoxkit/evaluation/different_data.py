@@ -104,13 +104,18 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     sources = {"text": manifest["source"], "eval text": manifest["eval_source"]}
     settings = {k: v for k, v in manifest["settings"].items() if k not in _IN_OTHER_WORDS}
     return {
-        **{name: source and f"{source['path']} {source['sha256'][:12]}"
-           for name, source in sources.items()},
+        **{name: source and _described(source) for name, source in sources.items()},
         **settings,
         **{name: manifest[name] for name in _NAMED},
         "tokenizer": manifest["tokenizer_sha256"],
         **{f"tokenized by {name}": v for name, v in manifest["versions"].items()},
     }  # fmt: skip
+
+
+def _described(source: Mapping[str, Any]) -> str:
+    """Name a source's files, those of parts with the parts' names, and their hash."""
+    named = [f"{part['name']}: {part['path']}" for part in source.get("parts", ())]
+    return f"{', '.join(named) or source['path']} {source['sha256'][:12]}"
 
 
 def _why_no_rows(a: _Side, b: _Side) -> str:

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from neoxkit import files, machine, paths
-from neoxkit.data import tokenized
+from neoxkit.data import held_out, tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, normal, own_questions, questions_for
 from neoxkit.errors import UserError
@@ -123,7 +125,8 @@ class Evaluation:
 
     `rows`: the held-out set, or the test side (settings.side), up to the run's block size.
     `questions`: those that are asked, out of `num_known` from `source` and the user. `tasks`: see
-    tasks.load_tasks. `show` makes a progress line for a label.
+    tasks.load_tasks. `show` makes a progress line for a label. `parts`: the rows of each part of
+    the held-out set, by name, if it was given as several files.
     """
 
     settings: EvaluateSettings
@@ -137,6 +140,7 @@ class Evaluation:
     source: str
     tasks: Mapping[str, Any] = field(default_factory=dict)
     show: Callable[[str], Progress] = lambda label: silent
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     examined: dict[str, Examination] = field(default_factory=dict)
 
     @cached_property
@@ -190,7 +194,8 @@ class Evaluation:
 
     def compare(self) -> dict[str, Any] | None:
         """Return how the models differ on the held-out set (None if it is empty): the difference,
-        both losses by turn and by length, and the difference on the plain text, if any."""
+        both losses by turn and by length, and the difference on each part and on the plain text, if
+        any."""
         if not (losses := self.losses()):
             return None
         base, tuned = (self.examined[which].plain for which in MODELS)
@@ -200,6 +205,21 @@ class Evaluation:
             "turns": [asdict(one) for one in compare_models.by_turn(self.rows, *losses)],
             "lengths": [asdict(one) for one in compare_models.by_length(self.rows, *losses)],
             "plain": plain and asdict(plain),
+            "parts": [self._of_part(name, rows) for name, rows in self.parts.items()],
+        }
+
+    def _of_part(self, name: str, rows: np.ndarray) -> dict[str, Any]:
+        """Return both models' scores on a part of the held-out set, and how they differ there."""
+        from neoxkit.evaluation.scoring import Score
+
+        losses = self.losses()
+        assert losses  # `compare`
+        base, tuned = ([of_model[row] for row in rows] for of_model in losses)
+        return {
+            "name": name,
+            "base": Score.of(base).facts(),
+            "tuned": Score.of(tuned).facts(),
+            "difference": asdict(compare_models.difference(base, tuned)),
         }
 
     def losses_by_step(self) -> dict[int, float]:
@@ -324,10 +344,11 @@ def prepare(
     names = Names.of(manifest)
     own = own_questions(settings.my_questions, names)
     asked = known[: settings.num_questions] + own
+    parts = held_out.rows_by_part(manifest, rows["line"][:]) if side == "eval" else {}
     _check_room(settings.max_new_tokens, _base(facts, folder), tokenizer, asked)
     return Evaluation(
         settings, folder, facts, tokenizer, names, rows, asked, len(known) + len(own), source,
-        tasks.load_tasks(settings.tasks), show,
+        tasks.load_tasks(settings.tasks), show, parts,
     )  # fmt: skip
 
 

@@ -36,6 +36,13 @@ class Score:
     bits_per_byte: float | None = None
     losses: Sequence[np.ndarray] = field(default=(), repr=False, compare=False)
 
+    @classmethod
+    def of(cls, losses: Sequence[np.ndarray]) -> "Score":
+        """Return the score of conversations by the losses of their trained tokens."""
+        count = sum(map(len, losses))
+        mean = sum(float(one.sum(dtype=np.float64)) for one in losses) / count
+        return cls(mean, math.exp(min(mean, 700)), count, len(losses), losses=losses)
+
     def facts(self) -> dict[str, float]:
         """Return the figures, without the losses they were computed from."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "losses"}
@@ -64,10 +71,7 @@ def score(
         parts = losses.cpu().split(counts)
         by_row |= {i: part.numpy() for i, part in zip(indices, parts, strict=True)}
         progress(min(start + batch_size, len(order)), len(order))
-    found = [by_row[i] for i in range(len(rows))]
-    count = sum(map(len, found))
-    mean = sum(float(one.sum(dtype=np.float64)) for one in found) / count
-    return Score(mean, math.exp(min(mean, 700)), count, len(found), losses=found)
+    return Score.of([by_row[i] for i in range(len(rows))])
 
 
 def text_rows(text: str, tokenizer: PreTrainedTokenizerBase, window: int) -> Dataset:

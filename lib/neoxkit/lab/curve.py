@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from neoxkit.lab import scales
 from neoxkit.lab.figure import (
@@ -36,6 +37,8 @@ from neoxkit.runs.events import Event, History
 MAX_POINTS = 1000  # a longer series is thinned before it is drawn
 HEIGHT = 5.2  # inches
 NATS = "(nats per trained token)"
+PART_MARKERS = "sDv^P*"  # of a held-out set's parts
+TITLE_PAD, LEGEND_ROW = 20, 15  # points above the panel
 
 
 def draw(history: History, title: str = "", scale: str = "auto") -> "Curve":
@@ -86,10 +89,11 @@ class Curve(Picture):
         self._lines["eval"].set_clip_box(self.loss.bbox.padded(6))  # whole at both ends
         self._began = self.loss.text(0, 1, "", transform=self.loss.transAxes, va="top")
         self._marks: list[Any] = []
+        self._parts: list[str] = []
 
     def _label_panels(self) -> None:
         label_axes(self.loss, "", f"loss\n{NATS}", self.run)
-        self.loss.set_title(self.run, loc="left", pad=20)  # above the legend
+        self.loss.set_title(self.run, loc="left", pad=TITLE_PAD)  # above the legend
         label_axes(self.speed, "", "tokens/s")
         label_axes(self.norm, "optimizer step", "gradient\nnorm")
         for axes, name in (
@@ -118,6 +122,7 @@ class Curve(Picture):
             self._lines[name].set_data(steps, 100 * _values(train, name))
         self._lines["rate"].set_data(steps, _values(train, "learning_rate"))
         self._lines["eval"].set_data(_values(evals, "step"), _values(evals, "loss"))
+        self._set_parts(evals)
         smooth = len(train) >= SMOOTHED_FROM
         losses = _values(train, "loss")
         num_smooth = len(steps) if smooth else 0
@@ -130,12 +135,26 @@ class Curve(Picture):
         self._lines["saved"].set_data(saved, [0.0] * len(saved))
         self._draw_ground_if_new(history, smooth)
 
+    def _set_parts(self, evals: Sequence[Event]) -> None:
+        """Show the loss of each part of the held-out set, if it has several."""
+        for name in (name for event in evals for name in event.get("parts", ())):
+            if name not in self._parts:
+                marker = PART_MARKERS[len(self._parts) % len(PART_MARKERS)]
+                options = {"linestyle": ":", "marker": marker, "markersize": 3.5, "alpha": 0.8}
+                self._lines[name] = self._line(self.loss, name, ORANGE, **options)
+                self._lines[name].set_clip_box(self.loss.bbox.padded(6))  # whole at both ends
+                self._parts.append(name)
+        for name in self._parts:
+            of_part = [{"loss": event.get("parts", {}).get(name)} for event in evals]
+            self._lines[name].set_data(_values(evals, "step"), _values(of_part, "loss"))
+
     def _draw_ground_if_new(self, history: History, smooth: bool) -> None:
         """Mark and explain what is shown, if that is another than before."""
         marks = _marked(history)
         views = [(axes.get_xlim(), axes.get_ylim(), axes.get_yscale()) for axes in self.axes]
         said = self.loss.get_ylabel(), self._began.get_text()
-        shown = views, said, marks, smooth, self._has("saved"), self._has("loss_scale")
+        has = self._has("saved"), self._has("loss_scale"), *self._parts
+        shown = views, said, marks, smooth, has
         if shown != self._shown:
             self._shown, self._ground = shown, None
             self._mark(marks)
@@ -161,8 +180,9 @@ class Curve(Picture):
         data = {name: np.asarray(line.get_ydata(), float) for name, line in self._lines.items()}
         last = max((e["step"] for e in (*history.train, *history.evals)), default=0)
         self.loss.set_xlim(0, max(history.start.get("planned_steps", 0), last, 1))
-        steps = np.concatenate([self._lines[n].get_xdata() for n in ("loss", "eval")])
-        losses = np.concatenate([data["loss"], data["eval"]])
+        of_loss = ("loss", "eval", *self._parts)
+        steps = np.concatenate([self._lines[name].get_xdata() for name in of_loss])
+        losses = np.concatenate([data[name] for name in of_loss])
         kind, low, high = scales.of_losses(steps, losses, self.scale)
         scales.set_scale(self.loss, "log" if kind == "log" else "linear", low, high, 5)
         said = {"linear": "loss", "log": "loss, log scale", "zoom": "loss, zoomed"}[kind]
@@ -197,14 +217,22 @@ class Curve(Picture):
         lines = self._lines
         first = [lines["loss"], *[lines["smooth"]] * smooth, lines["eval"], lines["rate"]]
         _legend(self.loss, [*first, *[lines["saved"]] * self._has("saved")])
+        if self._parts:
+            self.subplots_adjust(top=0.86)
+            self.loss.set_title(self.run, loc="left", pad=TITLE_PAD + LEGEND_ROW)
+            _legend(self.rate, [lines[name] for name in self._parts], "eval loss of", LEGEND_ROW)
         _legend(self.speed, [lines[n] for n in ("tokens_per_second", "mfu", "padding_share")])
         _legend(self.norm, [lines["grad_norm"], *[lines["loss_scale"]] * self._has("loss_scale")])
 
 
-def _legend(axes: Axes, lines: Iterable[Any]) -> None:
+def _legend(axes: Axes, lines: Iterable[Any], title: str = "", above: float = 0.0) -> None:
+    """Put a legend above a panel, `above` points higher than the first row."""
+    said = [Line2D([], [], linestyle="", label=f"{title}:")] if title else []
+    place = axes.transAxes + ScaledTranslation(0, above / 72, axes.figure.dpi_scale_trans)
     axes.legend(
-        handles=[*lines], loc="lower left", bbox_to_anchor=(-0.01, 0.96), ncols=5, borderpad=0.2,
-        handlelength=1.5, handletextpad=0.4, columnspacing=1.0,
+        handles=[*said, *lines], loc="lower left", bbox_to_anchor=(-0.01, 0.96), ncols=7,
+        bbox_transform=place, borderpad=0.2, handlelength=1.5, handletextpad=0.4,
+        columnspacing=1.0,
     )  # fmt: skip
 
 

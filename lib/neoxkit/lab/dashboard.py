@@ -113,7 +113,8 @@ class _Screen:
         if new := self.reader.poll():
             self.history, self.is_drawn = History([*self.history.events, *new]), False
             self.alert = view.alert(health.warnings(self.history))
-            self.replies.update(replies(self.history) + can_show(self.history))
+            below = parts(self.history) + replies(self.history) + can_show(self.history)
+            self.replies.update(below)
         stage = doing(self.folder) if ended is None else NO_STAGE
         seconds = time.monotonic() - self.begun
         stamp = _stamp(self.history, ended)
@@ -165,6 +166,21 @@ def can_show(history: History) -> View:
         f"per trained token ({POWER:.0%}), by how differently the conversations' losses had "
         f"changed at step {newest['step']:,}."
     )
+
+
+def parts(history: History) -> View:
+    """Show the newest loss of each part of the held-out set, with its lowest; nothing if it was not
+    given as several files."""
+    measured = [e for e in history.evals if e.get("parts")]
+    if not measured:
+        return view.NOTHING
+    rows = []
+    for name, newest in measured[-1]["parts"].items():
+        known = [e for e in measured if e["parts"].get(name) is not None]
+        best = min(known, key=lambda e: e["parts"][name], default=None)
+        said = f"{best['parts'][name]:.4f} at step {best['step']:,}" if best else ""
+        rows.append((name, "not finite" if newest is None else f"{newest:.4f}", said))
+    return view.table(rows, ("held-out part", "eval loss", "lowest"))
 
 
 def log_end(path: Path) -> View:

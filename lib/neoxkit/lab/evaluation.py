@@ -110,8 +110,10 @@ def scores(results: Mapping[str, Any]) -> View:
     """Show losses on the held-out set (or the test set) and the plain text, with their counts, and
     how sure the difference is; of the test set, which look this is."""
     name = _set(results)
+    parts = (results.get("depth") or {}).get("parts", ())
     sides = {
         name: results["eval_loss"],
+        **{f"{name}: {part['name']}": {m: part[m] for m in ("base", "tuned")} for part in parts},
         "plain text": results.get("plain_text", {}),
     }
     rows = [

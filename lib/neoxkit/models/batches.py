@@ -118,7 +118,8 @@ def packed(
 
 def owners(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the number of the conversation that each trained token belongs to, in the order of
-    losses.token_losses: from 0, in the order of the batch, those without any left out.
+    losses.token_losses: from 0, as they lie in the batch (`Collator.order`), those without any left
+    out.
 
     >>> rows = [{"input_ids": [7, 8, 9], "labels": [-100, 8, 9]}] * 2
     >>> owners(packed(rows, [[0, 1]], 1)), owners(padded(rows, 4, 1))
@@ -153,12 +154,23 @@ class Collator:
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
         if self.layout == "packed":
-            places = place(lengths, self.row_tokens or sum(lengths))
-            batch = packed(rows, places, self.pad_id, self.by_conversation)
+            batch = packed(rows, self._places(lengths), self.pad_id, self.by_conversation)
         else:
             batch = padded(rows, self.block_size, self.pad_id)
         counts = torch.tensor([sum(lengths), sum(n * (n + 1) // 2 for n in lengths)])
         return {**batch, "counts": counts}
+
+    def order(self, rows: Sequence[Row]) -> list[int]:
+        """Return the indices of the conversations as they lie in their batch, those without a
+        trained token left out."""
+        places = [[*range(len(rows))]]
+        if self.layout == "packed":
+            places = self._places([len(row["input_ids"]) for row in rows])
+        in_order = (i for items in places for i in items)
+        return [i for i in in_order if any(t != NOT_TRAINED for t in rows[i]["labels"][1:])]
+
+    def _places(self, lengths: Sequence[int]) -> list[list[int]]:
+        return place(lengths, self.row_tokens or sum(lengths))
 
 
 class EvenRanks(Sampler[int]):

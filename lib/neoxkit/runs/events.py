@@ -22,7 +22,7 @@ Event = dict[str, Any]
 def append_event(folder: Path, event: str, /, **values: Any) -> None:
     """Append one line to metrics.jsonl: the event, the time (seconds since 1970), the values."""
     lease.check(folder)
-    values = {k: None if _not_finite(v) else v for k, v in values.items()}  # NaN is not JSON
+    values = {k: _as_json(v) for k, v in values.items()}
     line = json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n"
     with (folder / METRICS).open("ab+") as file:
         size = file.seek(0, os.SEEK_END)
@@ -31,8 +31,11 @@ def append_event(folder: Path, event: str, /, **values: Any) -> None:
         file.write(line.encode())
 
 
-def _not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _as_json(value: Any) -> Any:
+    """Return a value with None for each number that is not finite: NaN is not JSON."""
+    if isinstance(value, dict):
+        return {k: _as_json(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass

@@ -182,9 +182,10 @@ def _manifest_of(folder: Path, dataset: str, sha256: str | None) -> dict[str, An
 
 def planned_data(settings: TokenizeSettings) -> dict[str, Any]:
     """Return the part of a manifest that is known before 01_tokenize runs."""
+    files_of = {"train_file": {"": settings.train_file}, "eval_file": settings.eval_files}
     sources = {
-        key: _source(name, getattr(settings, name)) if getattr(settings, name) else None
-        for name, key in _FILES.items()
+        _FILES[parameter]: _source(parameter, named) if named else None
+        for parameter, named in files_of.items()
     }
     return {**sources, "settings": settings.as_dict()}
 
@@ -224,8 +225,8 @@ def _trained_on(manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _source(parameter: str, file: str) -> dict[str, str]:
-    source = sources.find(parameter, file)
+def _source(parameter: str, named: Mapping[str, str]) -> dict[str, str]:
+    source = sources.find_all(parameter, named)
     return {"path": source.label, "sha256": source.sha256()}
 
 

@@ -6,7 +6,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,12 @@ REPLY_TOKENS = 32  # the longest reply during training
 class Metrics(TrainerCallback):
     """The callback that writes metrics.jsonl, on rank 0 alone."""
 
-    def __init__(self, folder: Path, parsed: Parsed, matmul_peak: float) -> None:
+    def __init__(
+        self, folder: Path, parsed: Parsed, matmul_peak: float, parts: Collection[str] = ()
+    ) -> None:
+        """`parts`: the names of the held-out set's parts, if it has several."""
         self.folder, self.parsed, self.matmul_peak = folder, parsed, matmul_peak
+        self.parts = parts
         self.seconds, self.last = 0.0, time.perf_counter()
 
     def write(self, event: str, state: Any, **values: Any) -> None:
@@ -122,6 +126,7 @@ class Metrics(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         metrics = kwargs["metrics"]
         loss = metrics["eval_loss"]
+        parts = {name: metrics[f"eval_{name}_loss"] for name in self.parts}
         self.write(
             "eval",
             state,
@@ -131,6 +136,7 @@ class Metrics(TrainerCallback):
             trained_tokens=metrics["eval_trained_tokens"],
             seconds=round(metrics["eval_runtime"], 3),
             **{k: metrics[f"eval_{k}"] for k in ("detectable",) if f"eval_{k}" in metrics},
+            **({"parts": parts} if parts else {}),
         )
         self.last = time.perf_counter()
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neoxkit import machine, paths
-from neoxkit.data import tokenized
+from neoxkit.data import held_out, tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import questions_for, spread
 from neoxkit.errors import UserError
@@ -140,6 +140,7 @@ def _trainer(
         exports_best=kit.load_best_model_at_end,
         patience=kit.early_stopping_patience,
         threshold=kit.early_stopping_threshold,
+        parts=held_out.rows_by_part(manifest, sides["eval"]["line"][:]),
     )
     check = StepCheck(folder, trainer)
     trainer.add_callback(check)
@@ -150,7 +151,7 @@ def _trainer(
         some_asked = spread(asked, kit.num_replies)
         trainer.add_callback(Replies(folder, some_asked, tokenizer, Names.of(manifest)))
     dtype = getattr(torch, loading.dtype_of(kit.precision))
-    trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, dtype)))
+    trainer.add_callback(Metrics(folder, parsed, _matmul_peak(trainer, dtype), trainer.parts))
     if kit.snapshots:
         trainer.add_callback(Snapshots(folder, trainer, signs))
     trainer.add_callback(SaveWhole(folder, parsed, limit))

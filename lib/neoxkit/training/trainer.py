@@ -1,10 +1,11 @@
 """A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import SeedableRandomSampler  # type: ignore[import-untyped]  # no types
 from datasets import Dataset
@@ -71,11 +72,14 @@ class KitTrainer(Trainer):
         exports_best: bool = False,
         patience: int = 0,
         threshold: float = 0.0,
+        parts: Mapping[str, np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
+        """`parts`: the rows of each part of the held-out set, by name, if it has several."""
         super().__init__(**kwargs)
         self.signs, self.lr_range_from = signs, lr_range_from
         self.exports_best, self.patience, self.threshold = exports_best, patience, threshold
+        self.parts = parts or {}
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch is always counted
         self.work = flops.work(self.model)
@@ -270,7 +274,7 @@ class KitTrainer(Trainer):
         size = self.args.per_device_eval_batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        # Of each conversation, in the order of the batches: its loss, and its trained tokens.
+        # Of each conversation, in the order of the held-out set: its loss, and its trained tokens.
         sums = torch.zeros((2, len(order)), dtype=torch.float64, device=self.args.device)
         for round_start in range(0, len(batches), world):
             if self.signs and not self.state.global_step:
@@ -278,11 +282,14 @@ class KitTrainer(Trainer):
             elif self.signs:
                 self.signs.give(silent=self.args.torch_compile)
             mine = round_start + rank
-            batch = self.data_collator(
-                [self.eval_dataset[i] for i in batches[min(mine, len(batches) - 1)]]
-            )
+            chosen = batches[min(mine, len(batches) - 1)]
+            rows = [self.eval_dataset[i] for i in chosen]
+            batch = self.data_collator(rows)
             batch.pop("counts")
-            at = (owners(batch) + mine * size).to(sums.device)
+            lying = torch.tensor(
+                [chosen[i] for i in self.data_collator.order(rows)], dtype=torch.long
+            )
+            at = lying[owners(batch)].to(sums.device)
             with torch.no_grad(), self.compute_loss_context_manager():
                 losses = token_losses(self.model_wrapped, self.model, self._prepare_inputs(batch))
             if mine < len(batches):  # with ZeRO-3 every rank takes part in every forward pass
@@ -295,10 +302,18 @@ class KitTrainer(Trainer):
             self.signs.give(silent=True)  # a save, or the end, may follow
         loss_sum, count = self.accelerator.reduce(totals, "sum").tolist()
         metrics = {"eval_loss": loss_sum / count, "eval_trained_tokens": int(count)}
-        if (seen := self._detectable(self.accelerator.reduce(sums, "sum").cpu())) is not None:
+        sums = self.accelerator.reduce(sums, "sum").cpu()
+        metrics |= self._losses_of_parts(sums)
+        if (seen := self._detectable(sums)) is not None:
             metrics["eval_detectable"] = seen
         # The Trainer itself returns None here when it computes the loss alone.
         return EvalLoopOutput(None, None, metrics, len(order))  # type: ignore[arg-type]
+
+    def _losses_of_parts(self, sums: torch.Tensor) -> dict[str, float]:
+        """Return the mean loss per trained token of each part of the held-out set, named as the
+        Trainer names those of several eval datasets; `sums`: (2, conversations), see above."""
+        of_parts = ((name, sums[:, rows].sum(1).tolist()) for name, rows in self.parts.items())
+        return {f"eval_{name}_loss": loss / count for name, (loss, count) in of_parts if count}
 
     def _detectable(self, sums: torch.Tensor) -> float | None:
         """Return the difference to the base that the held-out set can show (models/power.py); None
