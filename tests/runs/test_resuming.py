@@ -14,7 +14,7 @@ from neoxkit.cli import notebooks
 from neoxkit.data import tokenized
 from neoxkit.errors import MOST_CHARACTERS, UserError
 from neoxkit.launch import checks, command, process
-from neoxkit.runs import resuming
+from neoxkit.runs import checkpoints, resuming
 from neoxkit.runs.events import METRICS, append_event
 from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, FINISHED
 from neoxkit.settings import TokenizeSettings, TrainSettings
@@ -155,6 +155,30 @@ def test_a_test_side_is_other_data_for_a_dataset_made_before_there_were_any(star
         UserError, match=r"^dataset: kept would be replaced \(test_share 0.0 -> 0.1"
     ):
         resuming.replaced(FIRST.replace(test_share=0.1))
+
+
+def test_any_newer_setting_is_other_data_where_it_is_not_its_default(started: Path) -> None:
+    path = paths.tokenized("kept") / files.MANIFEST
+    was = files.read_json(path)
+    del was["settings"]["near_duplicates"]
+    assert resuming.differences(was, resuming.planned_data(FIRST.replace(overwrite=True))) == []
+    now = resuming.planned_data(FIRST.replace(near_duplicates="drop"))
+    assert resuming.differences(was, now) == ["near_duplicates tell -> drop"]
+
+
+def test_other_ranks_with_the_best_step_to_export_are_refused_by_that_name(started: Path) -> None:
+    checkpoint = started / "checkpoint-4"
+    checkpoint.mkdir()
+    checkpoints.seal(checkpoint, step=4, num_ranks=2, zero_stage=2)
+    given = {"load_best_model_at_end": True}
+    start = resuming.Start(started, given, 1, 2, {}, allowed=["num_ranks"])
+    with pytest.raises(UserError) as refused:
+        resuming.refuse_other_ranks(start)
+    said = str(refused.value)
+    assert said.startswith("load_best_model_at_end: is set, and checkpoint-4 is from 2 ranks under")
+    assert len(said) <= MOST_CHARACTERS and "name it and num_ranks in allow_change" in said
+    resuming.refuse_other_ranks(replace(start, num_ranks=2))
+    resuming.refuse_other_ranks(replace(start, arguments={"load_best_model_at_end": False}))
 
 
 SMALLER = FIRST.replace(block_size=32)

@@ -19,8 +19,6 @@ MOST_ZERO_STAGE = 2  # under ZeRO 3 a converted checkpoint gave other losses (De
 _OF_THE_DATA = "dataset_sha256"  # refuse_other_data reports it in words
 _OF_THE_BASE = "base_commit"  # it follows from the base and its revision
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
-# Settings that a dataset may have been made without: they had no effect then.
-_NEWER = {"test_share": TokenizeSettings.test_share}
 _ROOM = 70  # characters of a refusal for the settings that differ
 
 
@@ -133,13 +131,23 @@ def refuse_other_ranks(start: Start) -> None:
         was = (manifest["num_ranks"], manifest["zero_stage"])
         now = (start.num_ranks, start.zero_stage)
         convertible = was[1] == now[1] and (now[1] or 0) <= MOST_ZERO_STAGE
-        convertible &= not start.arguments.get("load_best_model_at_end")
-        if was == now or (convertible and "num_ranks" in start.allowed):
+        if was == now:
+            continue
+        if convertible and start.arguments.get("load_best_model_at_end"):
+            what = (
+                f"is set, and {checkpoint.name} is from {_ranks(*was)}; the best is not converted"
+            )
+            remedy = (
+                "go back to these ranks, or set it False and name it and num_ranks in allow_change"
+            )
+            raise UserError("load_best_model_at_end", what, remedy)
+        if convertible and "num_ranks" in start.allowed:
             continue
         first = "add num_ranks to allow_change" if convertible else "go back"
+        what = f"{checkpoint.name} is from {_ranks(*was)}, this start has {_ranks(*now)}"
         raise UserError(
             "num_ranks" if was[1] == now[1] else "ds_config",
-            f"{checkpoint.name} is from {_ranks(*was)}, this start has {_ranks(*now)}",
+            what,
             f"{first}, or begin a new run with model_name_or_path {paths.short(checkpoint)}",
         )
 
@@ -233,7 +241,9 @@ def _source(parameter: str, named: Mapping[str, str]) -> dict[str, str]:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """List the differences between two manifests' texts, settings and versions, in words."""
     texts = {name: _text_change(was[key], now[key]) for name, key in _FILES.items()}
-    old, new = (_NEWER | of["settings"] for of in (was, now))
+    # A dataset may have been made without a newer setting, whose default then was what was done.
+    plain = {k: v for k, v in TokenizeSettings().as_dict().items() if k != "overwrite"}
+    old, new = (plain | of["settings"] for of in (was, now))
     return [
         *filter(None, texts.values()),
         *(
