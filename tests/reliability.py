@@ -30,6 +30,7 @@ SERIES = (
     "safeguards whose absence a series notices",
     "a sweep of 20 with 20 of its processes killed: runs that finished by themselves, same bytes",
     "ends of runs and sweeps, also by a kill, that the person's command was told exactly once",
+    "random steps taken again from a random checkpoint before them: same losses, same bytes",
 )
 
 

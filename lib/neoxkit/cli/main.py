@@ -219,6 +219,26 @@ def _diff(a: str, b: str, everything: bool, as_json: bool) -> int:
     return difference.diff(a, b, everything, as_json)
 
 
+@_neoxkit.command("step", short_help="Show what a step trained on, and take it again.")
+@_about_a_run
+@click.argument("number", type=click.IntRange(min=1), metavar="STEP")
+@click.option("--list", "only_list", is_flag=True, help="show what was recorded; train nothing")
+@click.option("--json", "as_json", is_flag=True, help="as a JSON object")
+def _step(run: str, number: int, only_list: bool, as_json: bool) -> int:
+    """Show the conversations of optimizer step STEP of runs/RUN by file and line, with the losses
+    that they had then. Then take the step again, from the newest checkpoint before it (or from the
+    base), in a folder that is deleted afterwards, and compare: on a CPU all losses, the norm of the
+    gradient, and the bytes of the step's checkpoint, if the run has it, are the same. Exit code 1
+    if anything differs.
+
+    With --json, the object has step, loss, grad_norm, ranks, conversations (place, line, tokens,
+    and loss: the sum over the tokens, in nats) and again (since, same, differences, files).
+    """
+    with screen.busy("importing"):
+        from neoxkit.cli import step
+    return step.show(run, number, only_list, as_json)
+
+
 @_neoxkit.command("repeat", short_help="Train a finished run again and compare the bytes.")
 @_about_a_run
 def _repeat(run: str) -> int:

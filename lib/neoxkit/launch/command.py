@@ -32,7 +32,7 @@ _REPORTERS = (
 # What every start by the kit has in common.
 _ALWAYS = {"do_train": True, "do_eval": True, "eval_strategy": "steps", "save_strategy": "steps"}
 # Arguments of a trial (trials.py), which are not settings either.
-_TRIALS = {"trial", "lr_range_from"}
+_TRIALS = {"trial", "lr_range_from", "until_step"}
 # Arguments that are settings by another name, or none: argument -> remedy.
 _ELSEWHERE = {
     "output_dir": "set run",

@@ -143,6 +143,8 @@ class Collator:
     decides (training/base_model.py), or up to twice that where it saves padding; 0 puts a
     micro-batch into one row. `by_conversation`: that row says where conversations end. `counts`
     (shape (2,)): tokens without the padding, and pairs of a token and one that it may attend to.
+    Of rows that have a line, `lines` are those of the conversations as they lie in the batch (see
+    `order`), and `owners` as of that function.
     """
 
     layout: str
@@ -158,6 +160,9 @@ class Collator:
         else:
             batch = padded(rows, self.block_size, self.pad_id)
         counts = torch.tensor([sum(lengths), sum(n * (n + 1) // 2 for n in lengths)])
+        if rows and "line" in rows[0]:
+            lines = [rows[i]["line"] for i in self.order(rows)]
+            batch |= {"lines": torch.tensor(lines, dtype=torch.long), "owners": owners(batch)}
         return {**batch, "counts": counts}
 
     def order(self, rows: Sequence[Row]) -> list[int]:

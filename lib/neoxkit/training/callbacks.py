@@ -19,7 +19,7 @@ from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, asked
 from neoxkit.errors import NotFinite, UserError
 from neoxkit.models.generation import reply
-from neoxkit.runs import checkpoints, heartbeat, lease, lock, snapshots
+from neoxkit.runs import checkpoints, heartbeat, lease, lock, snapshots, steps
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS
 from neoxkit.training import distributed, sealing, universal
@@ -144,6 +144,21 @@ class Metrics(TrainerCallback):
         self.last = time.perf_counter()
 
 
+class Steps(TrainerCallback):
+    """The callback that records each step's conversations (runs/steps.py), on every rank."""
+
+    def __init__(self, folder: Path, trainer: Any) -> None:
+        self.folder, self.trainer = folder, trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        values: dict[str, Any] = {"ranks": args.world_size}
+        if args.process_index == 0:
+            norm = self.trainer.grad_norm
+            values["grad_norm"] = None if norm is None else float(norm)
+        taken = self.trainer.take_step()
+        steps.append(self.folder, args.process_index, state.global_step, taken, **values)
+
+
 class Replies(TrainerCallback):
     """The callback that writes replies to the same few questions at every evaluation."""
 
@@ -177,8 +192,9 @@ class StepCheck(TrainerCallback):
     (the STOP file, or TERM or INT to a rank) ends it with a checkpoint of this step.
     """
 
-    def __init__(self, folder: Path, trainer: Any) -> None:
-        self.folder, self.trainer, self.stopped = folder, trainer, False
+    def __init__(self, folder: Path, trainer: Any, until: int = 0) -> None:
+        """`until`: stop after this step, as if it were asked to; 0: don't."""
+        self.folder, self.trainer, self.until, self.stopped = folder, trainer, until, False
         self._signalled = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -189,8 +205,10 @@ class StepCheck(TrainerCallback):
         self._signalled = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        stop = self._signalled or lock.asked_to_stop(self.folder)
-        flags = {"lost": lease.is_lost(self.folder), "stop": stop, **self.trainer.step_faults()}
+        asked = self._signalled or lock.asked_to_stop(self.folder)
+        is_until = state.global_step == self.until
+        flags = {"lost": lease.is_lost(self.folder), "stop": asked or is_until}
+        flags |= self.trainer.step_faults()
         if args.world_size > 1:
             flags = distributed.set_by_any(flags, args.device)
         if flags["lost"]:
@@ -198,7 +216,7 @@ class StepCheck(TrainerCallback):
         faults = [name for name in flags if flags[name] and name != "stop"]
         if faults:
             raise _explain(faults[0], self.folder, state.global_step)
-        if flags["stop"] and state.global_step < state.max_steps:
+        if flags["stop"] and (state.global_step < state.max_steps or is_until):
             self.stopped = True
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False

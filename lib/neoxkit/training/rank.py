@@ -29,7 +29,15 @@ from neoxkit.training import (
     precision,
     resume,
 )
-from neoxkit.training.callbacks import Alive, Metrics, Replies, SaveWhole, Snapshots, StepCheck
+from neoxkit.training.callbacks import (
+    Alive,
+    Metrics,
+    Replies,
+    SaveWhole,
+    Snapshots,
+    StepCheck,
+    Steps,
+)
 from neoxkit.training.trainer import KitTrainer
 
 
@@ -142,8 +150,9 @@ def _trainer(
         threshold=kit.early_stopping_threshold,
         parts=held_out.rows_by_part(manifest, sides["eval"]["line"][:]),
     )
-    check = StepCheck(folder, trainer)
+    check = StepCheck(folder, trainer, kit.until_step)
     trainer.add_callback(check)
+    trainer.add_callback(Steps(folder, trainer))
     if kit.num_replies and len(sides["eval"]):
         # Only some rows of a large held-out set are looked at; a few of them may have no reply.
         some = spread(range(len(sides["eval"])), 10 * kit.num_replies)

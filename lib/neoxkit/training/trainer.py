@@ -19,7 +19,7 @@ from neoxkit.errors import UserError
 from neoxkit.models import flops, power
 from neoxkit.models.batches import Collator, EvenRanks, even_rows, owners, packed, padded
 from neoxkit.models.losses import token_losses
-from neoxkit.runs import checkpoints
+from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import distributed
 
@@ -88,6 +88,8 @@ class KitTrainer(Trainer):
         # Since the last step: was no token trained, was the loss of a micro-batch not finite?
         self.flags = torch.zeros(2, dtype=torch.bool, device=self.args.device)
         self.grad_norm: float | None = None
+        # Of each micro-batch of the step: the conversations' lines, and whose each loss is.
+        self.step: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.packing_checked = False
         self.of_base: torch.Tensor | None = None  # see `_detectable`
 
@@ -118,12 +120,15 @@ class KitTrainer(Trainer):
         the ranks, so the sum is multiplied by their number.
         """
         tokens, pairs = inputs.pop("counts")
+        lines, of = inputs.pop("lines", None), inputs.pop("owners", None)
         if not self.packing_checked:
             self._check_packing(model)
         trained = (inputs["labels"] != NOT_TRAINED).sum()
         cells = torch.full_like(trained, inputs["labels"].numel())
         self.counts += torch.stack([tokens, pairs, trained, cells])  # in the order of COUNTS
         losses = token_losses(model, self.model, inputs)
+        if lines is not None:
+            self.step.append((lines, of, losses.detach()))
         num_items = torch.as_tensor(num_items_in_batch, device=losses.device)
         loss = losses.sum() / num_items * self.accelerator.num_processes
         self.flags |= torch.stack([num_items == 0, ~torch.isfinite(loss.detach())])
@@ -227,6 +232,18 @@ class KitTrainer(Trainer):
         gradient = not (math.isfinite(norm) and norm >= 0)
         return {"no trained token": no_token, "loss": loss, "gradient": gradient}
 
+    def take_step(self) -> list[steps.Conversation]:
+        """Return the conversations of the last step that this rank had, with their losses, and
+        forget them."""
+        found = []
+        for lines, of, losses in self.step:
+            sums = torch.zeros((2, len(lines)), dtype=torch.float64, device=losses.device)
+            sums.index_add_(1, of, torch.stack([losses.double(), torch.ones_like(losses).double()]))
+            columns = zip(lines.tolist(), *sums.tolist(), strict=True)
+            found += [steps.Conversation(line, loss, int(count)) for line, loss, count in columns]
+        self.step = []
+        return found
+
     @torch.no_grad()
     def _check_packing(self, model: torch.nn.Module) -> None:
         """Refuse a model in which conversations of a packed row change each other's loss.
@@ -285,7 +302,8 @@ class KitTrainer(Trainer):
             chosen = batches[min(mine, len(batches) - 1)]
             rows = [self.eval_dataset[i] for i in chosen]
             batch = self.data_collator(rows)
-            batch.pop("counts")
+            for name in ("counts", "lines", "owners"):
+                batch.pop(name, None)
             lying = torch.tensor(
                 [chosen[i] for i in self.data_collator.order(rows)], dtype=torch.long
             )
