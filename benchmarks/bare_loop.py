@@ -35,6 +35,7 @@ def main() -> None:
         at = step * options.batch
         batch = collate([rows[i] for i in range(at, at + options.batch)])
         num_tokens = int(batch.pop("counts")[0])
+        batch = {name: batch[name] for name in batch.keys() - {"lines", "owners"}}
         losses = token_losses(model, model, batch)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

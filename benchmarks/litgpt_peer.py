@@ -99,6 +99,7 @@ def main() -> None:
     clock = StepClock()
     lengths = [len(input_ids) for input_ids, _ in rows]
     full.get_lr_scheduler = ticking(clock, lengths, options.batch)
+    full.save_hyperparameters = lambda *_, **__: None  # it reads our flags as its own
     full.setup(
         checkpoint_dir=converted(options.model, options.work),
         out_dir=options.work / "litgpt" / "out",

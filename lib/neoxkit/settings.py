@@ -126,7 +126,8 @@ class TokenizeSettings(Settings):
             return
         given, remedy = self.eval_file, "write {chat: data/chat.txt, code: data/code.txt}"
         files = [*given.values()] if isinstance(given, dict) else given
-        if not files or not all(isinstance(file, str) and file.strip() for file in files):
+        texts = (*files, *(given if isinstance(given, dict) else ()))
+        if not files or not all(isinstance(text, str) and text.strip() for text in texts):
             raise UserError("eval_file", f"got {given!r}", remedy)
         if len(self.eval_files) < len(files):
             raise UserError("eval_file", "two of the files have one name", remedy)

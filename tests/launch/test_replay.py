@@ -1,5 +1,6 @@
 """A step taken again has the same bits, and a change of one bit is seen."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -34,7 +35,7 @@ def trained(session_home: Path) -> Path:
 
 def test_each_step_is_recorded_with_what_the_training_logged(home: Path, trained: Path) -> None:
     logged = {e["step"]: e for e in metrics(trained) if e["event"] == "train"}
-    found = steps.read(trained, 1, 99)
+    found = steps.recorded(trained, 1, 99)
     assert [*found] == [*logged] == [*range(1, 11)]
     for number, step in found.items():
         assert step.loss == pytest.approx(logged[number]["loss"], rel=1e-5)
@@ -46,7 +47,7 @@ def test_the_recorded_lines_are_those_of_the_rows(home: Path, trained: Path) -> 
     """No conversation twice in an epoch, and each with the trained tokens of its row."""
     rows = tokenized.load(paths.tokenized("small"))[0]["train"]
     trained_of = dict(zip(rows["line"][:], rows["trained"][:], strict=True))
-    taken = [one for step in steps.read(trained, 1, 99).values() for one in step.conversations]
+    taken = [one for step in steps.recorded(trained, 1, 99).values() for one in step.conversations]
     assert len({one.line for one in taken}) == len(taken) == 80
     assert all(trained_of[one.line] == one.tokens for one in taken)
 
@@ -72,13 +73,13 @@ def test_one_other_bit_is_seen_and_said(
     at = next(i for i, line in enumerate(lines) if line.startswith('{"step":6,'))
     changed = json.loads(lines[at])
     changed["conversations"][2][1] *= 1 + 2**-52
-    lines[at] = json.dumps(changed)
+    lines[at] = json.dumps(changed, separators=(",", ":"))
     path.write_text("\n".join(lines))
     try:
         code = cli.main(["step", "again", "7", "--json"])
     finally:
         path.write_text(was)
-    said = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
+    said = json.loads(capsys.readouterr().out)
     assert code == 1 and not said["again"]["same"]
     (only,) = said["again"]["differences"]["6"]
     assert only.startswith("the losses of 1 of 8 conversations")
@@ -89,7 +90,7 @@ def test_the_command_names_lines_and_says_what_is_the_same(
 ) -> None:
     assert cli.main(["step", "again", "9", "--list"]) == 0
     listed = capsys.readouterr().out
-    step = steps.of(trained, 9)
+    step = steps.one(trained, 9)
     source = files.read_json(trained / DATASET)["source"]["path"]
     for one in step.conversations:
         assert f"{source}:{one.line} " in listed
@@ -108,6 +109,31 @@ def test_other_data_is_refused_before_a_process_starts(
     assert not paths.run("again.step").exists()
 
 
+def test_a_damaged_checkpoint_is_passed_over(home: Path, trained: Path) -> None:
+    (weights,) = (trained / "checkpoint-4").glob("model*.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        assert replay._before(trained, steps.one(trained, 6)) is None
+        assert replay._before(trained, steps.one(trained, 9)) == trained / "checkpoint-8"
+    finally:
+        weights.write_bytes(whole)
+    assert replay._before(trained, steps.one(trained, 6)) == trained / "checkpoint-4"
+
+
+def test_steps_of_several_settings_are_refused_by_their_cause(home: Path, trained: Path) -> None:
+    then = steps.recorded(trained, 5, 7)
+    step = then[7]
+    replay._refuse_several_starts("again", step, then, 4)
+    changed = dataclasses.replace(step.start, threads="9")
+    then[6] = dataclasses.replace(then[6], start=changed)
+    with pytest.raises(UserError, match="the steps 5 to 7 had several settings, ranks or threads"):
+        replay._refuse_several_starts("again", step, then, 4)
+    del then[6]
+    with pytest.raises(UserError, match="no record of all steps from 5 to 7"):
+        replay._refuse_several_starts("again", step, then, 4)
+
+
 def test_another_run_of_that_name_is_not_deleted(home: Path, trained: Path) -> None:
     other = paths.run("again.step")
     other.mkdir()
@@ -123,10 +149,10 @@ def test_another_run_of_that_name_is_not_deleted(home: Path, trained: Path) -> N
 def test_a_step_after_a_resume_is_the_same(home: Path, zygote: Zygote, num_ranks: int) -> None:
     run = f"again-{num_ranks}"
     settings = RUN.replace(run=run, num_ranks=num_ranks, save_steps=3)
-    assert zygote.run(job(settings, until_step=5)) == [75] * num_ranks
+    assert zygote.run(job(settings, until_step=5)) == [75] * num_ranks  # goes back to step 3
     assert zygote.run(job(settings)) == [0] * num_ranks
     found = replay.replay(run, 7)
-    assert found.is_same and found.since == 6 and found.step.ranks == num_ranks
+    assert found.is_same and found.since == 6 and found.step.start.ranks == num_ranks
     assert len(found.step.conversations) == 8 * num_ranks
 
 

@@ -20,6 +20,11 @@ def parts(read: ConversationFile) -> list[dict[str, Any]]:
     ]
 
 
+def described(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the parts as a manifest has them; nothing if there is one file or none."""
+    return (manifest["eval_source"] or {}).get("parts", [])
+
+
 def rows_by_part(manifest: Mapping[str, Any], lines: Sequence[int]) -> dict[str, np.ndarray]:
     """Return which rows of the held-out set belong to each of its parts that has some, by name;
     nothing if it was not given as several files.
@@ -31,8 +36,8 @@ def rows_by_part(manifest: Mapping[str, Any], lines: Sequence[int]) -> dict[str,
     >>> {name: rows.tolist() for name, rows in rows_by_part(manifest, [3, 7, 9]).items()}
     {'a': [0, 1], 'b': [2]}
     """
-    described = (manifest["eval_source"] or {}).get("parts", [])
-    firsts = [part["first"] for part in described]
+    known = described(manifest)
+    firsts = [part["first"] for part in known]
     of = np.searchsorted(firsts, np.asarray(lines), side="right") - 1
-    found = {part["name"]: np.flatnonzero(of == i) for i, part in enumerate(described)}
+    found = {part["name"]: np.flatnonzero(of == i) for i, part in enumerate(known)}
     return {name: rows for name, rows in found.items() if len(rows)}

@@ -31,7 +31,8 @@ class Places(NamedTuple):
         """
         if self.begins:
             first, name = self.begins[bisect_right(self.begins, number, key=lambda b: b[0]) - 1]
-            return f"{name}:{number - first + 1}"
+            inside = number - first + 1
+            return f"{name}, row {inside}" if self.unit == "row" else f"{name}:{inside}"
         return f"{self.label}, row {number}" if self.unit == "row" else f"{self.label}:{number}"
 
     def listed(self, numbers: Sequence[int], most: int = 5) -> str:

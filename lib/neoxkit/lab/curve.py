@@ -141,12 +141,14 @@ class Curve(Picture):
             if name not in self._parts:
                 marker = PART_MARKERS[len(self._parts) % len(PART_MARKERS)]
                 options = {"linestyle": ":", "marker": marker, "markersize": 3.5, "alpha": 0.8}
-                self._lines[name] = self._line(self.loss, name, ORANGE, **options)
-                self._lines[name].set_clip_box(self.loss.bbox.padded(6))  # whole at both ends
+                line = self._line(self.loss, name, ORANGE, **options)
+                line.set_clip_box(self.loss.bbox.padded(6))  # whole at both ends
+                self._lines[_of_part(name)] = line
                 self._parts.append(name)
         for name in self._parts:
             of_part = [{"loss": event.get("parts", {}).get(name)} for event in evals]
-            self._lines[name].set_data(_values(evals, "step"), _values(of_part, "loss"))
+            line = self._lines[_of_part(name)]
+            line.set_data(_values(evals, "step"), _values(of_part, "loss"))
 
     def _draw_ground_if_new(self, history: History, smooth: bool) -> None:
         """Mark and explain what is shown, if that is another than before."""
@@ -180,7 +182,7 @@ class Curve(Picture):
         data = {name: np.asarray(line.get_ydata(), float) for name, line in self._lines.items()}
         last = max((e["step"] for e in (*history.train, *history.evals)), default=0)
         self.loss.set_xlim(0, max(history.start.get("planned_steps", 0), last, 1))
-        of_loss = ("loss", "eval", *self._parts)
+        of_loss = ("loss", "eval", *map(_of_part, self._parts))
         steps = np.concatenate([self._lines[name].get_xdata() for name in of_loss])
         losses = np.concatenate([data[name] for name in of_loss])
         kind, low, high = scales.of_losses(steps, losses, self.scale)
@@ -220,9 +222,15 @@ class Curve(Picture):
         if self._parts:
             self.subplots_adjust(top=0.86)
             self.loss.set_title(self.run, loc="left", pad=TITLE_PAD + LEGEND_ROW)
-            _legend(self.rate, [lines[name] for name in self._parts], "eval loss of", LEGEND_ROW)
+            parts = [lines[_of_part(name)] for name in self._parts]
+            _legend(self.rate, parts, "eval loss of", LEGEND_ROW)
         _legend(self.speed, [lines[n] for n in ("tokens_per_second", "mfu", "padding_share")])
         _legend(self.norm, [lines["grad_norm"], *[lines["loss_scale"]] * self._has("loss_scale")])
+
+
+def _of_part(name: str) -> str:
+    """Return the key of a part's line, which no other line has."""
+    return f"part {name}"
 
 
 def _legend(axes: Axes, lines: Iterable[Any], title: str = "", above: float = 0.0) -> None:

@@ -1,13 +1,13 @@
 """Take a step of a run again, from the checkpoint before it, and compare what was recorded."""
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.data import tokenized
@@ -15,8 +15,8 @@ from neoxkit.errors import TrainingError, UserError
 from neoxkit.launch import command, process
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints, steps
-from neoxkit.runs.events import History
-from neoxkit.runs.folder import ARGUMENTS, is_trial
+from neoxkit.runs.events import EventReader, History
+from neoxkit.runs.folder import ARGUMENTS, LOG, is_trial
 from neoxkit.settings import TrainSettings
 
 BASE = "base"  # the folder of a run's random start
@@ -31,7 +31,8 @@ class Replay:
     `since`: the step of the checkpoint that it began from; 0: the base. `again`: the step as it was
     now. `differences`: in words, by step from the first one taken again on, of those that differ in
     any bit. `files`: those of the step's own checkpoint that have other bytes; None if the run does
-    not have that checkpoint.
+    not have that checkpoint, or took the step after its ranks were converted (DeepSpeed then writes
+    that into its files).
     """
 
     step: steps.Step
@@ -47,73 +48,94 @@ class Replay:
 
 def replay(run: str, number: int, progress: Progress = silent) -> Replay:
     """Train from the newest checkpoint before a step (or from the base) up to the step, in a folder
-    of its own that is deleted afterwards; on this machine, with as many ranks as then.
+    of its own that is deleted afterwards; on this machine, with the ranks and threads of then.
 
-    Refuse a step without a record, other data than the run's, and a run that is training.
+    Refuse a step without a record, other data than the run's, steps of several settings, and a run
+    that is training. A failed training leaves its folder, runs/<run>.step, to be looked at.
     """
     folder = paths.run(run)
-    step = steps.of(folder, number)
+    step = steps.one(folder, number)
     process.refuse_running(folder)
-    arguments = files.read_json(folder / ARGUMENTS)
-    tokenized.check_sha256(
-        paths.find("dataset", arguments["dataset"], file=False), arguments["dataset_sha256"]
-    )
+    arguments = step.start.arguments
+    data = paths.find("dataset", arguments["dataset"], file=False)
+    tokenized.check_sha256(data, arguments["dataset_sha256"])
     checkpoint = _before(folder, step)
     since = checkpoints.step_of(checkpoint) if checkpoint else 0
-    with _scratch(folder, checkpoint) as scratch:
-        more = {name: arguments[name] for name in ("dataset_sha256", "base_commit")}
-        settings = _settings(folder, arguments, step.ranks).replace(run=scratch.name)
-        _train(process.start(settings, trial=True, until_step=number, **more), number, progress)
-        then, now = (steps.read(one, since + 1, number) for one in (folder, scratch))
-        if number not in now:
-            raise TrainingError(f"training ended before step {number} of {scratch.name}")
-        found = {n: steps.differences(then[n], now[n]) for n in now if n in then}
-        return Replay(
-            step, since, now[number], {n: said for n, said in found.items() if said},
-            _other_files(*(one / f"checkpoint-{number}" for one in (folder, scratch))),
-        )  # fmt: skip
+    then = steps.recorded(folder, since + 1, number)
+    _refuse_several_starts(run, step, then, since)
+    is_kept = checkpoints.fault(folder / f"checkpoint-{number}") is None
+    more = {"trial": True, "until_step": number, "save_steps": number if is_kept else 2**30}
+    scratch = _prepared(folder, checkpoint)
+    settings = _settings(folder, step).replace(run=scratch.name)
+    files.write_json(scratch / ARGUMENTS, {**arguments, "trial": True})  # the base's commit
+    files.write_json(scratch / ARGUMENTS, command.trainer_arguments(settings) | more)
+    with _threads(step.start.threads):
+        _train(process.start(settings, **more), number, progress)
+    now = steps.recorded(scratch, since + 1, number)
+    if number not in now or now[number].start.resumed != since:
+        log = paths.short(scratch / LOG)
+        raise TrainingError(f"step {number} was not taken from step {since} -- see {log}")
+    said = {n: steps.differences(then[n], now[n]) for n in now}
+    both = [one / f"checkpoint-{number}" for one in (folder, scratch)]
+    comparable = is_kept and not step.start.converted
+    found = Replay(
+        step,
+        since,
+        now[number],
+        {n: how for n, how in said.items() if how},
+        _other_files(*both) if comparable else None,
+    )
+    shutil.rmtree(scratch)
+    return found
 
 
 def _before(folder: Path, step: steps.Step) -> Path | None:
-    """Return the newest whole checkpoint before a step that has its number of ranks."""
-    earlier = [
-        one
-        for one in checkpoints.whole(folder)
-        if checkpoints.step_of(one) < step.number
-        and checkpoints.manifest(one)["num_ranks"] == step.ranks
-    ]
-    return earlier[-1] if earlier else None
+    """Return the newest good checkpoint before a step that has its number of ranks."""
+    for one in reversed(checkpoints.whole(folder)):
+        is_before = checkpoints.step_of(one) < step.number
+        fits = is_before and checkpoints.manifest(one)["num_ranks"] == step.start.ranks
+        if fits and checkpoints.fault(one) is None:
+            return one
+    return None
 
 
-def _settings(folder: Path, arguments: dict[str, Any], ranks: int) -> TrainSettings:
-    """Return the run's settings for a trial here, in the precision that it had."""
-    settings = command.settings_if_any(arguments, ranks)
+def _refuse_several_starts(
+    run: str, step: steps.Step, then: Mapping[int, steps.Step], since: int
+) -> None:
+    """Refuse steps that no single start can take again."""
+    if any(n not in then for n in range(since + 1, step.number)):
+        what = f"{run} has no record of all steps from {since + 1} to {step.number}"
+        raise UserError("STEP", what, "choose one soon after a checkpoint, or add --list")
+    if not all(one.start.gives_what(step.start) for one in then.values()):
+        what = f"the steps {since + 1} to {step.number} had several settings, ranks or threads"
+        raise UserError("STEP", what, "choose one soon after a checkpoint, or add --list")
+
+
+def _settings(folder: Path, step: steps.Step) -> TrainSettings:
+    """Return the settings of a step for a trial here, in the precision that the run had."""
+    settings = command.settings_if_any(step.start.arguments, step.start.ranks)
     if settings is None:
         what = f"{folder.name} was started at a shell, not by 02_train"
-        raise UserError("RUN", what, "start it by neoxkit run --only 02")
+        raise UserError("RUN", what, "start it by neoxkit run --only 02, or add --list")
     precision = History.of_run(folder).start["precision"]
     here = {"launcher": "local", "allow_change": [], "restart": False, "precision": precision}
     return settings.replace(**{**settings.of_trials(), **here})
 
 
-@contextmanager
-def _scratch(folder: Path, checkpoint: Path | None) -> Iterator[Path]:
-    """Make the folder runs/<run>.step with the checkpoint and the random base, if any; it holds
-    links, so that it takes no room."""
+def _prepared(folder: Path, checkpoint: Path | None) -> Path:
+    """Make the folder runs/<run>.step, with links to the files of the checkpoint and of the random
+    base, if any."""
     scratch = folder.with_name(f"{folder.name}.step")
     if scratch.exists() and not is_trial(scratch):
-        what = f"{paths.short(scratch)} is in the way"
-        raise UserError("RUN", what, "rename it")
+        raise UserError("RUN", f"{paths.short(scratch)} is in the way", "rename it")
     process.refuse_running(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
+    files.write_json(scratch / ARGUMENTS, {"trial": True})  # a kill leaves what may be replaced
     for one in (checkpoint, folder / BASE):
         if one and one.is_dir():
             shutil.copytree(one, scratch / one.name, copy_function=_link)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return scratch
 
 
 def _link(source: str, target: str) -> None:
@@ -123,25 +145,38 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+@contextmanager
+def _threads(number: str) -> Iterator[None]:
+    """Give each rank as many threads as it had: sums depend on it."""
+    was = os.environ.get("OMP_NUM_THREADS")
+    try:
+        if number:
+            os.environ["OMP_NUM_THREADS"] = number
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if was is not None:
+            os.environ["OMP_NUM_THREADS"] = was
+
+
 def _train(training: process.Training, number: int, progress: Progress) -> None:
     """Wait until the training has reached the step; raise if it failed."""
+    reader, step = EventReader(training.folder), 0
     try:
         while training.poll() is None:
             time.sleep(0.5)
-            progress(max(steps.read(training.folder, 0, number), default=0), number)
+            step = max([step, *(e["step"] for e in reader.poll() if e["event"] == "train")])
+            progress(min(step, number - 1), number)
     except KeyboardInterrupt:
         training.stop()
         raise
-    try:
+    with contextlib.suppress(process.Stopped):  # as it was asked to
         training.check()
-    except process.Stopped:  # as it was asked to
-        progress(number, number)
+    progress(number, number)
 
 
-def _other_files(then: Path, now: Path) -> list[str] | None:
-    """Return the files of two checkpoints of a step that differ; None if one is not there."""
-    if checkpoints.fault(then, hashes=False) or checkpoints.fault(now, hashes=False):
-        return None
+def _other_files(then: Path, now: Path) -> list[str]:
+    """Return the files of two checkpoints of a step that differ."""
     one, other = (checkpoints.manifest(path)["files"] for path in (then, now))
     names = sorted({*one, *other} - _ABOUT)
     return [name for name in names if one.get(name) != other.get(name)]

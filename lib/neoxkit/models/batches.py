@@ -155,27 +155,31 @@ class Collator:
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
+        places = self._places(lengths)
         if self.layout == "packed":
-            batch = packed(rows, self._places(lengths), self.pad_id, self.by_conversation)
+            batch = packed(rows, places, self.pad_id, self.by_conversation)
         else:
             batch = padded(rows, self.block_size, self.pad_id)
         counts = torch.tensor([sum(lengths), sum(n * (n + 1) // 2 for n in lengths)])
         if rows and "line" in rows[0]:
-            lines = [rows[i]["line"] for i in self.order(rows)]
+            lines = [rows[i]["line"] for i in _trained_in_order(rows, places)]
             batch |= {"lines": torch.tensor(lines, dtype=torch.long), "owners": owners(batch)}
         return {**batch, "counts": counts}
 
     def order(self, rows: Sequence[Row]) -> list[int]:
         """Return the indices of the conversations as they lie in their batch, those without a
         trained token left out."""
-        places = [[*range(len(rows))]]
-        if self.layout == "packed":
-            places = self._places([len(row["input_ids"]) for row in rows])
-        in_order = (i for items in places for i in items)
-        return [i for i in in_order if any(t != NOT_TRAINED for t in rows[i]["labels"][1:])]
+        return _trained_in_order(rows, self._places([len(row["input_ids"]) for row in rows]))
 
     def _places(self, lengths: Sequence[int]) -> list[list[int]]:
+        if self.layout != "packed":
+            return [[i] for i in range(len(lengths))]
         return place(lengths, self.row_tokens or sum(lengths))
+
+
+def _trained_in_order(rows: Sequence[Row], places: Sequence[Sequence[int]]) -> list[int]:
+    in_order = (i for items in places for i in items)
+    return [i for i in in_order if any(t != NOT_TRAINED for t in rows[i]["labels"][1:])]
 
 
 class EvenRanks(Sampler[int]):

@@ -18,6 +18,7 @@ MOST_ZERO_STAGE = 2  # under ZeRO 3 a converted checkpoint gave other losses (De
 
 _OF_THE_DATA = "dataset_sha256"  # refuse_other_data reports it in words
 _OF_THE_BASE = "base_commit"  # it follows from the base and its revision
+_OF_A_REPLAY = "until_step"  # where a start ends changes no step before it
 _FILES = {"train_file": "source", "eval_file": "eval_source"}  # setting -> manifest
 _ROOM = 70  # characters of a refusal for the settings that differ
 
@@ -62,7 +63,7 @@ def refuse_changes(start: Start) -> None:
     old, new = files.read_json(start.folder / ARGUMENTS), start.arguments
     theirs = TrainSettings.trainer_names()
     named = {*TrainSettings.with_role("resume", "free"), *start.allowed}
-    free = {_OF_THE_DATA, _OF_THE_BASE} | {theirs.get(name, name) for name in named}
+    free = {_OF_THE_DATA, _OF_THE_BASE, _OF_A_REPLAY} | {theirs.get(name, name) for name in named}
     changed = {
         name: f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
         for name in sorted({*old, *new} - free)

@@ -1,24 +1,25 @@
 """What each optimizer step trained on: the lines of its conversations, and their losses then.
 
-Each rank appends a line a step to a file of its own, runs/<run>/steps/rank-<n>.jsonl. After a kill
-a resumed run takes some steps again: the last line of a step counts.
+Each rank appends a line a step to a file of its own, runs/<run>/steps/rank-<n>.jsonl, and a line at
+each start. A start goes back to its checkpoint's step: what was recorded after it no longer counts.
 """
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from neoxkit import paths
 from neoxkit.errors import UserError
 from neoxkit.runs import lease
 
 FOLDER = "steps"
+_STEP = b'{"step":'
 
 
-@dataclass(frozen=True)
-class Conversation:
+class Taken(NamedTuple):
     """A conversation in a step: its line in the source, the sum of its trained tokens' losses
     (nats), and how many there are."""
 
@@ -26,16 +27,37 @@ class Conversation:
     loss: float
     tokens: int
 
+    @property
+    def mean(self) -> float:
+        return self.loss / max(self.tokens, 1)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A start of a training: the step that it went on from, the number of ranks and the threads of
+    each, whether its checkpoint was converted to them, and the trainer's arguments."""
+
+    resumed: int
+    ranks: int
+    threads: str
+    converted: bool
+    arguments: Mapping[str, Any]
+
+    def gives_what(self, other: "Attempt") -> bool:
+        """Return whether the other start computes the same."""
+        mine, theirs = ((one.ranks, one.threads, one.arguments) for one in (self, other))
+        return mine == theirs
+
 
 @dataclass(frozen=True)
 class Step:
     """An optimizer step of all ranks: the conversations, in the order of ranks and micro-batches,
-    the norm of the gradient, and the number of ranks."""
+    the norm of the gradient (None if it was not finite), and the start that it belongs to."""
 
     number: int
-    conversations: tuple[Conversation, ...]
+    conversations: tuple[Taken, ...]
     grad_norm: float | None
-    ranks: int
+    start: Attempt = field(compare=False)
 
     @property
     def loss(self) -> float:
@@ -44,70 +66,107 @@ class Step:
         return math.fsum(one.loss for one in self.conversations) / max(tokens, 1)
 
 
+def begin(folder: Path, rank: int, start: Attempt) -> None:
+    """Record a start in a rank's file; the arguments are in the first rank's alone."""
+    values = asdict(start)
+    if rank:
+        del values["arguments"]
+    _append(folder, rank, {"start": values})
+
+
 def append(
-    folder: Path, rank: int, step: int, conversations: Sequence[Conversation], **values: Any
+    folder: Path,
+    rank: int,
+    step: int,
+    conversations: Sequence[Taken],
+    grad_norm: float | None = None,
 ) -> None:
-    """Append a step to a rank's file; `values`: `ranks`, and of rank 0 `grad_norm`."""
+    """Record a step in a rank's file."""
+    _append(folder, rank, {"step": step, "grad_norm": grad_norm, "conversations": conversations})
+
+
+def _append(folder: Path, rank: int, values: Mapping[str, Any]) -> None:
     lease.check(folder)
     path = folder / FOLDER / f"rank-{rank}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    columns = [[one.line, one.loss, one.tokens] for one in conversations]
-    line = json.dumps({"step": step, **values, "conversations": columns}, separators=(",", ":"))
+    line = json.dumps(values, separators=(",", ":"))
     with path.open("ab") as file:
         file.write(f"\n{line}\n".encode())  # after half a line, if a writer was killed
 
 
-def read(folder: Path, first: int, last: int) -> dict[int, Step]:
+def recorded(folder: Path, first: int, last: int) -> dict[int, Step]:
     """Return the recorded steps from `first` to `last`, by number; those that not all ranks have
     recorded are left out."""
-    of_first = _of_rank(folder, 0, first, last)
-    others: dict[int, dict[int, dict[str, Any]]] = {}
+    lines = {0: _of_rank(folder, 0, first, last)}
     found = {}
-    for number, line in of_first.items():
-        lines = [line]
-        for rank in range(1, line["ranks"]):
-            if rank not in others:
-                others[rank] = _of_rank(folder, rank, first, last)
-            lines.append(others[rank].get(number, {}))
-        if all(one.get("ranks") == line["ranks"] for one in lines):
-            conversations = (Conversation(*row) for one in lines for row in one["conversations"])
-            norm = line.get("grad_norm")
-            found[number] = Step(number, tuple(conversations), norm, line["ranks"])
+    for number, (line, start) in lines[0].items():
+        of_ranks = [line["conversations"]]
+        for rank in range(1, start["ranks"]):
+            if rank not in lines:
+                lines[rank] = _of_rank(folder, rank, first, last)
+            other, its_start = lines[rank].get(number, ({}, {"ranks": 0}))
+            if its_start["ranks"] == start["ranks"]:
+                of_ranks.append(other["conversations"])
+        if len(of_ranks) == start["ranks"]:
+            conversations = tuple(Taken(*row) for rows in of_ranks for row in rows)
+            found[number] = Step(number, conversations, line["grad_norm"], Attempt(**start))
     return dict(sorted(found.items()))
 
 
-def _of_rank(folder: Path, rank: int, first: int, last: int) -> dict[int, dict[str, Any]]:
-    """Return the newest line of each step that a rank recorded."""
+def _of_rank(
+    folder: Path, rank: int, first: int, last: int
+) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the newest line of each step that a rank recorded, with its start."""
+    found: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+    start: dict[str, Any] = {}
+    for number, line in _lines(folder, rank):
+        if number is not None and not first <= number <= last:
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError:  # cut by a kill
+            continue
+        if number is not None:
+            found[number] = values, start
+        else:
+            start = values["start"]
+            found = {n: of for n, of in found.items() if n <= start["resumed"]}
+    return found
+
+
+def _lines(folder: Path, rank: int) -> Iterator[tuple[int | None, bytes]]:
+    """Yield each line of a rank's file, with the number of its step; None for a start."""
     path = folder / FOLDER / f"rank-{rank}.jsonl"
-    lines = _lines(path) if path.is_file() else ()
-    return {line["step"]: line for line in lines if first <= line["step"] <= last}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
     with path.open("rb") as file:
         for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:  # an empty one, or one cut by a kill
-                continue
+            if line.startswith(_STEP):
+                number = line[len(_STEP) : len(_STEP) + 20].partition(b",")[0]
+                if number.isdigit():
+                    yield int(number), line
+            elif line.strip():
+                yield None, line
 
 
-def of(folder: Path, number: int) -> Step:
+def one(folder: Path, number: int) -> Step:
     """Return one recorded step; refuse one that was not recorded."""
-    found = read(folder, number, number)
-    if number not in found:
-        known = read(folder, 1, 2**62)
-        what = f"has no record of step {number}"
-        if not known:
-            what += ", nor of any other: it was trained before steps were recorded"
-        remedy = f"choose one from {min(known)} to {max(known)}" if known else "train it again"
-        raise UserError("RUN", f"{folder.name} {what}", remedy)
-    return found[number]
+    if not folder.is_dir():
+        raise UserError("RUN", f"{paths.short(folder)} does not exist", "see neoxkit runs")
+    found = recorded(folder, number, number)
+    if number in found:
+        return found[number]
+    known = [n for n, _ in _lines(folder, 0) if n is not None]
+    what = f"{folder.name} has no record of step {number}"
+    if not known:
+        what += ", nor of any other: it was trained before steps were recorded, or has taken none"
+    remedy = f"choose one from {min(known)} to {max(known)}" if known else "train it again"
+    raise UserError("RUN", what, remedy)
 
 
 def differences(was: Step, now: Step) -> list[str]:
     """Say in which respects two records of a step differ in any bit; nothing if in none."""
-    if [one.line for one in was.conversations] != [one.line for one in now.conversations]:
+    if not same_lines(was, now):
         return ["other conversations, or in another order"]
     pairs = [*zip(was.conversations, now.conversations, strict=True)]
     said = []
@@ -117,3 +176,8 @@ def differences(was: Step, now: Step) -> list[str]:
     if was.grad_norm != now.grad_norm:
         said.append(f"the norm of the gradient, {was.grad_norm} then and {now.grad_norm} now")
     return said
+
+
+def same_lines(was: Step, now: Step) -> bool:
+    """Return whether two records of a step name the same conversations in the same order."""
+    return [one.line for one in was.conversations] == [one.line for one in now.conversations]

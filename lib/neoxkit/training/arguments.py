@@ -53,9 +53,7 @@ class KitArguments:
         metadata={"help": "range test: the rate rises from here to learning_rate; 0: none"},
     )
     trial: bool = field(default=False, metadata={"help": "write neither a checkpoint nor a model"})
-    until_step: int = field(
-        default=0, metadata={"help": "stop after this step, as if it were asked to; 0: don't"}
-    )
+    until_step: int = field(default=0, metadata={"help": "stop after this step; 0: don't"})
     num_replies: int = _same("num_replies")
     snapshots: bool = _same("snapshots")
     early_stopping_patience: int = _same("early_stopping_patience")

@@ -3,6 +3,7 @@ heartbeats."""
 
 import importlib.metadata
 import math
+import os
 import shutil
 import signal
 import time
@@ -150,13 +151,28 @@ class Steps(TrainerCallback):
     def __init__(self, folder: Path, trainer: Any) -> None:
         self.folder, self.trainer = folder, trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        config = args.hf_deepspeed_config.config if args.deepspeed else {}
+        start = steps.Attempt(
+            resumed=state.global_step,
+            ranks=args.world_size,
+            threads=os.environ.get("OMP_NUM_THREADS", ""),
+            converted="checkpoint" in config,
+            arguments=files.read_json(self.folder / ARGUMENTS),
+        )
+        steps.begin(self.folder, args.process_index, start)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        values: dict[str, Any] = {"ranks": args.world_size}
-        if args.process_index == 0:
-            norm = self.trainer.grad_norm
-            values["grad_norm"] = None if norm is None else float(norm)
+        norm = self.trainer.grad_norm
+        finite = norm is not None and math.isfinite(norm)  # in fp16 it may overflow
         taken = self.trainer.take_step()
-        steps.append(self.folder, args.process_index, state.global_step, taken, **values)
+        steps.append(
+            self.folder,
+            args.process_index,
+            state.global_step,
+            taken,
+            float(norm) if finite else None,
+        )
 
 
 class Replies(TrainerCallback):
@@ -193,7 +209,8 @@ class StepCheck(TrainerCallback):
     """
 
     def __init__(self, folder: Path, trainer: Any, until: int = 0) -> None:
-        """`until`: stop after this step, as if it were asked to; 0: don't."""
+        """`until`: stop after this step, which is saved if it is a multiple of save_steps; 0:
+        don't."""
         self.folder, self.trainer, self.until, self.stopped = folder, trainer, until, False
         self._signalled = False
 
@@ -207,8 +224,7 @@ class StepCheck(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         asked = self._signalled or lock.asked_to_stop(self.folder)
         is_until = state.global_step == self.until
-        flags = {"lost": lease.is_lost(self.folder), "stop": asked or is_until}
-        flags |= self.trainer.step_faults()
+        flags = {"lost": lease.is_lost(self.folder), "stop": asked, **self.trainer.step_faults()}
         if args.world_size > 1:
             flags = distributed.set_by_any(flags, args.device)
         if flags["lost"]:
@@ -216,14 +232,20 @@ class StepCheck(TrainerCallback):
         faults = [name for name in flags if flags[name] and name != "stop"]
         if faults:
             raise _explain(faults[0], self.folder, state.global_step)
-        if flags["stop"] and (state.global_step < state.max_steps or is_until):
+        if is_until or (flags["stop"] and state.global_step < state.max_steps):
             self.stopped = True
-            control.should_log = control.should_save = control.should_training_stop = True
+            control.should_log = control.should_training_stop = True
+            control.should_save = flags["stop"] or state.global_step % _save_steps(args, state) == 0
             control.should_evaluate = False
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.stopped:  # inside the epoch: no second save of the checkpoint, no evaluation
             control.should_save = control.should_evaluate = control.should_log = False
+
+
+def _save_steps(args: Any, state: Any) -> int:
+    """Return the steps between saves; those of a resumed run's state are its checkpoint's."""
+    return int(args.save_steps) if args.save_steps >= 1 else state.save_steps
 
 
 def _explain(fault: str, folder: Path, step: int) -> UserError:

@@ -203,6 +203,9 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
     sides = {side: tokenized.within(rows, kit.block_size) for side, rows in dataset.items()}
     if not len(sides["train"]):
         raise UserError("block_size", "no conversation is this short", "raise it")
+    parts = held_out.rows_by_part(manifest, sides["eval"]["line"][:])
+    empty = [part["name"] for part in held_out.described(manifest) if part["name"] not in parts]
+    parsed.notices += [f"no conversation of {name} fits: it has no loss" for name in empty]
     num_ranks, values = parsed.training.world_size, arguments.together(parsed)
     contradictions.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
     return sides, manifest

@@ -232,7 +232,7 @@ class KitTrainer(Trainer):
         gradient = not (math.isfinite(norm) and norm >= 0)
         return {"no trained token": no_token, "loss": loss, "gradient": gradient}
 
-    def take_step(self) -> list[steps.Conversation]:
+    def take_step(self) -> list[steps.Taken]:
         """Return the conversations of the last step that this rank had, with their losses, and
         forget them."""
         found = []
@@ -240,7 +240,7 @@ class KitTrainer(Trainer):
             sums = torch.zeros((2, len(lines)), dtype=torch.float64, device=losses.device)
             sums.index_add_(1, of, torch.stack([losses.double(), torch.ones_like(losses).double()]))
             columns = zip(lines.tolist(), *sums.tolist(), strict=True)
-            found += [steps.Conversation(line, loss, int(count)) for line, loss, count in columns]
+            found += [steps.Taken(line, loss, int(count)) for line, loss, count in columns]
         self.step = []
         return found
 
