@@ -85,7 +85,7 @@ def _object(step: steps.Step, again: replay.Replay | None, places: Places) -> di
         {"place": places.at(one.line), "line": one.line, "tokens": one.tokens, "loss": one.loss}
         for one in step.conversations
     ]
-    found = {"step": step.number, "loss": step.loss, "grad_norm": step.grad_norm,
+    found: dict[str, Any] = {"step": step.number, "loss": step.loss, "grad_norm": step.grad_norm,
              "ranks": step.start.ranks, "conversations": rows}  # fmt: skip
     if again:
         found["again"] = {

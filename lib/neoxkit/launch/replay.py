@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from neoxkit import files, paths
 from neoxkit.data import tokenized
@@ -64,7 +65,11 @@ def replay(run: str, number: int, progress: Progress = silent) -> Replay:
     then = steps.recorded(folder, since + 1, number)
     _refuse_several_starts(run, step, then, since)
     is_kept = checkpoints.fault(folder / f"checkpoint-{number}") is None
-    more = {"trial": True, "until_step": number, "save_steps": number if is_kept else 2**30}
+    more: dict[str, Any] = {
+        "trial": True,
+        "until_step": number,
+        "save_steps": number if is_kept else 2**30,
+    }
     scratch = _prepared(folder, checkpoint)
     settings = _settings(folder, step).replace(run=scratch.name)
     files.write_json(scratch / ARGUMENTS, {**arguments, "trial": True})  # the base's commit

@@ -127,7 +127,7 @@ class KitTrainer(Trainer):
         cells = torch.full_like(trained, inputs["labels"].numel())
         self.counts += torch.stack([tokens, pairs, trained, cells])  # in the order of COUNTS
         losses = token_losses(model, self.model, inputs)
-        if lines is not None:
+        if lines is not None and of is not None:
             self.step.append((lines, of, losses.detach()))
         num_items = torch.as_tensor(num_items_in_batch, device=losses.device)
         loss = losses.sum() / num_items * self.accelerator.num_processes
