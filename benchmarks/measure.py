@@ -529,11 +529,22 @@ def write_report(made: Sequence[Mapping[str, Any]], rounds: Rounds, quick: bool)
         "quick": quick,
         "machine": machine(),
         "comparisons": [by_name[c.name] for c in COMPARISONS if c.name in by_name],
-        "results": {**old.get("results", {}), **rounds},
+        "results": {**old.get("results", {}), **_with_older(rounds, old.get("results", {}))},
     }
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
     if not quick:
         README.write_text(summary.into_readme(README.read_text("utf-8"), report), "utf-8")
+
+
+def _with_older(rounds: Rounds, old: Rounds) -> Rounds:
+    """Put the older rounds of a contest that have a program that was not measured anew before the
+    new ones: some comparison still rests on them."""
+    anew = {contest: {name for one in of for name in one} for contest, of in rounds.items()}
+    kept = {
+        contest: [one for one in old.get(contest, []) if one.keys() - anew[contest]]
+        for contest in rounds
+    }
+    return {contest: [*kept[contest], *of] for contest, of in rounds.items()}
 
 
 def prepare() -> None:

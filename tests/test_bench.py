@@ -185,3 +185,12 @@ def test_the_table_of_several_nodes_is_what_its_script_prints() -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / "scale.py"], capture_output=True, text=True)
     shown = (BENCHMARKS.parent / "docs" / "scale.md").read_text()
     assert done.stdout in shown and done.stdout.count("\n") == 6, done.stderr
+
+
+def test_a_contest_measured_again_in_part_keeps_the_rounds_that_others_rest_on(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import measure
+
+    a, b, c = {"kit": 1, "trl": 2}, {"kit": 3, "bare": 4}, {"kit": 5, "trl": 6}
+    assert measure._with_older({"one": [c]}, {"one": [a, b], "other": [a]}) == {"one": [b, c]}
+    assert measure._with_older({"one": [c]}, {}) == {"one": [c]}
