@@ -1,5 +1,7 @@
 """This machine's cores, GPUs and memory, and the number of ranks and steps that follow."""
 
+import contextlib
+import ctypes
 import functools
 import importlib.util
 import math
@@ -178,3 +180,13 @@ def count_steps(values: Mapping[str, Any], num_rows: int, ranks: int) -> int:
         batches = math.ceil(math.ceil(num_rows / ranks) / size)
     an_epoch = max(math.ceil(batches / values["gradient_accumulation_steps"]), 1)
     return math.ceil(values["num_train_epochs"] * an_epoch)
+
+
+def release_memory() -> None:
+    """Return the pages of freed memory to the system, where the C library can (glibc).
+
+    A training keeps them (command.CPU_ENVIRONMENT), and gaps of odd sizes add up: a run of the
+    built-in model grew by 35 MiB at each evaluation.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # no C library of that name, or another one
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,5 +1,9 @@
 """The trainer without DeepSpeed: a step's gradient, and the check of packing."""
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,9 @@ from torch.utils.data import Sampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from neoxkit import machine
 from neoxkit.errors import UserError
+from neoxkit.launch.command import CPU_ENVIRONMENT
 from neoxkit.models import losses, power
 from neoxkit.models.batches import Collator, padded
 from neoxkit.training import base_model
@@ -242,3 +248,41 @@ def test_few_conversations_or_a_resumed_run_have_no_such_figure(tmp_path: Path) 
     held_out(made)
     made.of_base = None
     assert "eval_detectable" not in made.evaluation_loop().metrics
+
+
+FREED = """
+import psutil
+from neoxkit import machine
+
+def anonymous():
+    return psutil.Process().memory_full_info().uss
+
+kept = [bytearray(100_000) for _ in range(2000)]
+full = anonymous()
+del kept[:-1]  # the last one keeps the heap from shrinking by itself
+before = anonymous()
+machine.release_memory()
+print((before - anonymous()) / full, (full - before) / full)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps freed memory so")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """In the environment of a training on a CPU, in which it does not by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", FREED], env=os.environ | CPU_ENVIRONMENT, text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    given_back, by_itself = map(float, done.stdout.split())
+    assert by_itself < 0.1 and given_back > 0.7
+
+
+def test_an_evaluation_gives_its_memory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(machine, "release_memory", lambda: told.append(1))
+    made = trainer(tmp_path)
+    held_out(made)
+    made.evaluation_loop()
+    assert told == [1]

@@ -14,6 +14,7 @@ from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from neoxkit import machine
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.models import flops, power
@@ -316,6 +317,7 @@ class KitTrainer(Trainer):
                 )
                 of_each = losses.double()
                 sums.index_add_(1, at, torch.stack([of_each, torch.ones_like(of_each)]))
+        machine.release_memory()  # batches of every length have left gaps between what is in use
         if self.signs:
             self.signs.give(silent=True)  # a save, or the end, may follow
         loss_sum, count = self.accelerator.reduce(totals, "sum").tolist()
