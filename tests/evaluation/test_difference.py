@@ -12,7 +12,7 @@ from two_runs import EVALS, LOSSES, REPLIES, change
 from neoxkit import files, paths
 from neoxkit.data import manifests, tokenized
 from neoxkit.errors import UserError
-from neoxkit.evaluation import difference
+from neoxkit.evaluation import difference, different_data
 from neoxkit.evaluation.sections import RunDifference, Section
 from neoxkit.runs.card import CARD
 from neoxkit.runs.folder import ARGUMENTS, DATASET, DIALS, FINISHED
@@ -366,3 +366,12 @@ def test_a_run_that_is_not_here_is_refused_with_its_likely_name(b: Path) -> None
         difference.of_runs("diff-a", "diff-c")
     with pytest.raises(UserError, match="'diff-\\*' means 2 runs -- name one"):
         difference.of_runs("diff-*", "diff-a")
+
+
+def test_a_setting_that_did_not_exist_then_is_its_default(home: Path) -> None:
+    manifest = files.read_json(paths.tokenized("small") / files.MANIFEST)
+    older = {**manifest, "settings": dict(manifest["settings"])}
+    del older["settings"]["test_share"], older["settings"]["near_duplicates"]
+    assert different_data._facts(older) == different_data._facts(manifest)
+    older["settings"]["test_share"] = 0.2
+    assert different_data._facts(older) != different_data._facts(manifest)

@@ -88,9 +88,13 @@ def shortened(texts: Mapping[str, str], together: Sequence[str]) -> dict[str, st
 
     >>> shortened({"asked": "Why?", "a": "x" * 300 + "1", "b": "x" * 300 + "2"}, ["a", "b"])["b"]
     '…xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx2'
+    >>> shortened({"a": "x" * 300, "b": "x" * 300 + " more"}, ["a", "b"])["b"]
+    '…xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx more'
     """
     compared = [texts[name] for name in together if name in texts]
-    same = next((i for i, chars in enumerate(zip(*compared, strict=False)) if len({*chars}) > 1), 0)
+    pairs = enumerate(zip(*compared, strict=False))
+    first = next((i for i, chars in pairs if len({*chars}) > 1), None)
+    same = min(map(len, compared), default=0) if first is None else first
     cut = {}
     for name, text in texts.items():
         is_long = len(text) > MOST_CHARACTERS

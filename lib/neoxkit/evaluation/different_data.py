@@ -17,6 +17,7 @@ from neoxkit.errors import UserError
 from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.sections import Listed, Section, Unequal, lack, unequal
 from neoxkit.models import loading, model_names
+from neoxkit.runs import resuming
 from neoxkit.runs.folder import DATASET
 
 # Settings of 01 that are compared as what they mean: the texts, the model, the names.
@@ -102,7 +103,8 @@ def _other_data(a: _Side, b: _Side, most: int | None) -> Data:
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a dataset was made of and how, without what follows from it (counts, say)."""
     sources = {"text": manifest["source"], "eval text": manifest["eval_source"]}
-    settings = {k: v for k, v in manifest["settings"].items() if k not in _IN_OTHER_WORDS}
+    settings = resuming.settings_of_data(manifest)
+    settings = {k: v for k, v in settings.items() if k not in _IN_OTHER_WORDS}
     return {
         **{name: source and _described(source) for name, source in sources.items()},
         **settings,

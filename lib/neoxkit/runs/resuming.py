@@ -242,9 +242,7 @@ def _source(parameter: str, named: Mapping[str, str]) -> dict[str, str]:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """List the differences between two manifests' texts, settings and versions, in words."""
     texts = {name: _text_change(was[key], now[key]) for name, key in _FILES.items()}
-    # A dataset may have been made without a newer setting, whose default then was what was done.
-    plain = {k: v for k, v in TokenizeSettings().as_dict().items() if k != "overwrite"}
-    old, new = (plain | of["settings"] for of in (was, now))
+    old, new = (settings_of_data(of) for of in (was, now))
     return [
         *filter(None, texts.values()),
         *(
@@ -258,6 +256,13 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if version != (installed := importlib.metadata.version(name))
         ),
     ]
+
+
+def settings_of_data(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a dataset was made with, those that did not exist then included:
+    their defaults are what was done."""
+    plain = {k: v for k, v in TokenizeSettings().as_dict().items() if k != "overwrite"}
+    return plain | manifest["settings"]
 
 
 def _text_change(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
