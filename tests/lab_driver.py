@@ -190,6 +190,8 @@ def set_parameters(source: Path, target: Path, values: dict[str, object]) -> Non
     nb = nbformat.read(source, as_version=4)
     (cell,) = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
     for name, value in values.items():
-        cell.source, count = re.subn(rf"(?m)^({name}: \w+ = )\S+", rf"\g<1>{value!r}", cell.source)
+        cell.source, count = re.subn(
+            rf"(?m)^({name}(?:: \w+)? = )\S+", rf"\g<1>{value!r}", cell.source
+        )
         assert count == 1, name
     nbformat.write(nb, target)
