@@ -83,7 +83,7 @@ def unbroken(session_home: Path) -> Path:
 
 def test_a_run_leaves_these_files(unbroken: Path) -> None:
     assert {p.name for p in unbroken.iterdir() if not p.name.startswith(".")} == {
-        "arguments.json", "dataset.json", "metrics.jsonl", "train.log", "FINISHED.json",
+        "arguments.json", "dataset.json", "metrics.jsonl", "steps", "train.log", "FINISHED.json",
         "run_card.json",
         "checkpoint-4", "checkpoint-8", "model",
     }  # fmt: skip
