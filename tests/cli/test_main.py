@@ -550,7 +550,7 @@ def test_the_help_names_every_command_in_a_line_of_80_columns(
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     names = [line.split()[0] for line in out.partition("Commands:")[2].strip().splitlines()]
-    wanted = "run sweep doctor runs diff repeat fit convert merge report stop completion"
+    wanted = "run sweep doctor runs diff step repeat fit convert merge report stop completion"
     assert names == wanted.split()
     assert "..." not in out.partition("Commands:")[2]  # no sentence is cut
     for name in names:
