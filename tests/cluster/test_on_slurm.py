@@ -64,11 +64,11 @@ def test_at_its_time_limit_a_job_saves_comes_back_and_goes_on(
 
 
 def test_slurms_own_warning_comes_in_time(login: Login) -> None:
-    training = login.begin("warned", 3 * LONG, slurm='{"time": "4"}', eval_steps=3 * LONG)
+    training = login.begin("warned", LONG, slurm='{"time": "4"}', eval_steps=LONG)
     folder = ended(login, "warned", training)
     starts = starts_of(folder)
     assert len(starts) > 1 and starts == sorted(starts)
-    assert steps_of(folder)[-1] == 3 * LONG
+    assert steps_of(folder)[-1] == LONG
 
 
 def test_a_job_that_is_requeued_or_preempted_ends_with_the_same_bytes(
