@@ -193,6 +193,9 @@ def as_yaml(value: Any) -> str:
     return text.strip()
 
 
+_EXAMPLES = {"columns": "{user: ask, agent: say}", "eval_file": "{chat: chat.txt, code: code.txt}"}
+
+
 def kinds(kind: Any) -> tuple[Any, ...]:
     """Return the types that a value may have: those of a union or tuple, or the one.
 
@@ -208,9 +211,7 @@ def example(name: str, kind: Any, default: Any) -> str:
     >>> example("restart", bool, None), example("block_size", int, 280)
     ('write true or false', 'write for example 280')
     """
-    nested = {list: '["Hi"]', dict: "{adam_beta1: 0.9}"}.get(kind)
-    if name == "columns":
-        nested = "{user: ask, agent: say}"
+    nested = _EXAMPLES.get(name) or {list: '["Hi"]', dict: "{adam_beta1: 0.9}"}.get(kind)
     if nested:
         return f"write {nested}; at a shell: -p {name} '{nested}'"
     number = default or {float: 1e-5}.get(kind, default)
@@ -238,9 +239,10 @@ def convert(name: str, kind: Any, value: Any, default: Any = 1) -> Any:
         return list(value)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    if several := kinds(kind)[1:]:
-        noun = " or ".join(NOUNS[one] for one in (kinds(kind)[0], *several))
-        raise UserError(name, f"must be {noun}, got {value!r}", "correct it")
+    if len(kinds(kind)) > 1:
+        noun = " or ".join(NOUNS[one] for one in kinds(kind))
+        remedy = example(name, kind, default) if name in _EXAMPLES else "correct it"
+        raise UserError(name, f"must be {noun}, got {value!r}", remedy)
     if kind is str and isinstance(value, int | float):
         raise UserError(
             name,

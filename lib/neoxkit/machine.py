@@ -185,8 +185,8 @@ def count_steps(values: Mapping[str, Any], num_rows: int, ranks: int) -> int:
 def release_memory() -> None:
     """Return the pages of freed memory to the system, where the C library can (glibc).
 
-    A training keeps them (command.CPU_ENVIRONMENT), and gaps of odd sizes add up: a run of the
-    built-in model grew by 35 MiB at each evaluation.
+    A training keeps them (command.CPU_ENVIRONMENT), and gaps of odd sizes add up: a run grew with
+    each evaluation (`memory_gib` in metrics.jsonl).
     """
     with contextlib.suppress(OSError, AttributeError):  # no C library of that name, or another one
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -124,7 +124,7 @@ class TokenizeSettings(Settings):
         """Refuse a list or mapping of something other than files, or of too many."""
         if isinstance(self.eval_file, str):
             return
-        given, remedy = self.eval_file, "write {chat: data/chat.txt, code: data/code.txt}"
+        given, remedy = self.eval_file, "write {chat: chat.txt, code: code.txt}"
         files = [*given.values()] if isinstance(given, dict) else given
         texts = (*files, *(given if isinstance(given, dict) else ()))
         if not files or not all(isinstance(text, str) and text.strip() for text in texts):

@@ -90,7 +90,7 @@ def test_the_command_names_lines_and_says_what_is_the_same(
 ) -> None:
     assert cli.main(["step", "again", "9", "--list"]) == 0
     listed = capsys.readouterr().out
-    step = steps.one(trained, 9)
+    step = steps.at(trained, 9)
     source = files.read_json(trained / DATASET)["source"]["path"]
     for one in step.conversations:
         assert f"{source}:{one.line} " in listed
@@ -114,11 +114,11 @@ def test_a_damaged_checkpoint_is_passed_over(home: Path, trained: Path) -> None:
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        assert replay._before(trained, steps.one(trained, 6)) is None
-        assert replay._before(trained, steps.one(trained, 9)) == trained / "checkpoint-8"
+        assert replay._before(trained, steps.at(trained, 6)) is None
+        assert replay._before(trained, steps.at(trained, 9)) == trained / "checkpoint-8"
     finally:
         weights.write_bytes(whole)
-    assert replay._before(trained, steps.one(trained, 6)) == trained / "checkpoint-4"
+    assert replay._before(trained, steps.at(trained, 6)) == trained / "checkpoint-4"
 
 
 def test_steps_of_several_settings_are_refused_by_their_cause(home: Path, trained: Path) -> None:

@@ -27,8 +27,8 @@ def test_steps_are_read_back_in_the_order_of_the_ranks(tmp_path: Path) -> None:
         steps.append(tmp_path, 1, number, [C])
         steps.append(tmp_path, 0, number, [A, B], 0.1 + number)
     expected = Step(2, (A, B, C), 2.1, start(2))
-    assert steps.recorded(tmp_path, 2, 9) == {2: expected} and steps.one(tmp_path, 2) == expected
-    assert steps.one(tmp_path, 2).start == start(2)
+    assert steps.recorded(tmp_path, 2, 9) == {2: expected} and steps.at(tmp_path, 2) == expected
+    assert steps.at(tmp_path, 2).start == start(2)
     assert expected.loss == pytest.approx(1.85 / 7)
     assert [*steps.recorded(tmp_path, 1, 2)] == [1, 2]
 
@@ -59,7 +59,7 @@ def test_a_step_that_not_every_rank_recorded_is_left_out(tmp_path: Path) -> None
     steps.append(tmp_path, 0, 1, [A], 1.0)
     assert steps.recorded(tmp_path, 0, 9) == {}
     steps.append(tmp_path, 1, 1, [B])
-    assert len(steps.one(tmp_path, 1).conversations) == 2
+    assert len(steps.at(tmp_path, 1).conversations) == 2
 
 
 def test_ranks_of_an_earlier_start_do_not_count(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_ranks_of_an_earlier_start_do_not_count(tmp_path: Path) -> None:
         steps.append(tmp_path, rank, 1, [A])
     begin(tmp_path, 1)
     steps.append(tmp_path, 0, 1, [A, B], 2.0)
-    assert steps.one(tmp_path, 1) == Step(1, (A, B), 2.0, start())
+    assert steps.at(tmp_path, 1) == Step(1, (A, B), 2.0, start())
     begin(tmp_path, 3)
     steps.append(tmp_path, 0, 1, [A])
     assert steps.recorded(tmp_path, 0, 9) == {}
@@ -76,20 +76,20 @@ def test_ranks_of_an_earlier_start_do_not_count(tmp_path: Path) -> None:
 
 def test_a_step_without_a_record_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no record of step 3, nor of any other: it was trained"):
-        steps.one(tmp_path, 3)
+        steps.at(tmp_path, 3)
     begin(tmp_path, 1)
     steps.append(tmp_path, 0, 1, [A])
     with pytest.raises(UserError, match=r"has no record of step 3 -- choose one from 1 to 1"):
-        steps.one(tmp_path, 3)
+        steps.at(tmp_path, 3)
     with pytest.raises(UserError, match="gone does not exist -- see neoxkit runs"):
-        steps.one(tmp_path / "gone", 3)
+        steps.at(tmp_path / "gone", 3)
 
 
 def test_starts_with_other_settings_ranks_or_threads_give_something_else() -> None:
     first = start(2, 4, rate=0.1)
-    assert first.gives_what(start(2, 8, rate=0.1))
+    assert first.computes_like(start(2, 8, rate=0.1))
     for other in (start(1, 4, rate=0.1), start(2, 4, rate=0.2), replace(first, threads="1")):
-        assert not first.gives_what(other)
+        assert not first.computes_like(other)
 
 
 def test_every_bit_counts() -> None:
@@ -109,4 +109,4 @@ def test_losses_keep_every_bit_in_the_file(tmp_path: Path) -> None:
     odd = Taken(1, 0.1 + 0.2, 1)
     begin(tmp_path, 1)
     steps.append(tmp_path, 0, 1, [odd], 1 / 3)
-    assert steps.one(tmp_path, 1) == Step(1, (odd,), 1 / 3, start())
+    assert steps.at(tmp_path, 1) == Step(1, (odd,), 1 / 3, start())

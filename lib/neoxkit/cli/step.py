@@ -17,12 +17,11 @@ from neoxkit.runs.folder import ARGUMENTS, DATASET
 def show(run: str, number: int, only_list: bool, as_json: bool) -> int:
     """Print a step's conversations and losses, take it again unless `only_list`, and say what
     differs; return 1 if anything does."""
-    folder = paths.run(run)
-    step = steps.one(folder, number)
-    again = None
+    folder, again = paths.run(run), None
     if not only_list:
         progress = silent if as_json else terminal.Counting(f"{run}.step, steps")
         again = replay.replay(run, number, progress)
+    step = again.step if again else steps.at(folder, number)
     places = _places(folder, step)
     if as_json:
         print(json.dumps(_object(step, again, places), indent=1))
@@ -37,7 +36,7 @@ def _places(folder: Path, step: steps.Step) -> Places:
     arguments, manifest = step.start.arguments, files.read_json(folder / DATASET)
     newest = files.read_json(folder / ARGUMENTS)
     same = arguments["dataset_sha256"] == newest.get("dataset_sha256")
-    return Places.of(manifest["source"]) if same else Places("earlier data, line")
+    return Places.of(manifest["source"]) if same else Places("earlier data")
 
 
 def _lines(step: steps.Step, again: replay.Replay | None, places: Places) -> list[str]:

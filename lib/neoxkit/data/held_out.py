@@ -1,6 +1,6 @@
 """The parts of a held-out set that was given as several files, each with a loss of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,6 @@ def parts(read: ConversationFile) -> list[dict[str, Any]]:
     ]
 
 
-def described(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the parts as a manifest has them; nothing if there is one file or none."""
-    return (manifest["eval_source"] or {}).get("parts", [])
-
-
 def rows_by_part(manifest: Mapping[str, Any], lines: Sequence[int]) -> dict[str, np.ndarray]:
     """Return which rows of the held-out set belong to each of its parts that has some, by name;
     nothing if it was not given as several files.
@@ -36,8 +31,18 @@ def rows_by_part(manifest: Mapping[str, Any], lines: Sequence[int]) -> dict[str,
     >>> {name: rows.tolist() for name, rows in rows_by_part(manifest, [3, 7, 9]).items()}
     {'a': [0, 1], 'b': [2]}
     """
-    known = described(manifest)
+    known = _known(manifest)
     firsts = [part["first"] for part in known]
     of = np.searchsorted(firsts, np.asarray(lines), side="right") - 1
     found = {part["name"]: np.flatnonzero(of == i) for i, part in enumerate(known)}
     return {name: rows for name, rows in found.items() if len(rows)}
+
+
+def without_rows(manifest: Mapping[str, Any], parts: Collection[str]) -> list[str]:
+    """Say which parts have none of the held-out set's rows; `parts`: those that have some."""
+    empty = [part["name"] for part in _known(manifest) if part["name"] not in parts]
+    return [f"No conversation of {name} was kept: it will have no loss." for name in empty]
+
+
+def _known(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return (manifest["eval_source"] or {}).get("parts", [])

@@ -31,9 +31,14 @@ def make_manifest(
     `model`: its portable name (model_names.portable); `split_notes`: from selection.split_rows;
     `near`: the near-duplicates of the held-out set, then of the test side if there is one.
     """
-    return {
+    files = {
         "source": _source(read["train"]),
         "eval_source": _source(read["eval"]) if "eval" in read else None,
+    }
+    with_rows = held_out.rows_by_part(files, sides["eval"].column("line").tolist())
+    empty = held_out.without_rows(files, with_rows)
+    return {
+        **files,
         "agent_name": read["train"].names.agent,
         "user_name": read["train"].names.user,
         "model_name_or_path": model,
@@ -45,7 +50,7 @@ def make_manifest(
         "too_long": settings["too_long"],
         "split_seed": settings["seed"],
         "notes": [line for source in read.values() for line in source.sentences()[1:]],
-        "split_notes": [*split_notes, *(line for one in near for line in one.notes())],
+        "split_notes": [*split_notes, *empty, *(line for one in near for line in one.notes())],
         "counts": {side: c.as_dict() for side, c in counts.items()},
         "duplicates": num_duplicates(*sides.values()),
         "near_duplicates": _near_duplicates(near),

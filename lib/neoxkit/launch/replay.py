@@ -55,7 +55,7 @@ def replay(run: str, number: int, progress: Progress = silent) -> Replay:
     that is training. A failed training leaves its folder, runs/<run>.step, to be looked at.
     """
     folder = paths.run(run)
-    step = steps.one(folder, number)
+    step = steps.at(folder, number)
     process.refuse_running(folder)
     arguments = step.start.arguments
     data = paths.find("dataset", arguments["dataset"], file=False)
@@ -70,9 +70,8 @@ def replay(run: str, number: int, progress: Progress = silent) -> Replay:
         "until_step": number,
         "save_steps": number if is_kept else 2**30,
     }
-    scratch = _prepared(folder, checkpoint)
+    scratch = _prepared(folder, checkpoint, arguments)
     settings = _settings(folder, step).replace(run=scratch.name)
-    files.write_json(scratch / ARGUMENTS, {**arguments, "trial": True})  # the base's commit
     files.write_json(scratch / ARGUMENTS, command.trainer_arguments(settings) | more)
     with _threads(step.start.threads):
         _train(process.start(settings, **more), number, progress)
@@ -111,7 +110,7 @@ def _refuse_several_starts(
     if any(n not in then for n in range(since + 1, step.number)):
         what = f"{run} has no record of all steps from {since + 1} to {step.number}"
         raise UserError("STEP", what, "choose one soon after a checkpoint, or add --list")
-    if not all(one.start.gives_what(step.start) for one in then.values()):
+    if not all(one.start.computes_like(step.start) for one in then.values()):
         what = f"the steps {since + 1} to {step.number} had several settings, ranks or threads"
         raise UserError("STEP", what, "choose one soon after a checkpoint, or add --list")
 
@@ -127,16 +126,17 @@ def _settings(folder: Path, step: steps.Step) -> TrainSettings:
     return settings.replace(**{**settings.of_trials(), **here})
 
 
-def _prepared(folder: Path, checkpoint: Path | None) -> Path:
+def _prepared(folder: Path, checkpoint: Path | None, arguments: Mapping[str, Any]) -> Path:
     """Make the folder runs/<run>.step, with links to the files of the checkpoint and of the random
-    base, if any."""
+    base, if any, and the arguments of then, which name the base's commit."""
     scratch = folder.with_name(f"{folder.name}.step")
     if scratch.exists() and not is_trial(scratch):
         raise UserError("RUN", f"{paths.short(scratch)} is in the way", "rename it")
     process.refuse_running(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    files.write_json(scratch / ARGUMENTS, {"trial": True})  # a kill leaves what may be replaced
+    # First, as a trial: what a kill leaves may then be replaced.
+    files.write_json(scratch / ARGUMENTS, {**arguments, "trial": True})
     for one in (checkpoint, folder / BASE):
         if one and one.is_dir():
             shutil.copytree(one, scratch / one.name, copy_function=_link)

@@ -118,8 +118,7 @@ def packed(
 
 def owners(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the number of the conversation that each trained token belongs to, in the order of
-    losses.token_losses: from 0, as they lie in the batch (`Collator.order`), those without any left
-    out.
+    losses.token_losses: from 0, as they lie in the batch, those without any left out.
 
     >>> rows = [{"input_ids": [7, 8, 9], "labels": [-100, 8, 9]}] * 2
     >>> owners(packed(rows, [[0, 1]], 1)), owners(padded(rows, 4, 1))
@@ -143,8 +142,8 @@ class Collator:
     decides (training/base_model.py), or up to twice that where it saves padding; 0 puts a
     micro-batch into one row. `by_conversation`: that row says where conversations end. `counts`
     (shape (2,)): tokens without the padding, and pairs of a token and one that it may attend to.
-    Of rows that have a line, `lines` are those of the conversations as they lie in the batch (see
-    `order`), and `owners` as of that function.
+    Of rows that have a line, `lines` are those of the conversations as they lie in the batch, those
+    without a trained token left out, and `owners` as of that function.
     """
 
     layout: str
@@ -162,24 +161,15 @@ class Collator:
             batch = padded(rows, self.block_size, self.pad_id)
         counts = torch.tensor([sum(lengths), sum(n * (n + 1) // 2 for n in lengths)])
         if rows and "line" in rows[0]:
-            lines = [rows[i]["line"] for i in _trained_in_order(rows, places)]
+            in_order = (rows[i] for items in places for i in items)
+            lines = [r["line"] for r in in_order if any(t != NOT_TRAINED for t in r["labels"][1:])]
             batch |= {"lines": torch.tensor(lines, dtype=torch.long), "owners": owners(batch)}
         return {**batch, "counts": counts}
-
-    def order(self, rows: Sequence[Row]) -> list[int]:
-        """Return the indices of the conversations as they lie in their batch, those without a
-        trained token left out."""
-        return _trained_in_order(rows, self._places([len(row["input_ids"]) for row in rows]))
 
     def _places(self, lengths: Sequence[int]) -> list[list[int]]:
         if self.layout != "packed":
             return [[i] for i in range(len(lengths))]
         return place(lengths, self.row_tokens or sum(lengths))
-
-
-def _trained_in_order(rows: Sequence[Row], places: Sequence[Sequence[int]]) -> list[int]:
-    in_order = (i for items in places for i in items)
-    return [i for i in in_order if any(t != NOT_TRAINED for t in rows[i]["labels"][1:])]
 
 
 class EvenRanks(Sampler[int]):

@@ -43,7 +43,7 @@ class Attempt:
     converted: bool
     arguments: Mapping[str, Any]
 
-    def gives_what(self, other: "Attempt") -> bool:
+    def computes_like(self, other: "Attempt") -> bool:
         """Return whether the other start computes the same."""
         mine, theirs = ((one.ranks, one.threads, one.arguments) for one in (self, other))
         return mine == theirs
@@ -149,14 +149,14 @@ def _lines(folder: Path, rank: int) -> Iterator[tuple[int | None, bytes]]:
                 yield None, line
 
 
-def one(folder: Path, number: int) -> Step:
+def at(folder: Path, number: int) -> Step:
     """Return one recorded step; refuse one that was not recorded."""
     if not folder.is_dir():
         raise UserError("RUN", f"{paths.short(folder)} does not exist", "see neoxkit runs")
     found = recorded(folder, number, number)
     if number in found:
         return found[number]
-    known = [n for n, _ in _lines(folder, 0) if n is not None]
+    known = [*_of_rank(folder, 0, 1, 2**62)]
     what = f"{folder.name} has no record of step {number}"
     if not known:
         what += ", nor of any other: it was trained before steps were recorded, or has taken none"

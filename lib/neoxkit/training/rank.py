@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,6 +61,8 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         raise UserError("output_dir", f"{folder} is finished", "choose another folder")
     signs.begin(heartbeat.READING)
     sides, manifest = _load_rows(parsed)
+    parts = held_out.rows_by_part(manifest, sides["eval"]["line"][:])
+    parsed.notices += held_out.without_rows(manifest, parts)
     _pin(parsed, folder, manifest)
     precision.settle(parsed)
     if not len(sides["eval"]):
@@ -92,7 +95,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         for notice in parsed.notices:
             print(f"notice: {notice}", flush=True)
     signs.begin(heartbeat.PREPARING)
-    trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest, signs)
+    trainer, check = _trainer(parsed, folder, model, tokenizer, sides, manifest, parts, signs)
     if distributed.is_first():
         made_of = _made_of(parsed, folder, manifest, same_weights)
         run_card.begin(folder, args.world_size, made_of, base_model.files(kit, folder))
@@ -124,6 +127,7 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
     sides: Mapping[str, Dataset],
     manifest: dict[str, Any],
+    parts: Mapping[str, np.ndarray],
     signs: heartbeat.Signs,
 ) -> tuple[KitTrainer, StepCheck]:
     """Make the Trainer with the kit's callbacks; return it and the one that stops it."""
@@ -148,7 +152,7 @@ def _trainer(
         exports_best=kit.load_best_model_at_end,
         patience=kit.early_stopping_patience,
         threshold=kit.early_stopping_threshold,
-        parts=held_out.rows_by_part(manifest, sides["eval"]["line"][:]),
+        parts=parts,
     )
     check = StepCheck(folder, trainer, kit.until_step)
     trainer.add_callback(check)
@@ -203,9 +207,6 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
     sides = {side: tokenized.within(rows, kit.block_size) for side, rows in dataset.items()}
     if not len(sides["train"]):
         raise UserError("block_size", "no conversation is this short", "raise it")
-    parts = held_out.rows_by_part(manifest, sides["eval"]["line"][:])
-    empty = [part["name"] for part in held_out.described(manifest) if part["name"] not in parts]
-    parsed.notices += [f"no conversation of {name} fits: it has no loss" for name in empty]
     num_ranks, values = parsed.training.world_size, arguments.together(parsed)
     contradictions.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
     return sides, manifest

@@ -18,7 +18,7 @@ from neoxkit import machine
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.models import flops, power
-from neoxkit.models.batches import Collator, EvenRanks, even_rows, owners, packed, padded
+from neoxkit.models.batches import Collator, EvenRanks, even_rows, packed, padded
 from neoxkit.models.losses import token_losses
 from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.heartbeat import Signs
@@ -301,14 +301,10 @@ class KitTrainer(Trainer):
                 self.signs.give(silent=self.args.torch_compile)
             mine = round_start + rank
             chosen = batches[min(mine, len(batches) - 1)]
-            rows = [self.eval_dataset[i] for i in chosen]
-            batch = self.data_collator(rows)
-            for name in ("counts", "lines", "owners"):
-                batch.pop(name, None)
-            lying = torch.tensor(
-                [chosen[i] for i in self.data_collator.order(rows)], dtype=torch.long
-            )
-            at = lying[owners(batch)].to(sums.device)
+            # A row's number in place of its line, to know whose loss is whose.
+            batch = self.data_collator([{**self.eval_dataset[i], "line": i} for i in chosen])
+            batch.pop("counts")
+            at = batch.pop("lines")[batch.pop("owners")].to(sums.device)
             with torch.no_grad(), self.compute_loss_context_manager():
                 losses = token_losses(self.model_wrapped, self.model, self._prepare_inputs(batch))
             if mine < len(batches):  # with ZeRO-3 every rank takes part in every forward pass
