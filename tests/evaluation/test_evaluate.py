@@ -17,7 +17,7 @@ from neoxkit.data import tokenized
 from neoxkit.data.conversation import Names
 from neoxkit.data.questions import Question, example, own_questions, questions_for, read_questions
 from neoxkit.errors import UserError
-from neoxkit.evaluation import evaluate, scoring
+from neoxkit.evaluation import evaluate, exact, scoring
 from neoxkit.models import loading
 from neoxkit.models.generation import Reply, reply
 from neoxkit.parallel import silent
@@ -88,7 +88,7 @@ def test_replies_end_in_three_ways_and_keep_their_order(tokenizer: object) -> No
     assert [(r.text, r.ended) for r in found[:2]] == [("One.", "end mark"), ("Two.", "next turn")]
     assert found[2].ended == "ran on" and found[2].text.startswith("three three")
     assert parrot.calls == [2, 1]
-    assert evaluate.endings(found) == {
+    assert exact.endings(found) == {
         "end mark": 1, "next turn": 1, "ran on": 1, "too long": 0,
     }  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_exact_replies_are_counted_by_set_and_kind(tokenizer: object) -> None:
     base = [Reply(t, "end mark", 1) for t in ("x", "x", "x", "x", "x")]
     base[:3] = [Reply(t, "end mark", 1) for t in ("1 ", "2", "3")]
     tuned = [Reply(t, "end mark", 1) for t in ("1", "2", "x", "x", "so " * 21)]
-    rows = evaluate.scoreboard(tokenizer, questions, base, tuned)
+    rows = exact.scoreboard(tokenizer, questions, base, tuned)
     assert [(r["gained"], r["lost"]) for r in rows] == [(1, 0), (0, 0), (1, 0), (0, 1), (0, 1)]
     assert [(r["set"], r["kind"], r["base"], r["tuned"], r["questions"]) for r in rows] == [
         ("held out", "sums", 0, 1, 1),
@@ -148,7 +148,7 @@ def test_replies_are_compared_as_the_tokenizer_normalises_them(tokenizer: object
     questions = [Question("a", text, "k", "s") for text in (apart, composed, apart)]
     replies = [Reply(text, "end mark", 1) for text in (composed, apart, "Cafe")]
     assert questions[0].reference != replies[0].text
-    total = evaluate.scoreboard(tokenizer, questions, replies, replies)[-1]
+    total = exact.scoreboard(tokenizer, questions, replies, replies)[-1]
     assert (total["base"], total["tuned"], total["questions"]) == (2, 2, 3)
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from neoxkit.cli import completion, parameters, screen, telling, words_for
 from neoxkit.errors import UserError
 from neoxkit.runs import endings
 from neoxkit.settings import NOTEBOOKS, EvaluateSettings, TrainSettings
-
-if TYPE_CHECKING:
-    from neoxkit.launch.machines import Machine
 
 Flags = Sequence[tuple[str, str]]
 
@@ -264,6 +261,7 @@ def _fit(flags: Flags, files: Sequence[str], lora_rank: int, machine: Sequence[s
     checkpointing, conversations of 280 tokens).
     """
     with screen.busy("importing"):
+        from neoxkit.cli import fit
         from neoxkit.launch import machines
     asked = [machines.machine(text) for text in machine]
     if lora_rank < 0:
@@ -272,39 +270,8 @@ def _fit(flags: Flags, files: Sequence[str], lora_rank: int, machine: Sequence[s
         if lora_rank:
             what = "is for the table, not for one training"
             raise UserError("--lora-rank", what, f"write -p lora_rank {lora_rank}")
-        return _fits(TrainSettings(**parameters.own(TrainSettings, chosen)), asked)
-    shown = asked or machines.MACHINES
-    with screen.busy("computing what fits"):
-        rows = machines.choices(machines.configurations(), lora_rank, shown)
-    said = (
-        "ds_config, how many conversations of 280 tokens fit on each GPU, GiB of host memory; by "
-        "formulas (lib/neoxkit/models/memory.py) that were checked on CPUs, not yet on GPUs"
-    )
-    lines = screen.stacked(rows, ("model", *map(str, shown)), sys.stdout)
-    print("\n".join([*lines, screen.wrapped(said, sys.stdout)]))
-    return 0
-
-
-def _fits(settings: TrainSettings, asked: Sequence["Machine"]) -> int:
-    """Forecast a training, here or on another machine; return exit code 1 if it does not fit."""
-    with screen.busy("importing"):
-        from neoxkit.cli import terminal
-        from neoxkit.lab.view import visible
-        from neoxkit.launch import forecast, trials
-
-    if len(asked) > 1:
-        raise UserError("--machine", f"got {len(asked)} for one training", "give one")
-    if asked and settings.probe_steps:
-        raise UserError("probe_steps", "run here, not on --machine", "leave one of them out")
-    if not asked:
-        trials.probe(settings, terminal.Counting)
-    with screen.busy("reading the dataset and the model"):
-        found = forecast.on_dataset(settings, asked[0] if asked else None)
-    rows = found.rows()
-    side = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        print(screen.explained(name, visible(text), side, sys.stdout))
-    return 1 if found.misfit else 0
+        return fit.forecast_of(TrainSettings(**parameters.own(TrainSettings, chosen)), asked)
+    return fit.choices(asked, lora_rank)
 
 
 @_neoxkit.command("convert", short_help="Write a model's pickled weights as safetensors.")

@@ -12,9 +12,9 @@ import numpy as np
 from neoxkit import files, machine, paths
 from neoxkit.data import held_out, tokenized
 from neoxkit.data.conversation import Names
-from neoxkit.data.questions import Question, normal, own_questions, questions_for
+from neoxkit.data.questions import Question, own_questions, questions_for
 from neoxkit.errors import UserError
-from neoxkit.evaluation import compare_models, tasks
+from neoxkit.evaluation import compare_models, exact, tasks
 from neoxkit.models import configs, loading, model_names
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints, snapshots
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # torch comes with the first model, so that a notebook's impo
     from neoxkit.models.generation import Reply
 
 MODELS = ("base", "tuned")
-SHORT_WORDS = 20  # replies are checked for an exact match with references up to this long
 
 
 def load_side(facts: Mapping[str, Any], folder: Path, which: str) -> "PreTrainedModel":
@@ -53,59 +52,6 @@ def _dtype(facts: Mapping[str, Any]) -> str:
     precision = facts["precision"]
     fast = torch.cuda.is_available() or (precision == "bf16" and machine.cpu_has_bf16())
     return loading.dtype_of(precision if fast else "fp32")
-
-
-def scoreboard(
-    tokenizer: "PreTrainedTokenizerBase",
-    questions: Sequence[Question],
-    base: Sequence["Reply"],
-    tuned: Sequence["Reply"],
-) -> list[dict[str, Any]]:
-    """Count exact answers by set and kind, each set's total last; only short references count.
-
-    `gained`: questions that the tuned model alone answers exactly; `lost`: those that the base
-    alone does.
-    """
-    sets: dict[str, dict[str, dict[str, Any]]] = {}
-    for question, one, other in zip(questions, base, tuned, strict=True):
-        before, after = (is_exact(tokenizer, question, reply) for reply in (one, other))
-        if before is None or after is None:
-            continue
-        for kind in (question.kind, "total"):
-            empty = dict.fromkeys(("questions", "base", "tuned", "gained", "lost"), 0)
-            row = sets.setdefault(question.set, {}).setdefault(
-                kind, {"set": question.set, "kind": kind, **empty}
-            )
-            row["questions"] += 1
-            row["base"] += before
-            row["tuned"] += after
-            row["gained"] += after and not before
-            row["lost"] += before and not after
-    return [
-        row
-        for kinds in sets.values()
-        for row in sorted(kinds.values(), key=lambda row: row["kind"] == "total")
-    ]
-
-
-def is_exact(
-    tokenizer: "PreTrainedTokenizerBase", question: Question, reply: "Reply"
-) -> bool | None:
-    """Return whether a reply equals its reference; None unless there is one that is short.
-
-    Both are compared as the tokenizer normalises them: no reply could be equal otherwise.
-    """
-    reference = question.reference
-    if reference is None or len(reference.split()) > SHORT_WORDS:
-        return None
-    return normal(tokenizer, reply.text) == normal(tokenizer, reference)
-
-
-def endings(replies: Sequence["Reply"]) -> dict[str, int]:
-    """Count how the replies ended: by themselves, or cut."""
-    from neoxkit.models.generation import ENDINGS
-
-    return {ending: sum(one.ended == ending for one in replies) for ending in ENDINGS}
 
 
 @dataclass(frozen=True)
@@ -255,8 +201,8 @@ class Evaluation:
             "depth": self.compare(),
             "losses_by_step": {f"{step}": loss for step, loss in self.losses_by_step().items()},
             "questions": self.source,
-            "exact": scoreboard(self.tokenizer, self.questions, *replies),
-            "endings": {name: endings(e.replies) for name, e in both.items()},
+            "exact": exact.scoreboard(self.tokenizer, self.questions, *replies),
+            "endings": {name: exact.endings(e.replies) for name, e in both.items()},
             "tasks": self._tasks(),
             "settings": self.settings.as_dict(),
             "training": early(self.facts),
@@ -298,7 +244,7 @@ class Evaluation:
 
     def _said(self, question: Question, reply: "Reply") -> dict[str, Any]:
         """Return a reply as it is written, with whether it is exact."""
-        return {**asdict(reply), "exact": is_exact(self.tokenizer, question, reply)}
+        return {**asdict(reply), "exact": exact.is_exact(self.tokenizer, question, reply)}
 
     def ask(self, question: str) -> "Reply":
         """Let the tuned model answer one question that the user wrote."""

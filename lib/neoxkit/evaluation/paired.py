@@ -115,7 +115,7 @@ def exact(pairs: Pairs, comparisons: int = 1) -> str:
 
 
 def sentences(scoreboard: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return how tuned and base differ in each set of questions, in words (evaluate.scoreboard)."""
+    """Return how tuned and base differ in each set of questions, in words (exact.scoreboard)."""
     said = []
     for row in scoreboard:
         if row["kind"] != "total":

@@ -76,7 +76,7 @@ def replies(pair: "Evaluation", most: int = 12) -> View:
 
 
 def _agreement(pair: "Evaluation", question: "Question", one: "Reply", other: "Reply") -> str:
-    """Return how the models agree, compared as in the scoreboard (`evaluate.scoreboard`)."""
+    """Return how the models agree, compared as in the scoreboard (`exact.scoreboard`)."""
     said, also = (normal(pair.tokenizer, reply.text) for reply in (one, other))
     if said != also:
         return DIFFERENTLY

@@ -30,15 +30,8 @@ from neoxkit.training import (
     precision,
     resume,
 )
-from neoxkit.training.callbacks import (
-    Alive,
-    Metrics,
-    Replies,
-    SaveWhole,
-    Snapshots,
-    StepCheck,
-    Steps,
-)
+from neoxkit.training.callbacks import Alive, SaveWhole, Snapshots, StepCheck
+from neoxkit.training.recording import Metrics, Replies, Steps
 from neoxkit.training.trainer import KitTrainer
 
 
