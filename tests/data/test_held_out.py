@@ -112,6 +112,12 @@ def test_a_part_without_rows_is_left_out(kit: Path) -> None:
     assert {name: rows.tolist() for name, rows in found.items()} == {"short": [0, 1]}
 
 
+def test_a_part_of_which_nothing_is_kept_is_named(kit: Path) -> None:
+    (kit / "huge.txt").write_text(as_text([talk(1, lines=300)]))
+    notes = made({"long": "long.txt", "huge": "huge.txt"})["split_notes"]
+    assert notes == ["No conversation of huge was kept: it will have no loss."]
+
+
 def test_what_is_dropped_is_named_by_its_file(kit: Path) -> None:
     (kit / "odd.txt").write_text(as_text([talk(1)]) + f"User: Why?\n{END}\n")
     manifest = made({"long": "long.txt", "odd": "odd.txt"})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 from pathlib import Path
 
@@ -54,12 +55,21 @@ def test_the_recorded_lines_are_those_of_the_rows(home: Path, trained: Path) -> 
 
 @pytest.mark.parametrize(("number", "since", "saved"), [(7, 4, None), (10, 8, []), (2, 0, None)])
 def test_a_step_taken_again_is_the_same_to_the_bit(
-    home: Path, trained: Path, number: int, since: int, saved: list[str] | None
+    home: Path,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    since: int,
+    saved: list[str] | None,
 ) -> None:
+    """With the threads of then, whatever the environment says now."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     found = replay.replay("again", number)
     assert (found.since, found.again, found.differences) == (since, found.step, {})
     assert found.files == saved and found.is_same
+    assert found.again.start.threads == found.step.start.threads != "3"
+    assert os.environ["OMP_NUM_THREADS"] == "3"
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
     assert not paths.run("again.step").exists()
 
@@ -132,6 +142,20 @@ def test_steps_of_several_settings_are_refused_by_their_cause(home: Path, traine
     del then[6]
     with pytest.raises(UserError, match="no record of all steps from 5 to 7"):
         replay._refuse_several_starts("again", step, then, 4)
+
+
+def test_they_are_refused_before_a_process_starts(home: Path, trained: Path) -> None:
+    path = trained / steps.FOLDER / "rank-0.jsonl"
+    was = path.read_text()
+    begun = json.loads(was.split()[0])
+    begun["start"] |= {"resumed": 5, "threads": "9"}
+    path.write_text(was.replace('{"step":6,', f'{json.dumps(begun)}\n{{"step":6,'))
+    try:
+        with pytest.raises(UserError, match="the steps 5 to 7 had several settings"):
+            replay.replay("again", 7)
+    finally:
+        path.write_text(was)
+    assert not paths.run("again.step").exists()
 
 
 def test_another_run_of_that_name_is_not_deleted(home: Path, trained: Path) -> None:

@@ -1,6 +1,7 @@
 """folder.py: half-written lines, resumed attempts, incomplete checkpoints."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,9 @@ def test_totals_of_nothing_are_zero_or_unknown() -> None:
         "train_loss": None,
         "eval_loss": None,
     }
+
+
+def test_numbers_that_are_not_finite_are_null_at_any_depth(tmp_path: Path) -> None:
+    append_event(tmp_path, "eval", loss=math.nan, parts={"a": math.inf, "b": 1.5})
+    line = (tmp_path / METRICS).read_text()
+    assert '"loss": null, "parts": {"a": null, "b": 1.5}' in line

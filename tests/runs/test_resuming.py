@@ -181,6 +181,13 @@ def test_other_ranks_with_the_best_step_to_export_are_refused_by_that_name(start
     resuming.refuse_other_ranks(replace(start, arguments={"load_best_model_at_end": False}))
 
 
+def test_where_a_start_ends_is_no_other_setting(started: Path) -> None:
+    """An earlier version did not record it, and a replay ends at its step."""
+    arguments = files.read_json(started / ARGUMENTS)
+    for changed in (arguments, {**arguments, "until_step": 0}, {**arguments, "until_step": 7}):
+        resuming.refuse_changes(resuming.Start(started, changed, 1, 2, {}))
+
+
 SMALLER = FIRST.replace(block_size=32)
 
 

@@ -74,6 +74,16 @@ def test_ranks_of_an_earlier_start_do_not_count(tmp_path: Path) -> None:
     assert steps.recorded(tmp_path, 0, 9) == {}
 
 
+def test_a_rank_that_has_not_begun_again_does_not_count(tmp_path: Path) -> None:
+    begin(tmp_path, 2)
+    for rank in (0, 1):
+        steps.append(tmp_path, rank, 1, [A])
+    for rank in (0, 2):  # of three; the second was killed before it began
+        steps.begin(tmp_path, rank, start(3))
+        steps.append(tmp_path, rank, 1, [A])
+    assert steps.recorded(tmp_path, 0, 9) == {}
+
+
 def test_a_step_without_a_record_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no record of step 3, nor of any other: it was trained"):
         steps.at(tmp_path, 3)
@@ -81,6 +91,9 @@ def test_a_step_without_a_record_is_one_line(tmp_path: Path) -> None:
     steps.append(tmp_path, 0, 1, [A])
     with pytest.raises(UserError, match=r"has no record of step 3 -- choose one from 1 to 1"):
         steps.at(tmp_path, 3)
+    begin(tmp_path, 1)  # from the base: step 1 was taken back
+    with pytest.raises(UserError, match="no record of step 1, nor of any other"):
+        steps.at(tmp_path, 1)
     with pytest.raises(UserError, match="gone does not exist -- see neoxkit runs"):
         steps.at(tmp_path / "gone", 3)
 

@@ -28,6 +28,8 @@ class Places(NamedTuple):
         ('talks.txt:7', 'talks.csv, row 7')
         >>> Places("talks", "line", ((1, "talks/a.txt"), (5, "talks/b.txt"))).at(7)
         'talks/b.txt:3'
+        >>> Places("a.csv, b.csv", "row", ((1, "a.csv"), (5, "b.csv"))).at(7)
+        'b.csv, row 3'
         """
         if self.begins:
             first, name = self.begins[bisect_right(self.begins, number, key=lambda b: b[0]) - 1]
