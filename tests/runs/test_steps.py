@@ -99,9 +99,15 @@ def test_a_step_without_a_record_is_one_line(tmp_path: Path) -> None:
 
 
 def test_starts_with_other_settings_ranks_or_threads_give_something_else() -> None:
-    first = start(2, 4, rate=0.1)
-    assert first.computes_like(start(2, 8, rate=0.1))
-    for other in (start(1, 4, rate=0.1), start(2, 4, rate=0.2), replace(first, threads="1")):
+    first = start(2, 4, rate=0.1, num_replies=3)
+    for same in (start(2, 8, rate=0.1), start(2, 4, rate=0.1, until_step=7, allow_change=["seed"])):
+        assert first.computes_like(same)
+    for other in (
+        start(1, 4, rate=0.1),
+        start(2, 4, rate=0.2),
+        start(2, 4, rate=0.1, dataset_sha256="x"),
+        replace(first, threads="1"),
+    ):
         assert not first.computes_like(other)
 
 

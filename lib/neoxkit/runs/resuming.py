@@ -61,12 +61,9 @@ def refuse(start: Start) -> None:
 def refuse_changes(start: Start) -> None:
     """Refuse to resume a run with other settings, with a list old -> new."""
     old, new = files.read_json(start.folder / ARGUMENTS), start.arguments
-    theirs = TrainSettings.trainer_names()
-    named = {*TrainSettings.with_role("resume", "free"), *start.allowed}
-    free = {_OF_THE_DATA, _OF_THE_BASE, _OF_A_REPLAY} | {theirs.get(name, name) for name in named}
     changed = {
         name: f"{name} {_shown(old.get(name))} -> {_shown(new.get(name))}"
-        for name in sorted({*old, *new} - free)
+        for name in _binding({*old, *new}, start.allowed)
         if old.get(name) != new.get(name)
     }
     if not changed:
@@ -83,6 +80,22 @@ def refuse_changes(start: Start) -> None:
         remedy = f"turn the dial {turn} or set that parameter, {rest}"
     what = said if len(said) <= _ROOM else _names([*changed])
     raise UserError("run", f"was started with other settings ({what})", remedy)
+
+
+def _binding(names: Collection[str], allowed: Collection[str] = ()) -> list[str]:
+    """Return which of the trainer's arguments a resumed run must have as before, by name; those of
+    the data and the base are looked at elsewhere."""
+    theirs = TrainSettings.trainer_names()
+    named = {*TrainSettings.with_role("resume", "free"), *allowed}
+    free = {theirs.get(name, name) for name in named}
+    return sorted({*names} - free - {_OF_THE_DATA, _OF_THE_BASE, _OF_A_REPLAY})
+
+
+def computes_like(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether trainings with these arguments, which may be of one run, take the same steps:
+    nothing differs but what a resumed run may change freely, and the list of what it changed."""
+    names = [*_binding({*one, *other}, ["allow_change"]), _OF_THE_DATA, _OF_THE_BASE]
+    return all(one.get(name) == other.get(name) for name in names)
 
 
 def base_commit(folder: Path, model: str, revision: str) -> str:

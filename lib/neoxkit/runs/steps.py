@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from neoxkit import paths
 from neoxkit.errors import UserError
-from neoxkit.runs import lease
+from neoxkit.runs import lease, resuming
 
 FOLDER = "steps"
 _STEP = b'{"step":'
@@ -44,9 +44,9 @@ class Attempt:
     arguments: Mapping[str, Any]
 
     def computes_like(self, other: "Attempt") -> bool:
-        """Return whether the other start computes the same."""
-        mine, theirs = ((one.ranks, one.threads, one.arguments) for one in (self, other))
-        return mine == theirs
+        """Return whether the other start takes the same steps."""
+        alike = (self.ranks, self.threads) == (other.ranks, other.threads)
+        return alike and resuming.computes_like(self.arguments, other.arguments)
 
 
 @dataclass(frozen=True)
