@@ -228,8 +228,11 @@ def _explained(losses: Section, causes: Sequence[Section], runs: Sequence[Run]) 
     """Say of losses that differ if nothing else does: then the training is not deterministic."""
     if not losses.says or any(section.differs for section in causes):
         return losses
-    known = " as far as they could be compared" if any(s.unknown for s in causes) else ""
     on_gpu = any(run.history.start.get("device", "cpu") != "cpu" for run in runs)
     why = " (a GPU adds in no fixed order)" if on_gpu else ""
-    said = f"Settings, data and versions are equal{known}: the training is not deterministic{why}."
+    then = f"the training is not deterministic{why}"
+    said = f"Settings, data and versions are equal: {then}."
+    if any(section.unknown for section in causes):
+        said = "Settings, data and versions are equal as far as they could be compared: "
+        said += f"what could not be is another, or {then}."
     return replace(losses, says=[*losses.says, said])
