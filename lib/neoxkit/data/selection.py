@@ -191,13 +191,15 @@ def split_rows(
         repeated, eval_share = np.isin(keys, eval_rows.side_keys()), 0.0
         if both := len(np.unique(rows.at[repeated])):
             notes.append(f"{both} conversations are in both files: left out of the train side")
+        if repeated.all():
+            what = "has every conversation that train_file has left to train on"
+            remedy = "name another file, or leave it out: a share is then held out"
+            raise UserError("eval_file", what, remedy)
         rows, keys = rows.select(~repeated), keys[~repeated]
     of_row = split(keys, eval_share, seed, test_share)
     sides = {side: rows.select(of_row == i) for i, side in enumerate(SIDES)}
     if eval_rows is not None:
         sides["eval"] = eval_rows
-    if not len(sides["train"]):
-        raise UserError("block_size", "no conversation is left to train on", "raise it, or use cut")
     if test_share and not len(sides["test"]):
         what = "no conversation is left for the test side"
         raise UserError("test_share", what, "give more conversations, or set it to 0")
