@@ -131,6 +131,22 @@ def test_a_folder_that_another_process_wrote_first_can_be_kept(tmp_path: Path) -
     assert contents(tmp_path / "tiny") == {"one": "first"} and hidden(tmp_path) == []
 
 
+def test_also_when_it_is_first_by_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers of a test run made the built-in model: one's move met the other's folder."""
+
+    def met(part: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "one").write_text("first")
+        rename(part, target)
+
+    with files.whole_folder(tmp_path / "tiny", replace=False) as part:
+        (part / "one").write_text("second")
+        rename = Path.rename
+        monkeypatch.setattr(Path, "rename", met)
+    monkeypatch.undo()
+    assert contents(tmp_path / "tiny") == {"one": "first"} and hidden(tmp_path) == []
+
+
 def test_a_folder_that_is_refused_at_the_end_takes_no_place(tmp_path: Path) -> None:
     """What may be put there at the beginning may be forbidden when it is written."""
     target, asked = tmp_path / "model", []

@@ -1,6 +1,7 @@
 """Write files so that they are complete or absent, and read them back."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -59,12 +60,20 @@ def whole_folder(
         check()
         if replace and target.exists():
             target.rename(old)
-        if not target.exists():
-            part.rename(target)
+        _put(part, target, keep=not replace)
         flush(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _put(part: Path, target: Path, keep: bool) -> None:
+    """Give a folder its place. With `keep`, one that is there already keeps it."""
+    try:
+        part.rename(target)
+    except OSError as error:  # to ask first would leave a moment for another process
+        if not keep or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def _remove_remnants(target: Path) -> None:

@@ -1,7 +1,6 @@
 """The built-in model `tiny`: a small GPT-NeoX and its tokenizer, made on first use."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +22,8 @@ def tiny_folder() -> Path:
     """Return the same, made on first use: the same bytes every time."""
     folder = place()
     if not (folder / "config.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # left incomplete
-        with files.whole_folder(folder, replace=False) as part:  # another process may be first
+        incomplete = folder.exists()  # otherwise another process may be first, and in use
+        with files.whole_folder(folder, replace=incomplete) as part:
             make_tiny(part)
     return folder
 
