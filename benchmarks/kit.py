@@ -8,12 +8,13 @@ as well.
 import argparse
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import inputs
 from neoxkit import paths
 from neoxkit.launch import checks, forecast, nodes, process
-from neoxkit.runs.events import History
+from neoxkit.runs.events import Event, History
 from neoxkit.settings import TrainSettings
 from stepclock import SKIPPED, StepClock
 
@@ -35,6 +36,7 @@ def settings(options: argparse.Namespace) -> TrainSettings:
         learning_rate=1e-5,
         lr_scheduler_type="constant",
         warmup_steps=0,
+        verify_steps=options.verify,
         save_steps=NEVER,
         eval_steps=NEVER,
         logging_steps=1,
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default=inputs.MODEL.name, help="a shape below home/models")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--attention", default="auto")
+    parser.add_argument("--verify", type=int, default=0, help="take every such step twice")
     options = parser.parse_args()
     chosen = settings(options)
     shutil.rmtree(paths.run(chosen.run), ignore_errors=True)
@@ -75,6 +78,21 @@ def forecast_gib(history: History, chosen: TrainSettings) -> float:
     return sum(job.rank_gib(tokens / chosen.num_ranks, trained / chosen.num_ranks).values())
 
 
+def verified_cost(history: History) -> float | None:
+    """Return how many more seconds a step takes that is taken twice, by those of another step;
+    both by their tokens, and without the first steps."""
+    twice = {e["step"] for e in history.of("verified")}
+    events = [e for e in history.train if e["step"] > SKIPPED]
+
+    def per_token(these: Sequence[Event]) -> float:
+        return sum(e["seconds"] for e in these) / sum(e["tokens"] for e in these)
+
+    if not twice:
+        return None
+    once = per_token([e for e in events if e["step"] not in twice])
+    return per_token([e for e in events if e["step"] in twice]) / once - 1
+
+
 def report(history: History, started: float, chosen: TrainSettings) -> None:
     """Print the result line of a run, from its events."""
     steps = history.train
@@ -86,6 +104,7 @@ def report(history: History, started: float, chosen: TrainSettings) -> None:
         matmul_peak_tflops=history.start["matmul_peak_tflops"],
         precision=history.start["precision"],
         forecast_gib=forecast_gib(history, chosen),
+        verified_cost=verified_cost(history),
     )
 
 

@@ -83,6 +83,7 @@ QUICK = Size(
 def contests(size: Size) -> dict[str, dict[str, list[str]]]:
     """Return the programs that alternate, by contest: each one's command after `python`."""
     steps = ["--steps", str(size.steps), "--batch", str(size.batch)]
+    twice = ["--steps", str(2 * size.steps), "--batch", str(size.batch)]
     first = ["--steps", "1", "--batch", str(FIRST_BATCH)]
     work = ["--work", str(inputs.WORK)]
 
@@ -154,6 +155,7 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
             "trl": trl("taskmaster-agent"),
         },
         "long": long(),
+        "verify": {"kit": kit("gsm8k-agent", *twice, "--verify", "2")},
         "gsm8k_all": {
             "kit": kit("gsm8k-all"),
             "baseline": baseline("gsm8k", *steps, "--train-on", "all"),
@@ -201,6 +203,7 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
     }
 
 
+VERIFY = 50  # of which a step that is taken twice is one
 SPEED, MEMORY = summary.tokens_per_second, value("peak_rss_gib")
 COMPARISONS = (
     Comparison(
@@ -275,6 +278,12 @@ COMPARISONS = (
         "long_trl",
         "Conversations of 2,048 tokens: useful tokens/s, kit / TRL packed",
         "long", SPEED, "2,048", "trl", least=2.5,
+    ),
+    Comparison(
+        "verify",
+        f"GSM8K: verify_steps {VERIFY}, share of the training's time",
+        "verify", lambda result: 100 * result["verified_cost"] / VERIFY, "kit", how="alone",
+        most=3.0, unit="%",
     ),
     Comparison(
         "gsm8k_ranks",

@@ -31,6 +31,8 @@ SERIES = (
     "a sweep of 20 with 20 of its processes killed: runs that finished by themselves, same bytes",
     "ends of runs and sweeps, also by a kill, that the person's command was told exactly once",
     "random steps taken again from a random checkpoint before them: same losses, same bytes",
+    "flipped bits in a step that is taken twice, of those with any effect: seen there",
+    "runs that take every step twice: not stopped, same bytes as without",
 )
 
 

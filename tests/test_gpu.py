@@ -53,6 +53,13 @@ def test_each_configuration_trains_to_the_same_losses(home: Path, config: str) -
     assert losses(other) == pytest.approx(losses(plain), rel=1e-3)
 
 
+def test_a_step_taken_twice_has_the_same_bits(home: Path) -> None:
+    given = {"num_ranks": 1, "training_arguments": {"full_determinism": True}}
+    once, twice = (train(run=f"verify-{n}", verify_steps=n, **given) for n in (0, 2))
+    assert losses(twice) == losses(once)
+    assert [e["step"] for e in metrics(twice) if e["event"] == "verified"] == [2, 4, 6, 8]
+
+
 def test_visible_devices_choose_the_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = torch.cuda.device_count() - 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(last))

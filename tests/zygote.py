@@ -41,8 +41,10 @@ class Sabotage:
     Without `at` the writes are only listed, in `listed`.
 
     Without `where`, `at` numbers the micro-batches from 0, and `how` is what is wrong with one:
-    "nan" or "inf" (its loss), "gradient" (is NaN), "masked" (all of it), "memory" (runs out), or
-    "waits" (until there is a file `listed`.go; that it does is said by `listed`.RANK).
+    "nan" or "inf" (its loss), "gradient" (is NaN), "masked" (all of it), "memory" (runs out),
+    "waits" (until there is a file `listed`.go; that it does is said by `listed`.RANK), or "flip":
+    one bit of a `flipped` ("weight", "copy", of it that the optimizer has, "gradient" or
+    "activation") that `seed` chooses.
 
     `seal` is a part of the path of a checkpoint; `listed` then has the files that this rank hashes
     there, and `how` is "altered" (the file `where` is, just before the manifest is written), "full"
@@ -60,6 +62,8 @@ class Sabotage:
     listed: str = ""
     without: str = ""
     seal: str = ""
+    flipped: str = ""
+    seed: int = 0
 
 
 @dataclass
@@ -254,6 +258,8 @@ def _sabotage_step(plan: Sabotage) -> None:
             hook = next(self.model.parameters()).register_hook(
                 lambda g: (hook.remove(), g * torch.nan)[1]
             )
+        if plan.how == "flip":
+            _flip(plan, model)
         losses = trainer.token_losses
         if plan.how in ("nan", "inf"):
             trainer.token_losses = lambda *a: losses(*a) * float(plan.how)
@@ -263,6 +269,34 @@ def _sabotage_step(plan: Sabotage) -> None:
             trainer.token_losses = losses
 
     trainer.KitTrainer.compute_loss = sabotaged
+
+
+def _flip(plan: Sabotage, engine: Any) -> None:
+    """Flip one bit of an engine's weight now, or of what its next pass computes."""
+    import random
+
+    import torch
+
+    dice = random.Random(plan.seed)
+
+    def flip(tensor: torch.Tensor) -> torch.Tensor:
+        values = tensor.data.view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
+        at = tuple(dice.randrange(size) for size in values.shape)
+        bit = dice.randrange(8 * tensor.element_size() - 1)
+        values[at] ^= 1 << bit
+        return tensor
+
+    trained = [p for p in engine.module.parameters() if p.requires_grad]
+    if plan.flipped == "weight":
+        flip(dice.choice(trained))
+    elif plan.flipped == "copy":
+        flip(dice.choice([*engine.basic_optimizer.state]))
+    elif plan.flipped == "gradient":
+        once = dice.choice(trained).register_hook(lambda g: (once.remove(), flip(g.clone()))[1])
+    else:
+        modules = [m for m in engine.module.modules() if isinstance(m, torch.nn.Linear)]
+        some = dice.choice(modules)
+        once = some.register_forward_hook(lambda *of: (once.remove(), flip(of[2]))[1])
 
 
 def _sabotage_seal(plan: Sabotage) -> None:

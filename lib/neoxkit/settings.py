@@ -384,6 +384,14 @@ class TrainSettings(Settings):
         resume="named",
         trial=0.0,
     )
+    verify_steps: int = setting(
+        0,
+        "take every Nth step twice and stop if a bit differs; 0: never",
+        least=0,
+        resume="free",
+        memory=True,
+        trial=0,
+    )
     logging_steps: float = setting(
         5, "log every N steps; below 1: a share", above=0, resume="free", trial=1
     )

@@ -409,6 +409,7 @@ def test_the_commands_table_shows_the_machines_that_are_named(
 CHANGED = {  # what a rank's memory depends on, besides the dataset and the model
     "lora_rank": 2, "block_size": 60, "layout": "padded", "ds_config": "zero3", "num_ranks": 2,
     "precision": "bf16", "per_device_train_batch_size": 1, "gradient_checkpointing": True,
+    "verify_steps": 50,
 }  # fmt: skip
 
 

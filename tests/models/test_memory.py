@@ -57,6 +57,17 @@ def test_the_hosts_memory() -> None:
     assert on_gpu.host_gib() == {"loading": 4, "offloading": 16}
 
 
+def test_a_step_that_is_taken_twice_needs_its_beginning_once_more() -> None:
+    """The weights, shared out under ZeRO 3 alone, and 12 bytes of each for the optimizer."""
+    plain, verifies = job(GIB, 2, 2), job(GIB, 2, 2, verifies=True)
+    assert verifies.host_gib()["training"] - plain.host_gib()["training"] == 2 * (4 + 12 / 2)
+    assert verifies.rank_gib() == {**plain.rank_gib(), "copy": 4 + 12 / 2}
+    on_gpu = {"half": True, "on_gpu": True}
+    plain, verifies = (job(GIB, 4, 3, **on_gpu, verifies=v) for v in (False, True))
+    assert verifies.host_gib()["offloading"] == plain.host_gib()["offloading"] + 4 * (2 + 12) / 4
+    assert verifies.rank_gib() == plain.rank_gib()
+
+
 def test_hosts_share_out_what_their_ranks_hold() -> None:
     """Each of 4 hosts loads for its own 8 ranks, and holds a quarter of what is offloaded."""
     stage2 = job(GIB, 32, 2, half=True, on_gpu=True, zero=OFFLOADED, num_nodes=4)

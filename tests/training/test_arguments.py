@@ -51,7 +51,7 @@ def test_the_trainer_takes_each_setting_that_it_gets() -> None:
     own = {f.name for f in fields(arguments.KitArguments)} & {*theirs} - {"dataset"}
     kit, settings = arguments.KitArguments(), TrainSettings()
     assert {n: getattr(kit, n) for n in own} == {n: getattr(settings, n) for n in own}
-    assert len(own) == 15
+    assert len(own) == 16
 
 
 NOUGHT = {"max_grad_norm": 0, "num_replies": 0, "warmup_steps": 0}

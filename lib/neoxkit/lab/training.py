@@ -144,6 +144,7 @@ def summary(run: str) -> View:
             *(("note", notice) for notice in notices),
             ("steps", early(facts) or f"{facts['step']:,} of {facts['planned_steps']:,} planned"),
             ("time in training steps", f"{facts['train_seconds']:,} s"),
+            *_verified(facts),
             ("tokens", f"{facts['tokens']:,}, {facts['trained_tokens']:,} of them trained"),
             ("speed", f"{facts['tokens_per_second']:,} useful tokens/s (no padding counted)"),
             ("padding", f"{facts['padding_share']:.1%} of what was computed"),
@@ -159,6 +160,11 @@ def summary(run: str) -> View:
         ]
     )
     return view.alert(facts["warnings"]) + figures
+
+
+def _verified(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    count = facts.get("verified_steps", 0)  # not in runs of earlier versions
+    return [("steps taken twice", f"{count:,}, each time with the same bits")] if count else []
 
 
 def _of_step(facts: Mapping[str, Any]) -> str:

@@ -114,6 +114,7 @@ def job_of(settings: TrainSettings, base: str, place: Place) -> memory.Job:
         on_gpu=place.on_gpu,
         checkpointing=settings.gradient_checkpointing,
         from_scratch=settings.from_scratch,
+        verifies=settings.verify_steps > 0,
     )
 
 

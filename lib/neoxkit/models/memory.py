@@ -16,6 +16,7 @@ activations  17 x width values per token and layer: its input, two norms, querie
              attention matrix, for parallel attention and MLP); with checkpointing, those of one
              layer and the input of each
 logits       one value per trained token and vocabulary entry, once: the loss works in place
+copy         with verify_steps the trained weights and the optimizer once more, on the host
 libraries    Python, torch and DeepSpeed in a CPU rank; a GPU's context and its allocator's reserve
 
 The first three are table 1 of Rajbhandari et al. 2020, arXiv:1910.02054. An optimizer offloaded to
@@ -63,6 +64,7 @@ class Job:
     checkpointing: bool
     from_scratch: bool = False
     num_nodes: int = 1  # of as many ranks each
+    verifies: bool = False  # some steps are taken twice
 
     @classmethod
     def of(cls, shape: ModelShape, lora_rank: int, **facts: Any) -> "Job":
@@ -132,12 +134,19 @@ class Job:
             "logits": size * trained * self.vocabulary,
         }
         parts = {name: b / GIB for name, b in num_bytes.items()}
+        if self.verifies and not self.on_gpu:
+            parts["copy"] = self._copy_gib()
         return {**parts, "libraries": LIBRARIES_GIB[self.on_gpu]}
 
     def least_gib(self) -> dict[str, float]:
         """Return weights, gradients and optimizer on one rank's device."""
         parts = self.rank_gib()
         return {name: parts[name] for name in ("weights", "gradients", "optimizer")}
+
+    def _copy_gib(self) -> float:
+        """Return what a rank keeps while it takes a step twice."""
+        of_weights = self.weight_bytes / self._sharers(3) + OPTIMIZER_BYTES / self._sharers(1)
+        return self.verifies * self.num_trained * of_weights / GIB
 
     def largest_micro_batch(self, tokens: float, trained: float, device_gib: float) -> int:
         """Return how many conversations of that many tokens fit on a device at once."""
@@ -152,13 +161,15 @@ class Job:
             num_bytes.append(4 * self.num_parameters)
         if self.zero_stage != 3:  # each rank reads its own, in the training's precision
             num_bytes.append(self.weight_bytes * ranks_here * self.num_parameters)
-        loading = max(num_bytes) / GIB
+        loading, copies = max(num_bytes) / GIB, ranks_here * self._copy_gib()
         if not self.on_gpu:
-            return {"loading": loading, "training": ranks_here * sum(self.least_gib().values())}
+            least = ranks_here * sum(self.least_gib().values())
+            return {"loading": loading, "training": least + copies}
         states = OPTIMIZER_BYTES + self.weight_bytes
         optimizer = self.num_trained * states * self._offloads("optimizer")
         weights = self.num_parameters * self.weight_bytes * self._offloads("param")
-        return {"loading": loading, "offloading": (optimizer + weights) / self.num_nodes / GIB}
+        offloaded = (optimizer + weights) / self.num_nodes / GIB
+        return {"loading": loading, "offloading": offloaded + copies}
 
     def network_gib(self, micro_batches: int = 1) -> float:
         """Return what must come into each node in an optimizer step, at the least.

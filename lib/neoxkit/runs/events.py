@@ -137,6 +137,7 @@ class History:
             "tokens_per_second": round(num_tokens / seconds, 1) if seconds else None,
             "padding_share": round(1 - num_tokens / cells, 4) if cells else None,
             "mfu": round(at_peak / seconds, 4) if at_peak else None,
+            "verified_steps": len(self.of("verified")),  # taken twice, with the same bits
             "memory_gib": max((e["memory_gib"] for e in train), default=None),
             "train_loss": train[-1]["loss"] if train else None,
             "eval_loss": evals[-1]["loss"] if evals else None,

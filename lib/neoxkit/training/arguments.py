@@ -58,6 +58,7 @@ class KitArguments:
     snapshots: bool = _same("snapshots")
     early_stopping_patience: int = _same("early_stopping_patience")
     early_stopping_threshold: float = _same("early_stopping_threshold")
+    verify_steps: int = _same("verify_steps")
     # transformers' argument, which it does not get: it would refuse save_steps that are not a
     # multiple of eval_steps, and the kit saves each best.
     load_best_model_at_end: bool = field(default=False, init=False)
@@ -171,7 +172,8 @@ def build(values: dict[str, Any], notices: list[str]) -> Parsed:
     said = {name: value for name, value in training.items() if value != defaults.get(name)}
     training |= honoured.taken(said) | honoured.FIXED
     notices += honoured.notices(said)
-    kept = ("trial", "layout", "row_tokens", "attn_implementation", *contradictions.EARLY)
+    kept = ("trial", "layout", "row_tokens", "attn_implementation", "verify_steps",
+            *contradictions.EARLY)  # fmt: skip
     ours = {name: getattr(kit, name) for name in kept}
     contradictions.check_together(defaults | training | ours, machine.num_gpus() > 0)
     if kit.trial:

@@ -162,6 +162,7 @@ def check_needs(parsed: arguments.Parsed, folder: Path, num_snapshots: int = 0) 
             zero=zero,
             half=kit.precision != "fp32" and bool(args.deepspeed),  # else autocast
             from_scratch=kit.from_scratch,
+            verifies=kit.verify_steps > 0,
             on_gpu=args.device.type == "cuda",
             checkpointing=bool(args.activation_checkpointing),
         )

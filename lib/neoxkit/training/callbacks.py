@@ -3,6 +3,7 @@
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from neoxkit.errors import NotFinite, UserError
 from neoxkit.runs import checkpoints, heartbeat, lease, lock, snapshots
 from neoxkit.runs.events import append_event
 from neoxkit.runs.folder import ARGUMENTS
-from neoxkit.training import distributed, sealing, universal
+from neoxkit.training import distributed, sealing, universal, verifying
 from neoxkit.training.arguments import Parsed, zero_stage
 
 
@@ -42,18 +43,37 @@ class StepCheck(TrainerCallback):
         asked = self._signalled or lock.asked_to_stop(self.folder)
         is_until = state.global_step == self.until
         flags = {"lost": lease.is_lost(self.folder), "stop": asked, **self.trainer.step_faults()}
+        flags |= self.trainer.verifier.differs if self.trainer.verifier else {}
         if args.world_size > 1:
             flags = distributed.set_by_any(flags, args.device)
         if flags["lost"]:
             raise lease.lost(self.folder)
         faults = [name for name in flags if flags[name] and name != "stop"]
         if faults:
-            raise _explain(faults[0], self.folder, state.global_step)
+            raise self._explain(faults[0], state.global_step)
+        verified = self.trainer.verifier and self.trainer.verifier.taken == state.global_step
+        if verified and state.is_world_process_zero:
+            append_event(self.folder, "verified", step=state.global_step)
         if is_until or (flags["stop"] and state.global_step < state.max_steps):
             self.stopped = True
             control.should_log = control.should_training_stop = True
             control.should_save = flags["stop"] or state.global_step % _save_steps(args, state) == 0
             control.should_evaluate = False
+
+    def _explain(self, fault: str, step: int) -> UserError:
+        """Return the error for a fault of the step; all ranks call this."""
+        saved = checkpoints.saved_step(self.folder)
+        kept = f"step {saved} is saved" if saved else "nothing was saved"
+        if fault in verifying.COMPARED:
+            by_rank = distributed.by_each(lambda: self.trainer.verifier.differs[fault])
+            where = _ranks([rank for rank, differs in enumerate(by_rank) if differs])
+            what = f"step {step}, taken twice, gave other {fault}{where}; {kept}"
+            return UserError("verify_steps", what, "run the same again, on another machine")
+        if fault == "no trained token":
+            what = f"step {step} has no trained token: every label is -100; {kept}"
+            return UserError("dataset", what, "look at the audit of 01_tokenize")
+        what = f"the {fault} is not finite at step {step}; {kept}"
+        return NotFinite("learning_rate", what, "restart with a lower one, or with bf16 or fp32")
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.stopped:  # inside the epoch: no second save of the checkpoint, no evaluation
@@ -65,15 +85,11 @@ def _save_steps(args: Any, state: Any) -> int:
     return int(args.save_steps) if args.save_steps >= 1 else state.save_steps
 
 
-def _explain(fault: str, folder: Path, step: int) -> UserError:
-    """Return the error for a fault of `step_faults`."""
-    saved = checkpoints.saved_step(folder)
-    kept = f"step {saved} is saved" if saved else "nothing was saved"
-    if fault == "no trained token":
-        what = f"step {step} has no trained token: every label is -100; {kept}"
-        return UserError("dataset", what, "look at the audit of 01_tokenize")
-    what = f"the {fault} is not finite at step {step}; {kept}"
-    return NotFinite("learning_rate", what, "restart with a lower one, or with bf16 or fp32")
+def _ranks(numbers: Sequence[int]) -> str:
+    """Say on which ranks, if there are several of them."""
+    if distributed.is_alone():
+        return ""
+    return f" on rank{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 class SaveWhole(TrainerCallback):

@@ -79,11 +79,22 @@ def check_together(values: Mapping[str, Any], on_gpu: bool) -> None:
     for name in ("torch_compile_backend", "torch_compile_mode"):
         if values.get(name) and not values.get("torch_compile"):
             raise UserError(name, "would compile the model", "set torch_compile, too")
+    if values.get("verify_steps"):
+        _check_verifying(values, on_gpu)
     if values.get("attn_implementation") == "varlen":
         _check_varlen(values)
     if values.get("neftune_noise_alpha") and values.get("layout", "packed") == "packed":
         what = "scales its noise by a row's length, and packed rows hold several conversations"
         raise UserError("neftune_noise_alpha", what, "set layout to padded")
+
+
+def _check_verifying(values: Mapping[str, Any], on_gpu: bool) -> None:
+    """Refuse to take steps twice where the second time is another computation."""
+    if not values.get("deepspeed"):
+        raise UserError("verify_steps", "needs DeepSpeed's engine", "add --deepspeed zero2")
+    if on_gpu and not values.get("use_cpu") and not values.get("full_determinism"):
+        what = "a GPU adds numbers up in another order each time"
+        raise UserError("verify_steps", what, "set full_determinism True in training_arguments")
 
 
 def _check_varlen(values: Mapping[str, Any]) -> None:

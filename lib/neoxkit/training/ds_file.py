@@ -292,6 +292,10 @@ def check_values(
             named = AGREE.get(key, f"batch size x accumulation x {num_ranks} rank(s)")
             what = f"{key} is {theirs}, but {named} is {ours:g}"
             raise UserError(file, what, 'write "auto" there: then the settings count')
+    for name in ("offload_optimizer", "offload_param") if values.get("verify_steps") else ():
+        if (config.get("zero_optimization", {}).get(name) or {}).get("device") == "nvme":
+            what = f"{name}.device is nvme, which verify_steps can't copy"
+            raise UserError(file, what, "use cpu, or set verify_steps 0")
     for name in ("bf16", "fp16"):
         enabled = config.get(name, {}).get("enabled", AUTO)
         _check_precision(name, enabled, values["precision"], file)

@@ -146,6 +146,7 @@ def _trainer(
         patience=kit.early_stopping_patience,
         threshold=kit.early_stopping_threshold,
         parts=parts,
+        verify_steps=kit.verify_steps,
     )
     check = StepCheck(folder, trainer, kit.until_step)
     trainer.add_callback(check)

@@ -1,7 +1,8 @@
 """A Hugging Face Trainer whose loss is per trained token of the whole step, over all ranks."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from neoxkit.models.losses import token_losses
 from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.heartbeat import Signs
 from neoxkit.training import distributed
+from neoxkit.training.verifying import Verifier
 
 COUNTS = ("tokens", "pairs", "trained_tokens", "cells")  # of batches; cells: with padding
 NUM_CHECKED = 4  # the shortest conversations, on which packing is checked
@@ -74,13 +76,16 @@ class KitTrainer(Trainer):
         patience: int = 0,
         threshold: float = 0.0,
         parts: Mapping[str, np.ndarray] | None = None,
+        verify_steps: int = 0,
         **kwargs: Any,
     ) -> None:
-        """`parts`: the rows of each part of the held-out set, by name, if it has several."""
+        """`parts`: the rows of each part of the held-out set, by name, if it has several;
+        `verify_steps`: take every so many-th step twice (verifying.py); 0: none."""
         super().__init__(**kwargs)
         self.signs, self.lr_range_from = signs, lr_range_from
         self.exports_best, self.patience, self.threshold = exports_best, patience, threshold
         self.parts = parts or {}
+        self.verifier = Verifier(verify_steps) if verify_steps else None
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's tokens
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch is always counted
         self.work = flops.work(self.model)
@@ -107,6 +112,40 @@ class KitTrainer(Trainer):
         shared = EvenRanks(sampler, rows["length"][:], self.args.world_size, size)
         self.add_callback(_Epochs(shared))
         return shared
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Take a micro-batch; after the last of a step that is to be verified, all of it again."""
+        take = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)
+        verifier, step = self.verifier, self.state.global_step + 1
+        if not verifier or not verifier.is_due(step, model):
+            return take(inputs)
+        verifier.begin(step, model, inputs)
+        loss = take(inputs)
+        if self.accelerator.sync_gradients:
+            again = partial(self._losses_again, take, verifier.micro_batches)
+            verifier.compare([losses for _, _, losses in self.step], again)
+        return loss
+
+    def _losses_again(
+        self, take: Callable[[dict[str, Any]], object], micro_batches: Sequence[dict[str, Any]]
+    ) -> list[torch.Tensor]:
+        """Take the micro-batches of a step, of which nothing is counted; return their losses."""
+        kept = self.counts, self.flags, self.step
+        self.counts, self.flags = torch.zeros_like(self.counts), torch.zeros_like(self.flags)
+        self.step = []
+        for i, inputs in enumerate(micro_batches, start=1):
+            if self.signs:
+                self.signs.give()
+            self.accelerator.gradient_state._set_sync_gradients(i == len(micro_batches))
+            take(inputs)
+        found = [losses for _, _, losses in self.step]
+        self.counts, self.flags, self.step = kept
+        return found
 
     def compute_loss(
         self,

@@ -1,0 +1,132 @@
+"""verify_steps: a step that is taken twice leaves the bits of one, and a flipped bit is seen."""
+
+import random
+
+import pytest
+import reliability
+from conftest import metrics
+from crashes import KINDS, LONG, Crashes
+from zygote import Sabotage, job
+
+from neoxkit import files, paths
+from neoxkit.errors import UserError
+from neoxkit.runs import checkpoints
+from neoxkit.runs.events import History
+from neoxkit.settings import TrainSettings
+from neoxkit.training import contradictions, ds_file
+
+# What is flipped, and in what it is seen first.
+FLIPPED = {"weight": "losses", "copy": "weights", "gradient": "gradients", "activation": "losses"}
+PASSES = (3, 4)  # the micro-batches of step 4, where that is the first one to be taken twice
+
+
+def flip(crashes: Crashes, flipped: str, seed: int, at: int, kind: tuple[int, int] = (1, 2)) -> str:
+    """Flip a bit in step 4, which is taken twice; return what the training said, if it stopped.
+
+    After it has gone on from its checkpoint, or at once if it did not stop, its weights have the
+    bytes of a training that nothing disturbed.
+    """
+    settings = crashes.settings(kind, max_steps=6, save_steps=2, logging_steps=1)
+    sabotage = Sabotage(rank=kind[0] - 1, at=at, how="flip", flipped=flipped, seed=seed)
+    codes = crashes.zygote.run(job(settings.replace(verify_steps=4), sabotage))
+    if not any(codes):
+        assert weights(settings) == crashes.expected(settings)
+        return ""
+    folder = paths.run(settings.run)
+    assert 2 in codes and checkpoints.saved_step(folder) == 2
+    said = metrics(folder)[-1]["what"]
+    assert crashes.resumes(settings) == crashes.expected(settings)
+    return said
+
+
+def weights(settings: TrainSettings) -> str:
+    return files.sha256(paths.run(settings.run) / "model" / "model.safetensors")
+
+
+def same_bytes(crashes: Crashes, settings: TrainSettings, every: int) -> bool:
+    """Return whether a training has the same weights if some of its steps are taken twice."""
+    assert not any(crashes.zygote.run(job(settings.replace(verify_steps=every))))
+    history = History.of_run(paths.run(settings.run))
+    due = [n for n in range(2, history.start["planned_steps"] + 1) if n % every == 0]
+    assert [e["step"] for e in history.of("verified")] == due
+    return weights(settings) == crashes.expected(settings)
+
+
+@pytest.mark.parametrize(("kind", "optimizer"), [((1, 2), "adafactor"), ((2, 3), "adamw_torch")])
+def test_a_step_taken_twice_leaves_the_bits_of_one(
+    crashes: Crashes, kind: tuple[int, int], optimizer: str
+) -> None:
+    """With dropout, and with gradients of two micro-batches; adafactor's state has plain numbers.
+
+    DeepSpeed's own count of the steps is in the name of a checkpoint's folder.
+    """
+    settings = crashes.settings(
+        kind, max_steps=5, save_steps=4, gradient_accumulation_steps=2,
+        training_arguments={"optim": optimizer},
+    )  # fmt: skip
+    assert same_bytes(crashes, settings, every=1)
+    assert (paths.run(settings.run) / "checkpoint-4" / "global_step4").is_dir()
+
+
+@pytest.mark.parametrize("flipped", FLIPPED)
+def test_a_flipped_bit_stops_the_training_and_its_checkpoint_is_good(
+    crashes: Crashes, flipped: str
+) -> None:
+    said = flip(crashes, flipped, seed=1, at=PASSES[0])
+    assert said == f"step 4, taken twice, gave other {FLIPPED[flipped]}; step 2 is saved"
+
+
+def test_the_rank_that_differs_is_named(crashes: Crashes) -> None:
+    said = flip(crashes, "activation", seed=1, at=PASSES[1], kind=(2, 2))
+    assert said == "step 4, taken twice, gave other losses on rank 1; step 2 is saved"
+
+
+@pytest.mark.parametrize(
+    ("values", "on_gpu", "said"),
+    [
+        ({}, False, "verify_steps: needs DeepSpeed's engine -- add --deepspeed zero2"),
+        ({"deepspeed": "zero2"}, True, "verify_steps: a GPU adds numbers up in another order"),
+    ],
+)
+def test_what_can_not_be_taken_twice_is_refused(values: dict, on_gpu: bool, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        contradictions.check_together({"verify_steps": 50, **values}, on_gpu)
+
+
+def test_on_a_gpu_it_needs_the_same_order_of_sums() -> None:
+    values = {"verify_steps": 50, "deepspeed": "zero2", "full_determinism": True}
+    contradictions.check_together(values, on_gpu=True)
+
+
+def test_what_is_swapped_out_can_not_be_copied() -> None:
+    config = {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}
+    values = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1,
+              "max_grad_norm": 1.0, "precision": "fp32", "verify_steps": 0}  # fmt: skip
+    ds_file.check_values(config, values, 1, "mine.json")
+    with pytest.raises(UserError, match="nvme, which verify_steps can't copy"):
+        ds_file.check_values(config, values | {"verify_steps": 50}, 1, "mine.json")
+
+
+@pytest.mark.crash
+def test_random_bits(crashes: Crashes) -> None:
+    """60 flips that change anything are seen; those that change no bit of the weights may pass."""
+    dice, seen, harmless = random.Random(6), 0, 0
+    for flipped in FLIPPED:
+        left = 15
+        while left:
+            kind = dice.choice([(1, 2), (2, 2), (2, 3)])
+            said = flip(crashes, flipped, dice.getrandbits(32), dice.choice(PASSES), kind)
+            left, seen, harmless = left - bool(said), seen + bool(said), harmless + (not said)
+    counted = f"{seen} of 60; {harmless} more changed no bit of the weights"
+    reliability.record(reliability.SERIES[15], counted)
+
+
+@pytest.mark.crash
+def test_no_false_alarm(crashes: Crashes) -> None:
+    """20 runs, of one and two ranks, ZeRO 2 and 3, every step after the first taken twice."""
+    same = 0
+    for i in range(20):
+        settings = crashes.settings(KINDS[i % len(KINDS)], **{**LONG, "seed": i})
+        same += same_bytes(crashes, settings, every=1)
+    reliability.record(reliability.SERIES[16], f"{same} of 20")
+    assert same == 20
