@@ -33,6 +33,7 @@ SERIES = (
     "random steps taken again from a random checkpoint before them: same losses, same bytes",
     "flipped bits in a step that is taken twice, of those with any effect: seen there",
     "runs that take every step twice: not stopped, same bytes as without",
+    "killed before and inside every file write of a snapshot: same bytes, in each snapshot as well",
 )
 
 

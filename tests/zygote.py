@@ -288,7 +288,8 @@ def _flip(plan: Sabotage, engine: Any) -> None:
 
     trained = [p for p in engine.module.parameters() if p.requires_grad]
     if plan.flipped == "weight":
-        flip(dice.choice(trained))
+        weight = dice.choice(trained)
+        flip(getattr(weight, "ds_tensor", weight))  # under ZeRO 3 this rank's part
     elif plan.flipped == "copy":
         flip(dice.choice([*engine.basic_optimizer.state]))
     elif plan.flipped == "gradient":

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import reliability
 from conftest import BASE
+from crashes import SHORT, Crashes
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from zygote import Sabotage, job
 
 from neoxkit import files, paths
 from neoxkit.evaluation import evaluate
@@ -71,6 +74,51 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_snapshots(kept: Path, ho
     for step, path in snapshots.by_step(kept).items():
         own = snapshots.folder_of(folder, step)
         assert files.sha256(own / WEIGHTS) == files.sha256(path / WEIGHTS)
+
+
+WRITTEN = "/snapshots/.step-4."  # where a snapshot is written before it gets its place
+
+
+def killed(crashes: Crashes, kind: tuple[int, int], at: int, how: str) -> dict[str, str]:
+    """Return the hashes of the weights of a run that was killed at a write of a snapshot, if at
+    any, and went on; by their folders."""
+    settings = crashes.settings(kind, **SHORT, snapshots=True)
+    folder = paths.run(settings.run)
+    if at >= 0:
+        crashes.broken(settings, Sabotage(where=WRITTEN, at=at, how=how))
+        assert checkpoints.saved_step(folder) == 2
+    assert not any(crashes.zygote.run(job(settings)))
+    weights = [*snapshots.by_step(folder).values(), folder / "model"]
+    return {path.name: files.sha256(path / WEIGHTS) for path in weights}
+
+
+def num_writes(crashes: Crashes, kind: tuple[int, int]) -> int:
+    """Return in how many writes a snapshot is made."""
+    settings = crashes.settings(kind, **SHORT, snapshots=True)
+    listed = paths.run(settings.run) / "listed"
+    crashes.zygote.run(job(settings, Sabotage(where=WRITTEN, listed=str(listed))))
+    assert WEIGHTS in listed.read_text().split()
+    return len(listed.read_text().split())
+
+
+def test_a_run_killed_in_a_snapshot_loses_none(crashes: Crashes) -> None:
+    undisturbed = killed(crashes, (1, 2), -1, "")
+    assert [*undisturbed] == ["step-0", "step-1", "step-2", "step-4", "model"]
+    assert killed(crashes, (1, 2), 1, "inside") == undisturbed
+    assert crashes.false_successes == 0
+
+
+@pytest.mark.crash
+def test_every_write_of_a_snapshot(crashes: Crashes) -> None:
+    same = total = 0
+    for kind in ((1, 2), (2, 3)):
+        undisturbed = killed(crashes, kind, -1, "")
+        for at in range(num_writes(crashes, kind)):
+            for how in ("before", "inside"):
+                same += killed(crashes, kind, at, how) == undisturbed
+                total += 1
+    reliability.record(reliability.SERIES[17], f"{same} of {total}")
+    assert same == total and crashes.false_successes == 0
 
 
 def test_ranks_that_share_the_weights_out_keep_whole_ones(kept: Path, home: Path) -> None:

@@ -10,7 +10,7 @@ from zygote import Sabotage, job
 
 from neoxkit import files, paths
 from neoxkit.errors import UserError
-from neoxkit.runs import checkpoints
+from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
 from neoxkit.training import contradictions, ds_file
@@ -44,9 +44,13 @@ def weights(settings: TrainSettings) -> str:
 
 
 def same_bytes(crashes: Crashes, settings: TrainSettings, every: int) -> bool:
-    """Return whether a training has the same weights if some of its steps are taken twice."""
+    """Return whether a training has the same weights if some of its steps are taken twice; each
+    step counts once."""
     assert not any(crashes.zygote.run(job(settings.replace(verify_steps=every))))
     history = History.of_run(paths.run(settings.run))
+    recorded = steps.recorded(paths.run(settings.run), 1, 99).values()
+    taken = sum(one.tokens for step in recorded for one in step.conversations)
+    assert taken == sum(e["trained_tokens"] for e in history.train)
     due = [n for n in range(2, history.start["planned_steps"] + 1) if n % every == 0]
     assert [e["step"] for e in history.of("verified")] == due
     return weights(settings) == crashes.expected(settings)

@@ -42,8 +42,10 @@ class StepCheck(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         asked = self._signalled or lock.asked_to_stop(self.folder)
         is_until = state.global_step == self.until
-        flags = {"lost": lease.is_lost(self.folder), "stop": asked, **self.trainer.step_faults()}
-        flags |= self.trainer.verifier.differs if self.trainer.verifier else {}
+        flags = {"lost": lease.is_lost(self.folder), "stop": asked}
+        if self.trainer.verifier:  # first: what is not finite may come from another bit
+            flags |= self.trainer.verifier.differs
+        flags |= self.trainer.step_faults()
         if args.world_size > 1:
             flags = distributed.set_by_any(flags, args.device)
         if flags["lost"]:

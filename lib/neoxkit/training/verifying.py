@@ -95,12 +95,10 @@ class _State:
     def restore(self) -> None:
         """Put everything back."""
         zero3 = getattr(self.engine.optimizer, "parameter_offload", None)
-        if zero3:  # which has gathered the new values of small tensors already
+        if zero3:  # which has gathered the new values of small tensors already; it will again
             zero3.partition_all_parameters()
         for tensor, kept in zip(_tensors(self.engine), self.tensors, strict=True):
             tensor.copy_(kept)
-        if zero3 and zero3.persistent_parameters:
-            zero3.persistent_parameters[0].all_gather(zero3.persistent_parameters)
         for place, values in zip(_places(self.engine), self.values, strict=True):
             place.update(values)
         for name, value in self.counters.items():
