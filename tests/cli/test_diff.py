@@ -139,6 +139,17 @@ def test_every_line_fits(home: Path, monkeypatch: pytest.MonkeyPatch, columns: i
         assert said.count("模") == (5 * 300 if everything else 3 * 60)
 
 
+def test_long_names_that_no_cut_tells_apart_are_shown_whole(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{'a' * 30}{n}{'b' * 30}" for n in (1, 2)]
+    for name in names:
+        two_runs.replied(two_runs.made(name), {"Why?": f"of {name[30]}"})
+    monkeypatch.setenv("COLUMNS", "80")
+    said = "\n".join(cli_difference.lines(difference.of_runs(*names), Terminal()))
+    assert "of 1" in said and "of 2" in said
+
+
 def test_colours_are_on_a_terminal_alone(b: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (b / "replies.jsonl").unlink()
     two_runs.trained(b, LOSSES | {8: 2.5})

@@ -85,6 +85,13 @@ def test_the_base_by_its_bytes(b: Path) -> None:
     assert only("settings") == {"base, model.safetensors": ("b" * 64, "d" * 64)}
 
 
+def test_sizes_that_follow_from_another_base_are_not_listed(b: Path) -> None:
+    change(b / CARD, "ds_config", "zero_optimization", "reduce_bucket_size", to=16384)
+    assert [*only("settings")] == ["DeepSpeed zero_optimization.reduce_bucket_size"]
+    change(b / CARD, "base_sha256", "model.safetensors", to="d" * 64)
+    assert [*only("settings")] == ["base, model.safetensors"]
+
+
 def test_a_setting_by_a_dial_says_so(home: Path, b: Path) -> None:
     two_runs.made("diff-b", seed=7)
     files.write_json(b / DIALS, {"seed": [42, 7], "block_size": [0, 0]})
@@ -229,6 +236,14 @@ def test_replies_are_paired_by_question(b: Path) -> None:
     assert differing(None)["replies"].listed == [listed]
 
 
+def test_a_run_that_has_the_name_of_a_column_keeps_its_replies(home: Path) -> None:
+    two_runs.made("diff-a")
+    two_runs.replied(two_runs.made("asked"), REPLIES | {"What is 3 plus 1?": "5"})
+    (listed,) = difference.of_runs("diff-a", "asked").sections[-1].listed
+    (row,) = listed.rows
+    assert row == {"asked": "User: What is 3 plus 1?", "runs/diff-a": "4", "runs/asked": "5"}
+
+
 def test_replies_that_were_made_differently_or_not_at_all(b: Path) -> None:
     two_runs.replied(b, max_new_tokens=9, seed=5)  # the seed of replies that are not sampled
     assert only("replies") == {"max_new_tokens": (64, 9)}
@@ -259,6 +274,14 @@ def test_the_same_rows_under_another_name_are_equal(home: Path) -> None:
     two_runs.made("diff-b", "other")
     assert only("settings") == {"dataset": ("small", "other")}
     assert "data (400 rows)" in found().equal() and "eval losses (3)" in found().equal()
+
+
+def test_where_the_same_text_lies_makes_no_difference(home: Path) -> None:
+    two_runs.made("diff-a")
+    on_another_text(home, lambda text: text, "elsewhere", block_size=200)
+    assert [one.name for one in differing()["data"].unequal] == ["block_size"]
+    on_another_text(home, lambda text: text[1:], "elsewhere")
+    assert [one.name for one in differing()["data"].unequal] == ["text"]
 
 
 def test_a_test_side_is_named_as_not_compared(home: Path) -> None:

@@ -116,4 +116,5 @@ def _short(runs: Sequence[str], out: TextIO) -> list[str]:
     """Return the runs' names, shortened on a terminal so that they still differ."""
     if screen.columns(out) is None:
         return [*runs]
-    return screen.shortened(tuple(runs), LONGEST_NAME)
+    short = screen.shortened(tuple(runs), LONGEST_NAME)
+    return short if len({*short}) == len({*runs}) else [*runs]

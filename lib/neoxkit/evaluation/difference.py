@@ -54,7 +54,8 @@ def of_runs(a: str, b: str, most: int | None = FIRST) -> RunDifference:
     """Compare two runs, by name or folder; list at most `most` conversations and replies of each
     kind, all with None."""
     runs = [compare_runs.load_run(compare_runs.folder_of(name)) for name in (a, b)]
-    if runs[0].name == runs[1].name:  # from two machines
+    names = {run.name for run in runs}
+    if len(names) < 2 or different_results.ASKED in names:  # from two machines; a column's name
         runs = [replace(run, name=paths.short(run.folder)) for run in runs]
     one, other = runs
     data = different_data.compared(one, other, most)
@@ -93,10 +94,10 @@ def _inputs(a: Run, b: Run, found: set[str]) -> Section:
     if without := [run.name for run, card in zip((a, b), cards, strict=True) if not card]:
         why = f"DeepSpeed file and base: {lack(without, 'no run card')}"
         return Section("settings", unknown=[why])
-    keys = _deepspeed(cards[0], cards[1], found)
+    bases = _bases(cards[0], cards[1])
+    keys = _deepspeed(cards[0], cards[1], found | {*(_BY_THE_BASE if bases else ())})
     if _names_the_base(found, cards):
         return Section("settings", keys)
-    bases = _bases(cards[0], cards[1])
     return Section("settings", [*keys, *bases], equal=[] if bases else ["base"])
 
 

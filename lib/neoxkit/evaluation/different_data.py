@@ -77,7 +77,7 @@ def _said(rows: int | None) -> str:
 def _other_data(a: _Side, b: _Side, most: int | None) -> Data:
     found, unknown = [], []
     if a.manifest and b.manifest:
-        found = unequal(_facts(a.manifest), _facts(b.manifest))
+        found = _texts(a.manifest, b.manifest) + unequal(_facts(a.manifest), _facts(b.manifest))
     else:
         without = [side.run.name for side in (a, b) if not side.manifest]
         unknown = [f"how the data was tokenized: {lack(without, 'no manifest')}"]
@@ -100,13 +100,27 @@ def _other_data(a: _Side, b: _Side, most: int | None) -> Data:
     return Data(section, rows.same_held_out())
 
 
+def _texts(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Unequal]:
+    """Return the texts whose bytes, or the names of whose parts, differ: where the same bytes lie
+    makes no difference."""
+    return [
+        Unequal(name, _described(a[key]), _described(b[key]))
+        for name, key in (("text", "source"), ("eval text", "eval_source"))
+        if _identity(a[key]) != _identity(b[key])
+    ]
+
+
+def _identity(source: Mapping[str, Any] | None) -> tuple[str, list[str]] | None:
+    if source is None:
+        return None
+    return source["sha256"], [part["name"] for part in source.get("parts", ())]
+
+
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a dataset was made of and how, without what follows from it (counts, say)."""
-    sources = {"text": manifest["source"], "eval text": manifest["eval_source"]}
+    """Return what was done to a text, without what follows from it (counts, say)."""
     settings = resuming.settings_of_data(manifest)
     settings = {k: v for k, v in settings.items() if k not in _IN_OTHER_WORDS}
     return {
-        **{name: source and _described(source) for name, source in sources.items()},
         **settings,
         **{name: manifest[name] for name in _NAMED},
         "tokenizer": manifest["tokenizer_sha256"],
@@ -114,8 +128,10 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _described(source: Mapping[str, Any]) -> str:
+def _described(source: Mapping[str, Any] | None) -> str | None:
     """Name a source's files, those of parts with the parts' names, and their hash."""
+    if source is None:
+        return None
     named = [f"{part['name']}: {part['path']}" for part in source.get("parts", ())]
     return f"{', '.join(named) or source['path']} {source['sha256'][:12]}"
 

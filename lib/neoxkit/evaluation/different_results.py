@@ -13,6 +13,7 @@ from neoxkit.evaluation.compare_runs import Run
 from neoxkit.evaluation.sections import Listed, Section, Unequal, joined, lack, unequal
 from neoxkit.runs.folder import FINISHED
 
+ASKED = "asked"  # the column of the questions, beside one of each run's name
 Losses = Mapping[Any, float | None]  # by step, or by the steps that it is the mean of
 
 
@@ -127,8 +128,7 @@ def replies(a: Run, b: Run, most: int | None) -> Section:
     shared = [key for key in sides[0] if key in sides[1]]
     differ = [key for key in shared if sides[0][key] != sides[1][key]]
     rows = [
-        {"asked": _asked(key), a.name: sides[0][key], b.name: sides[1][key]}
-        for key in differ[:most]
+        {ASKED: _asked(key), a.name: sides[0][key], b.name: sides[1][key]} for key in differ[:most]
     ]
     what = (
         f"of {len(shared):,} questions {'is' if len(differ) == 1 else 'are'} answered differently"
