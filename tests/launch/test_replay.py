@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,34 @@ def test_another_run_of_that_name_is_not_deleted(home: Path, trained: Path) -> N
         assert other.exists()
     finally:
         other.rmdir()
+
+
+def test_two_at_once_are_refused(home: Path, trained: Path) -> None:
+    with replay._alone(trained) as scratch:
+        (scratch / "theirs").touch()
+        with pytest.raises(UserError, match="another neoxkit step takes a step of again -- wait"):
+            replay.replay("again", 3)
+        assert (scratch / "theirs").exists()
+    assert not scratch.exists()
+
+
+def test_what_a_killed_one_left_is_replaced(home: Path, trained: Path) -> None:
+    """It may have been killed at any time after it made the folder."""
+    left = paths.run("again.step")
+    left.mkdir()
+    (left / replay.MINE).write_text("99999999\n")
+    (left / "checkpoint-4").mkdir()
+    assert replay.replay("again", 5).is_same and not left.exists()
+
+
+def test_a_full_disk_is_refused_before_a_process_starts(
+    home: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 8 would be saved again, step 7 not."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 2**20))
+    with pytest.raises(UserError, match=r"another checkpoint-8 needs .* GiB, 0\.000977 are free"):
+        replay.replay("again", 8)
+    assert not paths.run("again.step").exists()
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])

@@ -14,12 +14,14 @@ from neoxkit import files, paths
 from neoxkit.data import tokenized
 from neoxkit.errors import TrainingError, UserError
 from neoxkit.launch import command, process
+from neoxkit.machine import GIB
 from neoxkit.parallel import Progress, silent
-from neoxkit.runs import checkpoints, steps
+from neoxkit.runs import checkpoints, lock, steps
 from neoxkit.runs.events import EventReader, History
 from neoxkit.runs.folder import ARGUMENTS, LOG, is_trial
 from neoxkit.settings import TrainSettings
 
+MINE = ".replay"  # in the folder of a replay, held while it is on
 BASE = "base"  # the folder of a run's random start
 # Files of a checkpoint that say when and where, not what was computed.
 _ABOUT = {"trainer_state.json", "training_args.bin"}
@@ -64,33 +66,38 @@ def replay(run: str, number: int, progress: Progress = silent) -> Replay:
     since = checkpoints.step_of(checkpoint) if checkpoint else 0
     then = steps.recorded(folder, since + 1, number)
     _refuse_several_starts(run, step, then, since)
-    is_kept = checkpoints.fault(folder / f"checkpoint-{number}") is None
+    own = folder / f"checkpoint-{number}"
+    is_kept = checkpoints.fault(own) is None
+    if is_kept:
+        _check_disk(own)
     more: dict[str, Any] = {
         "trial": True,
         "until_step": number,
         "save_steps": number if is_kept else 2**30,
     }
-    scratch = _prepared(folder, checkpoint, arguments)
-    settings = _settings(folder, step).replace(run=scratch.name)
-    files.write_json(scratch / ARGUMENTS, command.trainer_arguments(settings) | more)
-    with _threads(step.start.threads):
-        _train(process.start(settings, **more), number, progress)
-    now = steps.recorded(scratch, since + 1, number)
-    if number not in now or now[number].start.resumed != since:
-        log = paths.short(scratch / LOG)
-        raise TrainingError(f"step {number} was not taken from step {since} -- see {log}")
+    with _alone(folder) as scratch:
+        _prepare(scratch, folder, checkpoint, arguments)
+        settings = _settings(folder, step).replace(run=scratch.name)
+        files.write_json(scratch / ARGUMENTS, command.trainer_arguments(settings) | more)
+        with _threads(step.start.threads):
+            _train(process.start(settings, **more), number, progress)
+        now = steps.recorded(scratch, since + 1, number)
+        if number not in now or now[number].start.resumed != since:
+            log = paths.short(scratch / LOG)
+            raise TrainingError(f"step {number} was not taken from step {since} -- see {log}")
+        comparable = is_kept and not step.start.converted
+        other = _other_files(own, scratch / own.name) if comparable else None
     said = {n: steps.differences(then[n], now[n]) for n in now}
-    both = [one / f"checkpoint-{number}" for one in (folder, scratch)]
-    comparable = is_kept and not step.start.converted
-    found = Replay(
-        step,
-        since,
-        now[number],
-        {n: how for n, how in said.items() if how},
-        _other_files(*both) if comparable else None,
-    )
-    shutil.rmtree(scratch)
-    return found
+    return Replay(step, since, now[number], {n: how for n, how in said.items() if how}, other)
+
+
+def _check_disk(checkpoint: Path) -> None:
+    """Refuse a disk without room for another checkpoint like this one."""
+    need = sum(of["size"] for of in checkpoints.manifest(checkpoint)["files"].values())
+    free = shutil.disk_usage(checkpoint).free
+    if need > free:
+        what = f"another {checkpoint.name} needs {need / GIB:.3g} GiB, {free / GIB:.3g} are free"
+        raise UserError("disk", what, "free some, or add --list")
 
 
 def _before(folder: Path, step: steps.Step) -> Path | None:
@@ -126,21 +133,36 @@ def _settings(folder: Path, step: steps.Step) -> TrainSettings:
     return settings.replace(**{**settings.of_trials(), **here})
 
 
-def _prepared(folder: Path, checkpoint: Path | None, arguments: Mapping[str, Any]) -> Path:
-    """Make the folder runs/<run>.step, with links to the files of the checkpoint and of the random
-    base, if any, and the arguments of then, which name the base's commit."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """Give the empty folder runs/<run>.step to one replay at a time; delete it after a success."""
     scratch = folder.with_name(f"{folder.name}.step")
-    if scratch.exists() and not is_trial(scratch):
+    is_other = scratch.exists() and not (is_trial(scratch) or (scratch / MINE).exists())
+    if is_other:
         raise UserError("RUN", f"{paths.short(scratch)} is in the way", "rename it")
-    process.refuse_running(scratch)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    # First, as a trial: what a kill leaves may then be replaced.
+    scratch.mkdir(exist_ok=True)
+    held = lock.take(scratch / MINE)
+    if held is None:
+        what = f"another neoxkit step takes a step of {folder.name}"
+        raise UserError("RUN", what, "wait until it has ended, or add --list")
+    with held:
+        process.refuse_running(scratch)  # what a killed one has started
+        for left in scratch.iterdir():
+            if left.name != MINE:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield scratch
+        shutil.rmtree(scratch)
+
+
+def _prepare(
+    scratch: Path, folder: Path, checkpoint: Path | None, arguments: Mapping[str, Any]
+) -> None:
+    """Link the files of the checkpoint and of the random base, if any, and write the arguments of
+    then, which name the base's commit."""
     files.write_json(scratch / ARGUMENTS, {**arguments, "trial": True})
     for one in (checkpoint, folder / BASE):
         if one and one.is_dir():
             shutil.copytree(one, scratch / one.name, copy_function=_link)
-    return scratch
 
 
 def _link(source: str, target: str) -> None:
