@@ -180,6 +180,7 @@ def test_totals() -> None:
         {"event": "train", "loss": 3.0, "memory_gib": 1.5, **one},
         {"event": "eval", "loss": 2.5},
         {"event": "start", "matmul_peak_tflops": 4.0},
+        {"event": "verified", "step": 0},
         {"event": "train", "loss": 2.0, "memory_gib": 1.2, **two},
         {"event": "eval", "loss": 1.5},
     ]
@@ -190,6 +191,7 @@ def test_totals() -> None:
         "tokens_per_second": 52.0,
         "padding_share": 0.35,  # 130 of 100 + 100 places
         "mfu": 0.5,  # 1 s and 0.25 s of work at each start's peak in 2.5 s
+        "verified_steps": 1,
         "memory_gib": 1.5,
         "train_loss": 2.0,
         "eval_loss": 1.5,
@@ -218,6 +220,7 @@ def test_totals_of_nothing_are_zero_or_unknown() -> None:
         "tokens_per_second": None,
         "padding_share": None,
         "mfu": None,
+        "verified_steps": 0,
         "memory_gib": None,
         "train_loss": None,
         "eval_loss": None,

@@ -10,6 +10,7 @@ from zygote import Sabotage, job
 
 from neoxkit import files, paths
 from neoxkit.errors import UserError
+from neoxkit.lab import training
 from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
@@ -70,6 +71,8 @@ def test_a_step_taken_twice_leaves_the_bits_of_one(
     )  # fmt: skip
     assert same_bytes(crashes, settings, every=1)
     assert (paths.run(settings.run) / "checkpoint-4" / "global_step4").is_dir()
+    shown = " ".join(training.summary(settings.run).text.split())
+    assert "steps taken twice 4, each time with the same bits" in shown
 
 
 @pytest.mark.parametrize("flipped", FLIPPED)
