@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default=inputs.MODEL.name, help="a shape below home/models")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--attention", default="auto")
-    parser.add_argument("--verify", type=int, default=0, help="take every such step twice")
+    parser.add_argument("--verify", type=int, default=0, help="verify_steps")
     options = parser.parse_args()
     chosen = settings(options)
     shutil.rmtree(paths.run(chosen.run), ignore_errors=True)
@@ -79,8 +79,8 @@ def forecast_gib(history: History, chosen: TrainSettings) -> float:
 
 
 def verified_cost(history: History) -> float | None:
-    """Return how many more seconds a step takes that is taken twice, by those of another step;
-    both by their tokens, and without the first steps."""
+    """Return how much longer a step that is taken twice takes than another, as a share of the
+    other's seconds; each by its tokens, and without the first steps."""
     twice = {e["step"] for e in history.of("verified")}
     events = [e for e in history.train if e["step"] > SKIPPED]
 

@@ -43,8 +43,8 @@ class Sabotage:
     Without `where`, `at` numbers the micro-batches from 0, and `how` is what is wrong with one:
     "nan" or "inf" (its loss), "gradient" (is NaN), "masked" (all of it), "memory" (runs out),
     "waits" (until there is a file `listed`.go; that it does is said by `listed`.RANK), or "flip":
-    one bit of a `flipped` ("weight", "copy", of it that the optimizer has, "gradient" or
-    "activation") that `seed` chooses.
+    one bit of a `flipped` that `seed` chooses ("weight", "copy", of it that the optimizer has,
+    "activation", "backward", the gradient of one, or "gradient", that of a weight).
 
     `seal` is a part of the path of a checkpoint; `listed` then has the files that this rank hashes
     there, and `how` is "altered" (the file `where` is, just before the manifest is written), "full"
@@ -295,9 +295,16 @@ def _flip(plan: Sabotage, engine: Any) -> None:
     elif plan.flipped == "gradient":
         once = dice.choice(trained).register_hook(lambda g: (once.remove(), flip(g.clone()))[1])
     else:
-        modules = [m for m in engine.module.modules() if isinstance(m, torch.nn.Linear)]
-        some = dice.choice(modules)
-        once = some.register_forward_hook(lambda *of: (once.remove(), flip(of[2]))[1])
+        some = dice.choice([m for m in engine.module.modules() if isinstance(m, torch.nn.Linear)])
+
+        def of_output(_: Any, __: Any, output: torch.Tensor) -> None:
+            once.remove()
+            if plan.flipped == "activation":
+                flip(output)
+            else:
+                output.register_hook(lambda g: flip(g.clone()))
+
+        once = some.register_forward_hook(of_output)
 
 
 def _sabotage_seal(plan: Sabotage) -> None:

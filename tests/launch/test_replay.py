@@ -162,12 +162,13 @@ def test_they_are_refused_before_a_process_starts(home: Path, trained: Path) -> 
 def test_another_run_of_that_name_is_not_deleted(home: Path, trained: Path) -> None:
     other = paths.run("again.step")
     other.mkdir()
+    (other / "theirs").touch()
     try:
         with pytest.raises(UserError, match=r"runs/again\.step is in the way -- rename it"):
             replay.replay("again", 3)
-        assert other.exists()
+        assert [*other.iterdir()] == [other / "theirs"]
     finally:
-        other.rmdir()
+        shutil.rmtree(other)
 
 
 def test_two_at_once_are_refused(home: Path, trained: Path) -> None:

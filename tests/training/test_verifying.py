@@ -1,23 +1,39 @@
 """verify_steps: a step that is taken twice leaves the bits of one, and a flipped bit is seen."""
 
+import itertools
 import random
+from typing import Any
 
 import pytest
 import reliability
+import torch
 from conftest import metrics
 from crashes import KINDS, LONG, Crashes
 from zygote import Sabotage, job
 
 from neoxkit import files, paths
-from neoxkit.errors import UserError
+from neoxkit.errors import STOPPED, UserError
 from neoxkit.lab import training
 from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
-from neoxkit.training import contradictions, ds_file
+from neoxkit.training import callbacks, contradictions, ds_file, verifying
 
 # What is flipped, and in what it is seen first.
-FLIPPED = {"weight": "losses", "copy": "weights", "gradient": "gradients", "activation": "losses"}
+FLIPPED = {
+    "weight": "losses",
+    "activation": "losses",
+    "backward": "gradients",
+    "gradient": "averaged gradients",
+    "copy": "weights",
+}
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"precision": "bf16"},
+    {"gradient_checkpointing": True},
+    {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2},
+    {"attn_implementation": "varlen", "row_tokens": 0},
+]
 PASSES = (3, 4)  # the micro-batches of step 4, where that is the first one to be taken twice
 
 
@@ -44,15 +60,17 @@ def weights(settings: TrainSettings) -> str:
     return files.sha256(paths.run(settings.run) / "model" / "model.safetensors")
 
 
-def same_bytes(crashes: Crashes, settings: TrainSettings, every: int) -> bool:
-    """Return whether a training has the same weights if some of its steps are taken twice; each
-    step counts once."""
-    assert not any(crashes.zygote.run(job(settings.replace(verify_steps=every))))
+def same_bytes(crashes: Crashes, settings: TrainSettings, stop: int) -> bool:
+    """Return whether a training has the same weights if all of its steps but the first are taken
+    twice and it is stopped once, after a step that is saved; each step counts once."""
+    verified = settings.replace(verify_steps=1)
+    assert {*crashes.zygote.run(job(verified, until_step=stop))} == {STOPPED}
+    assert not any(crashes.zygote.run(job(verified)))
     history = History.of_run(paths.run(settings.run))
     recorded = steps.recorded(paths.run(settings.run), 1, 99).values()
     taken = sum(one.tokens for step in recorded for one in step.conversations)
     assert taken == sum(e["trained_tokens"] for e in history.train)
-    due = [n for n in range(2, history.start["planned_steps"] + 1) if n % every == 0]
+    due = [*range(2, history.start["planned_steps"] + 1)]
     assert [e["step"] for e in history.of("verified")] == due
     return weights(settings) == crashes.expected(settings)
 
@@ -69,7 +87,7 @@ def test_a_step_taken_twice_leaves_the_bits_of_one(
         kind, max_steps=5, save_steps=4, gradient_accumulation_steps=2,
         training_arguments={"optim": optimizer},
     )  # fmt: skip
-    assert same_bytes(crashes, settings, every=1)
+    assert same_bytes(crashes, settings, stop=4)
     assert (paths.run(settings.run) / "checkpoint-4" / "global_step4").is_dir()
     shown = " ".join(training.summary(settings.run).text.split())
     assert "steps taken twice 4, each time with the same bits" in shown
@@ -80,12 +98,27 @@ def test_a_flipped_bit_stops_the_training_and_its_checkpoint_is_good(
     crashes: Crashes, flipped: str
 ) -> None:
     said = flip(crashes, flipped, seed=1, at=PASSES[0])
-    assert said == f"step 4, taken twice, gave other {FLIPPED[flipped]}; step 2 is saved"
+    assert said == f"step 2 is saved; step 4, taken twice, gave other {FLIPPED[flipped]}"
 
 
-def test_the_rank_that_differs_is_named(crashes: Crashes) -> None:
-    said = flip(crashes, "activation", seed=1, at=PASSES[1], kind=(2, 2))
-    assert said == "step 4, taken twice, gave other losses on rank 1; step 2 is saved"
+@pytest.mark.parametrize(
+    ("flipped", "kind", "seen"),
+    [
+        ("activation", (2, 2), "losses on rank 1"),
+        ("backward", (2, 3), "gradients on rank 1"),
+        ("gradient", (2, 2), "averaged gradients"),
+    ],
+)
+def test_the_rank_that_differs_is_named_where_it_is_known(
+    crashes: Crashes, flipped: str, kind: tuple[int, int], seen: str
+) -> None:
+    said = flip(crashes, flipped, seed=1, at=PASSES[1], kind=kind)
+    assert said == f"step 2 is saved; step 4, taken twice, gave other {seen}"
+
+
+def test_of_many_ranks_some_are_named() -> None:
+    by_rank = [{"losses": rank != 1} for rank in range(64)]
+    assert callbacks._ranks("losses", by_rank) == " on ranks 0, 2, 3 and 60 more"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +126,7 @@ def test_the_rank_that_differs_is_named(crashes: Crashes) -> None:
     [
         ({}, False, "verify_steps: needs DeepSpeed's engine -- add --deepspeed zero2"),
         ({"deepspeed": "zero2"}, True, "verify_steps: a GPU adds numbers up in another order"),
+        ({"deepspeed": "zero2", "optim": "sgd"}, False, "sgd without a momentum keeps no state"),
     ],
 )
 def test_what_can_not_be_taken_twice_is_refused(values: dict, on_gpu: bool, said: str) -> None:
@@ -105,13 +139,39 @@ def test_on_a_gpu_it_needs_the_same_order_of_sums() -> None:
     contradictions.check_together(values, on_gpu=True)
 
 
-def test_what_is_swapped_out_can_not_be_copied() -> None:
-    config = {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}
+@pytest.mark.parametrize(
+    ("zero", "precision", "said"),
+    [
+        ({"offload_optimizer": {"device": "nvme"}}, "fp32", "offload to nvme"),
+        ({"offload_param": {"device": "nvme"}}, "fp32", "offload to nvme"),
+        ({"offload_optimizer": {"ratio": 0.5}}, "bf16", r"offload_optimizer\.ratio"),
+        ({"offload_optimizer": {"super_offload": True}}, "bf16", "super_offload"),
+        ({"zenflow": {"topk_ratio": 0.1}}, "bf16", "zenflow"),
+        ({"stage": 0}, "fp16", "fp16 without ZeRO"),
+    ],
+)
+def test_a_state_that_can_not_be_copied_is_refused(zero: dict, precision: str, said: str) -> None:
+    config = {"zero_optimization": {"stage": 3} | zero}
     values = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1,
-              "max_grad_norm": 1.0, "precision": "fp32", "verify_steps": 0}  # fmt: skip
+              "max_grad_norm": 1.0, "precision": precision, "verify_steps": 0}  # fmt: skip
     ds_file.check_values(config, values, 1, "mine.json")
-    with pytest.raises(UserError, match="nvme, which verify_steps can't copy"):
+    with pytest.raises(UserError, match=f"can't take a step back with {said} -- leave one out"):
         ds_file.check_values(config, values | {"verify_steps": 50}, 1, "mine.json")
+
+
+def test_a_mixture_of_experts_needs_the_same_order_of_sums() -> None:
+    """On a CPU as well: its experts' rows are gathered, and added up by several threads."""
+    verifying.refuse_experts(torch.nn.ModuleDict({"mlp": torch.nn.Linear(1, 1)}))
+    mixture = torch.nn.ModuleDict({"mlp": torch.nn.ModuleDict({"experts": torch.nn.Linear(1, 1)})})
+    with pytest.raises(UserError, match=r"mixture of experts .* -- set full_determinism True"):
+        verifying.refuse_experts(mixture)
+
+
+def test_a_run_that_is_too_short_for_it_says_so(crashes: Crashes) -> None:
+    settings = crashes.settings((1, 2), max_steps=4, save_steps=4, verify_steps=50)
+    assert not any(crashes.zygote.run(job(settings)))
+    (notice,) = History.of_run(paths.run(settings.run)).start["notices"]
+    assert notice == "verify_steps 50: no step is taken twice, the run has 4"
 
 
 @pytest.mark.crash
@@ -119,7 +179,7 @@ def test_random_bits(crashes: Crashes) -> None:
     """60 flips that change anything are seen; those that change no bit of the weights may pass."""
     dice, seen, harmless = random.Random(6), 0, 0
     for flipped in FLIPPED:
-        left = 15
+        left = 60 // len(FLIPPED)
         while left:
             kind = dice.choice([(1, 2), (2, 2), (2, 3)])
             said = flip(crashes, flipped, dice.getrandbits(32), dice.choice(PASSES), kind)
@@ -130,10 +190,11 @@ def test_random_bits(crashes: Crashes) -> None:
 
 @pytest.mark.crash
 def test_no_false_alarm(crashes: Crashes) -> None:
-    """20 runs, of one and two ranks, ZeRO 2 and 3, every step after the first taken twice."""
+    """20 runs, of one and two ranks, ZeRO 2 and 3, every step after the first taken twice, and
+    stopped once."""
     same = 0
-    for i in range(20):
-        settings = crashes.settings(KINDS[i % len(KINDS)], **{**LONG, "seed": i})
-        same += same_bytes(crashes, settings, every=1)
+    for i, (kind, changes) in enumerate(itertools.product(KINDS, CHANGES)):
+        settings = crashes.settings(kind, **LONG).replace(seed=i, **changes)
+        same += same_bytes(crashes, settings, stop=12)
     reliability.record(reliability.SERIES[16], f"{same} of 20")
     assert same == 20

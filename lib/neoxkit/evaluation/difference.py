@@ -95,7 +95,9 @@ def _inputs(a: Run, b: Run, found: set[str]) -> Section:
         why = f"DeepSpeed file and base: {lack(without, 'no run card')}"
         return Section("settings", unknown=[why])
     bases = _bases(cards[0], cards[1])
-    keys = _deepspeed(cards[0], cards[1], found | {*(_BY_THE_BASE if bases else ())})
+    shapes = [card.get("base_sha256", {}).get("config.json") for card in cards]
+    by_shape = {*_BY_THE_BASE} if shapes[0] != shapes[1] else set()
+    keys = _deepspeed(cards[0], cards[1], found | by_shape)
     if _names_the_base(found, cards):
         return Section("settings", keys)
     return Section("settings", [*keys, *bases], equal=[] if bases else ["base"])

@@ -68,14 +68,14 @@ def replay(run: str, number: int, progress: Progress = silent) -> Replay:
     _refuse_several_starts(run, step, then, since)
     own = folder / f"checkpoint-{number}"
     is_kept = checkpoints.fault(own) is None
-    if is_kept:
-        _check_disk(own)
     more: dict[str, Any] = {
         "trial": True,
         "until_step": number,
         "save_steps": number if is_kept else 2**30,
     }
     with _alone(folder) as scratch:
+        if is_kept:
+            _check_disk(own)
         _prepare(scratch, folder, checkpoint, arguments)
         settings = _settings(folder, step).replace(run=scratch.name)
         files.write_json(scratch / ARGUMENTS, command.trainer_arguments(settings) | more)
@@ -135,14 +135,14 @@ def _settings(folder: Path, step: steps.Step) -> TrainSettings:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[Path]:
-    """Give the empty folder runs/<run>.step to one replay at a time; delete it after a success."""
+    """Give the empty folder runs/<run>.step to one replay at a time; delete it afterwards, unless a
+    training failed there."""
     scratch = folder.with_name(f"{folder.name}.step")
-    is_other = scratch.exists() and not (is_trial(scratch) or (scratch / MINE).exists())
-    if is_other:
-        raise UserError("RUN", f"{paths.short(scratch)} is in the way", "rename it")
     scratch.mkdir(exist_ok=True)
+    if any(scratch.iterdir()) and not (is_trial(scratch) or (scratch / MINE).exists()):
+        raise UserError("RUN", f"{paths.short(scratch)} is in the way", "rename it")
     held = lock.take(scratch / MINE)
-    if held is None:
+    if held is None or not os.fstat(held.fileno()).st_nlink:  # deleted by one that has ended now
         what = f"another neoxkit step takes a step of {folder.name}"
         raise UserError("RUN", what, "wait until it has ended, or add --list")
     with held:
@@ -150,8 +150,13 @@ def _alone(folder: Path) -> Iterator[Path]:
         for left in scratch.iterdir():
             if left.name != MINE:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield scratch
-        shutil.rmtree(scratch)
+        is_done = False
+        try:
+            yield scratch
+            is_done = True
+        finally:
+            if is_done or not (scratch / LOG).exists():  # else there is a failure to look at
+                shutil.rmtree(scratch)
 
 
 def _prepare(

@@ -145,8 +145,10 @@ class Job:
 
     def _copy_gib(self) -> float:
         """Return what a rank keeps while it takes a step twice."""
+        if not self.verifies:
+            return 0.0
         of_weights = self.weight_bytes / self._sharers(3) + OPTIMIZER_BYTES / self._sharers(1)
-        return self.verifies * self.num_trained * of_weights / GIB
+        return self.num_trained * of_weights / GIB
 
     def largest_micro_batch(self, tokens: float, trained: float, device_gib: float) -> int:
         """Return how many conversations of that many tokens fit on a device at once."""
@@ -169,7 +171,8 @@ class Job:
         optimizer = self.num_trained * states * self._offloads("optimizer")
         weights = self.num_parameters * self.weight_bytes * self._offloads("param")
         offloaded = (optimizer + weights) / self.num_nodes / GIB
-        return {"loading": loading, "offloading": offloaded + copies}
+        verifying = {"verifying": offloaded + copies} if self.verifies else {}
+        return {"loading": loading, "offloading": offloaded, **verifying}
 
     def network_gib(self, micro_batches: int = 1) -> float:
         """Return what must come into each node in an optimizer step, at the least.
@@ -227,7 +230,8 @@ def check_host(job: Job) -> None:
     free = machine.available_gib()
     if need > free:
         what = f"{part} {job.num_parameters:,} weights needs {need:.3g} GiB, {free:.3g} are free"
-        raise UserError("memory", what, "use a smaller model, fewer ranks, or zero3")
+        without = "set verify_steps 0, or " if job.verifies and part != "loading" else ""
+        raise UserError("memory", what, f"{without}use a smaller model, fewer ranks, or zero3")
 
 
 def check_gpu(job: Job, total_gib: float) -> str:

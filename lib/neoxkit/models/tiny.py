@@ -22,7 +22,7 @@ def tiny_folder() -> Path:
     """Return the same, made on first use: the same bytes every time."""
     folder = place()
     if not (folder / "config.json").is_file():
-        incomplete = folder.exists()  # otherwise another process may be first, and in use
+        incomplete = folder.exists()  # else another process may be first, and use it
         with files.whole_folder(folder, replace=incomplete) as part:
             make_tiny(part)
     return folder

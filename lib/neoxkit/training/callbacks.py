@@ -3,7 +3,7 @@
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from neoxkit.training.arguments import Parsed, zero_stage
 class StepCheck(TrainerCallback):
     """The callback by which all ranks agree, after each step, whether to stop.
 
-    A fault (no trained token, or a number that is not finite) ends the training before this step
-    is saved or logged, and so does a lost lease: the run is another training's now. A stop request
+    A fault (no trained token, a number that is not finite, or other bits when the step was taken
+    twice) ends the training before this step is saved or logged, and so does a lost lease: the run
+    is another training's now. A stop request
     (the STOP file, or TERM or INT to a rank) ends it with a checkpoint of this step.
     """
 
@@ -43,8 +44,8 @@ class StepCheck(TrainerCallback):
         asked = self._signalled or lock.asked_to_stop(self.folder)
         is_until = state.global_step == self.until
         flags = {"lost": lease.is_lost(self.folder), "stop": asked}
-        if self.trainer.verifier:  # first: what is not finite may come from another bit
-            flags |= self.trainer.verifier.differs
+        if self.trainer.verifier:  # first: a flipped bit may be why a number is not finite
+            flags |= {f"other {name}": d for name, d in self.trainer.verifier.differs.items()}
         flags |= self.trainer.step_faults()
         if args.world_size > 1:
             flags = distributed.set_by_any(flags, args.device)
@@ -66,10 +67,10 @@ class StepCheck(TrainerCallback):
         """Return the error for a fault of the step; all ranks call this."""
         saved = checkpoints.saved_step(self.folder)
         kept = f"step {saved} is saved" if saved else "nothing was saved"
-        if fault in verifying.COMPARED:
-            by_rank = distributed.by_each(lambda: self.trainer.verifier.differs[fault])
-            where = _ranks([rank for rank, differs in enumerate(by_rank) if differs])
-            what = f"step {step}, taken twice, gave other {fault}{where}; {kept}"
+        if fault.startswith("other "):
+            by_rank = distributed.by_each(self.trainer.verifier.differs.copy)
+            where = _ranks(fault.removeprefix("other "), by_rank)
+            what = f"{kept}; step {step}, taken twice, gave {fault}{where}"
             return UserError("verify_steps", what, "run the same again, on another machine")
         if fault == "no trained token":
             what = f"step {step} has no trained token: every label is -100; {kept}"
@@ -87,11 +88,13 @@ def _save_steps(args: Any, state: Any) -> int:
     return int(args.save_steps) if args.save_steps >= 1 else state.save_steps
 
 
-def _ranks(numbers: Sequence[int]) -> str:
-    """Say on which ranks, if there are several of them."""
-    if distributed.is_alone():
+def _ranks(what: str, by_rank: Sequence[Mapping[str, bool]]) -> str:
+    """Say on which of several ranks something differs, if it is each rank's own."""
+    if len(by_rank) == 1 or what not in verifying.OF_A_RANK:
         return ""
-    return f" on rank{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+    numbers = [str(rank) for rank, differs in enumerate(by_rank) if differs[what]]
+    more = f" and {len(numbers) - 3} more" if len(numbers) > 3 else ""
+    return f" on rank{'s' * (len(numbers) > 1)} {', '.join(numbers[:3])}{more}"
 
 
 class SaveWhole(TrainerCallback):

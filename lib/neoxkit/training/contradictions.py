@@ -95,6 +95,9 @@ def _check_verifying(values: Mapping[str, Any], on_gpu: bool) -> None:
     if on_gpu and not values.get("use_cpu") and not values.get("full_determinism"):
         what = "a GPU adds numbers up in another order each time"
         raise UserError("verify_steps", what, "set full_determinism True in training_arguments")
+    if plain(values.get("optim")) == "sgd" and "momentum" not in (values.get("optim_args") or ""):
+        what = "sgd without a momentum keeps no state, by which the kit takes a step back"
+        raise UserError("verify_steps", what, "set optim_args to momentum=0.9, or choose another")
 
 
 def _check_varlen(values: Mapping[str, Any]) -> None:

@@ -292,13 +292,26 @@ def check_values(
             named = AGREE.get(key, f"batch size x accumulation x {num_ranks} rank(s)")
             what = f"{key} is {theirs}, but {named} is {ours:g}"
             raise UserError(file, what, 'write "auto" there: then the settings count')
-    for name in ("offload_optimizer", "offload_param") if values.get("verify_steps") else ():
-        if (config.get("zero_optimization", {}).get(name) or {}).get("device") == "nvme":
-            what = f"{name}.device is nvme, which verify_steps can't copy"
-            raise UserError(file, what, "use cpu, or set verify_steps 0")
+    if values.get("verify_steps"):
+        _check_copyable(config, values["precision"], file)
     for name in ("bf16", "fp16"):
         enabled = config.get(name, {}).get("enabled", AUTO)
         _check_precision(name, enabled, values["precision"], file)
+
+
+def _check_copyable(config: Mapping[str, Any], precision: str, file: str) -> None:
+    """Refuse what keeps a part of a step's state where training/verifying.py does not find it."""
+    zero = config.get("zero_optimization") or {}
+    optimizer, weights = (zero.get(f"offload_{of}") or {} for of in ("optimizer", "param"))
+    elsewhere = {
+        "offload to nvme": "nvme" in (optimizer.get("device"), weights.get("device")),
+        "offload_optimizer.ratio": optimizer.get("ratio", 1) != 1,
+        "super_offload": optimizer.get("super_offload"),
+        "zenflow": zero.get("zenflow"),
+        "fp16 without ZeRO": precision == "fp16" and not zero.get("stage"),
+    }
+    if name := next((name for name, found in elsewhere.items() if found), ""):
+        raise UserError(file, f"verify_steps can't take a step back with {name}", "leave one out")
 
 
 def _check_precision(name: str, enabled: Any, precision: str, file: str) -> None:

@@ -29,6 +29,7 @@ from neoxkit.training import (
     extensions,
     precision,
     resume,
+    verifying,
 )
 from neoxkit.training.callbacks import Alive, SaveWhole, Snapshots, StepCheck
 from neoxkit.training.recording import Metrics, Replies, Steps
@@ -79,6 +80,8 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         model = base_model.load(parsed, folder, sides["train"]["length"][:])
     loading.check_vocabulary(model, tokenizer)
     configs.check_positions(configs.positions(model.config), kit.block_size)
+    if kit.verify_steps and not args.full_determinism:
+        verifying.refuse_experts(model)
     sharing.make_own(model, tokenizer)
     same_weights = [] if kit.from_scratch else model_names.same_weights(kit.base)
     parsed.notices += same_weights
@@ -203,6 +206,9 @@ def _load_rows(parsed: arguments.Parsed) -> tuple[dict[str, Any], dict[str, Any]
         raise UserError("block_size", "no conversation is this short", "raise it")
     num_ranks, values = parsed.training.world_size, arguments.together(parsed)
     contradictions.check_rows(values, len(sides["train"]), len(sides["eval"]), num_ranks)
+    if kit.verify_steps > (steps := machine.count_steps(values, len(sides["train"]), num_ranks)):
+        said = f"verify_steps {kit.verify_steps}: no step is taken twice, the run has {steps:,}"
+        parsed.notices.append(said)
     return sides, manifest
 
 

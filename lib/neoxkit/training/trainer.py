@@ -80,7 +80,7 @@ class KitTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         """`parts`: the rows of each part of the held-out set, by name, if it has several;
-        `verify_steps`: take every so many-th step twice (verifying.py); 0: none."""
+        `verify_steps`: take every Nth step twice (verifying.py); 0: none."""
         super().__init__(**kwargs)
         self.signs, self.lr_range_from = signs, lr_range_from
         self.exports_best, self.patience, self.threshold = exports_best, patience, threshold
@@ -119,7 +119,7 @@ class KitTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Take a micro-batch; after the last of a step that is to be verified, all of it again."""
+        """Take a micro-batch; after the last one of a step that is due, the whole step again."""
         take = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)
         verifier, step = self.verifier, self.state.global_step + 1
         if not verifier or not verifier.is_due(step, model):

@@ -1,36 +1,43 @@
 """Take a step of a training twice from the same state, and compare every bit of what comes out.
 
 A computer that miscalculates, or whose memory loses a bit, is not noticed otherwise: the loss stays
-plausible. Only what happens during such a step is seen. The second pass is the one that is kept; it
-leaves the bits that a training without it has.
+plausible. Only what happens within such a step is seen. The weights come out as in a training that
+takes each step once.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 
-COMPARED = ("losses", "gradients", "weights")  # in the order in which a fault spreads
+from neoxkit.errors import UserError
+
+# In the order in which a fault spreads. The first two are each rank's own, of its conversations;
+# the others have been shared out over the ranks, the weights with the state of the optimizer.
+COMPARED = ("losses", "gradients", "averaged gradients", "weights")
+OF_A_RANK = COMPARED[:2]
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 
 
 class Verifier:
-    """Takes every `every`-th step of a DeepSpeed engine twice, from the first that has a state of
-    the optimizer on.
+    """Takes every Nth step of a DeepSpeed engine twice, but not the first step of a training: its
+    optimizer has no state yet that could be put back.
 
-    `taken`: the last one, 0 before the first. `differs`: in which of COMPARED its passes differ on
-    this rank, whose part of each tensor is compared.
+    `taken`: the last such step, 0 before the first. `differs`: in which of COMPARED its passes
+    differ on this rank.
     """
 
     def __init__(self, every: int) -> None:
         self.every, self.taken, self.differs = every, 0, dict.fromkeys(COMPARED, False)
         self.micro_batches: list[dict[str, Any]] = []  # of the step that is being taken
         self._before: _State | None = None
-        self._gradients = xxhash.xxh3_128()
-        self._watched: torch.optim.Optimizer | None = None
+        self._is_watching = False
+        self._gradients = 0  # a sum of digests: they may be computed in another order
+        self._averaged = xxhash.xxh3_128()
 
     def is_due(self, step: int, engine: Any) -> bool:
         """Return whether a step, counted from 1, is to be taken twice."""
@@ -38,20 +45,12 @@ class Verifier:
 
     def begin(self, step: int, engine: Any, micro_batch: dict[str, Any]) -> None:
         """Keep a micro-batch, and before the first one what the step will change."""
-        if self._watched is None:
-            self._watched = engine.basic_optimizer
-            self._watched.register_step_pre_hook(self._note_gradients)
+        if not self._is_watching:
+            self._watch(engine)
         if not self.micro_batches:
-            self.taken = step
-            self._before = _State(engine)
-            self._gradients.reset()
+            self.taken, self._before = step, _State(engine)
+            self._forget()
         self.micro_batches.append(micro_batch)
-
-    def _note_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Take in the averaged and clipped gradients that the optimizer is given."""
-        if self._before:
-            of_all = (p.grad for group in optimizer.param_groups for p in group["params"])
-            _take_in(self._gradients, (grad for grad in of_all if grad is not None))
 
     def compare(
         self, losses: Iterable[torch.Tensor], again: Callable[[], Iterable[torch.Tensor]]
@@ -63,19 +62,52 @@ class Verifier:
         assert self._before
         first = self._outcome(losses)
         self._before.restore()
-        self._gradients.reset()
+        self._forget()
         second = self._outcome(again())
         self.differs = {name: first[name] != second[name] for name in COMPARED}
         self._before, self.micro_batches = None, []
 
-    def _outcome(self, losses: Iterable[torch.Tensor]) -> dict[str, str]:
-        """Return a digest of each of COMPARED, the weights' with the optimizer's state."""
+    def _watch(self, engine: Any) -> None:
+        self._is_watching = True
+        engine.basic_optimizer.register_step_pre_hook(self._note_averaged)
+        for number, weight in enumerate(engine.module.parameters()):
+            if weight.requires_grad:
+                weight.register_hook(partial(self._note_gradient, number))
+
+    def _note_gradient(self, number: int, gradient: torch.Tensor) -> None:
+        """Take in a weight's gradient of a micro-batch, before the ranks average it."""
+        if self._before:
+            found = xxhash.xxh3_128(seed=number)
+            _take_in(found, [gradient])
+            self._gradients += found.intdigest()
+
+    def _note_averaged(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Take in the averaged and clipped gradients that the optimizer is given."""
+        if self._before:
+            of_all = (p.grad for group in optimizer.param_groups for p in group["params"])
+            _take_in(self._averaged, (grad for grad in of_all if grad is not None))
+
+    def _forget(self) -> None:
+        self._gradients = 0
+        self._averaged.reset()
+
+    def _outcome(self, losses: Iterable[torch.Tensor]) -> dict[str, Any]:
+        """Return digests of what is compared."""
         assert self._before
-        return {
-            "losses": digest(losses),
-            "gradients": self._gradients.hexdigest(),
-            "weights": digest(_tensors(self._before.engine)),
-        }
+        digests = (
+            digest(losses),
+            self._gradients,
+            self._averaged.hexdigest(),
+            digest(_tensors(self._before.engine)),
+        )
+        return dict(zip(COMPARED, digests, strict=True))
+
+
+def refuse_experts(model: torch.nn.Module) -> None:
+    """Refuse a mixture of experts, whose gradients are added up in another order each time."""
+    if any(name.endswith("experts") for name, _ in model.named_modules()):
+        what = "a mixture of experts adds numbers up in another order each time"
+        raise UserError("verify_steps", what, "set full_determinism True in training_arguments")
 
 
 class _State:
@@ -89,7 +121,7 @@ class _State:
         self.counters = {name: getattr(engine, name) for name in _COUNTERS}
         self.python, self.numpy = random.getstate(), np.random.get_state()
         self.torch = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        self.cuda = torch.cuda.get_rng_state() if engine.device.type == "cuda" else None
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -113,11 +145,12 @@ class _State:
 def _tensors(engine: Any) -> Iterator[torch.Tensor]:
     """Yield this rank's part of the trained weights, of their copy that the optimizer updates, and
     of the optimizer's state."""
-    for weight in engine.module.parameters():
-        if weight.requires_grad:
-            yield getattr(weight, "ds_tensor", weight).data
+    own = [weight for weight in engine.module.parameters() if weight.requires_grad]
+    yield from (getattr(weight, "ds_tensor", weight).data for weight in own)
+    known = {*map(id, own)}  # without ZeRO, in fp32, there is no copy
     for weight, state in engine.basic_optimizer.state.items():
-        yield weight.data
+        if id(weight) not in known:
+            yield weight.data
         yield from (value for value in state.values() if torch.is_tensor(value))
 
 
