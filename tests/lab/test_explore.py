@@ -29,6 +29,21 @@ def test_all_losses_are_there_and_one_that_is_not_finite_is_left_out(folder: Pat
     ]
 
 
+def test_each_part_of_the_held_out_set_has_a_curve_of_its_own(folder: Path) -> None:
+    append_event(folder, "train", step=1, loss=3.0)
+    for step in (1, 2):
+        parts = {"chat": 2.0 + step, "code": float("nan") if step == 2 else 4.0}
+        append_event(folder, "eval", step=step, loss=2.5, parts=parts)
+    spec = explore.losses("some").spec
+    assert spec["data"]["values"][3:] == [
+        {"curve": "eval loss of chat", "step": 1, "loss": 3.0},
+        {"curve": "eval loss of chat", "step": 2, "loss": 4.0},
+        {"curve": "eval loss of code", "step": 1, "loss": 4.0},
+    ]
+    domain = spec["encoding"]["color"]["scale"]["domain"]
+    assert domain == ["train loss", "eval loss", "eval loss of chat", "eval loss of code"]
+
+
 def test_a_long_run_is_thinned(folder: Path) -> None:
     lines = (f'{{"event": "train", "step": {s}, "loss": 1.0}}\n' for s in range(2501))
     (folder / "metrics.jsonl").write_text("".join(lines))

@@ -9,11 +9,20 @@ from typing import Any
 
 from neoxkit import paths
 from neoxkit.lab.curve import thin
-from neoxkit.lab.figure import BLUE, GREY, ORANGE
+from neoxkit.lab.figure import BLUE, GREEN, GREY, OLIVE, ORANGE, PURPLE, RED, SKY
 from neoxkit.runs.events import History
 
 VEGA = "application/vnd.vegalite.v5+json"
 TRAIN, EVAL = "train loss", "eval loss"
+COLOURS = [
+    BLUE,
+    ORANGE,
+    PURPLE,
+    GREEN,
+    SKY,
+    OLIVE,
+    RED,
+]  # train, eval, and the held-out set's parts
 HOW = "drag to move, Shift and the wheel to zoom, double-click to see all of it"
 _EMBED = {"actions": False, "defaultStyle": ".vega-embed, .chart-wrapper {width: 100%}"}
 
@@ -35,16 +44,27 @@ def losses(run: str) -> Chart:
 
 
 def points(history: History) -> list[dict[str, Any]]:
-    """Return the points of both curves, those of a long run thinned (`curve.thin`).
+    """Return the points of all curves, those of a long run thinned (`curve.thin`): the train loss,
+    the eval loss, and that of each part of the held-out set, if it has several.
 
     Losses that are not finite are left out: Vega would draw them as 0.
     """
-    curves = ((TRAIN, thin(history.train)), (EVAL, thin(history.evals)))
-    return [
-        {"curve": name, "step": event["step"], "loss": event["loss"]}
-        for name, events in curves
+    evals = thin(history.evals)
+    parts = dict.fromkeys(name for event in evals for name in event.get("parts", ()))
+    of_parts = (
+        (f"{EVAL} of {name}", event["step"], event.get("parts", {}).get(name))
+        for name in parts
+        for event in evals
+    )
+    whole = (
+        (name, event["step"], event["loss"])
+        for name, events in ((TRAIN, thin(history.train)), (EVAL, evals))
         for event in events
-        if event["loss"] is not None
+    )
+    return [
+        {"curve": name, "step": step, "loss": loss}
+        for name, step, loss in (*whole, *of_parts)
+        if loss is not None
     ]
 
 
@@ -62,7 +82,8 @@ def spec(name: str, values: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "type": "quantitative",
         "axis": {"title": "optimizer step", "grid": False},
     }
-    scale = {"domain": [TRAIN, EVAL], "range": [BLUE, ORANGE]}
+    curves = [*dict.fromkeys([TRAIN, EVAL, *(point["curve"] for point in values)])]
+    scale = {"domain": curves, "range": COLOURS}
     colour = {"field": "curve", "type": "nominal", "title": None, "scale": scale}
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -102,7 +123,7 @@ def _lines() -> dict[str, Any]:
 
 def _evaluations() -> dict[str, Any]:
     return {
-        "transform": [{"filter": f"datum.curve == '{EVAL}'"}],
+        "transform": [{"filter": f"datum.curve != '{TRAIN}'"}],
         "mark": {"type": "point", "filled": True, "size": 40, "clip": True},
     }
 
