@@ -134,7 +134,7 @@ def turn(tab: lab_driver.Notebook, number: int, text: str) -> None:
 def test_02_trains_what_its_dials_show_and_not_what_they_showed(home: Path, opened: Open) -> None:
     tab = opened("02_train", dataset="small", run="dialled", max_steps=4, eval_steps=4)
     tab.run(WATCH, "notebook:run-all-above")
-    tab.wait_for("command.deepspeed_command(", "--learning_rate 0.002")
+    tab.wait_for("command.shell_command(", "--learning_rate 0.002")
     rows = tab.outputs(DIALS).locator(".widget-vbox > .widget-hbox")  # the last are the buttons
     fields = tab.outputs(DIALS).locator("input[type=text]")
     turn(tab, 0, "10")

@@ -104,7 +104,7 @@ def test_the_settings_and_the_shell_name_the_revision_as_it_was_asked_for(cache:
     asked = settings(run="said", revision="step1")
     arguments = command.trainer_arguments(asked)
     assert command.settings_of(arguments).changed()["revision"] == "step1"
-    words = command.deepspeed_command(asked).split()
+    words = command.shell_command(asked).split()
     assert words[words.index("--revision") + 1] == "step1" and "--base_commit" not in words
 
 

@@ -93,7 +93,7 @@ def test_a_rate_of_0_becomes_a_number_in_the_arguments(home: Path, pretrained: s
     assert rate(model_name_or_path=pretrained, learning_rate=7e-4) == 7e-4
     assert command.complete(SMALL).learning_rate == 2e-3
     assert command.complete(SMALL.replace(dataset="none-yet"), pretrained).learning_rate == 1e-4
-    assert "--learning_rate 0.0001 " in command.deepspeed_command(
+    assert "--learning_rate 0.0001 " in command.shell_command(
         SMALL.replace(model_name_or_path=pretrained)
     )
 

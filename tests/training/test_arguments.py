@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,19 @@ def test_the_printed_deepspeed_line_has_the_same_arguments(
     settings = TrainSettings(run="line", dataset="small", **changes)
     file = tmp_path / "arguments.json"
     file.write_text(json.dumps(command.trainer_arguments(settings)))
-    words = shlex.split(command.deepspeed_command(settings))
+    words = shlex.split(command.shell_command(settings))
     assert (words[0], words[2:4]) == ("deepspeed", ["--module", "neoxkit.train"])
     one, other = arguments.parse(words[4:]), arguments.parse([str(file)])
     assert one.training.to_dict() == other.training.to_dict()
     assert replace(one.kit, dataset_sha256="") == replace(other.kit, dataset_sha256="")
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "hostfile"])
+def test_a_training_on_other_machines_is_the_kits_to_start(home: Path, launcher: str) -> None:
+    settings = TrainSettings(run="line", dataset="small", launcher=launcher, num_nodes=2)
+    words = shlex.split(command.shell_command(settings))
+    assert words[:2] == ["neoxkit", "run"]
+    assert {("launcher", launcher), ("num_nodes", "2")} <= {*pairwise(words)}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
 """Starting a training: its command, checks and process.
 
-Notebooks use process.start; command.complete, same_weights and deepspeed_command.
+Notebooks use process.start; command.complete, same_weights and shell_command.
 """

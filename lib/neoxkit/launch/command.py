@@ -165,7 +165,7 @@ def as_started(arguments: Mapping[str, Any], ranks: int) -> dict[str, Any]:
         "repeat": f"neoxkit repeat {settings.run}",
         "run": settings.run_command(),
         "papermill": settings.papermill_command(),
-        "shell": deepspeed_command(settings),
+        "shell": shell_command(settings),
     }
     return {"settings": settings.changed(), "commands": commands}
 
@@ -205,8 +205,11 @@ def _other_arguments(settings: TrainSettings, values: Mapping[str, Any]) -> dict
     return honoured.taken(settings.training_arguments, where)
 
 
-def deepspeed_command(settings: TrainSettings) -> str:
-    """Return the command line that does the same at a shell, in the kit's root folder."""
+def shell_command(settings: TrainSettings) -> str:
+    """Return the command line that does the same at a shell, in the kit's root folder: DeepSpeed's,
+    or the kit's own where other machines train."""
+    if settings.launcher != "local":
+        return settings.run_command()
     unneeded = ("dataset_sha256", "base_commit")
     flags: list[str] = []
     for name, value in trainer_arguments(settings).items():
