@@ -109,11 +109,12 @@ def cut(login: Login) -> None:
     login.cluster.cut("n2")
 
 
-# What happens to a training, and whether it goes on to its end.
-FAULTS: dict[str, tuple[Callable[[Login], None], bool]] = {
+# What happens to a training, and whether it goes on to its end; None: if it gets there before the
+# hosts miss the guard, which takes seconds.
+FAULTS: dict[str, tuple[Callable[[Login], None], bool | None]] = {
     "the owner is killed": (kill("login", "ipykernel_launcher"), False),
     "the command is killed": (kill("login", "neoxkit.cli run"), False),
-    "the guard is killed": (kill("login", "neoxkit.launch.guard"), False),
+    "the guard is killed": (kill("login", "neoxkit.launch.guard"), None),
     "what starts the hosts is killed": (kill("login", "neoxkit.launch.hosts"), False),
     "an ssh is killed": (kill("login", "^ssh .* n2 "), True),
     "an sshd is killed": (kill("n2", "^sshd: "), True),
@@ -142,8 +143,11 @@ def test_nothing_is_left_after_a_fault_and_the_same_command_ends_with_the_same_b
         assert len(starts_of(folder)) == 1
     else:
         nothing_is_left(by_ssh)
-        assert training.wait() != 0 and not (folder / FINISHED).exists(), told(folder)
+        assert training.wait() != 0, told(folder)
         by_ssh.cluster.mend("n2")
+    is_finished = (folder / FINISHED).exists()
+    assert goes_on in (is_finished, None), told(folder)
+    if not is_finished:
         assert checkpoints.saved_step(folder) >= 20
         by_ssh.cluster.wait_for(lambda: by_ssh.train(run, STEPS, **BY_SSH).returncode == 0)
     nothing_is_left(by_ssh, 5)
