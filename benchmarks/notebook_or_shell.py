@@ -12,7 +12,7 @@ import time
 
 import inputs
 from neoxkit import paths
-from neoxkit.launch.command import deepspeed_command, environment, free_port
+from neoxkit.launch import command
 from neoxkit.settings import TrainSettings
 from stepclock import print_result
 
@@ -25,9 +25,9 @@ def papermill_command(settings: TrainSettings) -> list[str]:
 
 def shell_command(settings: TrainSettings) -> list[str]:
     """Return the command that 02_train prints for a shell, on a port of its own."""
-    _, *flags = shlex.split(deepspeed_command(settings))
+    _, *flags = shlex.split(command.shell_command(settings))
     runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    return [*runner, f"--master_port={free_port()}", *flags]
+    return [*runner, f"--master_port={command.free_port()}", *flags]
 
 
 def main() -> None:
@@ -40,11 +40,11 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if options.how == "papermill":
         folder.mkdir(parents=True)
-        command = papermill_command(settings)
+        line = papermill_command(settings)
     else:
-        command = shell_command(settings)
+        line = shell_command(settings)
     begun = time.perf_counter()
-    subprocess.run(command, cwd=inputs.HOME, env=environment(1), check=True)
+    subprocess.run(line, cwd=inputs.HOME, env=command.environment(1), check=True)
     print_result(seconds=time.perf_counter() - begun)
     shutil.rmtree(folder)
 
