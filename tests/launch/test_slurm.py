@@ -621,6 +621,10 @@ def test_a_fault_of_a_node_is_named_with_its_remedy(home: Path, changes: dict, s
 
 
 def test_a_site_that_cuts_saves_off_is_named() -> None:
-    found = inspection._of_slurm({"KillWait": "10 sec", "PreemptMode": "CANCEL"})
-    assert [bool(remedy) for _, _, remedy in found] == [True, True, False]
+    site = {"KillWait": "10 sec", "PreemptMode": "CANCEL", "JobRequeue": "0"}
+    found = {name: (what, bool(remedy)) for name, what, remedy in inspection._of_slurm(site)}
+    cuts = [name for name, (_, has_remedy) in found.items() if has_remedy]
+    assert cuts == ["KillWait", "PreemptMode"]
+    asked = "other jobs do not come back by themselves; the kit's ask for it"
+    assert found["JobRequeue"][0] == asked
     assert not any(remedy for _, _, remedy in inspection._of_slurm({"PreemptMode": "REQUEUE"}))

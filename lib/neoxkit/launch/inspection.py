@@ -152,11 +152,13 @@ def _of_slurm(config: Mapping[str, str]) -> list[Found]:
     """Return what matters of SLURM's own configuration."""
     wait = int(config.get("KillWait", "30 sec").split()[0])
     preempts = config.get("PreemptMode", "OFF")
+    site = "do" if config.get("JobRequeue", "1") == "1" else "do not"
     rows = [
         ("KillWait", f"{wait} s to save in at a preemption",
          "" if wait >= LEAST_KILL_WAIT else "save often (save_steps): a save may be cut off"),
         ("PreemptMode", preempts,
          "" if preempts != "CANCEL" else "a preempted job does not come back: run it again"),
+        ("JobRequeue", f"other jobs {site} come back by themselves; the kit's ask for it", ""),
         ("MaxArraySize", config.get("MaxArraySize", "?") + " runs in a sweep, at most", ""),
     ]  # fmt: skip
     return rows
