@@ -83,9 +83,13 @@ QUICK = Size(
 def contests(size: Size) -> dict[str, dict[str, list[str]]]:
     """Return the programs that alternate, by contest: each one's command after `python`."""
     steps = ["--steps", str(size.steps), "--batch", str(size.batch)]
-    twice = ["--steps", str(2 * size.steps), "--batch", str(size.batch)]
     first = ["--steps", "1", "--batch", str(FIRST_BATCH)]
     work = ["--work", str(inputs.WORK)]
+
+    def verified() -> list[str]:
+        """Return a training of more steps, of which every second is taken twice."""
+        count = ["--steps", str(2 * size.steps), "--batch", str(size.batch)]
+        return kit("gsm8k-agent", *count, "--verify", "2")
 
     def kit(dataset: str, *more: str) -> list[str]:
         return ["kit.py", "--dataset", dataset, *(more or steps)]
@@ -155,7 +159,7 @@ def contests(size: Size) -> dict[str, dict[str, list[str]]]:
             "trl": trl("taskmaster-agent"),
         },
         "long": long(),
-        "verify": {"kit": kit("gsm8k-agent", *twice, "--verify", "2")},
+        "verify": {"kit": verified()},
         "gsm8k_all": {
             "kit": kit("gsm8k-all"),
             "baseline": baseline("gsm8k", *steps, "--train-on", "all"),

@@ -144,7 +144,7 @@ def test_packing_that_leaks_stops_the_run(
         kept = {k: v for k, v in batch.items() if k != "position_ids" or not loses(batch)}
         return plain(model, lm, kept)
 
-    monkeypatch.setattr("neoxkit.training.trainer.token_losses", leaking)
+    monkeypatch.setattr("neoxkit.training.packing_check.token_losses", leaking)
     with pytest.raises(UserError, match=r"^layout: packed rows change the loss .* -- set layout"):
         made._check_packing(made.model)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import reliability
-import torch
 from conftest import metrics
 from crashes import KINDS, LONG, Crashes
 from zygote import Sabotage, job
@@ -17,7 +16,7 @@ from neoxkit.lab import training
 from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.events import History
 from neoxkit.settings import TrainSettings
-from neoxkit.training import callbacks, contradictions, ds_file, verifying
+from neoxkit.training import callbacks, contradictions, ds_file
 
 # What is flipped, and in what it is seen first.
 FLIPPED = {
@@ -161,10 +160,12 @@ def test_a_state_that_can_not_be_copied_is_refused(zero: dict, precision: str, s
 
 def test_a_mixture_of_experts_needs_the_same_order_of_sums() -> None:
     """On a CPU as well: its experts' rows are gathered, and added up by several threads."""
-    verifying.refuse_experts(torch.nn.ModuleDict({"mlp": torch.nn.Linear(1, 1)}))
-    mixture = torch.nn.ModuleDict({"mlp": torch.nn.ModuleDict({"experts": torch.nn.Linear(1, 1)})})
+    mixture = {"num_experts": 4, "num_experts_per_tok": 2}
+    contradictions.check_experts({"verify_steps": 50}, {"num_local_experts": 0, "hidden_size": 8})
+    contradictions.check_experts({"verify_steps": 50, "full_determinism": True}, mixture)
+    contradictions.check_experts({"verify_steps": 0}, mixture)
     with pytest.raises(UserError, match=r"mixture of experts .* -- set full_determinism True"):
-        verifying.refuse_experts(mixture)
+        contradictions.check_experts({"verify_steps": 50}, mixture)
 
 
 def test_a_run_that_is_too_short_for_it_says_so(crashes: Crashes) -> None:

@@ -55,9 +55,12 @@ def _arguments(settings: TrainSettings, block_size: int, first: str = "") -> dic
     if not settings.from_scratch:
         loading.check_base(base)
     configs.check_positions(configs.positions_by_files(base), block_size)
-    if family := configs.by_file(base).get("model_type"):
+    config = configs.by_file(base)
+    if family := config.get("model_type"):
         packing.check_varlen(settings.attn_implementation, family)
-    return command.trainer_arguments(settings, first)
+    arguments = command.trainer_arguments(settings, first)
+    contradictions.check_experts(arguments, config)
+    return arguments
 
 
 def _check_start(

@@ -18,7 +18,7 @@ from neoxkit.machine import GIB
 from neoxkit.parallel import Progress, silent
 from neoxkit.runs import checkpoints, lock, steps
 from neoxkit.runs.events import EventReader, History
-from neoxkit.runs.folder import ARGUMENTS, LOG, is_trial
+from neoxkit.runs.folder import ARGUMENTS, LOG
 from neoxkit.settings import TrainSettings
 
 MINE = ".replay"  # in the folder of a replay, held while it is on
@@ -139,7 +139,7 @@ def _alone(folder: Path) -> Iterator[Path]:
     training failed there."""
     scratch = folder.with_name(f"{folder.name}.step")
     scratch.mkdir(exist_ok=True)
-    if any(scratch.iterdir()) and not (is_trial(scratch) or (scratch / MINE).exists()):
+    if any(scratch.iterdir()) and not (scratch / MINE).exists():
         raise UserError("RUN", f"{paths.short(scratch)} is in the way", "rename it")
     held = lock.take(scratch / MINE)
     if held is None or not os.fstat(held.fileno()).st_nlink:  # deleted by one that has ended now

@@ -93,11 +93,24 @@ def _check_verifying(values: Mapping[str, Any], on_gpu: bool) -> None:
     if not values.get("deepspeed"):
         raise UserError("verify_steps", "needs DeepSpeed's engine", "add --deepspeed zero2")
     if on_gpu and not values.get("use_cpu") and not values.get("full_determinism"):
-        what = "a GPU adds numbers up in another order each time"
-        raise UserError("verify_steps", what, "set full_determinism True in training_arguments")
+        raise _adds_otherwise("a GPU")
     if plain(values.get("optim")) == "sgd" and "momentum" not in (values.get("optim_args") or ""):
         what = "sgd without a momentum keeps no state, by which the kit takes a step back"
         raise UserError("verify_steps", what, "set optim_args to momentum=0.9, or choose another")
+
+
+def check_experts(values: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse to take steps of a mixture of experts twice: its gradients are added up in another
+    order each time, on a CPU as well. `config`: the model's, as in its config.json."""
+    numbers = (n for name, n in config.items() if "experts" in name and isinstance(n, int))
+    is_asked = values.get("verify_steps") and not values.get("full_determinism")
+    if is_asked and any(n > 1 for n in numbers):
+        raise _adds_otherwise("a mixture of experts")
+
+
+def _adds_otherwise(what: str) -> UserError:
+    what = f"{what} adds numbers up in another order each time"
+    return UserError("verify_steps", what, "set full_determinism True in training_arguments")
 
 
 def _check_varlen(values: Mapping[str, Any]) -> None:

@@ -310,8 +310,10 @@ def _check_copyable(config: Mapping[str, Any], precision: str, file: str) -> Non
         "zenflow": zero.get("zenflow"),
         "fp16 without ZeRO": precision == "fp16" and not zero.get("stage"),
     }
-    if name := next((name for name, found in elsewhere.items() if found), ""):
-        raise UserError(file, f"verify_steps can't take a step back with {name}", "leave one out")
+    for name, is_there in elsewhere.items():
+        if is_there:
+            what = f"verify_steps can't take a step back with {name}"
+            raise UserError(file, what, "leave one out")
 
 
 def _check_precision(name: str, enabled: Any, precision: str, file: str) -> None:

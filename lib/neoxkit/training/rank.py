@@ -29,7 +29,6 @@ from neoxkit.training import (
     extensions,
     precision,
     resume,
-    verifying,
 )
 from neoxkit.training.callbacks import Alive, SaveWhole, Snapshots, StepCheck
 from neoxkit.training.recording import Metrics, Replies, Steps
@@ -80,8 +79,7 @@ def run(parsed: arguments.Parsed, folder: Path) -> bool:
         model = base_model.load(parsed, folder, sides["train"]["length"][:])
     loading.check_vocabulary(model, tokenizer)
     configs.check_positions(configs.positions(model.config), kit.block_size)
-    if kit.verify_steps and not args.full_determinism:
-        verifying.refuse_experts(model)
+    contradictions.check_experts(arguments.together(parsed), model.config.to_dict())
     sharing.make_own(model, tokenizer)
     same_weights = [] if kit.from_scratch else model_names.same_weights(kit.base)
     parsed.notices += same_weights

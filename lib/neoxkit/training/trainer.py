@@ -19,15 +19,14 @@ from neoxkit import machine
 from neoxkit.data.table import NOT_TRAINED
 from neoxkit.errors import UserError
 from neoxkit.models import flops, power
-from neoxkit.models.batches import Collator, EvenRanks, even_rows, packed, padded
+from neoxkit.models.batches import Collator, EvenRanks
 from neoxkit.models.losses import token_losses
 from neoxkit.runs import checkpoints, steps
 from neoxkit.runs.heartbeat import Signs
-from neoxkit.training import distributed
+from neoxkit.training import distributed, packing_check
 from neoxkit.training.verifying import Verifier
 
 COUNTS = ("tokens", "pairs", "trained_tokens", "cells")  # of batches; cells: with padding
-NUM_CHECKED = 4  # the shortest conversations, on which packing is checked
 
 
 class _Epochs(TrainerCallback):
@@ -284,42 +283,12 @@ class KitTrainer(Trainer):
         self.step = []
         return found
 
-    @torch.no_grad()
     def _check_packing(self, model: torch.nn.Module) -> None:
-        """Refuse a model in which conversations of a packed row change each other's loss.
-
-        The measure is the change that padding causes: it is rounding alone, which is coarse in
-        half precision.
-        """
+        """Check the packing of the training's own rows, once."""
         self.packing_checked = True
-        rows, pad_id = self.train_dataset, self.data_collator.pad_id
-        if self.data_collator.layout != "packed" or len(rows) < 2:
-            return
-        shortest = sorted(range(len(rows)), key=rows["length"][:].__getitem__)[:NUM_CHECKED]
-        chosen = [rows[i] for i in shortest]
-        lengths = [len(row["input_ids"]) for row in chosen]
-        places = even_rows(lengths, 2 if self.data_collator.row_tokens else 1)  # as in training
-        # In the order of a packed batch, which is also the order of its losses.
-        in_order = [chosen[i] for items in places for i in items]
-        model.eval()
-        together, side_by_side, *alone = (
-            token_losses(model, self.model, self._prepare_inputs(batch))
-            for batch in (
-                packed(chosen, places, pad_id, self.data_collator.by_conversation),
-                padded(in_order, max(lengths), pad_id),
-                *(padded([row], len(row["input_ids"]), pad_id) for row in in_order),
-            )
-        )
-        model.train()
-        rounding = (side_by_side - torch.cat(alone)).abs().mean().item()
-        difference = (together - side_by_side).abs().mean().item()
         half = self.args.bf16 or self.args.fp16
-        if difference > 4 * rounding + (0.01 if half else 1e-4):
-            raise UserError(
-                "layout",
-                f"packed rows change the loss of this model by {difference:.2g}",
-                "set layout to padded, or attn_implementation to sdpa",
-            )
+        rows, collator = self.train_dataset, self.data_collator
+        packing_check.refuse_leaks(model, self.model, rows, collator, self._prepare_inputs, half)
 
     def evaluation_loop(self, *_: Any, **__: Any) -> EvalLoopOutput:
         """Return the held-out set's mean loss per trained token, however it is batched."""

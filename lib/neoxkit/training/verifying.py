@@ -14,8 +14,6 @@ import numpy as np
 import torch
 import xxhash
 
-from neoxkit.errors import UserError
-
 # In the order in which a fault spreads. The first two are each rank's own, of its conversations;
 # the others have been shared out over the ranks, the weights with the state of the optimizer.
 COMPARED = ("losses", "gradients", "averaged gradients", "weights")
@@ -95,19 +93,12 @@ class Verifier:
         """Return digests of what is compared."""
         assert self._before
         digests = (
-            digest(losses),
+            _digest(losses),
             self._gradients,
             self._averaged.hexdigest(),
-            digest(_tensors(self._before.engine)),
+            _digest(_tensors(self._before.engine)),
         )
         return dict(zip(COMPARED, digests, strict=True))
-
-
-def refuse_experts(model: torch.nn.Module) -> None:
-    """Refuse a mixture of experts, whose gradients are added up in another order each time."""
-    if any(name.endswith("experts") for name, _ in model.named_modules()):
-        what = "a mixture of experts adds numbers up in another order each time"
-        raise UserError("verify_steps", what, "set full_determinism True in training_arguments")
 
 
 class _State:
@@ -165,7 +156,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
-def digest(tensors: Iterable[torch.Tensor]) -> str:
+def _digest(tensors: Iterable[torch.Tensor]) -> str:
     """Return a digest of every bit of some tensors, in their order."""
     found = xxhash.xxh3_128()
     _take_in(found, tensors)
