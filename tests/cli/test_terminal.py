@@ -114,6 +114,27 @@ def test_whatever_comes_before_the_time_left_goes_first() -> None:
 
 
 @pytest.mark.parametrize("out", [io.StringIO(), Screen()])
+@pytest.mark.parametrize("seconds", [0.01, 60.0])  # the second is longer than the training
+def test_what_a_training_notes_at_its_start_is_shown_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: io.StringIO, seconds: float
+) -> None:
+    monkeypatch.setattr(terminal, "REWRITE_SECONDS", seconds)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", seconds)
+    monkeypatch.setenv("NO_COLOR", "1")
+    before = out.getvalue()
+    with terminal.following(tmp_path, out):
+        append_event(tmp_path, "start", **START | {"notices": ["rows are padded", "tf32 is on"]})
+        append_event(tmp_path, "train", step=1, **TRAIN)
+        deadline = time.monotonic() + 20
+        while seconds < 1 and "step 1" not in out.getvalue()[len(before) :]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    said = out.getvalue()[len(before) :]
+    assert said.count("note: rows are padded") == said.count("note: tf32 is on") == 1
+    assert seconds > 1 or said.index("note: tf32 is on") < said.index("step 1")
+
+
+@pytest.mark.parametrize("out", [io.StringIO(), Screen()])
 def test_a_warning_is_shown_once_above_the_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: io.StringIO
 ) -> None:

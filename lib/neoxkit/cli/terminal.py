@@ -76,7 +76,7 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
     on_terminal = screen.can_rewrite(out)
     history = History()
     entered = begun = time.monotonic()
-    shown, warned = "", False
+    shown, warned, noted = "", False, False
     pause = REWRITE_SECONDS if on_terminal else LINE_SECONDS
     while not over.wait(pause):
         if new := reader.poll():
@@ -89,19 +89,29 @@ def _follow(reader: EventReader, over: threading.Event, out: TextIO) -> None:
             continue
         stage = doing(reader.folder) if live else dashboard.NO_STAGE
         said = dashboard.status(history, time.monotonic() - begun, stage=stage).text
+        noted = noted or _show_notices(history, out)
         if not warned and (lines := health.warnings(history)):
             warned = True  # once: its figures change with every log
             _show_above(view.alert(lines).text, out)
         if said != shown:
             _show(said, out)
             shown = said
+    history = History([*history.events, *reader.poll()])
+    if not noted:  # the training was short
+        _show_notices(history, out)
     if on_terminal and not shown:
         print("\r\x1b[K", end="", file=out, flush=True)
     elif on_terminal:
         seconds = time.monotonic() - begun
-        history = History([*history.events, *reader.poll()])
         _show(dashboard.status(history, seconds, ended=0).text, out)
         print(file=out, flush=True)
+
+
+def _show_notices(history: History, out: TextIO) -> bool:
+    """Show what a training noted at its start; return whether it has started."""
+    if notices := history.start.get("notices"):
+        _show_above("\n".join(f"note: {notice}" for notice in notices), out)
+    return bool(history.start)
 
 
 def _show(text: str, out: TextIO) -> None:
