@@ -21,7 +21,7 @@ def model(home: Path) -> Path:
     return folder
 
 
-def refusal(folder: Path, **changes: str) -> str:
+def refusal(folder: Path, **changes: object) -> str:
     settings = TrainSettings(
         run="configured", dataset="small", model_name_or_path=str(folder), **changes
     )
@@ -60,3 +60,10 @@ def test_a_family_without_attention_by_conversation_is_refused_there_too(model: 
     assert refusal(model, attn_implementation="varlen") == (
         "attn_implementation: varlen is not known to be exact for bloom -- choose auto"
     )
+
+
+def test_a_mixture_of_experts_is_not_verified_before_anything_starts(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text("utf-8")) | {"num_local_experts": 8}
+    (model / "config.json").write_text(json.dumps(config), "utf-8")
+    said = "verify_steps: a mixture of experts adds numbers up in another order each time"
+    assert refusal(model, verify_steps=50).startswith(said)
